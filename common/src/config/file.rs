@@ -1,0 +1,220 @@
+//! The TOML file: its keys are the fields of these structures.
+
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::units::{ByteSize, Span};
+
+use super::{Config, DirectoryConfig, Origin, Problem, locate};
+
+/// A value and its place in the file.
+type Placed<T> = Option<Spanned<T>>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    ring: Option<Ring>,
+    event: Option<Event>,
+    #[serde(default)]
+    directory: Vec<Directory>,
+    publisher: Option<Publisher>,
+    kafka: Option<Kafka>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ring {
+    name: Placed<String>,
+    size: Placed<ByteSize>,
+    group: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Event {
+    encoder: Placed<String>,
+    fields: Option<IndexMap<String, String>>,
+    tags: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Directory {
+    path: Spanned<PathBuf>,
+    topic: Option<String>,
+    #[serde(default)]
+    create: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Publisher {
+    sink: Placed<String>,
+    flush_interval: Option<Span>,
+    batch_records: Placed<u32>,
+    batch_bytes: Placed<ByteSize>,
+    shutdown_timeout: Option<Span>,
+    in_flight_records: Placed<u32>,
+    in_flight_bytes: Placed<ByteSize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kafka {
+    brokers: Placed<Vec<String>>,
+    topic: Placed<String>,
+    key: Option<String>,
+    properties: Option<IndexMap<String, Property>>,
+}
+
+/// librdkafka's properties are texts; numbers and booleans may be written as such.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Property {
+    Text(String),
+    Number(i64),
+    Switch(bool),
+}
+
+/// Collects what is wrong, with the place of each value.
+struct Context<'a> {
+    path: &'a Path,
+    text: &'a str,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Context<'_> {
+    fn refuse(&mut self, at: usize, message: impl Into<String>) {
+        let origin = Origin::File(self.path.to_owned(), locate::line_of(self.text, at));
+        let key = locate::key_of(self.text, at);
+        self.problems.push(Problem { origin, key, message: message.into() });
+    }
+
+    /// Puts a value where it belongs unless `check` finds something wrong with it.
+    fn set<T, U>(&mut self, to: &mut U, from: Placed<T>, check: impl FnOnce(T) -> Result<U, String>) {
+        let Some(value) = from else { return };
+        let at = value.span().start;
+        match check(value.into_inner()) {
+            Ok(value) => *to = value,
+            Err(message) => self.refuse(at, message),
+        }
+    }
+}
+
+/// Takes over what the file says.
+pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut Vec<Problem>) {
+    let mut context = Context { path, text, problems };
+    let file: File = match toml::from_str(text) {
+        Ok(file) => file,
+        Err(error) => {
+            let at = error.span().map_or(0, |span| span.start);
+            return context.refuse(at, error.message());
+        }
+    };
+    if let Some(ring) = file.ring {
+        context.set(&mut config.ring.name, ring.name, checked_ring_name);
+        context.set(&mut config.ring.size, ring.size, checked_ring_size);
+        config.ring.group = ring.group;
+    }
+    if let Some(event) = file.event {
+        context.set(&mut config.event.encoder, event.encoder, |word| word.parse());
+        config.event.fields = event.fields.unwrap_or_default();
+        config.event.tags = event.tags.unwrap_or_default();
+    }
+    for directory in file.directory {
+        let at = directory.path.span().start;
+        let Directory { path, topic, create } = directory;
+        let new = DirectoryConfig { path: path.into_inner(), topic, create };
+        config.add_directory(new, |message| context.refuse(at, message));
+    }
+    if let Some(publisher) = file.publisher {
+        apply_publisher(publisher, config, &mut context);
+    }
+    if let Some(kafka) = file.kafka {
+        context.set(&mut config.kafka.brokers, kafka.brokers, checked_brokers);
+        context.set(&mut config.kafka.topic, kafka.topic, checked_topic);
+        if let Some(key) = kafka.key {
+            config.kafka.key = key.into();
+        }
+        let properties = kafka.properties.unwrap_or_default();
+        config.kafka.properties = properties.into_iter().map(|(k, v)| (k, v.text())).collect();
+    }
+}
+
+fn apply_publisher(publisher: Publisher, config: &mut Config, context: &mut Context) {
+    let to = &mut config.publisher;
+    context.set(&mut to.sink, publisher.sink, |word| word.parse());
+    if publisher.flush_interval.is_some() {
+        to.flush_interval = publisher.flush_interval;
+    }
+    context.set(&mut to.batch_records, publisher.batch_records, |n| positive(n).map(Some));
+    context.set(&mut to.batch_bytes, publisher.batch_bytes, |n| positive_size(n).map(Some));
+    context.set(&mut to.in_flight_records, publisher.in_flight_records, positive);
+    context.set(&mut to.in_flight_bytes, publisher.in_flight_bytes, positive_size);
+    if let Some(timeout) = publisher.shutdown_timeout {
+        to.shutdown_timeout = timeout;
+    }
+}
+
+pub(super) fn positive(n: u32) -> Result<u32, String> {
+    if n == 0 { Err("`0` is too small: use 1 or more".to_owned()) } else { Ok(n) }
+}
+
+fn positive_size(size: ByteSize) -> Result<ByteSize, String> {
+    if size.0 == 0 { Err("`0` is too small: use 1 or more".to_owned()) } else { Ok(size) }
+}
+
+pub(super) fn checked_ring_name(name: String) -> Result<String, String> {
+    let bare = name.strip_prefix('/').unwrap_or(&name).to_owned();
+    if crate::ring::name_is_valid(&bare) {
+        Ok(bare)
+    } else {
+        Err(format!("`{name}` cannot name a ring: use 1 to 64 letters, digits, `-` or `_`"))
+    }
+}
+
+pub(super) fn checked_ring_size(size: ByteSize) -> Result<ByteSize, String> {
+    let (min, max) = (ByteSize(crate::ring::CAPACITY_MIN), ByteSize(crate::ring::CAPACITY_MAX));
+    if size < min || size > max {
+        return Err(format!("`{size}` cannot be a ring's size: use {min} to {max}"));
+    }
+    Ok(size)
+}
+
+pub(super) fn checked_brokers(brokers: Vec<String>) -> Result<Vec<String>, String> {
+    if brokers.is_empty() {
+        return Err("no brokers: give at least one host:port".to_owned());
+    }
+    for broker in &brokers {
+        let (host, port) = broker.rsplit_once(':').unwrap_or((broker, "9092"));
+        if host.is_empty() || port.parse::<u16>().is_err() {
+            return Err(format!("`{broker}` is not a broker: use host:port"));
+        }
+    }
+    Ok(brokers)
+}
+
+/// The characters and length that Kafka allows (`org.apache.kafka.common.internals.Topic`).
+pub(super) fn checked_topic(topic: String) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let fits =
+        (1..=249).contains(&topic.len()) && topic.bytes().all(allowed) && topic != "." && topic != "..";
+    if fits {
+        Ok(topic)
+    } else {
+        Err(format!("`{topic}` cannot name a topic: use 1 to 249 letters, digits, `.`, `_` or `-`"))
+    }
+}
+
+impl Property {
+    fn text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Number(number) => number.to_string(),
+            Self::Switch(switch) => switch.to_string(),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! From a place in a TOML text to the line and key that a person looks for.
+
+/// The line, from 1, of a byte of the text.
+pub(super) fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|b| *b == b'\n').count() + 1
+}
+
+/// The dotted key around a byte of the text: its table's header and what stands before the `=` of its line.
+pub(super) fn key_of(text: &str, at: usize) -> String {
+    let line = line_of(text, at);
+    let mut table = "";
+    let mut key = "";
+    for current in text.lines().take(line) {
+        let current = current.trim();
+        if let Some(header) = current.strip_prefix('[') {
+            table = header.trim_matches(|c: char| c == '[' || c == ']' || c.is_whitespace());
+            key = "";
+        } else if let Some((name, _)) = current.split_once('=')
+            && !name.trim_start().starts_with('#')
+        {
+            key = name.trim();
+        }
+    }
+    [table, key].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(".")
+}

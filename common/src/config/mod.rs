@@ -1,0 +1,308 @@
+//! The configuration of both services: a TOML file, over it the environment, over that the flags.
+//!
+//! Precedence, highest first: flag, environment, file, default. Unknown keys and impossible values are errors
+//! that name file, line and key.
+
+mod file;
+mod flags;
+mod locate;
+mod print;
+#[cfg(test)]
+mod tests;
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use indexmap::IndexMap;
+
+use crate::units::{ByteSize, Span};
+
+pub use flags::ConfigArgs;
+
+/// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
+pub const DEFAULT_FILE: &str = "/etc/bywash/bywash.toml";
+
+/// The effective configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The ring between the services.
+    pub ring: RingConfig,
+    /// How events look.
+    pub event: EventConfig,
+    /// What fs-agent is mounted over; no path is equal to, above or below another.
+    pub directories: Vec<DirectoryConfig>,
+    /// How the publisher works.
+    pub publisher: PublisherConfig,
+    /// Where Kafka is.
+    pub kafka: KafkaConfig,
+}
+
+/// `[ring]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingConfig {
+    /// Name of the shared-memory objects.
+    pub name: String,
+    /// Bytes for records; rounded up to pages.
+    pub size: ByteSize,
+    /// The group that may attach besides the owner.
+    pub group: Option<String>,
+}
+
+/// `[event]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventConfig {
+    /// The format.
+    pub encoder: Encoder,
+    /// Constant fields of each event, in the file's order.
+    pub fields: IndexMap<String, String>,
+    /// Constant tags of each event.
+    pub tags: Vec<String>,
+}
+
+/// The formats of events; CONTRACT and README show them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoder {
+    /// fuse_kafka's format: Logstash JSON with message and command in base64.
+    LogstashBase64,
+    /// The same with message and command as JSON strings.
+    Logstash,
+    /// `TIMESTAMP: PATH: MESSAGE`.
+    Text,
+    /// The written bytes alone.
+    Raw,
+}
+
+/// `[[directory]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryConfig {
+    /// Absolute, without `.`, `..` and trailing slash.
+    pub path: PathBuf,
+    /// Replaces `kafka.topic` for what is written here.
+    pub topic: Option<String>,
+    /// Make the directory if it does not exist.
+    pub create: bool,
+}
+
+/// `[publisher]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublisherConfig {
+    /// Where events go.
+    pub sink: Sink,
+    /// How long an event may wait for others to be sent with it.
+    pub flush_interval: Option<Span>,
+    /// The most events in a batch.
+    pub batch_records: Option<u32>,
+    /// The most bytes in a batch.
+    pub batch_bytes: Option<ByteSize>,
+    /// How long a stopping publisher tries to deliver what it has read.
+    pub shutdown_timeout: Span,
+    /// The most events that are read and not yet confirmed.
+    pub in_flight_records: u32,
+    /// The most bytes of events that are read and not yet confirmed.
+    pub in_flight_bytes: ByteSize,
+}
+
+/// Where events go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// A Kafka topic.
+    Kafka,
+    /// Standard output, a line an event.
+    Stdout,
+}
+
+/// `[kafka]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaConfig {
+    /// host:port of some brokers of the cluster.
+    pub brokers: Vec<String>,
+    /// The topic of what no directory gives another.
+    pub topic: String,
+    /// What decides an event's partition.
+    pub key: MessageKey,
+    /// More librdkafka properties.
+    pub properties: IndexMap<String, String>,
+}
+
+/// What decides an event's partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MessageKey {
+    /// The file's path: its events keep their order.
+    Path,
+    /// Nothing: events are spread, and their order is lost.
+    None,
+    /// One key for all.
+    Constant(String),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ring: RingConfig { name: "bywash".to_owned(), size: ByteSize(64 << 20), group: None },
+            event: EventConfig {
+                encoder: Encoder::LogstashBase64,
+                fields: IndexMap::new(),
+                tags: Vec::new(),
+            },
+            directories: Vec::new(),
+            publisher: PublisherConfig {
+                sink: Sink::Kafka,
+                flush_interval: None,
+                batch_records: None,
+                batch_bytes: None,
+                shutdown_timeout: Span(Duration::from_secs(10)),
+                in_flight_records: 100_000,
+                in_flight_bytes: ByteSize(64 << 20),
+            },
+            kafka: KafkaConfig {
+                brokers: vec!["localhost:9092".to_owned()],
+                topic: "logs".to_owned(),
+                key: MessageKey::Path,
+                properties: IndexMap::new(),
+            },
+        }
+    }
+}
+
+/// A closed set of words in the configuration.
+macro_rules! words {
+    ($type:ty: $($word:literal => $value:expr),+) => {
+        impl FromStr for $type {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok($value),)+
+                    _ => Err(format!(
+                        "`{text}` is none of {}", [$(concat!("`", $word, "`")),+].join(", ")
+                    )),
+                }
+            }
+        }
+        impl $type {
+            /// The word that stands for it in the configuration.
+            pub fn word(self) -> &'static str {
+                [$(($word, $value)),+].into_iter().find(|(_, v)| *v == self).map_or("", |(w, _)| w)
+            }
+        }
+    };
+}
+
+words!(Encoder:
+    "logstash_base64" => Encoder::LogstashBase64,
+    "logstash" => Encoder::Logstash,
+    "text" => Encoder::Text,
+    "raw" => Encoder::Raw);
+words!(Sink: "kafka" => Sink::Kafka, "stdout" => Sink::Stdout);
+
+impl From<String> for MessageKey {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "path" => Self::Path,
+            "none" => Self::None,
+            _ => Self::Constant(text),
+        }
+    }
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{origin}: {key}: {message}")]
+pub struct Problem {
+    /// Where the value comes from.
+    pub origin: Origin,
+    /// The key, dotted.
+    pub key: String,
+    /// What is wrong, with the value, and the way out.
+    pub message: String,
+}
+
+/// Where a value of the configuration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A line of a file, from 1.
+    File(PathBuf, usize),
+    /// A flag, or the environment variable that stands for it.
+    Flag(&'static str),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Flag(flag) => write!(f, "--{flag}"),
+        }
+    }
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {error}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// What the file and the flags say is wrong.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Wrong(Vec<Problem>),
+}
+
+impl Config {
+    /// Reads the file, the environment and the flags that `args` holds.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] with everything that is wrong.
+    pub fn load(args: &ConfigArgs) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let mut config = Self::default();
+        let path = args.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+        match std::fs::read_to_string(&path) {
+            Ok(text) => file::apply(&path, &text, &mut config, &mut problems),
+            Err(error) if args.config.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(ConfigError::Unreadable { path, error }),
+        }
+        args.apply(&mut config, &mut problems);
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(problems)) }
+    }
+
+    /// The effective configuration as TOML, secrets left out.
+    pub fn print(&self) -> String {
+        print::print(self)
+    }
+
+    /// The topic for what is written to `path`.
+    pub fn topic_of(&self, path: &std::path::Path) -> &str {
+        let directory = self.directories.iter().find(|d| path.starts_with(&d.path));
+        directory.and_then(|d| d.topic.as_deref()).unwrap_or(&self.kafka.topic)
+    }
+
+    /// Adds a directory, if it can be watched beside the others. The same one twice counts once.
+    fn add_directory(&mut self, new: DirectoryConfig, mut refuse: impl FnMut(String)) {
+        let path = new.path.display().to_string();
+        if !new.path.is_absolute() {
+            return refuse(format!("`{path}` is not an absolute path: begin it with `/`"));
+        }
+        if new.path.components().any(|c| c == std::path::Component::ParentDir) {
+            return refuse(format!("`{path}` contains `..`: write the directory's own path"));
+        }
+        // Removes `.` and doubled or trailing slashes.
+        let new = DirectoryConfig { path: new.path.components().collect(), ..new };
+        for system in ["/dev", "/proc", "/sys"] {
+            if new.path.starts_with(system) || std::path::Path::new(system).starts_with(&new.path) {
+                return refuse(format!("`{path}` cannot be watched: it is, contains or lies in {system}"));
+            }
+        }
+        for other in &self.directories {
+            if other.path == new.path {
+                return tracing::info!("{path} is configured twice: the first one counts");
+            }
+            if other.path.starts_with(&new.path) || new.path.starts_with(&other.path) {
+                let other = other.path.display();
+                return refuse(format!("`{path}` and `{other}` contain one another: keep the outer one"));
+            }
+        }
+        self.directories.push(new);
+    }
+}

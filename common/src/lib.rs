@@ -1,0 +1,15 @@
+//! What both bywash services share: the ring between them, the records in it, the configuration and the
+//! counters that `status` shows.
+//!
+//! This crate knows no FUSE and no broker. Its heart is [`ring`], whose module documentation is the
+//! specification of the shared memory.
+
+pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod logging;
+pub mod record;
+pub mod ring;
+pub mod status;
+mod sync;
+pub mod units;

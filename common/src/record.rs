@@ -1,0 +1,204 @@
+//! What a record in the ring says. The only place that knows bincode.
+//!
+//! A write's payload is the encoded [`Write`] followed by the bytes that were written; a loss's is the encoded
+//! [`Loss`] alone. Integers are variable-length, so a typical description takes 60 to 150 bytes.
+
+use bincode::{
+    BorrowDecode, Decode, Encode,
+    config::{Configuration, Limit},
+};
+
+/// The longest path in bytes that a record carries; PATH_MAX of linux/limits.h.
+pub const PATH_BYTES_MAX: usize = 4096;
+/// The longest command line in bytes that a record carries; what is longer is cut.
+pub const COMMAND_BYTES_MAX: usize = 4096;
+
+/// Both texts at their longest and every integer at its widest. Lengths beyond it are refused, so a hostile record
+/// cannot ask for memory.
+const ENCODED_BYTES_MAX: usize = PATH_BYTES_MAX + COMMAND_BYTES_MAX + 128;
+
+const BINCODE: Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    Limit<ENCODED_BYTES_MAX>,
+> = bincode::config::standard().with_limit::<ENCODED_BYTES_MAX>();
+
+/// One captured write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Write<'a> {
+    /// The absolute path that the writer sees.
+    pub path: &'a [u8],
+    /// The writing process; 0 where the kernel does not say (see `unattributed`).
+    pub pid: u32,
+    /// The writer's effective user.
+    pub uid: u32,
+    /// The writer's effective group.
+    pub gid: u32,
+    /// When the bytes were in the file, in nanoseconds since the epoch.
+    pub time_ns: u64,
+    /// The writer's arguments, each followed by a space.
+    pub command: &'a [u8],
+    /// Where in the file the bytes begin.
+    pub offset: u64,
+    /// Which open of the file wrote them: equal for writes through one open, unique in an agent's life.
+    pub handle: u64,
+    /// The kernel wrote the pages of a shared mapping back: nobody knows who stored into them.
+    pub unattributed: bool,
+    /// Which part of the write this record holds, from 0.
+    pub part: u32,
+    /// How many records hold the write, at least 1.
+    pub parts: u32,
+}
+
+/// Why a write is not in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[repr(u8)]
+pub enum LossReason {
+    /// There was no room: nothing drained the ring for too long.
+    RingFull = 0,
+    /// It is larger than the ring can ever take.
+    TooLarge = 1,
+    /// The agent failed while it copied it.
+    Discarded = 2,
+}
+
+impl LossReason {
+    /// All reasons; their numbers are their places in the segment.
+    pub const ALL: [Self; 3] = [Self::RingFull, Self::TooLarge, Self::Discarded];
+
+    /// The name under which users meet it in events, `status` and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::TooLarge => "too_large",
+            Self::Discarded => "discarded",
+        }
+    }
+}
+
+/// Writes that were not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Loss {
+    /// Why.
+    pub reason: LossReason,
+    /// How many writes.
+    pub events: u64,
+    /// How many bytes they had.
+    pub bytes: u64,
+    /// When the first was written, in nanoseconds since the epoch.
+    pub first_ns: u64,
+    /// When the last was written.
+    pub last_ns: u64,
+}
+
+/// A record's payload cannot be read.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the record's payload cannot be decoded")]
+pub struct Malformed;
+
+impl<'a> Write<'a> {
+    /// Appends the encoded description to `out`; the written bytes follow it in the payload.
+    /// A path or command over its limit is cut.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        let cut = Self {
+            path: &self.path[..self.path.len().min(PATH_BYTES_MAX)],
+            command: &self.command[..self.command.len().min(COMMAND_BYTES_MAX)],
+            ..*self
+        };
+        encode_into(cut, out);
+    }
+
+    /// Takes a payload apart into the description and the written bytes.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it does not begin with a description.
+    pub fn decode(payload: &'a [u8]) -> Result<(Self, &'a [u8]), Malformed> {
+        let (write, used) = bincode::borrow_decode_from_slice(payload, BINCODE).map_err(|_| Malformed)?;
+        Ok((write, payload.get(used..).ok_or(Malformed)?))
+    }
+}
+
+impl Loss {
+    /// The payload of a loss record.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_into(self, &mut out);
+        out
+    }
+
+    /// Reads a loss record's payload.
+    ///
+    /// # Errors
+    /// [`Malformed`] if it is none.
+    pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        bincode::decode_from_slice(payload, BINCODE).map(|(loss, _)| loss).map_err(|_| Malformed)
+    }
+}
+
+fn encode_into<T: Encode>(value: T, out: &mut Vec<u8>) {
+    /// Lets bincode append to a vector.
+    struct Appender<'v>(&'v mut Vec<u8>);
+    impl bincode::enc::write::Writer for Appender<'_> {
+        fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+            self.0.extend_from_slice(bytes);
+            Ok(())
+        }
+    }
+    // Appending to a vector cannot fail, and neither do these types.
+    let encoded = bincode::encode_into_writer(value, Appender(out), BINCODE);
+    debug_assert!(encoded.is_ok());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_write_is_read_back(
+            path in prop::collection::vec(any::<u8>(), 0..200),
+            command in prop::collection::vec(any::<u8>(), 0..200),
+            data in prop::collection::vec(any::<u8>(), 0..200),
+            (pid, uid, gid, time_ns) in any::<(u32, u32, u32, u64)>(),
+            (offset, handle, unattributed, part, parts) in any::<(u64, u64, bool, u32, u32)>(),
+        ) {
+            let write = Write {
+                path: &path, pid, uid, gid, time_ns, command: &command, offset, handle, unattributed, part, parts,
+            };
+            let mut payload = Vec::new();
+            write.encode_into(&mut payload);
+            payload.extend_from_slice(&data);
+            prop_assert_eq!(Write::decode(&payload), Ok((write, &data[..])));
+        }
+
+        #[test]
+        fn any_bytes_are_decoded_or_refused(payload in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Write::decode(&payload);
+            let _ = Loss::decode(&payload);
+        }
+    }
+
+    #[test]
+    fn texts_over_their_limits_are_cut() {
+        let long = vec![b'x'; 10_000];
+        let write = Write {
+            path: &long,
+            pid: 1,
+            uid: 2,
+            gid: 3,
+            time_ns: 4,
+            command: &long,
+            offset: 5,
+            handle: 6,
+            unattributed: false,
+            part: 0,
+            parts: 1,
+        };
+        let mut payload = Vec::new();
+        write.encode_into(&mut payload);
+        let (read, rest) = Write::decode(&payload).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((read.path.len(), read.command.len(), rest.len()), (PATH_BYTES_MAX, COMMAND_BYTES_MAX, 0));
+    }
+}

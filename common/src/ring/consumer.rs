@@ -1,0 +1,212 @@
+//! The publisher's side: read what is visible, acknowledge what is delivered.
+//!
+//! Nothing that the segment says is believed: each value is taken once, checked, and used from the copy.
+
+use std::time::Duration;
+
+use crate::sync::{Arc, Ordering, fence};
+
+use super::{
+    Kind,
+    layout::{self, ALIGN, RECORD_HEADER, RecordHeader},
+    memory::Memory,
+};
+
+/// What is wrong with the bytes at the read position.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ReadError {
+    /// The tail cannot be true.
+    #[error("the tail {tail} does not fit the position {position} and the capacity {capacity}")]
+    Tail {
+        /// The tail as read.
+        tail: u64,
+        /// Where the reader is.
+        position: u64,
+        /// Bytes of the record area.
+        capacity: u64,
+    },
+    /// The length of a record or padding cannot be true.
+    #[error("a record at position {position} says that it is {len} bytes long")]
+    Length {
+        /// Where the record begins.
+        position: u64,
+        /// What its header says.
+        len: u32,
+    },
+    /// The kind of a record is none.
+    #[error("the record at position {position} is of the unknown kind {kind}")]
+    Kind {
+        /// Where the record begins.
+        position: u64,
+        /// What its header says.
+        kind: u8,
+    },
+    /// A record is not the one that is due.
+    #[error("the record at position {position} has the sequence number {found} instead of {expected}")]
+    Sequence {
+        /// Where the record begins.
+        position: u64,
+        /// What its header says.
+        found: u64,
+        /// What is due.
+        expected: u64,
+    },
+    /// The bytes are not those that were written.
+    #[error("the record at position {position} has a wrong checksum")]
+    Checksum {
+        /// Where the record begins.
+        position: u64,
+    },
+}
+
+/// One record's description; its payload is in the caller's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What the payload is.
+    pub kind: Kind,
+    /// The record's number in this ring, without gaps.
+    pub seq: u64,
+    /// Where the record ends: acknowledge up to here once it is delivered.
+    pub end: u64,
+}
+
+/// The reading end of a ring.
+pub struct Consumer<M> {
+    memory: Arc<M>,
+    position: u64,
+    /// The tail as last read: what lies in front of it need not be asked for again.
+    tail: u64,
+    /// The number that the next record must have; unknown until the first one was read.
+    next_seq: Option<u64>,
+    waits: u32,
+}
+
+/// The handle with which delivered records are given back to the agent; see [`Consumer::acker`].
+pub struct Acker<M>(Arc<M>);
+
+impl<M: Memory> Consumer<M> {
+    /// Begins to read at the shared head: what was not acknowledged is read again.
+    pub(crate) fn attach(memory: Arc<M>) -> Self {
+        let position = memory.head().load(Ordering::Acquire);
+        // A waiter's word that a killed consumer left odd would cost a wake-up; and a new wait must differ.
+        let waits = memory.waiter().load(Ordering::Relaxed).next_multiple_of(2);
+        memory.waiter().store(waits, Ordering::Relaxed);
+        Self { memory, position, tail: position, next_seq: None, waits }
+    }
+
+    /// Reads the next record's payload into `payload`, whatever that held, or gives none if all is read.
+    ///
+    /// # Errors
+    /// A [`ReadError`] if the segment's content is impossible; nothing is consumed, see [`Self::skip_to_tail`].
+    pub fn next(&mut self, payload: &mut Vec<u8>) -> Result<Option<Entry>, ReadError> {
+        let capacity = self.memory.capacity();
+        loop {
+            if self.position == self.tail {
+                // SYNC tail: pairs with the release store in `Producer::publish`.
+                let tail = self.memory.data_word(layout::TAIL).load(Ordering::Acquire);
+                let ahead = tail.checked_sub(self.position);
+                if !tail.is_multiple_of(ALIGN) || ahead.is_none_or(|ahead| ahead > capacity) {
+                    return Err(ReadError::Tail { tail, position: self.position, capacity });
+                }
+                if ahead == Some(0) {
+                    return Ok(None);
+                }
+                self.tail = tail;
+            }
+            if let Some(entry) = self.take_record(payload)? {
+                return Ok(Some(entry));
+            }
+        }
+    }
+
+    /// Reads the record at the position, or passes a padding or discarded record and gives none.
+    fn take_record(&mut self, payload: &mut Vec<u8>) -> Result<Option<Entry>, ReadError> {
+        let position = self.position;
+        let capacity = self.memory.capacity();
+        let offset = position % capacity;
+        let available = (self.tail - position).min(capacity - offset);
+        // A padding may be shorter than a header; the rest then stays zero, and is not looked at.
+        let mut bytes = [0; RECORD_HEADER as usize];
+        let short = usize::try_from(available.min(RECORD_HEADER)).unwrap_or(0);
+        self.copy_out(offset, &mut bytes[..short], position, 0)?;
+        let header = RecordHeader::decode(&bytes);
+        let bad_len = ReadError::Length { position, len: header.len };
+        let len = u64::from(header.len);
+        if header.kind == Kind::PADDING {
+            if len != capacity - offset || len > available {
+                return Err(bad_len);
+            }
+            self.position += len;
+            return Ok(None);
+        }
+        if len < RECORD_HEADER
+            || len.next_multiple_of(ALIGN) > available
+            || len > capacity / layout::RECORD_FRACTION
+        {
+            return Err(bad_len);
+        }
+        let kind = Kind::from_byte(header.kind).ok_or(ReadError::Kind { position, kind: header.kind })?;
+        if let Some(expected) = self.next_seq.filter(|seq| *seq != header.seq) {
+            return Err(ReadError::Sequence { position, found: header.seq, expected });
+        }
+        payload.clear();
+        if kind != Kind::Discarded {
+            payload.resize(usize::try_from(len - RECORD_HEADER).unwrap_or(0), 0);
+            self.copy_out(offset + RECORD_HEADER, payload, position, header.len)?;
+        }
+        if crc32c::crc32c_append(crc32c::crc32c(&header.summed()), payload) != header.crc {
+            return Err(ReadError::Checksum { position });
+        }
+        self.position += len.next_multiple_of(ALIGN);
+        self.next_seq = Some(header.seq.wrapping_add(1));
+        Ok(Some(Entry { kind, seq: header.seq, end: self.position }))
+    }
+
+    fn copy_out(&self, offset: u64, into: &mut [u8], position: u64, len: u32) -> Result<(), ReadError> {
+        self.memory.read(offset, into).map_err(|_| ReadError::Length { position, len })
+    }
+
+    /// Gives up on what lies before the tail as it is now, after a [`ReadError`]: reading goes on with the
+    /// record that is written next. Returns the bytes that were passed over.
+    pub fn skip_to_tail(&mut self) -> u64 {
+        let tail = self.memory.data_word(layout::TAIL).load(Ordering::Acquire) / ALIGN * ALIGN;
+        let skipped = tail.saturating_sub(self.position);
+        self.position = tail;
+        self.tail = tail;
+        self.next_seq = None;
+        skipped
+    }
+
+    /// Sleeps until there may be something to read, at most for `timeout`. Call it once [`Self::next`] has
+    /// given none.
+    pub fn wait(&mut self, timeout: Duration) {
+        let waiter = self.memory.waiter();
+        let waiting = self.waits | 1;
+        waiter.store(waiting, Ordering::Relaxed);
+        // SYNC sleep: pairs with the fence in `Producer::wake_consumer`.
+        fence(Ordering::SeqCst);
+        if self.memory.data_word(layout::TAIL).load(Ordering::Relaxed) == self.position {
+            self.memory.wait(waiting, timeout);
+        }
+        self.waits = waiting.wrapping_add(1);
+        waiter.store(self.waits, Ordering::Relaxed);
+    }
+
+    /// Where the next record will be read.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// A handle that can move the shared head from another thread.
+    pub fn acker(&self) -> Acker<M> {
+        Acker(Arc::clone(&self.memory))
+    }
+}
+
+impl<M: Memory> Acker<M> {
+    /// Gives everything up to `end` (an [`Entry::end`]) back to the agent. Never call it with less than before.
+    pub fn ack(&self, end: u64) {
+        // SYNC consumer-head: pairs with the acquire load in `Producer::refresh_head`.
+        self.0.head().store(end, Ordering::Release);
+    }
+}

@@ -1,0 +1,148 @@
+//! Counts of what the ring could not take, kept in the segment so that a killed agent forgets none of them.
+//!
+//! Totals by reason only grow. An announcement (a LOST record) carries the difference between the totals and
+//! what was announced before; the announced totals lie in two slots, each bound to the tail that makes its
+//! announcement visible, so that after a crash exactly one of them is valid.
+
+use crate::{
+    record::{Loss, LossReason},
+    sync::Ordering,
+};
+
+use super::{
+    layout::{self, ANNOUNCE_SLOT_LEN, ANNOUNCE_SLOTS, LOSS_TOTAL_LEN, LOSS_TOTALS},
+    memory::Memory,
+    producer::Weight,
+};
+
+/// How many reasons the layout has room for.
+const REASONS: usize = 8;
+/// The bound tail of a slot that holds nothing.
+const NO_TAIL: u64 = u64::MAX;
+
+const _: () = assert!(LossReason::ALL.len() <= REASONS);
+
+/// Events and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    events: u64,
+    bytes: u64,
+}
+
+/// The losses of one ring: the agent's private copy of what the segment holds.
+pub(crate) struct LossLedger {
+    totals: [Sum; REASONS],
+    /// First and last time of what is not yet staged, in nanoseconds since the epoch.
+    window: [(u64, u64); REASONS],
+    announced: [Sum; REASONS],
+    /// The totals as of an announcement that is reserved but not yet visible.
+    staged: Option<[Sum; REASONS]>,
+    /// Which announcement slot is written next.
+    slot: usize,
+}
+
+impl LossLedger {
+    /// Reads the ledger of a ring whose tail is `tail`.
+    pub(crate) fn load<M: Memory>(memory: &M, tail: u64) -> Self {
+        let word = |at: usize| memory.data_word(at).load(Ordering::Relaxed);
+        let mut ledger = Self {
+            totals: [Sum::default(); REASONS],
+            window: [(0, 0); REASONS],
+            announced: [Sum::default(); REASONS],
+            staged: None,
+            slot: 0,
+        };
+        for i in 0..REASONS {
+            let at = LOSS_TOTALS + i * LOSS_TOTAL_LEN;
+            ledger.totals[i] = Sum { events: word(at), bytes: word(at + 8) };
+            ledger.window[i] = (word(at + 16), word(at + 24));
+        }
+        let mut valid = None;
+        for slot in 0..2 {
+            let at = slot_at(slot);
+            let bound = word(at);
+            if bound > tail {
+                // Never became visible. Without this it would seem valid once the tail has grown past it.
+                memory.data_word(at).store(NO_TAIL, Ordering::Release);
+            } else if valid.is_none_or(|(best, _)| bound >= best) {
+                valid = Some((bound, slot));
+            }
+        }
+        if let Some((_, slot)) = valid {
+            for (i, sum) in ledger.announced.iter_mut().enumerate() {
+                let at = slot_at(slot) + 8 + i * 16;
+                *sum = Sum { events: word(at), bytes: word(at + 8) };
+            }
+            ledger.slot = 1 - slot;
+        }
+        ledger
+    }
+
+    /// Adds one write to the totals.
+    pub(crate) fn count<M: Memory>(&mut self, memory: &M, reason: LossReason, weight: Weight) {
+        let i = reason as usize;
+        let fresh = self.totals[i] == self.staged.unwrap_or(self.announced)[i];
+        self.totals[i].events += 1;
+        self.totals[i].bytes += weight.bytes;
+        let first = if fresh { weight.time_ns } else { self.window[i].0.min(weight.time_ns) };
+        let last = if fresh { weight.time_ns } else { self.window[i].1.max(weight.time_ns) };
+        self.window[i] = (first, last);
+        let at = LOSS_TOTALS + i * LOSS_TOTAL_LEN;
+        for (offset, value) in
+            [(16, first), (24, last), (8, self.totals[i].bytes), (0, self.totals[i].events)]
+        {
+            memory.data_word(at + offset).store(value, Ordering::Release);
+        }
+    }
+
+    /// What is to be announced; nothing while an earlier announcement is on its way.
+    pub(crate) fn unannounced(&self) -> Vec<Loss> {
+        if self.staged.is_some() || self.totals == self.announced {
+            return Vec::new();
+        }
+        let losses = LossReason::ALL.iter().filter_map(|&reason| {
+            let i = reason as usize;
+            let events = self.totals[i].events.saturating_sub(self.announced[i].events);
+            let bytes = self.totals[i].bytes.saturating_sub(self.announced[i].bytes);
+            let (first_ns, last_ns) = self.window[i];
+            (events > 0).then_some(Loss { reason, events, bytes, first_ns, last_ns })
+        });
+        losses.collect()
+    }
+
+    /// Notes that all losses so far are announced by records that become visible with the tail `bound`.
+    pub(crate) fn stage<M: Memory>(&mut self, memory: &M, bound: u64) {
+        let at = slot_at(self.slot);
+        memory.data_word(at).store(NO_TAIL, Ordering::Release);
+        for (i, sum) in self.totals.iter().enumerate() {
+            memory.data_word(at + 8 + i * 16).store(sum.events, Ordering::Release);
+            memory.data_word(at + 16 + i * 16).store(sum.bytes, Ordering::Release);
+        }
+        memory.data_word(at).store(bound, Ordering::Release);
+        self.staged = Some(self.totals);
+    }
+
+    /// The staged announcement is visible.
+    pub(crate) fn committed(&mut self) {
+        if let Some(totals) = self.staged.take() {
+            self.announced = totals;
+            self.slot = 1 - self.slot;
+        }
+    }
+}
+
+/// The losses by reason that a segment's counters hold: events and bytes.
+pub(crate) fn totals<M: Memory>(memory: &M) -> Vec<(LossReason, u64, u64)> {
+    let word = |at: usize| memory.data_word(at).load(Ordering::Relaxed);
+    let of = |reason: LossReason| {
+        let at = LOSS_TOTALS + reason as usize * LOSS_TOTAL_LEN;
+        (reason, word(at), word(at + 8))
+    };
+    LossReason::ALL.iter().map(|&reason| of(reason)).collect()
+}
+
+fn slot_at(slot: usize) -> usize {
+    ANNOUNCE_SLOTS + slot * ANNOUNCE_SLOT_LEN
+}
+
+const _: () = assert!(8 + REASONS * 16 <= layout::ANNOUNCE_SLOT_LEN);

@@ -1,0 +1,222 @@
+//! What the ring's protocol needs of memory that two processes share, and the mapping that gives it.
+//!
+//! All of the project's `unsafe` is here. No reference to the bytes of a mapping ever exists, since the other
+//! process may write them at any time: bytes are copied in and out, words are atomics, and every place is
+//! checked against the mapping's length, which does not change while it lives.
+
+#![allow(unsafe_code)]
+
+use std::{io, ptr::NonNull, time::Duration};
+
+use shared_memory::{Shmem, ShmemConf, ShmemError};
+
+use crate::sync::{AtomicU32, AtomicU64};
+
+use super::layout;
+
+/// A mapping of one shared-memory object, readable or read-only for this process.
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    /// Unmaps on drop; never unlinks.
+    _shmem: Shmem,
+}
+
+// SAFETY: `base` stays valid for as long as `_shmem`, which moves with it; all access is by atomics or by
+// copies whose ranges the protocol keeps apart (reservations do not overlap, see `producer`). `Shmem` itself
+// is only dropped.
+unsafe impl Send for Mapping {}
+// SAFETY: as above: `&Mapping` gives atomics and raw copies, no references to the bytes.
+unsafe impl Sync for Mapping {}
+
+/// A place outside of a mapping: the caller's arithmetic or a peer's value is wrong.
+#[derive(Debug)]
+pub struct OutOfBounds;
+
+impl Mapping {
+    /// Creates the object `name` of `len` bytes, owned by the caller, mode 0600.
+    ///
+    /// # Errors
+    /// Whatever shm_open(3), ftruncate(2) or mmap(2) say; `AlreadyExists` if the name is taken.
+    pub(crate) fn create(name: &str, len: usize) -> io::Result<Self> {
+        Self::wrap(ShmemConf::new().os_id(name).size(len).create())
+    }
+
+    /// Maps the existing object `name` whole.
+    ///
+    /// # Errors
+    /// Whatever shm_open(3), fstat(2) or mmap(2) say.
+    pub(crate) fn open(name: &str) -> io::Result<Self> {
+        Self::wrap(ShmemConf::new().os_id(name).open())
+    }
+
+    fn wrap(shmem: Result<Shmem, ShmemError>) -> io::Result<Self> {
+        let mut shmem = shmem.map_err(|e| match e {
+            ShmemError::MappingIdExists => io::Error::from(io::ErrorKind::AlreadyExists),
+            ShmemError::MapCreateFailed(errno)
+            | ShmemError::MapOpenFailed(errno)
+            | ShmemError::UnknownOsError(errno) => io::Error::from_raw_os_error(errno.cast_signed()),
+            other => io::Error::other(other),
+        })?;
+        shmem.set_owner(false);
+        let base = NonNull::new(shmem.as_ptr()).ok_or(io::ErrorKind::InvalidData)?;
+        // mmap(2) gives page-aligned addresses, so a multiple of 8 from the base is aligned for an u64.
+        Ok(Self { base, len: shmem.len(), _shmem: shmem })
+    }
+
+    /// Takes the right to write through this mapping away from this process.
+    ///
+    /// # Errors
+    /// Whatever mprotect(2) says.
+    pub(crate) fn make_read_only(&self) -> io::Result<()> {
+        // SAFETY: the range is exactly the mapping that `_shmem` holds; no atomic store or copy-in follows,
+        // because the callers make the peer's segment read-only right after attaching, before any use.
+        let failed = unsafe { libc::mprotect(self.base.as_ptr().cast(), self.len, libc::PROT_READ) };
+        if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Bytes of the mapping.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The address of `len` bytes at `at`, if they lie within the mapping.
+    fn place(&self, at: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
+        let end = at.checked_add(len).ok_or(OutOfBounds)?;
+        if end > self.len {
+            return Err(OutOfBounds);
+        }
+        // SAFETY: `at` is within the allocation, checked above.
+        Ok(unsafe { self.base.as_ptr().add(at) })
+    }
+
+    /// Copies `bytes` into the mapping at `at`.
+    pub(crate) fn write(&self, at: usize, bytes: &[u8]) -> Result<(), OutOfBounds> {
+        let to = self.place(at, bytes.len())?;
+        // SAFETY: `to` has `bytes.len()` bytes within the mapping; `bytes` is private memory, so they do not
+        // overlap. Another thread of this process never writes there: ranges come from reservations.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        Ok(())
+    }
+
+    /// Copies bytes of the mapping at `at` out into `into`.
+    pub(crate) fn read(&self, at: usize, into: &mut [u8]) -> Result<(), OutOfBounds> {
+        let from = self.place(at, into.len())?;
+        // SAFETY: `from` has `into.len()` bytes within the mapping; `into` is private memory, so they do not
+        // overlap. A peer that writes meanwhile yields torn bytes, which the checksum over the copy refuses.
+        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+        Ok(())
+    }
+}
+
+#[cfg(not(loom))]
+impl Mapping {
+    /// The shared word at `at`, one of the places that `layout` names.
+    pub(crate) fn word(&self, at: usize) -> &AtomicU64 {
+        assert!(
+            at.is_multiple_of(8) && at + 8 <= self.len.min(layout::RECORDS),
+            "word {at:#x} is not a control word"
+        );
+        // SAFETY: in bounds and aligned, asserted above (for constants of `layout`, once the segment's least
+        // length is checked at attach, this cannot fail); the mapping outlives the returned borrow of self;
+        // these bytes are only ever used as atomics.
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at).cast()) }
+    }
+
+    /// The shared 32-bit word at `at`, used as a futex.
+    pub(crate) fn futex(&self, at: usize) -> &AtomicU32 {
+        assert!(
+            at.is_multiple_of(4) && at + 4 <= self.len.min(layout::RECORDS),
+            "word {at:#x} is not a control word"
+        );
+        // SAFETY: as in `word`.
+        unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(at).cast()) }
+    }
+}
+
+/// Wakes every process that waits on `word`. Works through a read-only mapping, and needs no answer: a waiter
+/// that is not there is not woken.
+#[cfg(not(loom))]
+pub(crate) fn futex_wake(word: &AtomicU32) {
+    // SAFETY: FUTEX_WAKE reads no memory but uses the address as a key; `word` is a live, aligned u32.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}
+
+/// Sleeps until woken, or `timeout` has passed, or at once if `word` no longer holds `expected`.
+#[cfg(not(loom))]
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) {
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: `word` is a live, aligned u32 and `timeout` outlives the call. All of its errors (EAGAIN, EINTR,
+    // ETIMEDOUT) mean "look again", which every caller does.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, &raw const timeout) };
+}
+
+/// What the protocol asks of the two segments; implemented by the mappings, and by a model under loom.
+pub trait Memory {
+    /// Bytes of the record area.
+    fn capacity(&self) -> u64;
+    /// A word of the data segment; `at` is a constant of `layout`.
+    fn data_word(&self, at: usize) -> &AtomicU64;
+    /// The word that says how far the consumer has acknowledged.
+    fn head(&self) -> &AtomicU64;
+    /// The futex on which the consumer waits: odd while it does.
+    fn waiter(&self) -> &AtomicU32;
+    /// Copies bytes into the record area, at most to its end.
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfBounds>;
+    /// Copies bytes out of the record area, at most to its end.
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds>;
+    /// Wakes the consumer.
+    fn wake(&self);
+    /// Sleeps while the waiter's word is `expected`, at most for `timeout`.
+    fn wait(&self, expected: u32, timeout: Duration);
+}
+
+/// The two segments of one ring, mapped.
+pub struct Segments {
+    pub(crate) data: Mapping,
+    pub(crate) ack: Mapping,
+    pub(crate) capacity: u64,
+}
+
+#[cfg(not(loom))]
+impl Memory for Segments {
+    fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    fn data_word(&self, at: usize) -> &AtomicU64 {
+        self.data.word(at)
+    }
+
+    fn head(&self) -> &AtomicU64 {
+        self.ack.word(layout::HEAD)
+    }
+
+    fn waiter(&self) -> &AtomicU32 {
+        self.ack.futex(layout::WAITER)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfBounds> {
+        self.data.write(record_place(offset)?, bytes)
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds> {
+        self.data.read(record_place(offset)?, into)
+    }
+
+    fn wake(&self) {
+        futex_wake(self.waiter());
+    }
+
+    fn wait(&self, expected: u32, timeout: Duration) {
+        futex_wait(self.waiter(), expected, timeout);
+    }
+}
+
+/// The place in the data segment of an offset in the record area.
+fn record_place(offset: u64) -> Result<usize, OutOfBounds> {
+    usize::try_from(offset).ok().and_then(|o| o.checked_add(layout::RECORDS)).ok_or(OutOfBounds)
+}

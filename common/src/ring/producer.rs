@@ -1,0 +1,342 @@
+//! The agent's side: reserve under a short lock, copy outside of it, commit in order.
+//!
+//! Reservations live in this process alone. The shared tail moves only over the contiguous prefix of
+//! committed ones, so a reader never meets half a record, and all producers die together: there is nothing to
+//! repair in the segment after a crash.
+
+use std::collections::VecDeque;
+
+use crate::{
+    record::{Loss, LossReason},
+    sync::{Arc, AtomicU32, Mutex, Ordering, fence, lock},
+};
+
+use super::{
+    Kind, RingError,
+    layout::{self, ALIGN, RECORD_HEADER, RecordHeader},
+    loss::LossLedger,
+    memory::Memory,
+};
+
+/// What a write weighs in the loss counters if the ring cannot take it.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight {
+    /// Bytes of the captured data.
+    pub bytes: u64,
+    /// When it was written, in nanoseconds since the epoch.
+    pub time_ns: u64,
+}
+
+/// The write was not taken; it has been counted and will be announced in-band.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost(pub LossReason);
+
+/// One reservation, in the order of its place in the ring.
+struct Pending {
+    end: u64,
+    next_seq: u64,
+    done: bool,
+    /// It begins with the announcement that the ledger has staged.
+    announces: bool,
+}
+
+/// What the producers of this process agree on.
+struct State {
+    /// Where the next reservation begins; never behind `tail`.
+    reserved: u64,
+    /// The number that the next record gets.
+    next_seq: u64,
+    tail: u64,
+    /// The consumer's head as last believed; never ahead of `tail`.
+    head: u64,
+    /// The reservations between `tail` and `reserved`.
+    pending: VecDeque<Pending>,
+    /// The number of the front of `pending`.
+    first_ticket: u64,
+    /// Which of the two commit slots is written next.
+    slot: usize,
+    ledger: LossLedger,
+}
+
+/// The writing end of a ring. Threads share it by reference.
+pub struct Producer<M> {
+    memory: Arc<M>,
+    state: Mutex<State>,
+    /// The consumer's wait that was last ended by a wake-up, so that each costs one system call.
+    woken: AtomicU32,
+}
+
+/// Space for records that are not yet visible. Dropped without [`Reservation::commit`], it becomes a record
+/// that says so (kind discard), and what it was for is counted as lost.
+pub struct Reservation<'a, M: Memory> {
+    producer: &'a Producer<M>,
+    ticket: u64,
+    /// Position, sequence number and payload length of each record asked for.
+    parts: Vec<(u64, u64, u32)>,
+    weight: Weight,
+    committed: bool,
+}
+
+impl<M: Memory> Producer<M> {
+    /// Takes up writing where the segment says that it ended.
+    ///
+    /// # Errors
+    /// [`RingError::Corrupt`] where the tail, the commit slots and the head contradict each other.
+    pub(crate) fn resume(memory: Arc<M>, name: &str) -> Result<Self, RingError> {
+        let corrupt = |what| RingError::Corrupt { name: name.to_owned(), what };
+        let tail = memory.data_word(layout::TAIL).load(Ordering::Acquire);
+        let head = memory.head().load(Ordering::Acquire);
+        if !tail.is_multiple_of(ALIGN) || head > tail || tail - head > memory.capacity() {
+            return Err(corrupt("its tail and head contradict each other"));
+        }
+        // The slot that belongs to the tail is whole: a commit writes the other slot, then the tail.
+        let slot = (0..2)
+            .find(|i| {
+                memory.data_word(layout::COMMIT_SLOTS + i * layout::COMMIT_SLOT_LEN).load(Ordering::Relaxed)
+                    == tail
+            })
+            .ok_or_else(|| corrupt("no commit slot belongs to its tail"))?;
+        let seq_at = layout::COMMIT_SLOTS + slot * layout::COMMIT_SLOT_LEN + 8;
+        let next_seq = memory.data_word(seq_at).load(Ordering::Relaxed);
+        let ledger = LossLedger::load(&*memory, tail);
+        let state = State {
+            reserved: tail,
+            next_seq,
+            tail,
+            head,
+            pending: VecDeque::new(),
+            first_ticket: 0,
+            slot: 1 - slot,
+            ledger,
+        };
+        Ok(Self { memory, state: Mutex::new(state), woken: AtomicU32::new(0) })
+    }
+
+    /// The largest payload in bytes that one record may carry.
+    pub fn payload_max(&self) -> usize {
+        payload_max(self.memory.capacity())
+    }
+
+    /// Puts one record of `kind` into the ring, its payload gathered from `slices`.
+    ///
+    /// # Errors
+    /// [`Lost`] if it does not fit; it is then already counted.
+    pub fn push(&self, kind: Kind, slices: &[&[u8]], weight: Weight) -> Result<(), Lost> {
+        let len = slices.iter().map(|s| s.len()).sum();
+        let mut reservation = self.reserve(&[len], weight)?;
+        reservation.write(0, kind, slices);
+        reservation.commit();
+        Ok(())
+    }
+
+    /// Reserves space for records with payloads of `lens` bytes, all or none, side by side in order.
+    ///
+    /// # Errors
+    /// [`Lost`] if they do not fit now, or a payload is over [`Self::payload_max`]; it is then already counted.
+    pub fn reserve(&self, lens: &[usize], weight: Weight) -> Result<Reservation<'_, M>, Lost> {
+        let mut state = lock(&self.state);
+        let reason = if lens.iter().any(|len| *len > self.payload_max()) {
+            LossReason::TooLarge
+        } else {
+            match self.try_reserve(&mut state, lens, weight) {
+                Some(reservation) => return Ok(reservation),
+                None => LossReason::RingFull,
+            }
+        };
+        state.ledger.count(&*self.memory, reason, weight);
+        Err(Lost(reason))
+    }
+
+    /// Counts a write that is withheld from the ring for a reason of the caller's.
+    pub fn count_loss(&self, reason: LossReason, weight: Weight) {
+        lock(&self.state).ledger.count(&*self.memory, reason, weight);
+    }
+
+    /// Puts losses that no later record has announced yet into the ring, if there is room.
+    pub fn announce_losses(&self) {
+        let mut state = lock(&self.state);
+        if state.ledger.unannounced().is_empty() {
+            return;
+        }
+        let weight = Weight { bytes: 0, time_ns: 0 };
+        if let Some(reservation) = self.try_reserve(&mut state, &[], weight) {
+            drop(state);
+            reservation.commit();
+        }
+    }
+
+    /// Lays out the losses to announce and the wanted records behind the last reservation.
+    fn try_reserve(&self, state: &mut State, lens: &[usize], weight: Weight) -> Option<Reservation<'_, M>> {
+        let capacity = self.memory.capacity();
+        let losses: Vec<Vec<u8>> = state.ledger.unannounced().iter().map(Loss::encode).collect();
+        let all = || losses.iter().map(Vec::len).chain(lens.iter().copied());
+        let mut end = state.reserved;
+        for len in all() {
+            end = place(end, len, capacity).1;
+        }
+        if end - state.head > capacity {
+            self.refresh_head(state);
+            if end - state.head > capacity {
+                return None;
+            }
+        }
+        let mut parts = Vec::with_capacity(lens.len());
+        for (i, len) in all().enumerate() {
+            let (at, next) = place(state.reserved, len, capacity);
+            if at > state.reserved {
+                // The gap is shorter than a record, which is far below 4 GiB.
+                let gap = u32::try_from(at - state.reserved).unwrap_or(u32::MAX);
+                self.copy_in(state.reserved, &RecordHeader::padding(gap));
+            }
+            let seq = state.next_seq;
+            match losses.get(i) {
+                Some(payload) => self.write_record(at, seq, Kind::Lost, &[payload]),
+                None => parts.push((at, seq, u32::try_from(len).unwrap_or(u32::MAX))),
+            }
+            state.next_seq += 1;
+            state.reserved = next;
+        }
+        let announces = !losses.is_empty();
+        if announces {
+            state.ledger.stage(&*self.memory, state.reserved);
+        }
+        let ticket = state.first_ticket + state.pending.len() as u64;
+        let (end, next_seq) = (state.reserved, state.next_seq);
+        state.pending.push_back(Pending { end, next_seq, done: false, announces });
+        Some(Reservation { producer: self, ticket, parts, weight, committed: false })
+    }
+
+    /// Takes the consumer's word for how far it is, if it can be true.
+    fn refresh_head(&self, state: &mut State) {
+        // SYNC consumer-head: pairs with the release store in `Acker::ack`; the copies out of the space that
+        // is freed here happened before it.
+        let head = self.memory.head().load(Ordering::Acquire);
+        if head >= state.head && head <= state.tail && head.is_multiple_of(ALIGN) {
+            state.head = head;
+        }
+    }
+
+    fn write_record(&self, at: u64, seq: u64, kind: Kind, slices: &[&[u8]]) {
+        let payload: usize = slices.iter().map(|s| s.len()).sum();
+        let len = u32::try_from(payload).unwrap_or(u32::MAX).saturating_add(RECORD_HEADER as u32);
+        let mut header = RecordHeader { len, kind: kind as u8, seq, crc: 0 };
+        let mut crc = crc32c::crc32c(&header.summed());
+        let mut to = at + RECORD_HEADER;
+        for slice in slices {
+            crc = crc32c::crc32c_append(crc, slice);
+            self.copy_in(to, slice);
+            to += slice.len() as u64;
+        }
+        header.crc = crc;
+        self.copy_in(at, &header.encode());
+    }
+
+    /// Copies into reserved space. `place` keeps every record within the record area.
+    fn copy_in(&self, position: u64, bytes: &[u8]) {
+        let written = self.memory.write(position % self.memory.capacity(), bytes);
+        debug_assert!(written.is_ok(), "a reservation reaches over the end of the ring");
+    }
+
+    /// Marks a reservation as complete and makes what is now a whole prefix visible.
+    fn commit(&self, ticket: u64, discarded: Option<Weight>) {
+        let mut state = lock(&self.state);
+        if let Some(weight) = discarded {
+            state.ledger.count(&*self.memory, LossReason::Discarded, weight);
+        }
+        let index = usize::try_from(ticket - state.first_ticket).unwrap_or(usize::MAX);
+        if let Some(pending) = state.pending.get_mut(index) {
+            pending.done = true;
+        }
+        let mut reached = None;
+        while state.pending.front().is_some_and(|p| p.done) {
+            reached = state.pending.pop_front();
+            state.first_ticket += 1;
+            if reached.as_ref().is_some_and(|p| p.announces) {
+                state.ledger.committed();
+            }
+        }
+        let Some(Pending { end, next_seq, .. }) = reached else { return };
+        self.publish(&mut state, end, next_seq);
+        drop(state);
+        self.wake_consumer();
+    }
+
+    /// Moves the shared tail to `end`, over committed records alone.
+    fn publish(&self, state: &mut State, end: u64, next_seq: u64) {
+        let slot = layout::COMMIT_SLOTS + state.slot * layout::COMMIT_SLOT_LEN;
+        self.memory.data_word(slot).store(end, Ordering::Relaxed);
+        self.memory.data_word(slot + 8).store(next_seq, Ordering::Relaxed);
+        state.slot = 1 - state.slot;
+        state.tail = end;
+        // SYNC tail: pairs with the acquire load in `Consumer::next`. Everything up to `end`, and the commit
+        // slot that a restart reads, was written before; other threads' copies by way of the state's lock.
+        self.memory.data_word(layout::TAIL).store(end, Ordering::Release);
+    }
+
+    /// Ends the consumer's wait, if it waits. One system call a wait at most.
+    fn wake_consumer(&self) {
+        // SYNC sleep: pairs with the fence in `Consumer::wait`. Either this load sees the waiter's word, or the
+        // consumer's second look sees the tail stored before: a wake-up cannot fall between.
+        fence(Ordering::SeqCst);
+        let waiter = self.memory.waiter().load(Ordering::Relaxed);
+        if waiter & 1 == 1 && self.woken.swap(waiter, Ordering::Relaxed) != waiter {
+            self.memory.wake();
+        }
+    }
+
+    /// Bytes between the tail and the consumer's head, and the capacity.
+    pub fn fill(&self) -> (u64, u64) {
+        let mut state = lock(&self.state);
+        self.refresh_head(&mut state);
+        (state.tail - state.head, self.memory.capacity())
+    }
+}
+
+impl<M: Memory> Reservation<'_, M> {
+    /// Fills record `part` of those that were asked for. The slices' lengths add up to the length asked for.
+    pub fn write(&mut self, part: usize, kind: Kind, slices: &[&[u8]]) {
+        let Some(&(at, seq, len)) = self.parts.get(part) else { return };
+        debug_assert_eq!(slices.iter().map(|s| s.len()).sum::<usize>(), len as usize);
+        self.producer.write_record(at, seq, kind, slices);
+    }
+
+    /// Makes the records visible, once all in front of them are.
+    pub fn commit(mut self) {
+        self.committed = true;
+        self.producer.commit(self.ticket, None);
+    }
+}
+
+impl<M: Memory> Drop for Reservation<'_, M> {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        for &(at, seq, len) in &self.parts {
+            // Whatever was copied in stays as the payload; only the header says that it is to be skipped.
+            let header = RecordHeader {
+                len: len.saturating_add(RECORD_HEADER as u32),
+                kind: Kind::Discarded as u8,
+                seq,
+                crc: 0,
+            };
+            let crc = crc32c::crc32c(&header.summed());
+            self.producer.copy_in(at, &RecordHeader { crc, ..header }.encode());
+        }
+        self.producer.commit(self.ticket, Some(self.weight));
+    }
+}
+
+/// The largest payload in bytes of a record in a ring of this capacity.
+pub(crate) fn payload_max(capacity: u64) -> usize {
+    usize::try_from(capacity / layout::RECORD_FRACTION - RECORD_HEADER).unwrap_or(usize::MAX)
+}
+
+/// Where a record with a payload of `len` bytes goes if the space from `from` on is free, and where it ends.
+/// It never crosses the end of the record area: a padding fills what is left there.
+pub(crate) fn place(from: u64, len: usize, capacity: u64) -> (u64, u64) {
+    let size = (RECORD_HEADER + len as u64).next_multiple_of(ALIGN);
+    let left = capacity - from % capacity;
+    let at = if size > left { from + left } else { from };
+    (at, at + size)
+}

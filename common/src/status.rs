@@ -1,0 +1,193 @@
+//! Counters that both services keep in shared memory, where `status`, metrics and the other service read them.
+//!
+//! Reading them costs the writer nothing, and they outlive it: what a killed agent had captured is still there.
+
+use std::{os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc};
+
+use crate::{
+    ring::{
+        layout,
+        memory::{Mapping, Segments},
+    },
+    sync::{AtomicU64, Ordering},
+};
+
+/// What the agent counts. Each is a place in the data segment; new ones go to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum AgentCounter {
+    /// The process id of the agent that holds the ring, or held it last.
+    Pid = 0,
+    /// When that agent started, in nanoseconds since the epoch.
+    StartedNs = 1,
+    /// Writes that became records.
+    CapturedEvents = 2,
+    /// Bytes of those writes.
+    CapturedBytes = 3,
+    /// Writes of shared mappings' pages: captured, but by nobody in particular.
+    UnattributedEvents = 4,
+}
+
+/// What the publisher counts. Each is a place in the consumer segment; new ones go to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum PublisherCounter {
+    /// The process id of the publisher that holds the ring, or held it last.
+    Pid = 0,
+    /// When that publisher started, in nanoseconds since the epoch.
+    StartedNs = 1,
+    /// Records read from the ring, those that a restart reads again included.
+    ReadEvents = 2,
+    /// Records whose delivery the sink has confirmed.
+    DeliveredEvents = 3,
+    /// Bytes of captured data in them.
+    DeliveredBytes = 4,
+    /// Messages that the sink has refused for good.
+    FailedMessages = 5,
+    /// When the last delivery was confirmed, in nanoseconds since the epoch.
+    LastDeliveryNs = 6,
+    /// When the oldest record that is not acknowledged was captured, in nanoseconds since the epoch; 0 for none.
+    OldestUnackedNs = 7,
+    /// Times that the ring's content was impossible and reading went on behind it.
+    CorruptSkips = 8,
+    /// Records handed to the sink and not confirmed.
+    InFlightEvents = 9,
+}
+
+const AGENT_COUNTERS: usize = AgentCounter::UnattributedEvents as usize + 1;
+const PUBLISHER_COUNTERS: usize = PublisherCounter::InFlightEvents as usize + 1;
+const _: () = assert!(AGENT_COUNTERS * 8 <= layout::COUNTERS_LEN);
+const _: () = assert!(PUBLISHER_COUNTERS * 8 <= layout::COUNTERS_LEN);
+
+/// What kind of thing the agent listens to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListeningKind {
+    /// An overlay over a directory.
+    Directory,
+    /// A FIFO.
+    Fifo,
+}
+
+/// One thing that the agent listens to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// An overlay or a FIFO.
+    pub kind: ListeningKind,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// The agent's counters and roster.
+#[derive(Clone)]
+pub struct AgentStatus(Arc<Segments>);
+
+/// The publisher's counters.
+#[derive(Clone)]
+pub struct PublisherStatus(Arc<Segments>);
+
+impl AgentStatus {
+    pub(crate) fn new(segments: Arc<Segments>) -> Self {
+        Self(segments)
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        self.0.data.word(layout::AGENT_COUNTERS + index * 8)
+    }
+
+    /// Adds to a counter.
+    pub fn add(&self, counter: AgentCounter, n: u64) {
+        self.word(counter as usize).fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Sets a counter.
+    pub fn set(&self, counter: AgentCounter, value: u64) {
+        self.word(counter as usize).store(value, Ordering::Relaxed);
+    }
+
+    /// All counters, in their order.
+    pub fn snapshot(&self) -> Vec<u64> {
+        (0..AGENT_COUNTERS).map(|i| self.word(i).load(Ordering::Relaxed)).collect()
+    }
+
+    /// Says what the agent listens to. What does not fit into the segment's 24 KiB is left out.
+    pub fn set_roster(&self, roster: &[Listening]) {
+        let mut text = Vec::new();
+        for listening in roster {
+            let mut line = vec![match listening.kind {
+                ListeningKind::Directory => b'd',
+                ListeningKind::Fifo => b'f',
+            }];
+            line.extend_from_slice(listening.path.as_os_str().as_bytes());
+            line.push(0);
+            if text.len() + line.len() <= ROSTER_TEXT_MAX {
+                text.extend_from_slice(&line);
+            }
+        }
+        let data = &self.0.data;
+        let version = data.word(layout::ROSTER).load(Ordering::Relaxed);
+        // Odd while it changes: a reader that sees that, or another version afterwards, looks again.
+        data.word(layout::ROSTER).store(version | 1, Ordering::Release);
+        data.word(layout::ROSTER + 8).store(text.len() as u64, Ordering::Release);
+        let written = data.write(layout::ROSTER + ROSTER_HEADER, &text);
+        debug_assert!(written.is_ok());
+        data.word(layout::ROSTER).store((version | 1).wrapping_add(1), Ordering::Release);
+    }
+}
+
+const ROSTER_HEADER: usize = 16;
+const ROSTER_TEXT_MAX: usize = layout::ROSTER_LEN - ROSTER_HEADER;
+/// How often a reader looks again while the roster changes under it.
+const ROSTER_TRIES: usize = 100;
+
+/// What the agent says that it listens to.
+pub(crate) fn read_roster(segments: &Segments) -> Vec<Listening> {
+    (0..ROSTER_TRIES).find_map(|_| try_roster(&segments.data)).unwrap_or_default()
+}
+
+fn try_roster(data: &Mapping) -> Option<Vec<Listening>> {
+    let version = data.word(layout::ROSTER).load(Ordering::Acquire);
+    if version & 1 == 1 {
+        return None;
+    }
+    let len = usize::try_from(data.word(layout::ROSTER + 8).load(Ordering::Acquire)).ok()?;
+    let mut text = vec![0; len.min(ROSTER_TEXT_MAX)];
+    data.read(layout::ROSTER + ROSTER_HEADER, &mut text).ok()?;
+    if data.word(layout::ROSTER).load(Ordering::Acquire) != version {
+        return None;
+    }
+    let lines = text.split(|b| *b == 0).filter_map(|line| {
+        let (kind, path) = line.split_first()?;
+        let kind = match kind {
+            b'd' => ListeningKind::Directory,
+            b'f' => ListeningKind::Fifo,
+            _ => return None,
+        };
+        Some(Listening { kind, path: PathBuf::from(std::ffi::OsStr::from_bytes(path)) })
+    });
+    Some(lines.collect())
+}
+
+impl PublisherStatus {
+    pub(crate) fn new(segments: Arc<Segments>) -> Self {
+        Self(segments)
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        self.0.ack.word(layout::PUBLISHER_COUNTERS + index * 8)
+    }
+
+    /// Adds to a counter.
+    pub fn add(&self, counter: PublisherCounter, n: u64) {
+        self.word(counter as usize).fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Sets a counter.
+    pub fn set(&self, counter: PublisherCounter, value: u64) {
+        self.word(counter as usize).store(value, Ordering::Relaxed);
+    }
+
+    /// All counters, in their order.
+    pub fn snapshot(&self) -> Vec<u64> {
+        (0..PUBLISHER_COUNTERS).map(|i| self.word(i).load(Ordering::Relaxed)).collect()
+    }
+}
