@@ -10,6 +10,7 @@ pub mod exit;
 pub mod logging;
 pub mod record;
 pub mod ring;
+#[cfg(not(loom))]
 pub mod status;
 mod sync;
 pub mod units;

@@ -141,7 +141,7 @@ impl<M: Memory> Consumer<M> {
         }
         if len < RECORD_HEADER
             || len.next_multiple_of(ALIGN) > available
-            || len > capacity / layout::RECORD_FRACTION
+            || len > self.memory.record_len_max()
         {
             return Err(bad_len);
         }

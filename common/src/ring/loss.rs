@@ -39,6 +39,8 @@ pub(crate) struct LossLedger {
     staged: Option<[Sum; REASONS]>,
     /// Which announcement slot is written next.
     slot: usize,
+    /// Whether the totals are ahead of what is announced and staged.
+    dirty: bool,
 }
 
 impl LossLedger {
@@ -51,6 +53,7 @@ impl LossLedger {
             announced: [Sum::default(); REASONS],
             staged: None,
             slot: 0,
+            dirty: false,
         };
         for i in 0..REASONS {
             let at = LOSS_TOTALS + i * LOSS_TOTAL_LEN;
@@ -75,6 +78,7 @@ impl LossLedger {
             }
             ledger.slot = 1 - slot;
         }
+        ledger.dirty = ledger.totals != ledger.announced;
         ledger
     }
 
@@ -82,6 +86,7 @@ impl LossLedger {
     pub(crate) fn count<M: Memory>(&mut self, memory: &M, reason: LossReason, weight: Weight) {
         let i = reason as usize;
         let fresh = self.totals[i] == self.staged.unwrap_or(self.announced)[i];
+        self.dirty = true;
         self.totals[i].events += 1;
         self.totals[i].bytes += weight.bytes;
         let first = if fresh { weight.time_ns } else { self.window[i].0.min(weight.time_ns) };
@@ -97,7 +102,7 @@ impl LossLedger {
 
     /// What is to be announced; nothing while an earlier announcement is on its way.
     pub(crate) fn unannounced(&self) -> Vec<Loss> {
-        if self.staged.is_some() || self.totals == self.announced {
+        if self.staged.is_some() || !self.dirty {
             return Vec::new();
         }
         let losses = LossReason::ALL.iter().filter_map(|&reason| {
@@ -120,6 +125,7 @@ impl LossLedger {
         }
         memory.data_word(at).store(bound, Ordering::Release);
         self.staged = Some(self.totals);
+        self.dirty = false;
     }
 
     /// The staged announcement is visible.

@@ -71,8 +71,11 @@ pub struct Producer<M> {
 pub struct Reservation<'a, M: Memory> {
     producer: &'a Producer<M>,
     ticket: u64,
-    /// Position, sequence number and payload length of each record asked for.
-    parts: Vec<(u64, u64, u32)>,
+    /// Where the first record was looked for a place, and its sequence number.
+    from: u64,
+    first_seq: u64,
+    /// Payload lengths of the records.
+    lens: &'a [usize],
     weight: Weight,
     committed: bool,
 }
@@ -114,7 +117,7 @@ impl<M: Memory> Producer<M> {
 
     /// The largest payload in bytes that one record may carry.
     pub fn payload_max(&self) -> usize {
-        payload_max(self.memory.capacity())
+        usize::try_from(self.memory.record_len_max().saturating_sub(RECORD_HEADER)).unwrap_or(usize::MAX)
     }
 
     /// Puts one record of `kind` into the ring, its payload gathered from `slices`.
@@ -122,8 +125,8 @@ impl<M: Memory> Producer<M> {
     /// # Errors
     /// [`Lost`] if it does not fit; it is then already counted.
     pub fn push(&self, kind: Kind, slices: &[&[u8]], weight: Weight) -> Result<(), Lost> {
-        let len = slices.iter().map(|s| s.len()).sum();
-        let mut reservation = self.reserve(&[len], weight)?;
+        let len = [slices.iter().map(|s| s.len()).sum()];
+        let reservation = self.reserve(&len, weight)?;
         reservation.write(0, kind, slices);
         reservation.commit();
         Ok(())
@@ -133,7 +136,7 @@ impl<M: Memory> Producer<M> {
     ///
     /// # Errors
     /// [`Lost`] if they do not fit now, or a payload is over [`Self::payload_max`]; it is then already counted.
-    pub fn reserve(&self, lens: &[usize], weight: Weight) -> Result<Reservation<'_, M>, Lost> {
+    pub fn reserve<'a>(&'a self, lens: &'a [usize], weight: Weight) -> Result<Reservation<'a, M>, Lost> {
         let mut state = lock(&self.state);
         let reason = if lens.iter().any(|len| *len > self.payload_max()) {
             LossReason::TooLarge
@@ -166,12 +169,16 @@ impl<M: Memory> Producer<M> {
     }
 
     /// Lays out the losses to announce and the wanted records behind the last reservation.
-    fn try_reserve(&self, state: &mut State, lens: &[usize], weight: Weight) -> Option<Reservation<'_, M>> {
+    fn try_reserve<'a>(
+        &'a self,
+        state: &mut State,
+        lens: &'a [usize],
+        weight: Weight,
+    ) -> Option<Reservation<'a, M>> {
         let capacity = self.memory.capacity();
         let losses: Vec<Vec<u8>> = state.ledger.unannounced().iter().map(Loss::encode).collect();
-        let all = || losses.iter().map(Vec::len).chain(lens.iter().copied());
         let mut end = state.reserved;
-        for len in all() {
+        for len in losses.iter().map(Vec::len).chain(lens.iter().copied()) {
             end = place(end, len, capacity).1;
         }
         if end - state.head > capacity {
@@ -180,30 +187,33 @@ impl<M: Memory> Producer<M> {
                 return None;
             }
         }
-        let mut parts = Vec::with_capacity(lens.len());
-        for (i, len) in all().enumerate() {
-            let (at, next) = place(state.reserved, len, capacity);
-            if at > state.reserved {
-                // The gap is shorter than a record, which is far below 4 GiB.
-                let gap = u32::try_from(at - state.reserved).unwrap_or(u32::MAX);
-                self.copy_in(state.reserved, &RecordHeader::padding(gap));
-            }
-            let seq = state.next_seq;
-            match losses.get(i) {
-                Some(payload) => self.write_record(at, seq, Kind::Lost, &[payload]),
-                None => parts.push((at, seq, u32::try_from(len).unwrap_or(u32::MAX))),
-            }
+        for payload in &losses {
+            let (at, next) = self.place_padded(state.reserved, payload.len());
+            self.write_record(at, state.next_seq, Kind::Lost, &[payload]);
             state.next_seq += 1;
             state.reserved = next;
         }
         let announces = !losses.is_empty();
+        let (from, first_seq) = (state.reserved, state.next_seq);
+        state.reserved = end;
+        state.next_seq += lens.len() as u64;
         if announces {
-            state.ledger.stage(&*self.memory, state.reserved);
+            state.ledger.stage(&*self.memory, end);
         }
         let ticket = state.first_ticket + state.pending.len() as u64;
-        let (end, next_seq) = (state.reserved, state.next_seq);
-        state.pending.push_back(Pending { end, next_seq, done: false, announces });
-        Some(Reservation { producer: self, ticket, parts, weight, committed: false })
+        state.pending.push_back(Pending { end, next_seq: state.next_seq, done: false, announces });
+        Some(Reservation { producer: self, ticket, from, first_seq, lens, weight, committed: false })
+    }
+
+    /// Where a record goes in reserved space from `from` on, and where it ends; pads the gap in front of it.
+    fn place_padded(&self, from: u64, len: usize) -> (u64, u64) {
+        let (at, end) = place(from, len, self.memory.capacity());
+        if at > from {
+            // The gap is shorter than a record, which is far below 4 GiB.
+            let gap = u32::try_from(at - from).unwrap_or(u32::MAX);
+            self.copy_in(from, &RecordHeader::padding(gap));
+        }
+        (at, end)
     }
 
     /// Takes the consumer's word for how far it is, if it can be true.
@@ -294,13 +304,25 @@ impl<M: Memory> Producer<M> {
 
 impl<M: Memory> Reservation<'_, M> {
     /// Fills record `part` of those that were asked for. The slices' lengths add up to the length asked for.
-    pub fn write(&mut self, part: usize, kind: Kind, slices: &[&[u8]]) {
-        let Some(&(at, seq, len)) = self.parts.get(part) else { return };
-        debug_assert_eq!(slices.iter().map(|s| s.len()).sum::<usize>(), len as usize);
-        self.producer.write_record(at, seq, kind, slices);
+    pub fn write(&self, part: usize, kind: Kind, slices: &[&[u8]]) {
+        let len = slices.iter().map(|s| s.len()).sum::<usize>();
+        if let Some((at, seq)) = self.part(part).filter(|_| self.lens.get(part) == Some(&len)) {
+            self.producer.write_record(at, seq, kind, slices);
+        } else {
+            debug_assert!(false, "part {part} of {:?} bytes does not take {len}", self.lens);
+        }
     }
 
-    /// Makes the records visible, once all in front of them are.
+    /// Position and sequence number of a part. Parts are at most a handful: each takes an eighth of the ring.
+    fn part(&self, part: usize) -> Option<(u64, u64)> {
+        let len = *self.lens.get(part)?;
+        let from = self.lens[..part]
+            .iter()
+            .fold(self.from, |from, len| place(from, *len, self.producer.memory.capacity()).1);
+        Some((self.producer.place_padded(from, len).0, self.first_seq + part as u64))
+    }
+
+    /// Makes the records visible, once all in front of them are. All parts have been written.
     pub fn commit(mut self) {
         self.committed = true;
         self.producer.commit(self.ticket, None);
@@ -312,24 +334,16 @@ impl<M: Memory> Drop for Reservation<'_, M> {
         if self.committed {
             return;
         }
-        for &(at, seq, len) in &self.parts {
+        for (part, len) in self.lens.iter().enumerate() {
+            let Some((at, seq)) = self.part(part) else { continue };
             // Whatever was copied in stays as the payload; only the header says that it is to be skipped.
-            let header = RecordHeader {
-                len: len.saturating_add(RECORD_HEADER as u32),
-                kind: Kind::Discarded as u8,
-                seq,
-                crc: 0,
-            };
+            let len = u32::try_from(*len).unwrap_or(u32::MAX).saturating_add(RECORD_HEADER as u32);
+            let header = RecordHeader { len, kind: Kind::Discarded as u8, seq, crc: 0 };
             let crc = crc32c::crc32c(&header.summed());
             self.producer.copy_in(at, &RecordHeader { crc, ..header }.encode());
         }
         self.producer.commit(self.ticket, Some(self.weight));
     }
-}
-
-/// The largest payload in bytes of a record in a ring of this capacity.
-pub(crate) fn payload_max(capacity: u64) -> usize {
-    usize::try_from(capacity / layout::RECORD_FRACTION - RECORD_HEADER).unwrap_or(usize::MAX)
 }
 
 /// Where a record with a payload of `len` bytes goes if the space from `from` on is free, and where it ends.

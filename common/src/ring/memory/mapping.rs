@@ -1,18 +1,15 @@
-//! What the ring's protocol needs of memory that two processes share, and the mapping that gives it.
-//!
-//! All of the project's `unsafe` is here. No reference to the bytes of a mapping ever exists, since the other
-//! process may write them at any time: bytes are copied in and out, words are atomics, and every place is
-//! checked against the mapping's length, which does not change while it lives.
-
-#![allow(unsafe_code)]
+//! The memory of a real ring: two mapped POSIX shared-memory objects.
 
 use std::{io, ptr::NonNull, time::Duration};
 
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::{
+    ring::layout,
+    sync::{AtomicU32, AtomicU64},
+};
 
-use super::layout;
+use super::{Memory, OutOfBounds};
 
 /// A mapping of one shared-memory object, readable or read-only for this process.
 pub struct Mapping {
@@ -28,10 +25,6 @@ pub struct Mapping {
 unsafe impl Send for Mapping {}
 // SAFETY: as above: `&Mapping` gives atomics and raw copies, no references to the bytes.
 unsafe impl Sync for Mapping {}
-
-/// A place outside of a mapping: the caller's arithmetic or a peer's value is wrong.
-#[derive(Debug)]
-pub struct OutOfBounds;
 
 impl Mapping {
     /// Creates the object `name` of `len` bytes, owned by the caller, mode 0600.
@@ -109,7 +102,6 @@ impl Mapping {
     }
 }
 
-#[cfg(not(loom))]
 impl Mapping {
     /// The shared word at `at`, one of the places that `layout` names.
     pub(crate) fn word(&self, at: usize) -> &AtomicU64 {
@@ -136,14 +128,12 @@ impl Mapping {
 
 /// Wakes every process that waits on `word`. Works through a read-only mapping, and needs no answer: a waiter
 /// that is not there is not woken.
-#[cfg(not(loom))]
 pub(crate) fn futex_wake(word: &AtomicU32) {
     // SAFETY: FUTEX_WAKE reads no memory but uses the address as a key; `word` is a live, aligned u32.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }
 
 /// Sleeps until woken, or `timeout` has passed, or at once if `word` no longer holds `expected`.
-#[cfg(not(loom))]
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) {
     let timeout = libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
@@ -154,26 +144,6 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, &raw const timeout) };
 }
 
-/// What the protocol asks of the two segments; implemented by the mappings, and by a model under loom.
-pub trait Memory {
-    /// Bytes of the record area.
-    fn capacity(&self) -> u64;
-    /// A word of the data segment; `at` is a constant of `layout`.
-    fn data_word(&self, at: usize) -> &AtomicU64;
-    /// The word that says how far the consumer has acknowledged.
-    fn head(&self) -> &AtomicU64;
-    /// The futex on which the consumer waits: odd while it does.
-    fn waiter(&self) -> &AtomicU32;
-    /// Copies bytes into the record area, at most to its end.
-    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfBounds>;
-    /// Copies bytes out of the record area, at most to its end.
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds>;
-    /// Wakes the consumer.
-    fn wake(&self);
-    /// Sleeps while the waiter's word is `expected`, at most for `timeout`.
-    fn wait(&self, expected: u32, timeout: Duration);
-}
-
 /// The two segments of one ring, mapped.
 pub struct Segments {
     pub(crate) data: Mapping,
@@ -181,7 +151,6 @@ pub struct Segments {
     pub(crate) capacity: u64,
 }
 
-#[cfg(not(loom))]
 impl Memory for Segments {
     fn capacity(&self) -> u64 {
         self.capacity

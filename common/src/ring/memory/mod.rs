@@ -1,0 +1,51 @@
+//! What the ring's protocol needs of memory that two processes share, and what gives it.
+//!
+//! All of the project's `unsafe` is in this module. No reference to the bytes of a mapping ever exists, since the
+//! other process may write them at any time: bytes are copied in and out, words are atomics, and every place is
+//! checked against the mapping's length, which does not change while it lives.
+
+#![allow(unsafe_code)]
+
+#[cfg(not(loom))]
+mod mapping;
+#[cfg(all(loom, test))]
+mod model;
+
+#[cfg(not(loom))]
+pub use mapping::{Mapping, Segments};
+#[cfg(all(loom, test))]
+pub(crate) use model::Model;
+
+use std::time::Duration;
+
+use crate::sync::{AtomicU32, AtomicU64};
+
+use super::layout;
+
+/// A place outside of a mapping: the caller's arithmetic or a peer's value is wrong.
+#[derive(Debug)]
+pub struct OutOfBounds;
+
+/// What the protocol asks of the two segments; implemented by the mappings, and by a model under loom.
+pub trait Memory {
+    /// Bytes of the record area.
+    fn capacity(&self) -> u64;
+    /// The most bytes that a record may have, header and payload.
+    fn record_len_max(&self) -> u64 {
+        self.capacity() / layout::RECORD_FRACTION
+    }
+    /// A word of the data segment; `at` is a constant of `layout`.
+    fn data_word(&self, at: usize) -> &AtomicU64;
+    /// The word that says how far the consumer has acknowledged.
+    fn head(&self) -> &AtomicU64;
+    /// The futex on which the consumer waits: odd while it does.
+    fn waiter(&self) -> &AtomicU32;
+    /// Copies bytes into the record area, at most to its end.
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfBounds>;
+    /// Copies bytes out of the record area, at most to its end.
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds>;
+    /// Wakes the consumer.
+    fn wake(&self);
+    /// Sleeps while the waiter's word is `expected`, at most for `timeout`.
+    fn wait(&self, expected: u32, timeout: Duration);
+}
