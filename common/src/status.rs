@@ -52,10 +52,16 @@ pub enum PublisherCounter {
     CorruptSkips = 8,
     /// Records handed to the sink and not confirmed.
     InFlightEvents = 9,
+    /// The sequence number that follows the last acknowledged record's.
+    AckedSequence = 10,
+    /// `DeliveredEvents` when this publisher started.
+    StartDeliveredEvents = 11,
+    /// `DeliveredBytes` when this publisher started.
+    StartDeliveredBytes = 12,
 }
 
 const AGENT_COUNTERS: usize = AgentCounter::UnattributedEvents as usize + 1;
-const PUBLISHER_COUNTERS: usize = PublisherCounter::InFlightEvents as usize + 1;
+const PUBLISHER_COUNTERS: usize = PublisherCounter::StartDeliveredBytes as usize + 1;
 const _: () = assert!(AGENT_COUNTERS * 8 <= layout::COUNTERS_LEN);
 const _: () = assert!(PUBLISHER_COUNTERS * 8 <= layout::COUNTERS_LEN);
 

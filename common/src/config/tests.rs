@@ -119,3 +119,36 @@ fn a_directory_decides_the_topic_of_what_is_below_it() {
     assert_eq!(config.topic_of(Path::new("/ab")), "logs");
     assert_eq!(config.topic_of(Path::new("/b/f")), "logs");
 }
+
+const SAMPLE: &str = include_str!("../../../conf/bywash.toml");
+
+#[test]
+fn the_sample_file_is_the_default_configuration() {
+    assert_eq!(parse(SAMPLE), Ok(Config::default()));
+}
+
+#[test]
+fn the_sample_file_shows_every_key_and_no_other() {
+    // What is set only as an example is a comment in the sample.
+    let example = |line: &str| {
+        let bare =
+            line.strip_prefix('#').filter(|l| l.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()));
+        bare.filter(|l| l.starts_with('[') || l.contains(" = ")).unwrap_or(line).to_owned()
+    };
+    let all: String = SAMPLE.lines().map(|line| example(line) + "\n").collect();
+    parse(&all).unwrap_or_else(|message| panic!("{message}\n{all}"));
+    let shown: toml::Table = toml::from_str(&all).unwrap();
+    let mut full = parse(&all).unwrap();
+    full.directories[0].topic = Some("t".to_owned());
+    let printed: toml::Table = toml::from_str(&full.print()).unwrap();
+    let keys = |table: &toml::Table| {
+        let mut keys = Vec::new();
+        for (section, value) in table {
+            let table = value.as_table().or_else(|| value.as_array()?.first()?.as_table()).unwrap();
+            keys.extend(table.keys().map(|key| format!("{section}.{key}")));
+        }
+        keys.sort();
+        keys
+    };
+    assert_eq!(keys(&shown), keys(&printed));
+}

@@ -128,7 +128,7 @@ impl<M: Memory> Consumer<M> {
         // A padding may be shorter than a header; the rest then stays zero, and is not looked at.
         let mut bytes = [0; RECORD_HEADER as usize];
         let short = usize::try_from(available.min(RECORD_HEADER)).unwrap_or(0);
-        self.copy_out(offset, &mut bytes[..short], position, 0)?;
+        self.memory.read(offset, &mut bytes[..short]).map_err(|_| ReadError::Length { position, len: 0 })?;
         let header = RecordHeader::decode(&bytes);
         let bad_len = ReadError::Length { position, len: header.len };
         let len = u64::from(header.len);
@@ -151,8 +151,9 @@ impl<M: Memory> Consumer<M> {
         }
         payload.clear();
         if kind != Kind::Discarded {
-            payload.resize(usize::try_from(len - RECORD_HEADER).unwrap_or(0), 0);
-            self.copy_out(offset + RECORD_HEADER, payload, position, header.len)?;
+            let payload_len = usize::try_from(len - RECORD_HEADER).map_err(|_| bad_len.clone())?;
+            let copied = self.memory.read_vec(offset + RECORD_HEADER, payload_len, payload);
+            copied.map_err(|_| bad_len)?;
         }
         if crc32c::crc32c_append(crc32c::crc32c(&header.summed()), payload) != header.crc {
             return Err(ReadError::Checksum { position });
@@ -160,10 +161,6 @@ impl<M: Memory> Consumer<M> {
         self.position += len.next_multiple_of(ALIGN);
         self.next_seq = Some(header.seq.wrapping_add(1));
         Ok(Some(Entry { kind, seq: header.seq, end: self.position }))
-    }
-
-    fn copy_out(&self, offset: u64, into: &mut [u8], position: u64, len: u32) -> Result<(), ReadError> {
-        self.memory.read(offset, into).map_err(|_| ReadError::Length { position, len })
     }
 
     /// Gives up on what lies before the tail as it is now, after a [`ReadError`]: reading goes on with the

@@ -150,6 +150,25 @@ impl<M: Memory> Producer<M> {
         Err(Lost(reason))
     }
 
+    /// Whether records with payloads of `lens` bytes, and the losses in front of them, would be taken now. For a
+    /// caller that rather waits than loses, and is the only one to push.
+    pub fn has_room(&self, lens: &[usize]) -> bool {
+        let mut state = lock(&self.state);
+        let losses: Vec<usize> = state.ledger.unannounced().iter().map(|loss| loss.encode().len()).collect();
+        let lens = || losses.iter().chain(lens).copied();
+        let end = lens().fold(state.reserved, |end, len| place(end, len, self.memory.capacity()).1);
+        self.fits(&mut state, end)
+    }
+
+    /// Whether the space up to `end` is free.
+    fn fits(&self, state: &mut State, end: u64) -> bool {
+        let capacity = self.memory.capacity();
+        if end - state.head > capacity {
+            self.refresh_head(state);
+        }
+        end - state.head <= capacity
+    }
+
     /// Counts a write that is withheld from the ring for a reason of the caller's.
     pub fn count_loss(&self, reason: LossReason, weight: Weight) {
         lock(&self.state).ledger.count(&*self.memory, reason, weight);
@@ -181,11 +200,8 @@ impl<M: Memory> Producer<M> {
         for len in losses.iter().map(Vec::len).chain(lens.iter().copied()) {
             end = place(end, len, capacity).1;
         }
-        if end - state.head > capacity {
-            self.refresh_head(state);
-            if end - state.head > capacity {
-                return None;
-            }
+        if !self.fits(state, end) {
+            return None;
         }
         for payload in &losses {
             let (at, next) = self.place_padded(state.reserved, payload.len());

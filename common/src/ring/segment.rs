@@ -233,6 +233,8 @@ pub struct Inspected {
     pub capacity: u64,
     /// Bytes that are visible and not acknowledged, over all generations.
     pub used: u64,
+    /// Records that are visible and not acknowledged, over all generations.
+    pub used_records: u64,
     /// Whether an agent holds the ring.
     pub agent_running: bool,
     /// Whether a publisher holds the ring.
@@ -269,12 +271,12 @@ pub fn inspect(name: &str) -> Result<Inspected, RingError> {
     let (segments, header) = attach(newest, &data, &owners)?;
     make_read_only(&segments.data, &newest.data)?;
     make_read_only(&segments.ack, &newest.ack)?;
-    let old_used = all.iter().rev().skip(1).filter_map(|old| {
+    let old = all.iter().rev().skip(1).filter_map(|old| {
         let (old, _) = attach(old, &open_object(&old.data).ok()?, &owners).ok()?;
-        positions(&old).map(|(tail, head)| tail - head)
+        Some(backlog(&old))
     });
-    let old_used: u64 = old_used.sum();
-    let used = positions(&segments).map_or(0, |(tail, head)| tail - head) + old_used;
+    let (used, used_records) =
+        old.fold(backlog(&segments), |sum, (bytes, records)| (sum.0 + bytes, sum.1 + records));
     // The publisher may still be at an older generation.
     let publisher_running = all.iter().any(|g| open_object(&g.ack).is_ok_and(|f| is_locked(&f)));
     let segments = Arc::new(segments);
@@ -283,6 +285,7 @@ pub fn inspect(name: &str) -> Result<Inspected, RingError> {
         uuid: Uuid::from_bytes(header.uuid),
         capacity: header.capacity,
         used,
+        used_records,
         agent_running: is_locked(&data),
         publisher_running,
         losses: loss::totals(&*segments),
@@ -408,6 +411,19 @@ fn positions(segments: &Segments) -> Option<(u64, u64)> {
     let head = segments.ack.word(layout::HEAD).load(Ordering::Acquire);
     let tail = segments.data.word(layout::TAIL).load(Ordering::Acquire);
     (head <= tail && tail - head <= segments.capacity).then_some((tail, head))
+}
+
+/// Bytes and records that are visible and not acknowledged.
+fn backlog(segments: &Segments) -> (u64, u64) {
+    let Some((tail, head)) = positions(segments) else { return (0, 0) };
+    if tail == head {
+        return (0, 0);
+    }
+    // The newer commit slot may be a commit ahead of the tail, which is as good for a display.
+    let slot = |i| layout::COMMIT_SLOTS + i * layout::COMMIT_SLOT_LEN + 8;
+    let next = (0..2).map(|i| segments.data.word(slot(i)).load(Ordering::Relaxed)).max().unwrap_or(0);
+    let acked = segments.ack.word(layout::PUBLISHER_COUNTERS + PublisherCounter::AckedSequence as usize * 8);
+    (tail - head, next.saturating_sub(acked.load(Ordering::Relaxed)))
 }
 
 /// Whether an older generation holds nothing more. One that cannot be read is not drained.

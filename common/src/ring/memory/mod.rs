@@ -44,6 +44,8 @@ pub trait Memory {
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfBounds>;
     /// Copies bytes out of the record area, at most to its end.
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds>;
+    /// Copies `len` bytes out of the record area into an empty vector, at most to the area's end.
+    fn read_vec(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds>;
     /// Wakes the consumer.
     fn wake(&self);
     /// Sleeps while the waiter's word is `expected`, at most for `timeout`.

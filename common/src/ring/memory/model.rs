@@ -112,6 +112,12 @@ impl Memory for Model {
         Ok(())
     }
 
+    fn read_vec(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
+        into.clear();
+        into.resize(len, 0);
+        self.read(offset, into)
+    }
+
     fn wake(&self) {
         *self.woken.lock().unwrap() = true;
         self.sleeper.notify_all();
