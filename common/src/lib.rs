@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod config;
 pub mod exit;
+pub mod fail_point;
 pub mod logging;
 pub mod record;
 pub mod ring;

@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use crate::sync::{Arc, Ordering, fence};
+use crate::{
+    fail_point::FailPoint,
+    sync::{Arc, Ordering, fence},
+};
 
 use super::{
     Kind,
@@ -160,6 +163,7 @@ impl<M: Memory> Consumer<M> {
         }
         self.position += len.next_multiple_of(ALIGN);
         self.next_seq = Some(header.seq.wrapping_add(1));
+        FailPoint::RecordRead.reach();
         Ok(Some(Entry { kind, seq: header.seq, end: self.position }))
     }
 
@@ -204,6 +208,8 @@ impl<M: Memory> Acker<M> {
     /// Gives everything up to `end` (an [`Entry::end`]) back to the agent. Never call it with less than before.
     pub fn ack(&self, end: u64) {
         // SYNC consumer-head: pairs with the acquire load in `Producer::refresh_head`.
+        FailPoint::DeliveryReported.reach();
         self.0.head().store(end, Ordering::Release);
+        FailPoint::HeadMoved.reach();
     }
 }

@@ -5,6 +5,7 @@
 //! announcement visible, so that after a crash exactly one of them is valid.
 
 use crate::{
+    fail_point::FailPoint,
     record::{Loss, LossReason},
     sync::Ordering,
 };
@@ -98,6 +99,7 @@ impl LossLedger {
         {
             memory.data_word(at + offset).store(value, Ordering::Release);
         }
+        FailPoint::LossCounted.reach();
     }
 
     /// What is to be announced; nothing while an earlier announcement is on its way.
@@ -124,6 +126,7 @@ impl LossLedger {
             memory.data_word(at + 16 + i * 16).store(sum.bytes, Ordering::Release);
         }
         memory.data_word(at).store(bound, Ordering::Release);
+        FailPoint::AnnouncementStaged.reach();
         self.staged = Some(self.totals);
         self.dirty = false;
     }

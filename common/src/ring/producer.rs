@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::{
+    fail_point::FailPoint,
     record::{Loss, LossReason},
     sync::{Arc, AtomicU32, Mutex, Ordering, fence, lock},
 };
@@ -218,6 +219,7 @@ impl<M: Memory> Producer<M> {
         }
         let ticket = state.first_ticket + state.pending.len() as u64;
         state.pending.push_back(Pending { end, next_seq: state.next_seq, done: false, announces });
+        FailPoint::Reserved.reach();
         Some(Reservation { producer: self, ticket, from, first_seq, lens, weight, committed: false })
     }
 
@@ -265,6 +267,7 @@ impl<M: Memory> Producer<M> {
 
     /// Marks a reservation as complete and makes what is now a whole prefix visible.
     fn commit(&self, ticket: u64, discarded: Option<Weight>) {
+        FailPoint::Copied.reach();
         let mut state = lock(&self.state);
         if let Some(weight) = discarded {
             state.ledger.count(&*self.memory, LossReason::Discarded, weight);
@@ -290,13 +293,16 @@ impl<M: Memory> Producer<M> {
     /// Moves the shared tail to `end`, over committed records alone.
     fn publish(&self, state: &mut State, end: u64, next_seq: u64) {
         let slot = layout::COMMIT_SLOTS + state.slot * layout::COMMIT_SLOT_LEN;
-        self.memory.data_word(slot).store(end, Ordering::Relaxed);
-        self.memory.data_word(slot + 8).store(next_seq, Ordering::Relaxed);
+        self.memory.data_word(slot).store(end, Ordering::Release);
+        FailPoint::SlotHalfWritten.reach();
+        self.memory.data_word(slot + 8).store(next_seq, Ordering::Release);
+        FailPoint::SlotWritten.reach();
         state.slot = 1 - state.slot;
         state.tail = end;
         // SYNC tail: pairs with the acquire load in `Consumer::next`. Everything up to `end`, and the commit
         // slot that a restart reads, was written before; other threads' copies by way of the state's lock.
         self.memory.data_word(layout::TAIL).store(end, Ordering::Release);
+        FailPoint::TailMoved.reach();
     }
 
     /// Ends the consumer's wait, if it waits. One system call a wait at most.

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     config::RingConfig,
+    fail_point::FailPoint,
     record::LossReason,
     status::{AgentCounter, AgentStatus, Listening, PublisherCounter, PublisherStatus, read_roster},
     sync::Ordering,
@@ -468,6 +469,9 @@ fn create(generation: &Generation, config: &RingConfig, capacity: u64) -> Result
             lock = Some(file);
         }
         publish(&temporary, object, &config.name)?;
+        if magic == layout::MAGIC_ACK {
+            FailPoint::RingHalfNamed.reach();
+        }
     }
     // The loop's second turn has set it.
     lock.ok_or_else(|| RingError::Missing { name: config.name.clone() })
@@ -502,6 +506,7 @@ fn build(
     let size = usize::try_from(len).map_err(|_| RingError::NoRoom { bytes: len })?;
     let mapping = Mapping::create(object, size).map_err(io_error("create", path.clone()))?;
     let file = open_object(object)?;
+    FailPoint::RingHalfBuilt.reach();
     // Without this, the first write into a page that a full tmpfs cannot give would kill the filesystem.
     posix_fallocate(&file, 0, len.cast_signed()).map_err(|errno| match errno {
         Errno::ENOSPC => RingError::NoRoom { bytes: len },

@@ -1,0 +1,106 @@
+//! Named places at which a test can have the process killed; compiled to nothing without the feature `fail-points`.
+//!
+//! There is one at every side effect that the ring's kill table speaks of. `BYWASH_FAIL_POINT=NAME` kills the process
+//! with SIGKILL when it reaches the place, `NAME:N` when it has passed it N times before.
+
+/// A place at which the process may be killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailPoint {
+    /// Agent: the temporary objects of a new ring are being built.
+    RingHalfBuilt,
+    /// Agent: the consumer segment has its name, the data segment not yet.
+    RingHalfNamed,
+    /// Agent: the bytes are in the file below, and nowhere else.
+    WrittenBelow,
+    /// Agent: space is reserved.
+    Reserved,
+    /// Agent: the record is copied in and not committed.
+    Copied,
+    /// Agent: a commit slot has its tail but not its sequence number.
+    SlotHalfWritten,
+    /// Agent: the commit slot is written, the tail is not.
+    SlotWritten,
+    /// Agent: the tail is moved, the consumer not woken.
+    TailMoved,
+    /// Agent: the record is committed, the writer has no answer.
+    Committed,
+    /// Agent: a loss is counted.
+    LossCounted,
+    /// Agent: an announcement of losses is staged and not visible.
+    AnnouncementStaged,
+    /// Publisher: a record is read.
+    RecordRead,
+    /// Publisher: the event is encoded.
+    EventEncoded,
+    /// Publisher: the event is handed to the sink.
+    EventSent,
+    /// Publisher: the delivery is reported, the head not yet moved.
+    DeliveryReported,
+    /// Publisher: the head is moved.
+    HeadMoved,
+}
+
+impl FailPoint {
+    /// All places on the agent's side, then all on the publisher's.
+    pub const ALL: [Self; 16] = [
+        Self::RingHalfBuilt,
+        Self::RingHalfNamed,
+        Self::WrittenBelow,
+        Self::Reserved,
+        Self::Copied,
+        Self::SlotHalfWritten,
+        Self::SlotWritten,
+        Self::TailMoved,
+        Self::Committed,
+        Self::LossCounted,
+        Self::AnnouncementStaged,
+        Self::RecordRead,
+        Self::EventEncoded,
+        Self::EventSent,
+        Self::DeliveryReported,
+        Self::HeadMoved,
+    ];
+
+    /// Whether the publisher passes it, not the agent.
+    pub fn is_publishers(self) -> bool {
+        self as usize >= Self::RecordRead as usize
+    }
+
+    /// Says that the process is here.
+    #[inline(always)]
+    pub fn reach(self) {
+        #[cfg(feature = "fail-points")]
+        armed::reach(self);
+    }
+}
+
+#[cfg(feature = "fail-points")]
+mod armed {
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use nix::sys::signal::{Signal, kill};
+
+    use super::FailPoint;
+
+    /// The place at which to die, and how often to pass it before.
+    static PLAN: OnceLock<Option<(String, AtomicU64)>> = OnceLock::new();
+
+    fn plan() -> Option<(String, AtomicU64)> {
+        let text = std::env::var("BYWASH_FAIL_POINT").ok()?;
+        let (name, passes) = text.split_once(':').unwrap_or((&text, "0"));
+        Some((name.to_owned(), AtomicU64::new(passes.parse().ok()?)))
+    }
+
+    pub(super) fn reach(point: FailPoint) {
+        let Some((name, passes)) = PLAN.get_or_init(plan) else { return };
+        let due = format!("{point:?}") == *name
+            && passes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err();
+        if due {
+            // Nothing runs after this: the kernel ends the process before kill(2) returns.
+            let _ = kill(nix::unistd::Pid::this(), Signal::SIGKILL);
+        }
+    }
+}
