@@ -28,6 +28,9 @@ pub enum ReadError {
         /// Bytes of the record area.
         capacity: u64,
     },
+    /// The agent's side, or another process, has cut a segment short.
+    #[error("a segment of the ring was cut short by another process")]
+    Truncated,
     /// The length of a record or padding cannot be true.
     #[error("a record at position {position} says that it is {len} bytes long")]
     Length {
@@ -108,6 +111,9 @@ impl<M: Memory> Consumer<M> {
                 // SYNC tail: pairs with the release store in `Producer::publish`.
                 let tail = self.memory.data_word(layout::TAIL).load(Ordering::Acquire);
                 let ahead = tail.checked_sub(self.position);
+                if !self.memory.is_intact() {
+                    return Err(ReadError::Truncated);
+                }
                 if !tail.is_multiple_of(ALIGN) || ahead.is_none_or(|ahead| ahead > capacity) {
                     return Err(ReadError::Tail { tail, position: self.position, capacity });
                 }
@@ -157,6 +163,9 @@ impl<M: Memory> Consumer<M> {
             let payload_len = usize::try_from(len - RECORD_HEADER).map_err(|_| bad_len.clone())?;
             let copied = self.memory.read_vec(offset + RECORD_HEADER, payload_len, payload);
             copied.map_err(|_| bad_len)?;
+        }
+        if !self.memory.is_intact() {
+            return Err(ReadError::Truncated);
         }
         if crc32c::crc32c_append(crc32c::crc32c(&header.summed()), payload) != header.crc {
             return Err(ReadError::Checksum { position });

@@ -316,6 +316,11 @@ impl<M: Memory> Producer<M> {
         }
     }
 
+    /// Whether both segments are still as long as they were.
+    pub fn is_intact(&self) -> bool {
+        self.memory.is_intact()
+    }
+
     /// Bytes between the tail and the consumer's head, and the capacity.
     pub fn fill(&self) -> (u64, u64) {
         let mut state = lock(&self.state);

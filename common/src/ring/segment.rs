@@ -135,9 +135,24 @@ impl AgentRing {
         lock: File,
     ) -> Self {
         let status = AgentStatus::new(segments);
+        // A killed agent has left its own.
+        status.set_roster(&[]);
         status.set(AgentCounter::Pid, u64::from(std::process::id()));
         status.set(AgentCounter::StartedNs, now_ns());
         Self { producer, status, name: name.to_owned(), generation, _lock: lock }
+    }
+
+    /// Whether the ring can be gone on with.
+    ///
+    /// # Errors
+    /// [`RingError::Corrupt`] once another process has cut a segment short: what is written from then on is lost
+    /// until the agent starts again and makes a new generation.
+    pub fn check_intact(&self) -> Result<(), RingError> {
+        if self.producer.is_intact() {
+            return Ok(());
+        }
+        let what = "another process has cut it short";
+        Err(RingError::Corrupt { name: self.generation.data.clone(), what })
     }
 
     /// Removes older generations that the publisher has drained. Call it now and then.
@@ -386,8 +401,12 @@ fn attach(
 }
 
 fn map(object: &str, file: &File, magic: [u8; 8]) -> Result<(Mapping, Header), RingError> {
-    let mapping = Mapping::open(object).map_err(io_error("map", path_of(object)))?;
     let corrupt = |what| RingError::Corrupt { name: object.to_owned(), what };
+    let file_len = file.metadata().map_err(io_error("examine", path_of(object)))?.len();
+    if file_len < layout::ACK_LEN as u64 {
+        return Err(corrupt("it is shorter than a header"));
+    }
+    let mapping = Mapping::open(object).map_err(io_error("map", path_of(object)))?;
     if mapping.len() < layout::ACK_LEN {
         return Err(corrupt("it is shorter than a header"));
     }

@@ -373,6 +373,30 @@ fn nobody_but_the_owner_may_open_a_ring() {
 }
 
 #[test]
+fn a_segment_that_a_peer_cuts_short_is_an_error_on_both_sides_and_kills_neither() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    agent.producer.push(Kind::Write, &[b"x"], weight(1)).unwrap();
+    let mut publisher = ring.publisher();
+    for end in ["1.ring", "1.ack"] {
+        fs::OpenOptions::new().write(true).open(ring.object(end)).unwrap().set_len(0).unwrap();
+    }
+    let read = publisher.consumer.next(&mut Vec::new());
+    assert_eq!(read, Err(ReadError::Truncated));
+    publisher.consumer.wait(std::time::Duration::from_millis(1));
+    for _ in 0..10_000 {
+        let _ = agent.producer.push(Kind::Write, &[&[0; 100]], weight(100));
+    }
+    let message = agent.check_intact().err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(message.contains("cut it short"), "{message}");
+    drop((agent, publisher));
+    let agent = ring.agent();
+    assert!(agent.check_intact().is_ok());
+    agent.producer.push(Kind::Write, &[b"y"], weight(1)).unwrap();
+    assert_eq!(drain(&mut ring.publisher().consumer)[0].1, b"y");
+}
+
+#[test]
 fn status_sees_roles_counters_roster_and_fill() {
     let ring = TestRing::new();
     let agent = ring.agent();

@@ -9,12 +9,14 @@ use crate::{
     sync::{AtomicU32, AtomicU64},
 };
 
-use super::{Memory, OutOfBounds};
+use super::{Memory, OutOfBounds, fault::Guarded};
 
 /// A mapping of one shared-memory object, readable or read-only for this process.
 pub struct Mapping {
     base: NonNull<u8>,
     len: usize,
+    /// Before `_shmem`, so that it ends before the mapping does.
+    guard: Guarded,
     /// Unmaps on drop; never unlinks.
     _shmem: Shmem,
 }
@@ -54,7 +56,8 @@ impl Mapping {
         shmem.set_owner(false);
         let base = NonNull::new(shmem.as_ptr()).ok_or(io::ErrorKind::InvalidData)?;
         // mmap(2) gives page-aligned addresses, so a multiple of 8 from the base is aligned for an u64.
-        Ok(Self { base, len: shmem.len(), _shmem: shmem })
+        let guard = Guarded::new(base.as_ptr() as usize, shmem.len());
+        Ok(Self { base, len: shmem.len(), guard, _shmem: shmem })
     }
 
     /// Takes the right to write through this mapping away from this process.
@@ -66,6 +69,11 @@ impl Mapping {
         // because the callers make the peer's segment read-only right after attaching, before any use.
         let failed = unsafe { libc::mprotect(self.base.as_ptr().cast(), self.len, libc::PROT_READ) };
         if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Whether no peer has cut the object short, as far as is known.
+    pub(crate) fn is_intact(&self) -> bool {
+        self.guard.is_intact()
     }
 
     /// Bytes of the mapping.
@@ -147,15 +155,19 @@ pub(crate) fn futex_wake(word: &AtomicU32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }
 
-/// Sleeps until woken, or `timeout` has passed, or at once if `word` no longer holds `expected`.
-pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) {
+/// Sleeps until woken, or `timeout` has passed, or at once if `word` no longer holds `expected`. Tells whether the
+/// word is there: the kernel cannot wait on a page that a peer has cut off.
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) -> bool {
     let timeout = libc::timespec {
         tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     };
-    // SAFETY: `word` is a live, aligned u32 and `timeout` outlives the call. All of its errors (EAGAIN, EINTR,
-    // ETIMEDOUT) mean "look again", which every caller does.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, &raw const timeout) };
+    // SAFETY: `word` is a live, aligned u32 and `timeout` outlives the call. EAGAIN, EINTR and ETIMEDOUT mean
+    // "look again", which every caller does.
+    let done = unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, &raw const timeout)
+    };
+    done == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EFAULT)
 }
 
 /// The two segments of one ring, mapped.
@@ -194,12 +206,18 @@ impl Memory for Segments {
         self.data.read_vec(record_place(offset)?, len, into)
     }
 
+    fn is_intact(&self) -> bool {
+        self.data.is_intact() && self.ack.is_intact()
+    }
+
     fn wake(&self) {
         futex_wake(self.waiter());
     }
 
     fn wait(&self, expected: u32, timeout: Duration) {
-        futex_wait(self.waiter(), expected, timeout);
+        if !futex_wait(self.waiter(), expected, timeout) {
+            self.ack.guard.note_broken();
+        }
     }
 }
 

@@ -7,6 +7,8 @@
 #![allow(unsafe_code)]
 
 #[cfg(not(loom))]
+mod fault;
+#[cfg(not(loom))]
 mod mapping;
 #[cfg(all(loom, test))]
 mod model;
@@ -46,6 +48,8 @@ pub trait Memory {
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds>;
     /// Copies `len` bytes out of the record area into an empty vector, at most to the area's end.
     fn read_vec(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds>;
+    /// Whether both segments are still as long as they were.
+    fn is_intact(&self) -> bool;
     /// Wakes the consumer.
     fn wake(&self);
     /// Sleeps while the waiter's word is `expected`, at most for `timeout`.

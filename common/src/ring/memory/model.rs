@@ -118,6 +118,10 @@ impl Memory for Model {
         self.read(offset, into)
     }
 
+    fn is_intact(&self) -> bool {
+        true
+    }
+
     fn wake(&self) {
         *self.woken.lock().unwrap() = true;
         self.sleeper.notify_all();
