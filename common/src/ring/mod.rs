@@ -114,18 +114,26 @@
 //! Lost by nature: the segments live in memory, so a reboot ends them.
 
 mod consumer;
+#[cfg(not(loom))]
+mod create;
+#[cfg(not(loom))]
+mod ends;
+#[cfg(not(loom))]
+mod inspect;
 pub(crate) mod layout;
 mod loss;
 pub(crate) mod memory;
-mod producer;
 #[cfg(not(loom))]
-mod segment;
+mod object;
+mod producer;
 
 pub use consumer::{Entry, ReadError};
+#[cfg(not(loom))]
+pub use ends::{AgentRing, PublisherRing};
+#[cfg(not(loom))]
+pub use inspect::{Inspected, inspect};
 pub use layout::{CAPACITY_MAX, CAPACITY_MIN, VERSION};
 pub use producer::{Lost, Weight};
-#[cfg(not(loom))]
-pub use segment::{AgentRing, Inspected, PublisherRing, SEGMENT_DIR, inspect};
 
 use std::{io, path::PathBuf};
 
@@ -206,9 +214,7 @@ pub enum RingError {
         found: u32,
     },
     /// Its content is impossible.
-    #[error(
-        "the ring segment `{name}` is damaged: {what}; remove {SEGMENT_DIR_NAME}/{name} if it is of no use"
-    )]
+    #[error("the ring segment `{name}` is damaged: {what}; remove {SEGMENT_DIR}/{name} if it is of no use")]
     Corrupt {
         /// The segment's name.
         name: String,
@@ -227,7 +233,7 @@ pub enum RingError {
     },
     /// The shared-memory filesystem has no room for it.
     #[error(
-        "there is no room for a ring of {bytes} bytes in {SEGMENT_DIR_NAME}: \
+        "there is no room for a ring of {bytes} bytes in {SEGMENT_DIR}: \
          make ring.size smaller, or give that filesystem more (mount -o remount,size=...)"
     )]
     NoRoom {
@@ -258,7 +264,7 @@ pub enum RingError {
 }
 
 /// Where Linux keeps POSIX shared memory (shm_overview(7)).
-const SEGMENT_DIR_NAME: &str = "/dev/shm";
+pub const SEGMENT_DIR: &str = "/dev/shm";
 
 /// Whether a text can be a ring's name: 1 to 64 ASCII letters, digits, `-` or `_`.
 pub fn name_is_valid(name: &str) -> bool {

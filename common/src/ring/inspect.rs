@@ -1,0 +1,89 @@
+//! A look at a ring from outside, for `status`.
+
+use std::{os::unix::fs::MetadataExt, sync::Arc};
+
+use nix::unistd::geteuid;
+use uuid::Uuid;
+
+use crate::{
+    record::LossReason,
+    status::{AgentCounter, AgentStatus, Listening, PublisherCounter, PublisherStatus, read_roster},
+};
+
+use super::{
+    RingError, loss,
+    object::{attach, backlog, generations, is_locked, make_read_only, open_object},
+};
+
+/// What `status` shows of a ring without taking part in it.
+#[derive(Clone, Debug)]
+pub struct Inspected {
+    /// Which generation the agent writes to.
+    pub generation: u32,
+    /// The uuid with which event ids begin.
+    pub uuid: Uuid,
+    /// Bytes of the record area.
+    pub capacity: u64,
+    /// Bytes that are visible and not acknowledged, over all generations.
+    pub used: u64,
+    /// Records that are visible and not acknowledged, over all generations.
+    pub used_records: u64,
+    /// Whether an agent holds the ring.
+    pub agent_running: bool,
+    /// Whether a publisher holds the ring.
+    pub publisher_running: bool,
+    /// Lost events and bytes by reason.
+    pub losses: Vec<(LossReason, u64, u64)>,
+    /// What the agent listens to.
+    pub roster: Vec<Listening>,
+    agent: Vec<u64>,
+    publisher: Vec<u64>,
+}
+
+impl Inspected {
+    /// One of the agent's counters.
+    pub fn agent(&self, counter: AgentCounter) -> u64 {
+        self.agent.get(counter as usize).copied().unwrap_or(0)
+    }
+
+    /// One of the publisher's counters.
+    pub fn publisher(&self, counter: PublisherCounter) -> u64 {
+        self.publisher.get(counter as usize).copied().unwrap_or(0)
+    }
+}
+
+/// Looks at a ring from outside.
+///
+/// # Errors
+/// A [`RingError`] if it does not exist or may not be read.
+pub fn inspect(name: &str) -> Result<Inspected, RingError> {
+    let all = generations(name)?;
+    let newest = all.last().ok_or_else(|| RingError::Missing { name: name.to_owned() })?;
+    let data = open_object(&newest.data)?;
+    let owners = [0, geteuid().as_raw(), data.metadata().map_or(0, |m| m.uid())];
+    let (segments, header) = attach(newest, &data, &owners)?;
+    make_read_only(&segments.data, &newest.data)?;
+    make_read_only(&segments.ack, &newest.ack)?;
+    let old = all.iter().rev().skip(1).filter_map(|old| {
+        let (old, _) = attach(old, &open_object(&old.data).ok()?, &owners).ok()?;
+        Some(backlog(&old))
+    });
+    let (used, used_records) =
+        old.fold(backlog(&segments), |sum, (bytes, records)| (sum.0 + bytes, sum.1 + records));
+    // The publisher may still be at an older generation.
+    let publisher_running = all.iter().any(|g| open_object(&g.ack).is_ok_and(|f| is_locked(&f)));
+    let segments = Arc::new(segments);
+    Ok(Inspected {
+        generation: newest.number,
+        uuid: Uuid::from_bytes(header.uuid),
+        capacity: header.capacity,
+        used,
+        used_records,
+        agent_running: is_locked(&data),
+        publisher_running,
+        losses: loss::totals(&*segments),
+        roster: read_roster(&segments),
+        agent: AgentStatus::new(Arc::clone(&segments)).snapshot(),
+        publisher: PublisherStatus::new(segments).snapshot(),
+    })
+}
