@@ -1,1 +1,36 @@
-fn main() {}
+//! fs-agent: a FUSE overlay in place over directories; every write under them becomes a record in a ring in shared
+//! memory, which the publisher drains.
+
+mod capture;
+mod check;
+mod cli;
+mod fuse;
+mod mount;
+mod overlay;
+mod process;
+mod run;
+mod status;
+
+use std::process::ExitCode;
+
+use bywash_common::exit::Exit;
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let Cli { global, command } = Cli::parse();
+    global.log.init();
+    let result = match command {
+        Command::Run => run::run(&global),
+        Command::Status { json } => status::status(&global, json),
+        Command::Check { print } => check::check(&global, print),
+        Command::Completions { shell } => cli::completions(shell),
+        Command::Man => cli::man(),
+    };
+    let exit = result.unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
+        check::exit_of(&error)
+    });
+    Exit::into(exit)
+}

@@ -1,0 +1,151 @@
+//! What the overlays have written becomes records in the ring.
+//!
+//! Nothing here fails or delays a write: what the ring cannot take is counted there and announced in-band.
+
+mod commands;
+mod process;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cell::RefCell,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bywash_common::{
+    record::{LossReason, Write},
+    ring::{AgentRing, Kind, Producer, Weight},
+    status::{AgentCounter, Listening},
+};
+
+use commands::Commands;
+
+/// How much longer the description of a part may be than that of the whole: the offset, the part's number and the
+/// count of parts, each at most 9 bytes as bincode's variable-length integers.
+const PART_SLACK_BYTES: usize = 3 * 9;
+
+/// Who wrote, as the kernel says it.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer {
+    /// The writing thread; 0 if it is in a process namespace that this process does not see.
+    pub thread: u32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+}
+
+/// Bytes that are in a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// The file's absolute path.
+    pub path: &'a [u8],
+    /// Who wrote them; nobody in particular where the kernel wrote a mapping's pages back.
+    pub writer: Option<Writer>,
+    /// Where they begin.
+    pub offset: u64,
+    /// The handle they came through.
+    pub handle: u64,
+    /// They.
+    pub data: &'a [u8],
+}
+
+thread_local! {
+    /// The encoded description; kept so that a write needs no allocation for it.
+    static DESCRIPTION: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The way into the ring; the overlays share it.
+pub struct Capture {
+    ring: AgentRing,
+    commands: Commands,
+}
+
+impl Capture {
+    /// Puts records into `ring`.
+    pub fn new(ring: AgentRing) -> Self {
+        Self { ring, commands: Commands::default() }
+    }
+
+    /// Puts `event` into the ring, or counts it as lost.
+    pub fn record(&self, event: &Event<'_>) {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
+        let process = event.writer.map(|writer| self.commands.process_of(writer.thread));
+        let write = Write {
+            path: event.path,
+            pid: process.as_ref().map_or(0, |process| process.pid),
+            uid: event.writer.map_or(0, |writer| writer.uid),
+            gid: event.writer.map_or(0, |writer| writer.gid),
+            time_ns,
+            command: process.as_ref().map_or(&[], |process| &process.command),
+            offset: event.offset,
+            handle: event.handle,
+            unattributed: event.writer.is_none(),
+            part: 0,
+            parts: 1,
+        };
+        if push(&self.ring.producer, &write, event.data) {
+            let status = &self.ring.status;
+            status.add(AgentCounter::CapturedEvents, 1);
+            status.add(AgentCounter::CapturedBytes, event.data.len() as u64);
+            if write.unattributed {
+                status.add(AgentCounter::UnattributedEvents, 1);
+            }
+        }
+    }
+
+    /// What is to be done now and then: announces losses that no record came after, and lets go of what is drained.
+    pub fn tidy(&self) {
+        self.ring.producer.announce_losses();
+        if let Err(error) = self.ring.remove_drained() {
+            tracing::debug!("{error}");
+        }
+    }
+
+    /// Says what the agent listens to.
+    pub fn set_roster(&self, roster: &[Listening]) {
+        self.ring.status.set_roster(roster);
+    }
+}
+
+/// Whether the ring took the write.
+fn push(producer: &Producer, write: &Write<'_>, data: &[u8]) -> bool {
+    let weight = Weight { bytes: data.len() as u64, time_ns: write.time_ns };
+    DESCRIPTION.with_borrow_mut(|description| {
+        description.clear();
+        write.encode_into(description);
+        if description.len() + data.len() <= producer.payload_max() {
+            return producer.push(Kind::Write, &[description, data], weight).is_ok();
+        }
+        push_in_parts(producer, write, data, description.len())
+    })
+}
+
+/// Puts a write that is longer than a record into as many as it takes, all or none.
+fn push_in_parts(producer: &Producer, write: &Write<'_>, data: &[u8], description_len: usize) -> bool {
+    let weight = Weight { bytes: data.len() as u64, time_ns: write.time_ns };
+    let room = producer.payload_max().saturating_sub(description_len + PART_SLACK_BYTES);
+    if room == 0 {
+        producer.count_loss(LossReason::TooLarge, weight);
+        return false;
+    }
+    let parts = u32::try_from(data.len().div_ceil(room)).unwrap_or(u32::MAX);
+    let described: Vec<(Vec<u8>, &[u8])> = (0..parts)
+        .zip(data.chunks(room))
+        .map(|(part, chunk)| {
+            let offset = write.offset + u64::from(part) * room as u64;
+            let mut description = Vec::with_capacity(description_len + PART_SLACK_BYTES);
+            Write { offset, part, parts, ..*write }.encode_into(&mut description);
+            (description, chunk)
+        })
+        .collect();
+    let lens: Vec<usize> =
+        described.iter().map(|(description, chunk)| description.len() + chunk.len()).collect();
+    let Ok(reservation) = producer.reserve(&lens, weight) else { return false };
+    for (part, (description, chunk)) in described.iter().enumerate() {
+        reservation.write(part, Kind::Write, &[description, chunk]);
+    }
+    reservation.commit();
+    true
+}

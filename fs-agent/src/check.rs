@@ -1,0 +1,43 @@
+//! `fs-agent check`, and what else tells a wrong configuration from a failure.
+
+use anyhow::Result;
+use bywash_common::{
+    cli::GlobalArgs,
+    config::{Config, ConfigError},
+    exit::Exit,
+};
+
+use crate::{
+    cli::print,
+    mount::{self, Unusable},
+};
+
+/// Says whether `run` would accept the configuration. Changes nothing.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(args: &GlobalArgs, show: bool) -> Result<Exit> {
+    let config = load(args)?;
+    for directory in &config.directories {
+        mount::check_directory(directory)?;
+    }
+    let text = if show { config.print() } else { "the configuration is valid\n".to_owned() };
+    print(text.as_bytes())
+}
+
+/// Reads the configuration, and sees to it that there is something to do.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn load(args: &GlobalArgs) -> Result<Config> {
+    let config = Config::load(&args.config)?;
+    if config.directories.is_empty() {
+        return Err(Unusable::NoDirectories.into());
+    }
+    Ok(config)
+}
+
+/// The exit code for an error.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    if error.is::<ConfigError>() || error.is::<Unusable>() { Exit::Config } else { Exit::Failed }
+}

@@ -1,0 +1,86 @@
+//! The command line.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use bywash_common::{cli::GlobalArgs, exit::Exit};
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Mounts overlays over directories and records every write under them
+#[derive(Debug, Parser)]
+#[command(name = "fs-agent", version)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount the overlays and record, until SIGTERM or SIGINT
+    Run,
+    /// Show what a running agent listens to and has captured; exit code 3 if none runs
+    Status {
+        /// As a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check the configuration without side effects; exit code 78 if it is wrong
+    Check {
+        /// Print the effective configuration, without secrets
+        #[arg(long)]
+        print: bool,
+    },
+    /// Print the completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Prints the completions for a shell.
+///
+/// # Errors
+/// If standard output cannot be written to.
+pub fn completions(shell: clap_complete::Shell) -> Result<Exit> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "fs-agent", &mut text);
+    print(&text)
+}
+
+/// Prints the manual page.
+///
+/// # Errors
+/// If standard output cannot be written to.
+pub fn man() -> Result<Exit> {
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+    print(&text)
+}
+
+/// Prints to standard output. That the reader has gone away is no error: `fs-agent status | head`.
+///
+/// # Errors
+/// If standard output cannot be written to.
+pub fn print(text: &[u8]) -> Result<Exit> {
+    match io::stdout().write_all(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(Exit::Ok),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

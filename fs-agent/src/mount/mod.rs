@@ -1,0 +1,200 @@
+//! Where overlays are mounted: what a directory must be, mounting, recovery, unmounting.
+
+mod detach;
+mod table;
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use bywash_common::config::DirectoryConfig;
+use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::{
+    fs::{StatVfsMountFlags, statvfs},
+    process::geteuid,
+    thread::{CapabilitySet, capabilities},
+};
+
+use crate::fuse::Adapter;
+
+pub use detach::{Unmounted, recover, unmount};
+
+/// How overlays show in /proc/mounts: by this type, and by a source that names the ring.
+const FS_TYPE: &str = "fuse.bywash";
+const SUBTYPE_OPTION: &str = "subtype=bywash";
+const SOURCE_PREFIX: &str = "bywash:";
+
+/// Mounts and unmounts for those who may not.
+const HELPER: &str = "fusermount3";
+const DEVICE: &str = "/dev/fuse";
+
+/// Threads that serve one overlay. Never one alone: a writer would then always wait for it to wake up on another CPU.
+/// A thread costs little but a buffer that is only used as far as requests reach.
+const WORKER_THREADS: usize = 4;
+
+/// A configured directory cannot be overlaid.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// There is nothing to do.
+    #[error("no directory is configured: give --directory DIR, or [[directory]] in the configuration file")]
+    NoDirectories,
+    /// It is not there.
+    #[error("the directory {} does not exist: create it, or set `create = true` for it", .0.display())]
+    Missing(PathBuf),
+    /// It is something else.
+    #[error("{} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// A symbolic link leads there.
+    #[error(
+        "{} is reached through a symbolic link: write {}, the path that events will have",
+        path.display(), real.display()
+    )]
+    Symlink {
+        /// As configured.
+        path: PathBuf,
+        /// Without links.
+        real: PathBuf,
+    },
+    /// It cannot be looked at.
+    #[error("cannot use the directory {}: {error}", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// Whether `directory` can be overlaid, without changing anything. What an overlay covers is left alone: it was looked
+/// at when that was mounted.
+///
+/// # Errors
+/// Why it cannot.
+pub fn check_directory(directory: &DirectoryConfig) -> Result<(), Unusable> {
+    let path = &directory.path;
+    let covered = table::top_at(path).ok().flatten().is_some_and(|top| top.fs_type == FS_TYPE);
+    if covered || (directory.create && is_missing(path)) {
+        return Ok(());
+    }
+    check_path(path)
+}
+
+/// Makes `directory` if that is wanted, and sees to it that it can be overlaid. Dead overlays are off it by now.
+///
+/// # Errors
+/// Why it cannot.
+pub fn prepare_directory(directory: &DirectoryConfig) -> Result<(), Unusable> {
+    let path = &directory.path;
+    if directory.create && is_missing(path) {
+        fs::create_dir_all(path).map_err(|error| Unusable::Io { path: path.clone(), error })?;
+    }
+    check_path(path)
+}
+
+fn is_missing(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+fn check_path(path: &Path) -> Result<(), Unusable> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Unusable::Missing(path.to_owned()),
+        io::ErrorKind::NotADirectory => Unusable::NotADirectory(path.to_owned()),
+        _ => Unusable::Io { path: path.to_owned(), error },
+    };
+    let real = fs::canonicalize(path).map_err(failed)?;
+    if real != path {
+        return Err(Unusable::Symlink { path: path.to_owned(), real });
+    }
+    if !fs::symlink_metadata(path).map_err(failed)?.is_dir() {
+        return Err(Unusable::NotADirectory(path.to_owned()));
+    }
+    Ok(())
+}
+
+/// What mounting needs is there.
+///
+/// # Errors
+/// What is missing, and how to get it.
+pub fn check_privileges() -> Result<()> {
+    if let Err(error) = File::options().read(true).write(true).open(DEVICE) {
+        match error.kind() {
+            io::ErrorKind::NotFound => bail!(
+                "{DEVICE} does not exist: load the module (modprobe fuse), \
+                 or give it to the container (--device {DEVICE} --cap-add SYS_ADMIN)"
+            ),
+            _ => bail!("cannot open {DEVICE}: {error}; run as root, or give this user access to it"),
+        }
+    }
+    if may_mount() {
+        return Ok(());
+    }
+    if geteuid().is_root() {
+        bail!("mounting needs CAP_SYS_ADMIN: give it to the container (--cap-add SYS_ADMIN) or the unit");
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|dir| dir.join(HELPER).is_file()) {
+        bail!("mounting without root needs {HELPER}: install the package fuse3, or run as root");
+    }
+    if others_allowed() {
+        tracing::warn!("running without root: files that other users create here will belong to this user");
+    } else {
+        tracing::warn!(
+            "running without root: other users, root included, have no access to the overlays; \
+             to give it to them, write user_allow_other into /etc/fuse.conf or run as root"
+        );
+    }
+    Ok(())
+}
+
+fn may_mount() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// Whether all users may have access to this process's mounts.
+fn others_allowed() -> bool {
+    may_mount()
+        || fs::read_to_string("/etc/fuse.conf")
+            .is_ok_and(|conf| conf.lines().any(|line| line.trim() == "user_allow_other"))
+}
+
+/// Mounts an overlay on `path`.
+///
+/// # Errors
+/// If the system refuses.
+pub fn mount(path: &Path, ring: &str, adapter: Adapter) -> Result<Session<Adapter>> {
+    let mut config = Config::default();
+    config.acl = if others_allowed() { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(WORKER_THREADS);
+    config.clone_fd = true;
+    config.mount_options = options(path)?;
+    config.mount_options.push(MountOption::FSName(format!("{SOURCE_PREFIX}{ring}")));
+    let notifier = adapter.notifier();
+    let session = Session::new(adapter, path, &config)
+        .with_context(|| format!("cannot mount an overlay on {}", path.display()))?;
+    // Set once: the adapter is new.
+    let _ = notifier.set(session.notifier());
+    Ok(session)
+}
+
+/// The overlay forbids what the mount below forbids, and nothing else.
+fn options(path: &Path) -> Result<Vec<MountOption>> {
+    let below = statvfs(path).with_context(|| format!("cannot examine {}", path.display()))?.f_flag;
+    let pick = |flag, set, unset| if below.contains(flag) { set } else { unset };
+    let mut options = vec![
+        MountOption::DefaultPermissions,
+        // fuser would leave MountOption::Subtype to the helper alone.
+        MountOption::CUSTOM(SUBTYPE_OPTION.to_owned()),
+        pick(StatVfsMountFlags::RDONLY, MountOption::RO, MountOption::RW),
+        pick(StatVfsMountFlags::NOEXEC, MountOption::NoExec, MountOption::Exec),
+        pick(StatVfsMountFlags::NOATIME, MountOption::NoAtime, MountOption::Atime),
+    ];
+    // The helper grants these to nobody.
+    if may_mount() {
+        options.push(pick(StatVfsMountFlags::NODEV, MountOption::NoDev, MountOption::Dev));
+        options.push(pick(StatVfsMountFlags::NOSUID, MountOption::NoSuid, MountOption::Suid));
+    }
+    Ok(options)
+}

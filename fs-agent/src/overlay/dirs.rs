@@ -1,0 +1,106 @@
+//! Reading directories, a piece at a time: offsets are the cookies of the directory below, so one of any size takes
+//! bounded memory.
+
+use std::{
+    ffi::OsString,
+    mem::MaybeUninit,
+    os::{fd::OwnedFd, unix::ffi::OsStringExt},
+    sync::{Arc, Mutex},
+};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, fdatasync, fsync, openat, seek, statat};
+
+use super::{OpenDir, Overlay, Result, handle::DirStream, lock};
+
+/// How much of a directory is read at once. A reply takes 4 KiB, and more on newer kernels.
+const READ_BYTES: usize = 16 << 10;
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The inode number below.
+    pub ino: u64,
+    /// Where the entry behind it begins.
+    pub next_offset: u64,
+    /// What it is.
+    pub kind: FileType,
+    /// The name.
+    pub name: OsString,
+}
+
+impl Overlay {
+    /// Opens a directory for reading.
+    ///
+    /// # Errors
+    /// As open(2) says.
+    pub fn open_dir(&self, node: u64) -> Result<Arc<OpenDir>> {
+        let inode = self.inodes.get(node)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = openat(&inode.fd()?, ".", flags, Mode::empty())?;
+        Ok(self.dirs.insert(|id| OpenDir { id, fd, stream: Mutex::new(DirStream::default()) }))
+    }
+
+    /// Hands the entries from `offset` on to `take`, until it says that it has no room for one.
+    ///
+    /// # Errors
+    /// As getdents(2) says.
+    pub fn read_dir(&self, handle: u64, offset: u64, mut take: impl FnMut(&DirEntry) -> bool) -> Result<()> {
+        let dir = self.dirs.get(handle)?;
+        // Per handle: who reads one directory stream from two threads waits for himself.
+        let mut stream = lock(&dir.stream);
+        if offset != stream.offset {
+            seek(&dir.fd, SeekFrom::Start(offset))?;
+            *stream = DirStream { offset, ..DirStream::default() };
+        }
+        loop {
+            if stream.read_ahead.is_empty() {
+                read_more(&dir.fd, &mut stream)?;
+            }
+            let Some(entry) = stream.read_ahead.front() else { return Ok(()) };
+            if !take(entry) {
+                return Ok(());
+            }
+            stream.offset = entry.next_offset;
+            stream.read_ahead.pop_front();
+        }
+    }
+
+    /// Brings the directory to the disk.
+    ///
+    /// # Errors
+    /// As fsync(2) says.
+    pub fn fsync_dir(&self, handle: u64, data_only: bool) -> Result<()> {
+        let dir = self.dirs.get(handle)?;
+        if data_only { fdatasync(&dir.fd) } else { fsync(&dir.fd) }
+    }
+
+    /// Nobody has the directory open through this handle any more.
+    pub fn release_dir(&self, handle: u64) {
+        self.dirs.remove(handle);
+    }
+}
+
+fn read_more(fd: &OwnedFd, stream: &mut DirStream) -> Result<()> {
+    let mut buffer = [MaybeUninit::uninit(); READ_BYTES];
+    let mut entries = RawDir::new(fd, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        let kind = match entry.file_type() {
+            // Some filesystems leave the kind out.
+            FileType::Unknown => statat(fd, name, AtFlags::SYMLINK_NOFOLLOW)
+                .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
+            known => known,
+        };
+        stream.read_ahead.push_back(DirEntry {
+            ino: entry.ino(),
+            next_offset: entry.next_entry_cookie(),
+            kind,
+            name: OsString::from_vec(name.to_bytes().to_vec()),
+        });
+        if entries.is_buffer_empty() {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! Operations on open files.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use rustix::{
+    fs::{FallocateFlags, Mode, OFlags, SeekFrom, fallocate, fchmod, fdatasync, fsync, seek},
+    io::{Errno, dup, pread, pwrite, write},
+};
+
+use super::{
+    Caller, OpenFile, Overlay, Result,
+    handle::KnownPath,
+    inode::{self, Inode},
+    lock, stat_of,
+};
+
+/// What a caller writes.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteRequest<'a> {
+    /// Where the kernel places it.
+    pub offset: u64,
+    /// The bytes.
+    pub data: &'a [u8],
+    /// To the end of the file, wherever that is by now.
+    pub append: bool,
+    /// The writer may not keep the set-id bits of what it changes.
+    pub drops_set_id: bool,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// How many of the bytes are in the file.
+    pub len: usize,
+    /// Where they begin.
+    pub offset: u64,
+    /// The file had set-id bits and has lost them.
+    pub set_id_dropped: bool,
+}
+
+impl Overlay {
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// As open(2) says.
+    pub fn open_file(&self, node: u64, flags: i32, caller: Caller) -> Result<Arc<OpenFile>> {
+        let inode = self.inodes.get(node)?;
+        let wanted = OFlags::from_bits_retain(flags.cast_unsigned());
+        // The buffers that requests come in are not aligned as O_DIRECT wants. The inode's own descriptor stands
+        // behind a symbolic link in /proc, so that must be followed.
+        let refused = OFlags::DIRECT | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let held = inode.fd()?;
+        let fd = self.reopen(&held, wanted - refused)?;
+        if wanted.contains(OFlags::TRUNC) && caller.uid != 0 {
+            // The kernel leaves this to whom it leaves O_TRUNC to.
+            drop_set_id(&fd)?;
+        }
+        Ok(self.keep(inode, held, fd, wanted))
+    }
+
+    pub(super) fn keep(
+        &self,
+        inode: Arc<Inode>,
+        held: Arc<OwnedFd>,
+        fd: OwnedFd,
+        flags: OFlags,
+    ) -> Arc<OpenFile> {
+        let directory_moves = self.inodes.directory_moves();
+        let link = inode.link();
+        let bytes =
+            link.as_ref().map_or_else(|| self.path.as_slice().into(), |l| inode::path_of(&self.path, l));
+        self.files.insert(|id| OpenFile {
+            id,
+            inode,
+            held,
+            fd,
+            append: flags.contains(OFlags::APPEND),
+            position: Mutex::new(()),
+            without_append: OnceLock::new(),
+            path: Mutex::new(KnownPath { link, directory_moves, bytes }),
+        })
+    }
+
+    /// Reads up to `len` bytes; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// As pread(2) says.
+    pub fn read(&self, file: &OpenFile, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let mut data = vec![0; len];
+        let mut filled = 0;
+        while filled < len {
+            match pread(&file.fd, &mut data[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(Errno::INTR) => {}
+                Err(_) if filled > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        data.truncate(filled);
+        Ok(data)
+    }
+
+    /// Writes. What is returned is in the file.
+    ///
+    /// # Errors
+    /// As pwrite(2) says; nothing is then written.
+    pub fn write(&self, file: &OpenFile, request: &WriteRequest<'_>) -> Result<Written> {
+        let WriteRequest { offset, data, append, drops_set_id } = *request;
+        let set_id_dropped = drops_set_id && drop_set_id(&file.fd)?;
+        if append && file.append {
+            // pwrite(2) would append as well, and not tell where: others may have appended without the overlay.
+            let _position = lock(&file.position);
+            let len = write(&file.fd, data)?;
+            let end = seek(&file.fd, SeekFrom::Current(0)).unwrap_or(offset + len as u64);
+            return Ok(Written { len, offset: end.saturating_sub(len as u64), set_id_dropped });
+        }
+        let fd = if file.append { self.without_append(file)? } else { &file.fd };
+        Ok(Written { len: pwrite(fd, data, offset)?, offset, set_id_dropped })
+    }
+
+    /// The pages of a mapping have their place, also where the handle that carries them appends.
+    fn without_append<'a>(&self, file: &'a OpenFile) -> Result<&'a OwnedFd> {
+        if let Some(fd) = file.without_append.get() {
+            return Ok(fd);
+        }
+        let fd = self.reopen(&file.held, OFlags::WRONLY)?;
+        Ok(file.without_append.get_or_init(|| fd))
+    }
+
+    /// A caller closes one of its descriptors: the last chance to tell it of an error of earlier writes.
+    ///
+    /// # Errors
+    /// As close(2) says.
+    pub fn flush(&self, file: &OpenFile) -> Result<()> {
+        nix::unistd::close(dup(&file.fd)?).map_err(|errno| Errno::from_raw_os_error(errno as i32))
+    }
+
+    /// Brings the file to the disk; with `data_only`, without its times.
+    ///
+    /// # Errors
+    /// As fsync(2) says.
+    pub fn fsync(&self, file: &OpenFile, data_only: bool) -> Result<()> {
+        if data_only { fdatasync(&file.fd) } else { fsync(&file.fd) }
+    }
+
+    /// The last descriptor and mapping are gone.
+    pub fn release(&self, handle: u64) {
+        self.files.remove(handle);
+    }
+
+    /// Reserves or gives back space.
+    ///
+    /// # Errors
+    /// As fallocate(2) says.
+    pub fn fallocate(&self, file: &OpenFile, offset: u64, len: u64, mode: i32) -> Result<()> {
+        fallocate(&file.fd, FallocateFlags::from_bits_retain(mode.cast_unsigned()), offset, len)
+    }
+
+    /// Finds data or a hole at or behind `offset`. All other seeking is the kernel's.
+    ///
+    /// # Errors
+    /// As lseek(2) says.
+    pub fn seek_to(&self, file: &OpenFile, offset: u64, hole: bool) -> Result<u64> {
+        let _position = lock(&file.position);
+        seek(&file.fd, if hole { SeekFrom::Hole(offset) } else { SeekFrom::Data(offset) })
+    }
+}
+
+/// Takes the set-id bits away, as a write by someone without CAP_FSETID does. The agent has it, so the kernel
+/// would not do it for its writes. Says whether there were any.
+fn drop_set_id(fd: &OwnedFd) -> Result<bool> {
+    let mode = Mode::from_raw_mode(stat_of(fd)?.stx_mode.into());
+    let mut dropped = mode & Mode::SUID;
+    // Without group execution, set-group-id means mandatory locking and stays.
+    if mode.contains(Mode::XGRP) {
+        dropped |= mode & Mode::SGID;
+    }
+    if !dropped.is_empty() {
+        fchmod(fd, mode - dropped)?;
+    }
+    Ok(!dropped.is_empty())
+}

@@ -1,0 +1,104 @@
+//! What callers have open.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use rustix::io::Errno;
+
+use super::{
+    Result,
+    dirs::DirEntry,
+    inode::{Inode, Link},
+};
+
+/// The next handle's number, over all overlays: records name handles by it.
+static NEXT_HANDLE: AtomicU64 = AtomicU64::new(1);
+
+/// Handles by their number.
+pub struct Handles<T>(RwLock<HashMap<u64, Arc<T>>>);
+
+impl<T> Default for Handles<T> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<T> Handles<T> {
+    /// Keeps what `open` makes of a new number.
+    pub fn insert(&self, open: impl FnOnce(u64) -> T) -> Arc<T> {
+        let id = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed);
+        let handle = Arc::new(open(id));
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&handle));
+        handle
+    }
+
+    /// The handle with this number.
+    ///
+    /// # Errors
+    /// `EBADF` if there is none.
+    pub fn get(&self, id: u64) -> Result<Arc<T>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned().ok_or(Errno::BADF)
+    }
+
+    /// Lets go of the handle; what it holds is closed once nobody uses it.
+    pub fn remove(&self, id: u64) {
+        let removed = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        drop(removed);
+    }
+}
+
+/// One open of a file.
+pub struct OpenFile {
+    /// Its number: the kernel's handle, and the one in records.
+    pub id: u64,
+    /// The file that is open.
+    pub inode: Arc<Inode>,
+    /// The inode's own descriptor, which is not closed as long as it is here.
+    pub held: Arc<OwnedFd>,
+    /// The file below, opened as the caller wanted.
+    pub fd: OwnedFd,
+    /// Whether `fd` has O_APPEND.
+    pub append: bool,
+    /// Held by what uses the position of `fd`.
+    pub position: Mutex<()>,
+    /// The file below again, without O_APPEND; for writes of an appending handle that say where.
+    pub without_append: OnceLock<OwnedFd>,
+    /// Where it was last found.
+    pub path: Mutex<KnownPath>,
+}
+
+/// A path, and what it was put together from.
+#[derive(Default)]
+pub struct KnownPath {
+    /// The name; none for a file that was never looked up.
+    pub link: Option<Arc<Link>>,
+    /// How many directories had been renamed.
+    pub directory_moves: u64,
+    /// The absolute path.
+    pub bytes: Arc<[u8]>,
+}
+
+/// One open of a directory.
+pub struct OpenDir {
+    /// The kernel's handle.
+    pub id: u64,
+    /// The directory below.
+    pub fd: OwnedFd,
+    /// How far it has been read.
+    pub stream: Mutex<DirStream>,
+}
+
+/// How far a directory has been read.
+#[derive(Default)]
+pub struct DirStream {
+    /// Where the next entry that is handed out begins.
+    pub offset: u64,
+    /// Entries that were read and not yet handed out.
+    pub read_ahead: VecDeque<DirEntry>,
+}

@@ -1,0 +1,389 @@
+//! The inodes that the kernel knows of, and the names under which it knows them.
+//!
+//! Each is reached by an O_PATH descriptor of the file below. The kernel may cache more inodes than a process may have
+//! descriptors, so those that were not used for long are closed and found again by name. A file that has lost its last
+//! name keeps its descriptor; so nobody else gets its inode number while the kernel knows it, a file's own number can
+//! be its node id, and users see the numbers of the directory below.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ffi::OsStr,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use rustix::{
+    fs::{FileType, Mode, OFlags, Statx, makedev, openat},
+    io::Errno,
+};
+
+use super::{Result, lock, stat_of};
+
+/// The node id of the overlay's root; FUSE_ROOT_ID of linux/fuse.h.
+pub const ROOT: u64 = 1;
+
+/// Node ids of files whose own number cannot serve begin here: files of filesystems that are mounted somewhere
+/// below the directory, and the rare number that is `ROOT`.
+const SYNTHETIC: u64 = 1 << 63;
+
+/// The most hard links of a file that are remembered; older ones are forgotten first.
+const LINKS_MAX: usize = 8;
+
+/// The longest path that is put together. Names moved around behind the overlay's back could form a circle.
+const PATH_BYTES_MAX: usize = 4096;
+
+/// The most directories above a file that are found again to find it. Names moved around behind the overlay's back
+/// could form a circle.
+const DEPTH_MAX: usize = 1024;
+
+/// How many descriptors are looked at to find one to close. More are open for a while if all are in use.
+const CLOSE_ATTEMPTS_MAX: usize = 64;
+
+/// What tells files below apart: device and inode number.
+type Key = (u64, u64);
+
+fn key_of(stat: &Statx) -> Key {
+    (makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino)
+}
+
+/// A name by which a file is reached.
+#[derive(Debug)]
+pub struct Link {
+    parent: Arc<Inode>,
+    name: Box<[u8]>,
+    /// Cleared when the name is removed or given to another file.
+    live: AtomicBool,
+}
+
+impl Link {
+    /// Whether the name still leads to the file, as far as the overlay knows.
+    pub fn is_live(&self) -> bool {
+        self.live.load(Ordering::Acquire)
+    }
+
+    fn is(&self, parent: &Inode, name: &OsStr) -> bool {
+        self.parent.id == parent.id && *self.name == *name.as_bytes()
+    }
+}
+
+/// A file below that the kernel knows.
+#[derive(Debug)]
+pub struct Inode {
+    /// What the kernel calls it.
+    pub id: u64,
+    key: Key,
+    is_dir: bool,
+    /// The file below, opened with O_PATH, unless it was closed to save descriptors.
+    fd: Mutex<Option<Arc<OwnedFd>>>,
+    /// Since `held` last looked at it.
+    used: AtomicBool,
+    held: Arc<Held>,
+    /// The latest first. A removed name stays if it is the last: it is where the file was known.
+    links: Mutex<Vec<Arc<Link>>>,
+}
+
+impl Inode {
+    fn new(id: u64, fd: OwnedFd, stat: &Statx, held: &Arc<Held>) -> Self {
+        Self {
+            id,
+            key: key_of(stat),
+            is_dir: FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory,
+            fd: Mutex::new(Some(Arc::new(fd))),
+            used: AtomicBool::new(true),
+            held: Arc::clone(held),
+            links: Mutex::default(),
+        }
+    }
+
+    /// The file below, opened with O_PATH.
+    ///
+    /// # Errors
+    /// `ESTALE` if it had to be found again by its names and none leads to it any more.
+    pub fn fd(self: &Arc<Self>) -> Result<Arc<OwnedFd>> {
+        self.fd_at_depth(0)
+    }
+
+    fn fd_at_depth(self: &Arc<Self>, depth: usize) -> Result<Arc<OwnedFd>> {
+        self.used.store(true, Ordering::Relaxed);
+        if let Some(fd) = &*lock(&self.fd) {
+            return Ok(Arc::clone(fd));
+        }
+        let fd = Arc::new(self.find_again(depth)?);
+        self.keep(&fd);
+        Ok(fd)
+    }
+
+    fn find_again(&self, depth: usize) -> Result<OwnedFd> {
+        let links = lock(&self.links).clone();
+        for link in links.iter().filter(|link| link.is_live() && depth < DEPTH_MAX) {
+            let parent = link.parent.fd_at_depth(depth + 1)?;
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            if let Ok(fd) = openat(&parent, &*link.name, flags, Mode::empty())
+                && key_of(&stat_of(&fd)?) == self.key
+            {
+                return Ok(fd);
+            }
+        }
+        Err(Errno::STALE)
+    }
+
+    /// Keeps `fd`, a descriptor of this file, if it has none.
+    pub fn keep(self: &Arc<Self>, fd: &Arc<OwnedFd>) {
+        let was_closed = {
+            let mut slot = lock(&self.fd);
+            let was_closed = slot.is_none();
+            slot.get_or_insert_with(|| Arc::clone(fd));
+            was_closed
+        };
+        if was_closed {
+            self.held.note(self);
+        }
+    }
+
+    /// Gives its descriptor up, if nobody uses it and the file can be found again.
+    fn close(&self) -> Option<Arc<OwnedFd>> {
+        let mut fd = lock(&self.fd);
+        let is_idle = fd.as_ref().is_some_and(|fd| Arc::strong_count(fd) == 1);
+        // Under the descriptor's lock: who removes the last name gives the descriptor back only after that.
+        let can_be_found = || lock(&self.links).iter().any(|link| link.is_live());
+        if is_idle && can_be_found() { fd.take() } else { None }
+    }
+
+    /// The name last used for it, a live one if there is any. The root has none.
+    pub fn link(&self) -> Option<Arc<Link>> {
+        let links = lock(&self.links);
+        links.iter().find(|link| link.is_live()).or_else(|| links.first()).cloned()
+    }
+
+    /// Takes note that `name` in `parent` leads to it.
+    pub fn add_link(&self, parent: &Arc<Self>, name: &OsStr) {
+        let mut links = lock(&self.links);
+        if links.first().is_some_and(|link| link.is_live() && link.is(parent, name)) {
+            return;
+        }
+        let known = links.iter().position(|link| link.is_live() && link.is(parent, name));
+        let link = known.map(|i| links.remove(i)).unwrap_or_else(|| {
+            let name = name.as_bytes().into();
+            Arc::new(Link { parent: Arc::clone(parent), name, live: AtomicBool::new(true) })
+        });
+        links.retain(|other| other.is_live());
+        // A directory has one name; where another turns up, it was moved behind the overlay's back.
+        let keep = links.len().min(if self.is_dir { 0 } else { LINKS_MAX - 1 });
+        for dropped in links.drain(keep..) {
+            dropped.live.store(false, Ordering::Release);
+        }
+        links.insert(0, link);
+    }
+
+    /// Takes note that `name` in `parent` does not lead to it any more.
+    pub fn remove_link(&self, parent: &Self, name: &OsStr) {
+        let mut links = lock(&self.links);
+        for link in links.iter().filter(|link| link.is(parent, name)) {
+            link.live.store(false, Ordering::Release);
+        }
+        if links.iter().any(|link| link.is_live()) {
+            links.retain(|link| link.is_live());
+        }
+    }
+}
+
+/// Appends the path of `link` below `root` to the root's own.
+pub fn path_of(root: &[u8], link: &Arc<Link>) -> Arc<[u8]> {
+    let mut chain = vec![Arc::clone(link)];
+    let mut len = root.len() + 1 + link.name.len();
+    while let Some(above) = chain.last().and_then(|link| link.parent.link()) {
+        len += 1 + above.name.len();
+        if len > PATH_BYTES_MAX {
+            break;
+        }
+        chain.push(above);
+    }
+    let mut path = Vec::with_capacity(len);
+    path.extend_from_slice(root);
+    for link in chain.iter().rev() {
+        path.push(b'/');
+        path.extend_from_slice(&link.name);
+    }
+    path.into()
+}
+
+/// Those inodes that have a descriptor, but for the root.
+#[derive(Debug)]
+struct Held {
+    /// How many there may be.
+    max: usize,
+    /// The one that was noted or spared first is the next to be looked at.
+    inodes: Mutex<VecDeque<Weak<Inode>>>,
+}
+
+impl Held {
+    /// Takes note that `inode` has a descriptor, and closes others that were not used since they were last looked at.
+    fn note(&self, inode: &Arc<Inode>) {
+        // Closed after the lock.
+        let mut closed = Vec::new();
+        let mut inodes = lock(&self.inodes);
+        inodes.push_back(Arc::downgrade(inode));
+        for _ in 0..CLOSE_ATTEMPTS_MAX {
+            if inodes.len() <= self.max {
+                break;
+            }
+            let Some(oldest) = inodes.pop_front() else { break };
+            // Forgotten by now: its descriptor is gone.
+            let Some(candidate) = oldest.upgrade() else { continue };
+            let fd = if candidate.used.swap(false, Ordering::Relaxed) { None } else { candidate.close() };
+            match fd {
+                Some(fd) => closed.push((fd, candidate)),
+                None => inodes.push_back(oldest),
+            }
+        }
+        drop(inodes);
+    }
+}
+
+struct Known {
+    inode: Arc<Inode>,
+    /// How often the kernel was told of it, less what it has forgotten.
+    lookups: u64,
+}
+
+#[derive(Default)]
+struct Tables {
+    known: HashMap<u64, Known>,
+    /// Node ids of files whose own number could not serve.
+    synthetic: HashMap<Key, u64>,
+    next_synthetic: u64,
+}
+
+impl Tables {
+    fn find(&self, root_dev: u64, key: Key) -> Option<u64> {
+        let (dev, ino) = key;
+        let own_number_serves = dev == root_dev && ino != ROOT && ino < SYNTHETIC;
+        if own_number_serves { Some(ino) } else { self.synthetic.get(&key).copied() }
+    }
+
+    fn find_or_assign(&mut self, root_dev: u64, key: Key) -> u64 {
+        self.find(root_dev, key).unwrap_or_else(|| {
+            let id = SYNTHETIC + self.next_synthetic;
+            self.next_synthetic += 1;
+            self.synthetic.insert(key, id);
+            id
+        })
+    }
+}
+
+/// All inodes that the kernel knows of. The lock is never held across a system call.
+pub struct Inodes {
+    root: Arc<Inode>,
+    root_dev: u64,
+    held: Arc<Held>,
+    tables: Mutex<Tables>,
+    /// Counts renames of directories: paths put together before one may be wrong after it.
+    directory_moves: AtomicU64,
+}
+
+impl Inodes {
+    /// Begins with the root alone. About `fds_max` descriptors are held.
+    pub fn new(root: OwnedFd, stat: &Statx, fds_max: usize) -> Self {
+        let held = Arc::new(Held { max: fds_max, inodes: Mutex::default() });
+        Self {
+            // Not noted as held, so never closed: it has no name to be found by.
+            root: Arc::new(Inode::new(ROOT, root, stat, &held)),
+            root_dev: key_of(stat).0,
+            held,
+            tables: Mutex::default(),
+            directory_moves: AtomicU64::new(0),
+        }
+    }
+
+    /// The inode that the kernel calls `id`.
+    ///
+    /// # Errors
+    /// `ESTALE` if the kernel was never told of it.
+    pub fn get(&self, id: u64) -> Result<Arc<Inode>> {
+        if id == ROOT {
+            return Ok(Arc::clone(&self.root));
+        }
+        lock(&self.tables).known.get(&id).map(|known| Arc::clone(&known.inode)).ok_or(Errno::STALE)
+    }
+
+    /// The inode of a file below, if the kernel knows it.
+    pub fn find(&self, stat: &Statx) -> Option<Arc<Inode>> {
+        let tables = lock(&self.tables);
+        let id = tables.find(self.root_dev, key_of(stat))?;
+        tables.known.get(&id).map(|known| Arc::clone(&known.inode))
+    }
+
+    /// Counts that the kernel is told of the file that `fd` holds, and of its name.
+    pub fn admit(&self, fd: OwnedFd, stat: &Statx, parent: &Arc<Inode>, name: &OsStr) -> Arc<Inode> {
+        let key = key_of(stat);
+        let (inode, spare) = {
+            let mut tables = lock(&self.tables);
+            let id = tables.find_or_assign(self.root_dev, key);
+            match tables.known.get_mut(&id) {
+                Some(known) => {
+                    known.lookups += 1;
+                    (Arc::clone(&known.inode), Some(fd))
+                }
+                None => {
+                    let inode = Arc::new(Inode::new(id, fd, stat, &self.held));
+                    tables.known.insert(id, Known { inode: Arc::clone(&inode), lookups: 1 });
+                    (inode, None)
+                }
+            }
+        };
+        inode.add_link(parent, name);
+        match spare {
+            Some(fd) => inode.keep(&Arc::new(fd)),
+            None => self.held.note(&inode),
+        }
+        inode
+    }
+
+    /// The kernel forgets `count` times that it was told of `id`.
+    pub fn forget(&self, id: u64, count: u64) {
+        // Dropped, and its descriptor closed, after the lock.
+        let _forgotten = {
+            let mut tables = lock(&self.tables);
+            let Some(known) = tables.known.get_mut(&id) else { return };
+            known.lookups = known.lookups.saturating_sub(count);
+            if known.lookups > 0 {
+                return;
+            }
+            if id >= SYNTHETIC {
+                tables.synthetic.retain(|_, synthetic| *synthetic != id);
+            }
+            tables.known.remove(&id)
+        };
+    }
+
+    /// `inode` was renamed.
+    pub fn moved(&self, inode: &Inode, from: (&Inode, &OsStr), to: (&Arc<Inode>, &OsStr)) {
+        // In this order it has a name at all times.
+        inode.add_link(to.0, to.1);
+        inode.remove_link(from.0, from.1);
+        if inode.is_dir {
+            self.directory_moves.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// How many directories were renamed so far.
+    pub fn directory_moves(&self) -> u64 {
+        self.directory_moves.load(Ordering::Acquire)
+    }
+
+    /// How many descriptors are held, the root's apart.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        let tables = lock(&self.tables);
+        tables.known.values().filter(|known| lock(&known.inode.fd).is_some()).count()
+    }
+
+    /// How many inodes the kernel knows, the root apart.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        lock(&self.tables).known.len()
+    }
+}

@@ -1,0 +1,151 @@
+//! Operations on attributes.
+
+use std::{
+    ffi::OsStr,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use rustix::{
+    fs::{
+        AtFlags, Gid, Mode, OFlags, StatVfs, Statx, Timestamps, Uid, XattrFlags, chmodat, chownat, fstatvfs,
+        ftruncate, getxattr, getxattr_query, listxattr, listxattr_query, removexattr, setxattr, utimensat,
+    },
+    io::Errno,
+    path::DecInt,
+};
+
+use super::{Overlay, Result, stat_of};
+
+/// Which attributes a caller changes.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// The permission bits.
+    pub mode: Option<u32>,
+    /// The owner.
+    pub uid: Option<u32>,
+    /// The group.
+    pub gid: Option<u32>,
+    /// The length.
+    pub size: Option<u64>,
+    /// Access and modification times.
+    pub times: Option<Timestamps>,
+}
+
+/// An extended attribute's value or the list of their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Xattr {
+    /// The caller asked how long it is.
+    Size(u32),
+    /// It.
+    Data(Vec<u8>),
+}
+
+impl Overlay {
+    /// The attributes.
+    ///
+    /// # Errors
+    /// As statx(2) says.
+    pub fn getattr(&self, node: u64) -> Result<Statx> {
+        stat_of(&self.inodes.get(node)?.fd()?)
+    }
+
+    /// Changes attributes; gives what they are then. `handle` is what the caller has open, if it said that.
+    ///
+    /// # Errors
+    /// As chown(2), chmod(2), truncate(2) and utimensat(2) say. What was done before the one that failed stays.
+    pub fn setattr(&self, node: u64, handle: Option<u64>, change: &Change) -> Result<Statx> {
+        let inode = self.inodes.get(node)?;
+        let fd = inode.fd()?;
+        let name = || DecInt::from_fd(&fd);
+        // chown takes set-id bits away, so the mode comes after it; truncate sets times, so they come last.
+        if change.uid.is_some() || change.gid.is_some() {
+            let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
+            chownat(&fd, "", uid, gid, AtFlags::EMPTY_PATH)?;
+        }
+        if let Some(mode) = change.mode {
+            chmodat(&self.own_fds, name(), Mode::from_raw_mode(mode), AtFlags::empty())?;
+        }
+        if let Some(size) = change.size {
+            self.truncate(&fd, handle, size)?;
+        }
+        if let Some(times) = &change.times {
+            utimensat(&self.own_fds, name(), times, AtFlags::empty())?;
+        }
+        stat_of(&fd)
+    }
+
+    fn truncate(&self, fd: &OwnedFd, handle: Option<u64>, size: u64) -> Result<()> {
+        match handle.map(|handle| self.files.get(handle)) {
+            Some(Ok(file)) => ftruncate(&file.fd, size),
+            _ => ftruncate(self.reopen(fd, OFlags::WRONLY)?, size),
+        }
+    }
+
+    /// What the filesystem below says of itself.
+    ///
+    /// # Errors
+    /// As fstatvfs(3) says.
+    pub fn statfs(&self, node: u64) -> Result<StatVfs> {
+        fstatvfs(&self.inodes.get(node)?.fd()?)
+    }
+
+    /// An extended attribute of at most `size` bytes; its size if that is 0.
+    ///
+    /// # Errors
+    /// As getxattr(2) says.
+    pub fn getxattr(&self, node: u64, name: &OsStr, size: u32) -> Result<Xattr> {
+        let fd = self.inodes.get(node)?.fd()?;
+        let path = path_through_proc(&fd);
+        if size == 0 {
+            return size_of(getxattr_query(path, name)?);
+        }
+        let mut value = vec![0; size as usize];
+        let len = getxattr(path, name, &mut value[..])?;
+        value.truncate(len);
+        Ok(Xattr::Data(value))
+    }
+
+    /// The names of the extended attributes, in at most `size` bytes; their size if that is 0.
+    ///
+    /// # Errors
+    /// As listxattr(2) says.
+    pub fn listxattr(&self, node: u64, size: u32) -> Result<Xattr> {
+        let fd = self.inodes.get(node)?.fd()?;
+        let path = path_through_proc(&fd);
+        if size == 0 {
+            return size_of(listxattr_query(path)?);
+        }
+        let mut names = vec![0; size as usize];
+        let len = listxattr(path, &mut names[..])?;
+        names.truncate(len);
+        Ok(Xattr::Data(names))
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// As setxattr(2) says.
+    pub fn setxattr(&self, node: u64, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
+        let fd = self.inodes.get(node)?.fd()?;
+        let path = path_through_proc(&fd);
+        setxattr(path, name, value, XattrFlags::from_bits_retain(flags.cast_unsigned()))
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// As removexattr(2) says.
+    pub fn removexattr(&self, node: u64, name: &OsStr) -> Result<()> {
+        let fd = self.inodes.get(node)?.fd()?;
+        removexattr(path_through_proc(&fd), name)
+    }
+}
+
+/// The xattr calls take no O_PATH descriptor, and a path relative to a directory only since Linux 6.13.
+fn path_through_proc(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn size_of(len: usize) -> Result<Xattr> {
+    u32::try_from(len).map(Xattr::Size).map_err(|_| Errno::TOOBIG)
+}

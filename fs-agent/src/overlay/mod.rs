@@ -1,0 +1,135 @@
+//! The directory below, as operations on node ids and handles: what every operation on the overlay comes down to.
+//!
+//! Nothing here knows FUSE, so all of it can be tested without a mount. Everything is relative to descriptors that
+//! were opened before the overlay was mounted: resolving a path under the mount from within this process would
+//! wait for itself.
+
+mod dirs;
+mod files;
+mod handle;
+mod identity;
+mod inode;
+mod meta;
+mod names;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    ffi::OsStr,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, Statx, StatxFlags, openat, statx},
+    path::DecInt,
+};
+
+pub use files::WriteRequest;
+pub use handle::{OpenDir, OpenFile};
+pub use identity::{Caller, Identity, keep_capabilities};
+pub use meta::{Change, Xattr};
+
+use handle::Handles;
+use inode::{Inode, Inodes};
+
+/// What an operation gives; the errno goes to the caller as it is.
+pub type Result<T> = rustix::io::Result<T>;
+
+/// A file that the kernel is told of.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Its node id. The kernel holds on to it until it forgets it.
+    pub node: u64,
+    /// Its attributes.
+    pub stat: Statx,
+}
+
+/// One directory with all that is open in it.
+pub struct Overlay {
+    /// The directory's absolute path, as writers see it.
+    path: Vec<u8>,
+    inodes: Inodes,
+    files: Handles<OpenFile>,
+    dirs: Handles<OpenDir>,
+    identity: Identity,
+    /// `/proc/self/fd`: through it a file that is held with O_PATH can be opened again.
+    own_fds: OwnedFd,
+}
+
+impl Overlay {
+    /// Takes the directory at `path`, to hold about `fds_max` descriptors for what the kernel caches of it, besides
+    /// those of open files. To be called before anything is mounted on it.
+    ///
+    /// # Errors
+    /// If it cannot be opened as a directory.
+    pub fn open(path: &Path, identity: Identity, fds_max: usize) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = openat(rustix::fs::CWD, path, flags, Mode::empty())?;
+        let stat = stat_of(&root)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let own_fds = openat(rustix::fs::CWD, "/proc/self/fd", flags, Mode::empty())?;
+        Ok(Self {
+            path: path.as_os_str().as_bytes().to_vec(),
+            inodes: Inodes::new(root, &stat, fds_max),
+            files: Handles::default(),
+            dirs: Handles::default(),
+            identity,
+            own_fds,
+        })
+    }
+
+    /// The open file that the kernel calls `handle`.
+    ///
+    /// # Errors
+    /// `EBADF` if there is none.
+    pub fn file(&self, handle: u64) -> Result<Arc<OpenFile>> {
+        self.files.get(handle)
+    }
+
+    /// The absolute path under which `file` is reached now, or was last if it is deleted. Where a file has several
+    /// names it is the one by which it was opened, as far as the kernel tells, for as long as that is there.
+    pub fn path_of(&self, file: &OpenFile) -> Arc<[u8]> {
+        let directory_moves = self.inodes.directory_moves();
+        let mut known = lock(&file.path);
+        let link_is_live = known.link.as_ref().is_some_and(|link| link.is_live());
+        if link_is_live && known.directory_moves == directory_moves {
+            return Arc::clone(&known.bytes);
+        }
+        if !link_is_live {
+            known.link = file.inode.link();
+        }
+        known.directory_moves = directory_moves;
+        known.bytes = match &known.link {
+            Some(link) => inode::path_of(&self.path, link),
+            None => self.path.as_slice().into(),
+        };
+        Arc::clone(&known.bytes)
+    }
+
+    /// Opens a file that is held with O_PATH.
+    fn reopen(&self, fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
+        openat(&self.own_fds, DecInt::from_fd(fd), flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Tells the kernel of the file that `fd` holds, reached as `name` in `parent`.
+    fn admit(&self, fd: OwnedFd, parent: &Arc<Inode>, name: &OsStr) -> Result<Entry> {
+        let stat = stat_of(&fd)?;
+        let inode = self.inodes.admit(fd, &stat, parent, name);
+        Ok(Entry { node: inode.id, stat })
+    }
+}
+
+/// The attributes of what `fd` holds.
+fn stat_of(fd: impl AsFd) -> Result<Statx> {
+    statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+}
+
+/// Locks a mutex whose state is valid wherever a thread could panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

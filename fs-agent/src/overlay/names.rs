@@ -1,0 +1,211 @@
+//! Operations on names: finding, making, renaming and removing files.
+
+use std::{ffi::OsStr, os::fd::OwnedFd, path::Path, sync::Arc};
+
+use rustix::{
+    fs::{
+        AtFlags, Dev, FileType, Mode, OFlags, RenameFlags, StatxFlags, linkat, mkdirat, mknodat, openat,
+        readlinkat, renameat_with, statx, symlinkat, unlinkat,
+    },
+    io::Errno,
+    path::DecInt,
+};
+
+use super::{
+    Caller, Entry, OpenFile, Overlay, Result,
+    inode::{Inode, ROOT},
+};
+
+const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+impl Overlay {
+    /// Finds `name` in `parent`.
+    ///
+    /// # Errors
+    /// As openat(2) says.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
+        let parent = self.inodes.get(parent)?;
+        self.look_up_in(&parent, name)
+    }
+
+    fn look_up_in(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Entry> {
+        let fd = openat(&parent.fd()?, name, PATH_ONLY, Mode::empty())?;
+        self.admit(fd, parent, name)
+    }
+
+    /// The kernel lets go of what it was told of.
+    pub fn forget(&self, node: u64, count: u64) {
+        if node != ROOT {
+            self.inodes.forget(node, count);
+        }
+    }
+
+    /// Makes and opens a regular file.
+    ///
+    /// # Errors
+    /// As openat(2) says; `ESTALE` if the file has come into being since the kernel looked.
+    pub fn create(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+        caller: Caller,
+    ) -> Result<(Entry, Arc<OpenFile>)> {
+        let parent = self.inodes.get(parent)?;
+        let wanted = OFlags::from_bits_retain(flags.cast_unsigned());
+        let flags =
+            (wanted - OFlags::DIRECT) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let parent_fd = parent.fd()?;
+        let fd = {
+            let _assumed = self.identity.assume(caller);
+            openat(&parent_fd, name, flags, Mode::from_raw_mode(mode))
+        };
+        let fd = match fd {
+            // The kernel has not checked whether the caller may open what is there now. At ESTALE it looks
+            // again, and then opens it the usual way.
+            Err(Errno::EXIST) if !wanted.contains(OFlags::EXCL) => return Err(Errno::STALE),
+            other => other?,
+        };
+        let entry = self.admit(self.reopen(&fd, OFlags::PATH)?, &parent, name)?;
+        let inode = self.inodes.get(entry.node)?;
+        let held = inode.fd()?;
+        let file = self.keep(inode, held, fd, wanted);
+        Ok((entry, file))
+    }
+
+    /// Makes a file that is neither directory nor link: regular, FIFO, socket, device.
+    ///
+    /// # Errors
+    /// As mknodat(2) says.
+    pub fn mknod(&self, parent: u64, name: &OsStr, mode: u32, device: Dev, caller: Caller) -> Result<Entry> {
+        let parent = self.inodes.get(parent)?;
+        let parent_fd = parent.fd()?;
+        {
+            let _assumed = self.identity.assume(caller);
+            let kind = FileType::from_raw_mode(mode);
+            mknodat(&parent_fd, name, kind, Mode::from_raw_mode(mode), device)?;
+        }
+        self.look_up_in(&parent, name)
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// As mkdirat(2) says.
+    pub fn mkdir(&self, parent: u64, name: &OsStr, mode: u32, caller: Caller) -> Result<Entry> {
+        let parent = self.inodes.get(parent)?;
+        let parent_fd = parent.fd()?;
+        {
+            let _assumed = self.identity.assume(caller);
+            mkdirat(&parent_fd, name, Mode::from_raw_mode(mode))?;
+        }
+        self.look_up_in(&parent, name)
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// As symlinkat(2) says.
+    pub fn symlink(&self, parent: u64, name: &OsStr, target: &Path, caller: Caller) -> Result<Entry> {
+        let parent = self.inodes.get(parent)?;
+        let parent_fd = parent.fd()?;
+        {
+            let _assumed = self.identity.assume(caller);
+            symlinkat(target, &parent_fd, name)?;
+        }
+        self.look_up_in(&parent, name)
+    }
+
+    /// Gives a file another name.
+    ///
+    /// # Errors
+    /// As linkat(2) says.
+    pub fn link(&self, node: u64, parent: u64, name: &OsStr) -> Result<Entry> {
+        let inode = self.inodes.get(node)?;
+        let parent = self.inodes.get(parent)?;
+        let source = inode.fd()?;
+        linkat(&self.own_fds, DecInt::from_fd(&source), &parent.fd()?, name, AtFlags::SYMLINK_FOLLOW)?;
+        self.look_up_in(&parent, name)
+    }
+
+    /// Where a symbolic link leads to.
+    ///
+    /// # Errors
+    /// As readlinkat(2) says.
+    pub fn readlink(&self, node: u64) -> Result<Vec<u8>> {
+        let inode = self.inodes.get(node)?;
+        Ok(readlinkat(&inode.fd()?, "", Vec::new())?.into_bytes())
+    }
+
+    /// Removes a name of a file that is no directory.
+    ///
+    /// # Errors
+    /// As unlinkat(2) says.
+    pub fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
+        self.remove(parent, name, AtFlags::empty())
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// As unlinkat(2) says.
+    pub fn rmdir(&self, parent: u64, name: &OsStr) -> Result<()> {
+        self.remove(parent, name, AtFlags::REMOVEDIR)
+    }
+
+    fn remove(&self, parent: u64, name: &OsStr, flags: AtFlags) -> Result<()> {
+        let parent = self.inodes.get(parent)?;
+        let known = self.known(&parent, name);
+        unlinkat(&parent.fd()?, name, flags)?;
+        if let Some((inode, fd)) = known {
+            inode.remove_link(&parent, name);
+            // It may be found by this alone now.
+            inode.keep(&fd);
+        }
+        Ok(())
+    }
+
+    /// Renames or, with the flag for it, exchanges.
+    ///
+    /// # Errors
+    /// As renameat2(2) says.
+    pub fn rename(
+        &self,
+        (parent, name): (u64, &OsStr),
+        (new_parent, new_name): (u64, &OsStr),
+        flags: u32,
+    ) -> Result<()> {
+        let parent = self.inodes.get(parent)?;
+        let new_parent = self.inodes.get(new_parent)?;
+        let flags = RenameFlags::from_bits_retain(flags);
+        let moved = self.known(&parent, name);
+        let replaced = self.known(&new_parent, new_name);
+        renameat_with(&parent.fd()?, name, &new_parent.fd()?, new_name, flags)?;
+        if let Some((replaced, fd)) = &replaced {
+            if moved.as_ref().is_some_and(|(moved, _)| moved.id == replaced.id) {
+                // Two names of one file: both stay, says rename(2).
+                return Ok(());
+            }
+            if flags.contains(RenameFlags::EXCHANGE) {
+                self.inodes.moved(replaced, (&new_parent, new_name), (&parent, name));
+            } else {
+                replaced.remove_link(&new_parent, new_name);
+                replaced.keep(fd);
+            }
+        }
+        if let Some((moved, _)) = &moved {
+            self.inodes.moved(moved, (&parent, name), (&new_parent, new_name));
+        }
+        Ok(())
+    }
+
+    /// The inode that `name` leads to, if the kernel knows it, with its descriptor. That the name can change hands
+    /// before it is used matters to paths in records alone.
+    fn known(&self, parent: &Arc<Inode>, name: &OsStr) -> Option<(Arc<Inode>, Arc<OwnedFd>)> {
+        let stat = statx(&parent.fd().ok()?, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::INO).ok()?;
+        let inode = self.inodes.find(&stat)?;
+        let fd = inode.fd().ok()?;
+        Some((inode, fd))
+    }
+}

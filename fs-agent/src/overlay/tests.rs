@@ -1,0 +1,346 @@
+//! The overlay on a temporary directory, without a mount.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::PathBuf,
+};
+
+use rustix::{fs::OFlags, io::Errno};
+use tempfile::TempDir;
+
+use super::{inode::ROOT, *};
+
+const ME: Caller = Caller { uid: 0, gid: 0 };
+
+struct Fixture {
+    overlay: Overlay,
+    dir: TempDir,
+}
+
+fn fixture() -> Fixture {
+    fixture_with(1000)
+}
+
+fn fixture_with(fds_max: usize) -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let overlay = Overlay::open(dir.path(), Identity::of_this_process(), fds_max).unwrap();
+    Fixture { overlay, dir }
+}
+
+impl Fixture {
+    fn below(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn create(&self, parent: u64, name: &str, flags: OFlags) -> (Entry, Arc<OpenFile>) {
+        let flags = flags.bits().cast_signed();
+        self.overlay.create(parent, OsStr::new(name), 0o644, flags, ME).unwrap()
+    }
+
+    fn open(&self, name: &str, flags: OFlags) -> Arc<OpenFile> {
+        let node = self.lookup(ROOT, name).node;
+        self.overlay.open_file(node, flags.bits().cast_signed(), ME).unwrap()
+    }
+
+    fn lookup(&self, parent: u64, name: &str) -> Entry {
+        self.overlay.lookup(parent, OsStr::new(name)).unwrap()
+    }
+
+    fn rename(&self, from: (u64, &str), to: (u64, &str)) {
+        self.overlay.rename((from.0, OsStr::new(from.1)), (to.0, OsStr::new(to.1)), 0).unwrap();
+    }
+
+    fn write(&self, file: &OpenFile, offset: u64, data: &[u8], append: bool) -> (usize, u64) {
+        let request = WriteRequest { offset, data, append, drops_set_id: false };
+        let written = self.overlay.write(file, &request).unwrap();
+        (written.len, written.offset)
+    }
+
+    /// The path of `file` below the directory, as records would have it.
+    fn path_of(&self, file: &OpenFile) -> String {
+        let path = self.overlay.path_of(file);
+        let root = self.dir.path().to_str().unwrap();
+        String::from_utf8(path.to_vec()).unwrap().strip_prefix(root).unwrap().to_owned()
+    }
+}
+
+#[test]
+fn what_is_written_is_in_the_file_below() {
+    let f = fixture();
+    let (entry, file) = f.create(ROOT, "a", OFlags::RDWR);
+    assert_eq!(f.write(&file, 0, b"hello", false), (5, 0));
+    assert_eq!(f.write(&file, 7, b"world", false), (5, 7));
+    assert_eq!(fs::read(f.below("a")).unwrap(), b"hello\0\0world");
+    assert_eq!(f.overlay.read(&file, 3, 100).unwrap(), b"lo\0\0world");
+    assert_eq!(entry.node, fs::metadata(f.below("a")).unwrap().ino());
+    assert_eq!(f.overlay.getattr(entry.node).unwrap().stx_size, 12);
+}
+
+#[test]
+fn appends_say_where_the_bytes_went() {
+    let f = fixture();
+    fs::write(f.below("log"), b"12345").unwrap();
+    let file = f.open("log", OFlags::WRONLY | OFlags::APPEND);
+    // Someone appends without the overlay; the kernel still believes that the file ends at 5.
+    fs::write(f.below("log"), b"1234567890").unwrap();
+    assert_eq!(f.write(&file, 5, b"abc", true), (3, 10));
+    assert_eq!(fs::read(f.below("log")).unwrap(), b"1234567890abc");
+}
+
+#[test]
+fn pages_of_a_mapping_keep_their_place_on_an_appending_handle() {
+    let f = fixture();
+    fs::write(f.below("log"), b"12345").unwrap();
+    let file = f.open("log", OFlags::RDWR | OFlags::APPEND);
+    assert_eq!(f.write(&file, 1, b"xy", false), (2, 1));
+    assert_eq!(fs::read(f.below("log")).unwrap(), b"1xy45");
+}
+
+#[test]
+fn handles_have_numbers_of_their_own_over_all_overlays() {
+    let (f, g) = (fixture(), fixture());
+    let (_, one) = f.create(ROOT, "a", OFlags::WRONLY);
+    let (_, two) = g.create(ROOT, "a", OFlags::WRONLY);
+    assert_ne!(one.id, two.id);
+    assert!(f.overlay.file(one.id).is_ok());
+    assert_eq!(f.overlay.file(two.id).err(), Some(Errno::BADF));
+    f.overlay.release(one.id);
+    assert_eq!(f.overlay.file(one.id).err(), Some(Errno::BADF));
+}
+
+#[test]
+fn paths_follow_renames() {
+    let f = fixture();
+    let d = f.overlay.mkdir(ROOT, OsStr::new("d"), 0o755, ME).unwrap().node;
+    let e = f.overlay.mkdir(d, OsStr::new("e"), 0o755, ME).unwrap().node;
+    let (_, file) = f.create(e, "file", OFlags::WRONLY);
+    assert_eq!(f.path_of(&file), "/d/e/file");
+    f.rename((e, "file"), (e, "other"));
+    assert_eq!(f.path_of(&file), "/d/e/other");
+    f.rename((ROOT, "d"), (ROOT, "D"));
+    assert_eq!(f.path_of(&file), "/D/e/other");
+    f.rename((d, "e"), (ROOT, "E"));
+    assert_eq!(f.path_of(&file), "/E/other");
+}
+
+#[test]
+fn a_deleted_or_replaced_file_keeps_its_last_path() {
+    let f = fixture();
+    let (_, file) = f.create(ROOT, "a", OFlags::WRONLY);
+    let (_, new) = f.create(ROOT, "a.tmp", OFlags::WRONLY);
+    f.rename((ROOT, "a.tmp"), (ROOT, "a"));
+    assert_eq!((f.path_of(&file), f.path_of(&new)), ("/a".to_owned(), "/a".to_owned()));
+    f.overlay.unlink(ROOT, OsStr::new("a")).unwrap();
+    assert_eq!((f.path_of(&file), f.path_of(&new)), ("/a".to_owned(), "/a".to_owned()));
+}
+
+#[test]
+fn an_exchange_swaps_paths() {
+    let f = fixture();
+    let (_, a) = f.create(ROOT, "a", OFlags::WRONLY);
+    let (_, b) = f.create(ROOT, "b", OFlags::WRONLY);
+    let exchange = rustix::fs::RenameFlags::EXCHANGE.bits();
+    f.overlay.rename((ROOT, OsStr::new("a")), (ROOT, OsStr::new("b")), exchange).unwrap();
+    assert_eq!((f.path_of(&a), f.path_of(&b)), ("/b".to_owned(), "/a".to_owned()));
+}
+
+#[test]
+fn a_file_with_two_names_goes_by_the_one_it_was_opened_under() {
+    let f = fixture();
+    let (entry, a) = f.create(ROOT, "a", OFlags::WRONLY);
+    f.overlay.link(entry.node, ROOT, OsStr::new("b")).unwrap();
+    let b = f.open("b", OFlags::WRONLY);
+    f.lookup(ROOT, "a");
+    assert_eq!((f.path_of(&a), f.path_of(&b)), ("/a".to_owned(), "/b".to_owned()));
+    f.overlay.unlink(ROOT, OsStr::new("b")).unwrap();
+    assert_eq!(f.path_of(&b), "/a");
+    // Both names are the same file: nothing happens, as rename(2) says.
+    f.overlay.link(entry.node, ROOT, OsStr::new("c")).unwrap();
+    f.rename((ROOT, "c"), (ROOT, "a"));
+    assert_eq!(f.path_of(&a), "/a");
+}
+
+#[test]
+fn the_kernel_forgets_as_often_as_it_was_told() {
+    let f = fixture();
+    fs::write(f.below("a"), b"").unwrap();
+    let node = f.lookup(ROOT, "a").node;
+    assert_eq!(f.lookup(ROOT, "a").node, node);
+    assert_eq!(f.overlay.inodes.len(), 1);
+    f.overlay.forget(node, 1);
+    assert!(f.overlay.getattr(node).is_ok());
+    f.overlay.forget(node, 1);
+    assert_eq!(f.overlay.inodes.len(), 0);
+    assert_eq!(f.overlay.getattr(node).err(), Some(Errno::STALE));
+    f.overlay.forget(ROOT, 100);
+    assert!(f.overlay.getattr(ROOT).is_ok());
+}
+
+#[test]
+fn a_directory_is_read_in_pieces_and_from_anywhere() {
+    let f = fixture();
+    let mut expected: Vec<OsString> = (0..2000).map(|i| format!("file-{i}").into()).collect();
+    expected.iter().for_each(|name| fs::write(f.dir.path().join(name), b"").unwrap());
+    expected.extend([".".into(), "..".into()]);
+    expected.sort();
+    let dir = f.overlay.open_dir(ROOT).unwrap();
+    let read_from = |mut offset| {
+        let mut all = Vec::new();
+        loop {
+            let before = all.len();
+            let take = |entry: &dirs::DirEntry| {
+                let room = all.len() < before + 7;
+                if room {
+                    all.push((entry.name.clone(), entry.next_offset));
+                }
+                room
+            };
+            f.overlay.read_dir(dir.id, offset, take).unwrap();
+            match all.last() {
+                Some((_, next)) if all.len() > before => offset = *next,
+                _ => return all,
+            }
+        }
+    };
+    let all = read_from(0);
+    let mut names: Vec<_> = all.iter().map(|(name, _)| name.clone()).collect();
+    names.sort();
+    assert_eq!(names, expected);
+    // rewinddir(3) and seekdir(3).
+    assert_eq!(read_from(0), all);
+    assert_eq!(read_from(all[999].1), all[1000..]);
+}
+
+#[test]
+fn attributes_are_changed_in_an_order_that_keeps_them_all() {
+    let f = fixture();
+    let (entry, _) = f.create(ROOT, "a", OFlags::WRONLY);
+    let old = rustix::fs::Timespec { tv_sec: 1000, tv_nsec: 7 };
+    let change = Change {
+        mode: Some(0o4755),
+        uid: Some(rustix::process::geteuid().as_raw()),
+        gid: None,
+        size: Some(3),
+        times: Some(rustix::fs::Timestamps { last_access: old, last_modification: old }),
+    };
+    let stat = f.overlay.setattr(entry.node, None, &change).unwrap();
+    assert_eq!((stat.stx_mode & 0o7777, stat.stx_size), (0o4755, 3));
+    assert_eq!((stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec), (1000, 7));
+}
+
+#[test]
+fn set_id_bits_go_when_the_writer_may_not_keep_them() {
+    let f = fixture();
+    let (_, file) = f.create(ROOT, "a", OFlags::WRONLY);
+    let mode = || fs::metadata(f.below("a")).unwrap().permissions().mode() & 0o7777;
+    for (before, after) in [(0o6755, 0o755), (0o2644, 0o2644), (0o644, 0o644)] {
+        fs::set_permissions(f.below("a"), fs::Permissions::from_mode(before)).unwrap();
+        let request = WriteRequest { offset: 0, data: b"x", append: false, drops_set_id: true };
+        f.overlay.write(&file, &request).unwrap();
+        assert_eq!(mode(), after, "{before:o}");
+    }
+}
+
+#[test]
+fn links_are_read_and_not_followed() {
+    let f = fixture();
+    symlink("/nowhere", f.below("l")).unwrap();
+    let entry = f.lookup(ROOT, "l");
+    assert_eq!(f.overlay.readlink(entry.node).unwrap(), b"/nowhere");
+    let times = rustix::fs::Timespec { tv_sec: 5, tv_nsec: 0 };
+    let times = Some(rustix::fs::Timestamps { last_access: times, last_modification: times });
+    f.overlay.setattr(entry.node, None, &Change { times, ..Change::default() }).unwrap();
+    assert_eq!(fs::symlink_metadata(f.below("l")).unwrap().mtime(), 5);
+    f.overlay.link(entry.node, ROOT, OsStr::new("m")).unwrap();
+    assert!(fs::symlink_metadata(f.below("m")).unwrap().is_symlink());
+}
+
+#[test]
+fn a_file_that_came_into_being_meanwhile_is_not_opened_unchecked() {
+    let f = fixture();
+    fs::write(f.below("a"), b"secret").unwrap();
+    let create = |flags: OFlags| {
+        f.overlay.create(ROOT, OsStr::new("a"), 0o644, flags.bits().cast_signed(), ME).map(drop)
+    };
+    assert_eq!(create(OFlags::RDWR | OFlags::CREATE), Err(Errno::STALE));
+    assert_eq!(create(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL), Err(Errno::EXIST));
+}
+
+#[test]
+fn extended_attributes_and_holes_are_those_below() {
+    let f = fixture();
+    let (entry, file) = f.create(ROOT, "a", OFlags::RDWR);
+    let name = OsStr::new("user.colour");
+    f.overlay.setxattr(entry.node, name, b"blue", 0).unwrap();
+    assert_eq!(f.overlay.getxattr(entry.node, name, 0), Ok(Xattr::Size(4)));
+    assert_eq!(f.overlay.getxattr(entry.node, name, 3), Err(Errno::RANGE));
+    assert_eq!(f.overlay.getxattr(entry.node, name, 9), Ok(Xattr::Data(b"blue".to_vec())));
+    let Ok(Xattr::Data(names)) = f.overlay.listxattr(entry.node, 1000) else { panic!("no list") };
+    assert!(names.split(|b| *b == 0).any(|listed| listed == b"user.colour"));
+    f.overlay.removexattr(entry.node, name).unwrap();
+    assert_eq!(f.overlay.getxattr(entry.node, name, 9), Err(Errno::NODATA));
+    f.write(&file, 1 << 20, b"end", false);
+    assert_eq!(f.overlay.seek_to(&file, 0, false), Ok(1 << 20));
+    assert_eq!(f.overlay.seek_to(&file, 0, true), Ok(0));
+}
+
+#[test]
+fn root_makes_files_in_the_callers_name() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let f = fixture();
+    let caller = Caller { uid: 4711, gid: 4712 };
+    fs::set_permissions(f.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    f.overlay.create(ROOT, OsStr::new("a"), 0o600, 1, caller).unwrap();
+    f.overlay.mkdir(ROOT, OsStr::new("d"), 0o700, caller).unwrap();
+    f.overlay.symlink(ROOT, OsStr::new("l"), Path::new("a"), caller).unwrap();
+    f.overlay.mknod(ROOT, OsStr::new("p"), 0o010_600, 0, caller).unwrap();
+    fs::write(f.below("mine"), b"").unwrap();
+    let owner = |name| {
+        let meta = fs::symlink_metadata(f.below(name)).unwrap();
+        (meta.uid(), meta.gid())
+    };
+    for name in ["a", "d", "l", "p"] {
+        assert_eq!(owner(name), (4711, 4712), "{name}");
+    }
+    assert_eq!(owner("mine"), (0, 0), "the thread is itself again");
+}
+
+#[test]
+fn more_inodes_than_descriptors_are_served() {
+    const FDS_MAX: usize = 10;
+    let f = fixture_with(FDS_MAX);
+    let d = f.overlay.mkdir(ROOT, OsStr::new("d"), 0o755, ME).unwrap().node;
+    let names: Vec<String> = (0..100).map(|i| format!("file-{i}")).collect();
+    let nodes: Vec<u64> = names
+        .iter()
+        .map(|name| {
+            let (entry, file) = f.create(d, name, OFlags::WRONLY);
+            f.write(&file, 0, name.as_bytes(), false);
+            f.overlay.release(file.id);
+            entry.node
+        })
+        .collect();
+    assert!(f.overlay.inodes.held() <= FDS_MAX, "{}", f.overlay.inodes.held());
+    // All are found again, also under another name and below a directory with another name.
+    f.rename((d, "file-0"), (d, "moved"));
+    f.rename((ROOT, "d"), (ROOT, "D"));
+    for (node, name) in nodes.iter().zip(&names) {
+        assert_eq!(f.overlay.getattr(*node).unwrap().stx_size, name.len() as u64);
+        assert_eq!(f.overlay.getattr(*node).unwrap().stx_ino, *node);
+    }
+    assert!(f.overlay.inodes.held() <= FDS_MAX, "{}", f.overlay.inodes.held());
+    // What has no name any more is still there for who knows it.
+    f.overlay.unlink(d, OsStr::new("file-1")).unwrap();
+    nodes.iter().for_each(|node| assert!(f.overlay.getattr(*node).is_ok()));
+    assert_eq!(f.overlay.getattr(nodes[1]).unwrap().stx_nlink, 0);
+    // Where another file has taken the name behind the overlay's back, the old one is not mistaken for it.
+    nodes.iter().rev().for_each(|node| assert!(f.overlay.getattr(*node).is_ok()));
+    fs::write(f.below("D/new"), b"new").unwrap();
+    fs::rename(f.below("D/new"), f.below("D/file-99")).unwrap();
+    assert_eq!(f.overlay.getattr(nodes[99]).err(), Some(Errno::STALE));
+    assert_eq!(f.lookup(d, "file-99").stat.stx_size, 3);
+}

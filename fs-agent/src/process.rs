@@ -1,0 +1,92 @@
+//! What the agent's process sets up for itself before it does anything for others.
+
+use std::{
+    sync::mpsc::Sender,
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Context, Result};
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    signal::{SigSet, Signal},
+};
+use rustix::{
+    fs::Mode,
+    process::{geteuid, umask},
+};
+
+use crate::{overlay, run::Event};
+
+/// The signals that the agent handles.
+const HANDLED: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+
+/// The most descriptors of inodes in an overlay. Each keeps an inode of the directory below in memory, about 1 KiB.
+const INODE_DESCRIPTORS_MAX: usize = 1 << 16;
+
+/// The usual soft limit of open files.
+const DESCRIPTORS_DEFAULT: u64 = 1024;
+
+/// Blocks signals in this thread and all that it will start; [`watch_signals`] takes those that are handled.
+///
+/// # Errors
+/// If the system refuses.
+pub fn block_signals() -> Result<()> {
+    let mut signals: SigSet = HANDLED.into_iter().collect();
+    // A write over this process's own file size limit shall fail with EFBIG, not end it.
+    signals.add(Signal::SIGXFSZ);
+    signals.thread_block().context("cannot block signals")
+}
+
+/// Reports signals as events.
+///
+/// # Errors
+/// If the thread cannot be started.
+pub fn watch_signals(events: Sender<Event>) -> Result<JoinHandle<()>> {
+    let signals: SigSet = HANDLED.into_iter().collect();
+    let watch = move || {
+        while let Ok(signal) = signals.wait() {
+            if events.send(Event::Signal(signal)).is_err() {
+                break;
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(watch).context("cannot start a thread")
+}
+
+/// Sets what workers inherit: the file mode mask, the descriptor limit, capabilities that outlast `setfsuid`.
+/// To be called before any thread is started.
+pub fn prepare() {
+    // The kernel has applied the callers' masks already.
+    umask(Mode::empty());
+    // Descriptors for open files, and for inodes that the kernel caches.
+    if let Err(error) = raise_descriptor_limit() {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+    if geteuid().is_root()
+        && let Err(error) = overlay::keep_capabilities()
+    {
+        tracing::warn!(
+            "cannot keep capabilities while acting as another user ({error}; CAP_SETPCAP is missing): \
+             who may create a file only by way of a supplementary group may be refused"
+        );
+    }
+}
+
+/// How many descriptors each of `overlays` may hold for what the kernel caches: together half of all, so that as
+/// many files can be open, and no more than is of use.
+pub fn inode_descriptors(overlays: usize) -> usize {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((DESCRIPTORS_DEFAULT, 0));
+    let share = usize::try_from(soft / 2).unwrap_or(usize::MAX) / overlays.max(1);
+    share.min(INODE_DESCRIPTORS_MAX)
+}
+
+/// The soft limit becomes the hard one. With the privilege for it, the hard one first becomes what the kernel takes.
+fn raise_descriptor_limit() -> nix::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let most = most.unwrap_or(hard).max(hard);
+    if setrlimit(Resource::RLIMIT_NOFILE, most, most).is_ok() || soft == hard {
+        return Ok(());
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}

@@ -1,0 +1,174 @@
+//! `fs-agent status`: what the agent has left in shared memory, read without its help.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+use bywash_common::{
+    cli::GlobalArgs,
+    config::Config,
+    exit::Exit,
+    ring::{Inspected, RingError, inspect},
+    status::{AgentCounter, ListeningKind},
+    units::ByteSize,
+};
+use serde_json::json;
+
+use crate::cli::print;
+
+/// Prints what the agent does and has done.
+///
+/// # Errors
+/// If the configuration is wrong or the ring cannot be read.
+pub fn status(args: &GlobalArgs, as_json: bool) -> Result<Exit> {
+    let name = Config::load(&args.config)?.ring.name;
+    let ring = match inspect(&name) {
+        Ok(ring) => Some(ring),
+        Err(RingError::Missing { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let text = if as_json { as_json_text(&name, ring.as_ref()) } else { as_text(&name, ring.as_ref()) };
+    print(text.as_bytes())?;
+    Ok(if ring.is_some_and(|ring| state(&ring) == State::Running) { Exit::Ok } else { Exit::NotRunning })
+}
+
+/// What the agent is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Every overlay answers.
+    Running,
+    /// It holds the ring, and its overlays are not there yet or not any more.
+    InBetween,
+    /// Nobody holds the ring.
+    Gone,
+}
+
+fn state(ring: &Inspected) -> State {
+    match (ring.agent_running, ring.roster.is_empty()) {
+        (true, false) => State::Running,
+        (true, true) => State::InBetween,
+        (false, _) => State::Gone,
+    }
+}
+
+fn as_text(name: &str, ring: Option<&Inspected>) -> String {
+    let Some(ring) = ring else { return "fs-agent is not running\n".to_owned() };
+    let mut out = String::new();
+    let pid = ring.agent(AgentCounter::Pid);
+    // Writing to a string cannot fail, here and below.
+    let _ = match state(ring) {
+        State::Running => {
+            for listening in &ring.roster {
+                let _ = writeln!(out, "listening on {}", listening.path.display());
+            }
+            write!(out, "fs-agent is running (pid {pid})")
+        }
+        State::InBetween => write!(out, "fs-agent is starting or stopping (pid {pid})"),
+        State::Gone => write!(out, "fs-agent is not running"),
+    };
+    let percent = ring.used.saturating_mul(100).checked_div(ring.capacity).unwrap_or(0);
+    let (used, capacity) = (human(ring.used), ByteSize(ring.capacity));
+    let _ = writeln!(out, ", ring {name}: {used} of {capacity} used ({percent}%)");
+    let events = ring.agent(AgentCounter::CapturedEvents);
+    let bytes = ring.agent(AgentCounter::CapturedBytes);
+    let _ = write!(out, "captured {events} events, {bytes} bytes");
+    match ring.agent(AgentCounter::UnattributedEvents) {
+        0 => out.push('\n'),
+        n => drop(writeln!(out, "; {n} of the events through shared mappings, by nobody in particular")),
+    }
+    let lost = |pick: fn(&(_, u64, u64)) -> u64| ring.losses.iter().map(pick).sum::<u64>();
+    let _ = write!(out, "lost {} events, {} bytes", lost(|l| l.1), lost(|l| l.2));
+    let reasons = ring.losses.iter().filter(|(_, events, _)| *events > 0);
+    let reasons: Vec<_> = reasons
+        .map(|(reason, events, bytes)| format!("{}: {events} events, {bytes} bytes", reason.name()))
+        .collect();
+    if !reasons.is_empty() {
+        let _ = write!(out, " ({})", reasons.join("; "));
+    }
+    out.push('\n');
+    out
+}
+
+/// A size to a tenth of a unit.
+fn human(bytes: u64) -> String {
+    for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes >= 1 << shift {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            return format!("{}.{}{unit}", tenths / 10, tenths % 10);
+        }
+    }
+    format!("{bytes}B")
+}
+
+fn as_json_text(name: &str, ring: Option<&Inspected>) -> String {
+    let object = match ring {
+        None => json!({ "running": false, "ring": { "name": name } }),
+        Some(ring) => {
+            let losses: serde_json::Map<_, _> = ring
+                .losses
+                .iter()
+                .map(|(reason, events, bytes)| {
+                    (reason.name().to_owned(), json!({ "events": events, "bytes": bytes }))
+                })
+                .collect();
+            json!({
+                "running": state(ring) == State::Running,
+                "pid": ring.agent(AgentCounter::Pid),
+                "started_ns": ring.agent(AgentCounter::StartedNs),
+                "listening": listening(ring),
+                "ring": {
+                    "name": name,
+                    "uuid": ring.uuid.to_string(),
+                    "generation": ring.generation,
+                    "capacity_bytes": ring.capacity,
+                    "used_bytes": ring.used,
+                },
+                "publisher_running": ring.publisher_running,
+                "captured": {
+                    "events": ring.agent(AgentCounter::CapturedEvents),
+                    "bytes": ring.agent(AgentCounter::CapturedBytes),
+                    "unattributed_events": ring.agent(AgentCounter::UnattributedEvents),
+                },
+                "lost": losses,
+            })
+        }
+    };
+    format!("{object}\n")
+}
+
+/// What the agent listens to; nothing if it was killed and left its roster.
+fn listening(ring: &Inspected) -> Vec<serde_json::Value> {
+    let roster = ring.roster.iter().filter(|_| ring.agent_running);
+    roster
+        .map(|listening| {
+            let kind = match listening.kind {
+                ListeningKind::Directory => "directory",
+                ListeningKind::Fifo => "fifo",
+            };
+            json!({ "kind": kind, "path": listening.path.to_string_lossy() })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_rounded_down_to_tenths() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1536, "1.5KiB"),
+            (64 << 20, "64.0MiB"),
+            (u64::MAX, "17179869183.9GiB"),
+        ] {
+            assert_eq!(human(bytes), text);
+        }
+    }
+
+    #[test]
+    fn a_missing_ring_is_an_agent_that_does_not_run() {
+        assert_eq!(as_text("x", None), "fs-agent is not running\n");
+        assert_eq!(as_json_text("x", None), "{\"running\":false,\"ring\":{\"name\":\"x\"}}\n");
+    }
+}
