@@ -1,0 +1,76 @@
+//! The command line.
+
+use bywash_common::{cli::GlobalArgs, config::Config, exit::Exit};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{check, consume, output, run, status};
+
+/// Sends what fs-agent captures to Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "publisher", version, about)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Drain the ring to the sink until SIGTERM or SIGINT
+    Run,
+    /// Show how far the publisher is behind; exits with 0 if it runs and 3 if not
+    Status(status::StatusArgs),
+    /// Check the configuration; exits with 0 if it can be used and 78 if not
+    Check(check::CheckArgs),
+    /// Read events back from the configured topics and print them for people
+    Consume(consume::ConsumeArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+impl Cli {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// What went wrong, for people.
+    pub fn execute(self) -> anyhow::Result<Exit> {
+        let config = || Config::load(&self.global.config);
+        match self.command {
+            Command::Run => run::run(&config()?),
+            Command::Status(args) => status::status(&config()?, &args),
+            Command::Check(args) => check::check(&config()?, &args),
+            Command::Consume(args) => consume::consume(&config()?, &args),
+            Command::Completions { shell } => {
+                let mut text = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "publisher", &mut text);
+                output::print(&text)?;
+                Ok(Exit::Ok)
+            }
+            Command::Man => {
+                let mut text = Vec::new();
+                clap_mangen::Man::new(Self::command()).render(&mut text)?;
+                output::print(&text)?;
+                Ok(Exit::Ok)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,100 @@
+//! The ring that is drained: waiting for it, and turning to the next one.
+
+use std::{
+    thread::sleep,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bywash_common::{
+    ring::{Acker, PublisherRing, RingError, inspect},
+    status::{PublisherCounter, PublisherStatus},
+};
+
+use crate::signals::Stop;
+
+use super::frontier::{Ledger, Progress};
+
+/// How often a missing ring is looked for.
+const MISSING_WAIT: Duration = Duration::from_millis(200);
+
+/// Attaches to the ring, which the agent may not have made yet. Gives none if a stop is asked for first.
+///
+/// # Errors
+/// A [`RingError`] other than [`RingError::Missing`].
+pub fn attach(name: &str, stop: &Stop) -> Result<Option<PublisherRing>, RingError> {
+    let mut said = false;
+    while !stop.is_requested() {
+        match PublisherRing::attach(name, None) {
+            Ok(ring) => {
+                start_counters(name, &ring.status);
+                let (used_bytes, _) = ring.fill();
+                tracing::info!("draining the ring `{name}` ({}), {used_bytes} bytes wait in it", ring.uuid);
+                return Ok(Some(ring));
+            }
+            Err(RingError::Missing { .. }) => {
+                if !said {
+                    tracing::info!("waiting for the ring `{name}`: fs-agent is not running yet");
+                }
+                said = true;
+                sleep(MISSING_WAIT);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the agent writes to another ring of the same name by now, so that this one only has to be drained.
+pub fn is_superseded(name: &str, ring: &PublisherRing) -> bool {
+    let newer = ring.has_successor().unwrap_or_else(|error| {
+        tracing::warn!("cannot look for a newer ring: {error}");
+        false
+    });
+    // Someone may have removed the objects, so that the agent began anew with the same number.
+    newer || inspect(name).is_ok_and(|current| current.uuid != ring.uuid)
+}
+
+/// What `status` shows a rate since.
+fn start_counters(name: &str, status: &PublisherStatus) {
+    if let Ok(before) = inspect(name) {
+        let from = |counter| before.publisher(counter);
+        status.set(PublisherCounter::StartDeliveredEvents, from(PublisherCounter::DeliveredEvents));
+        status.set(PublisherCounter::StartDeliveredBytes, from(PublisherCounter::DeliveredBytes));
+    }
+}
+
+/// Writes the frontier's moves into the ring: its head, and the counters beside it.
+pub struct RingLedger {
+    acker: Acker,
+    status: PublisherStatus,
+}
+
+impl RingLedger {
+    /// The ledger of an attached ring.
+    pub fn new(ring: &PublisherRing) -> Self {
+        Self { acker: ring.consumer.acker(), status: ring.status.clone() }
+    }
+}
+
+impl Ledger for RingLedger {
+    fn advance(&mut self, progress: &Progress) {
+        self.acker.ack(progress.end);
+        if let Some(next) = progress.next_sequence {
+            self.status.set(PublisherCounter::AckedSequence, next);
+        }
+        self.status.add(PublisherCounter::DeliveredEvents, progress.events);
+        self.status.add(PublisherCounter::DeliveredBytes, progress.bytes);
+        self.status.set(PublisherCounter::LastDeliveryNs, now_ns());
+    }
+
+    fn in_flight(&mut self, records: u64, oldest_ns: u64) {
+        self.status.set(PublisherCounter::InFlightEvents, records);
+        self.status.set(PublisherCounter::OldestUnackedNs, oldest_ns);
+    }
+}
+
+/// The time, in nanoseconds since the epoch.
+pub fn now_ns() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,259 @@
+//! Which records are delivered, and how far without a gap: only that far may the ring forget.
+//!
+//! The drain opens an entry for each record in the ring's order; delivery reports complete them in any order, from
+//! any thread. When the oldest entries are complete, the [`Ledger`] moves on over them.
+
+use std::{
+    collections::VecDeque,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// What a delivery report is about: a record that was opened at the frontier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+impl Ticket {
+    /// The ticket's number, for sinks whose library hands a number back with a report.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The ticket of a number that [`Self::number`] gave.
+    pub fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+/// A record that is on its way to the sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where it ends in the ring.
+    pub end: u64,
+    /// Its number in the ring, if it is known.
+    pub sequence: Option<u64>,
+    /// When it was captured, in nanoseconds since the epoch.
+    pub time_ns: u64,
+    /// Bytes that were written; counts as delivered data.
+    pub data_bytes: u64,
+    /// Bytes that it takes in memory until it is delivered.
+    pub held_bytes: u64,
+    /// It is a write, not news of a loss.
+    pub is_write: bool,
+}
+
+/// What the frontier has moved over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The ring may forget what lies before this position.
+    pub end: u64,
+    /// The sequence number that follows the last delivered record's, if it is known.
+    pub next_sequence: Option<u64>,
+    /// Writes that have been delivered since the last time.
+    pub events: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+/// Where the frontier's moves are written down.
+pub trait Ledger: Send {
+    /// Everything before `progress.end` is delivered. Called with growing ends.
+    fn advance(&mut self, progress: &Progress);
+
+    /// How many records are on their way, and when the oldest was captured; 0 without any.
+    fn in_flight(&mut self, records: u64, oldest_ns: u64);
+}
+
+/// How much may be on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Records.
+    pub records: usize,
+    /// Bytes that they take.
+    pub bytes: u64,
+}
+
+/// A message that the sink will never take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The record that it belongs to; it stays open until someone completes it.
+    pub ticket: Ticket,
+    /// What the record is.
+    pub record: Record,
+    /// Why, in the sink's words.
+    pub reason: String,
+}
+
+struct Pending {
+    record: Record,
+    /// Messages whose delivery has not been reported.
+    messages: u32,
+    /// One of its messages was refused, and that is being announced.
+    announced: bool,
+}
+
+struct State {
+    ledger: Box<dyn Ledger>,
+    pending: VecDeque<Pending>,
+    /// The ticket of the front of `pending`.
+    first: u64,
+    held_bytes: u64,
+    refused: Vec<Refused>,
+    /// Counts what may let a waiting drain go on.
+    events: u64,
+}
+
+/// The records between the ring's head and what was read last.
+pub struct Frontier {
+    bounds: Bounds,
+    state: Mutex<State>,
+    moved: Condvar,
+}
+
+impl Frontier {
+    /// A frontier with nothing on its way.
+    pub fn new(bounds: Bounds, ledger: Box<dyn Ledger>) -> Self {
+        let state = State {
+            ledger,
+            pending: VecDeque::new(),
+            first: 0,
+            held_bytes: 0,
+            refused: Vec::new(),
+            events: 0,
+        };
+        Self { bounds, state: Mutex::new(state), moved: Condvar::new() }
+    }
+
+    /// The state is valid whenever the lock is free, also after a panic of its holder.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Turns to another ring. The old one's records must all be complete.
+    pub fn follow(&self, ledger: Box<dyn Ledger>) {
+        let mut state = self.lock();
+        debug_assert!(state.pending.is_empty());
+        state.ledger = ledger;
+    }
+
+    /// Takes a record on its way. It is complete after one report, or as many as [`Self::expect`] says.
+    pub fn open(&self, record: Record) -> Ticket {
+        let mut state = self.lock();
+        let ticket = Ticket(state.first + state.pending.len() as u64);
+        state.held_bytes += record.held_bytes;
+        state.pending.push_back(Pending { record, messages: 1, announced: !record.is_write });
+        state.note_in_flight();
+        ticket
+    }
+
+    /// Says how many messages the record becomes. To be called before the first of them is sent.
+    pub fn expect(&self, ticket: Ticket, messages: u32) {
+        if let Some(pending) = self.lock().get(ticket) {
+            pending.messages = messages;
+        }
+    }
+
+    /// One of the record's messages is delivered.
+    pub fn complete(&self, ticket: Ticket) {
+        let mut state = self.lock();
+        state.complete(ticket);
+        drop(state);
+        self.moved.notify_all();
+    }
+
+    /// One of the record's messages will never be delivered. It stays open until an announcement of that is delivered in
+    /// its place; what cannot be announced either (a further part, or the announcement itself) counts as complete.
+    pub fn refuse(&self, ticket: Ticket, reason: String) {
+        let mut state = self.lock();
+        let Some(pending) = state.get(ticket) else { return };
+        let record = pending.record;
+        if pending.announced {
+            state.complete(ticket);
+            tracing::error!("{} cannot be delivered either: {reason}", Announcement(record));
+        } else {
+            pending.announced = true;
+            state.refused.push(Refused { ticket, record, reason });
+            state.events += 1;
+        }
+        drop(state);
+        self.moved.notify_all();
+    }
+
+    /// The refusals since the last time, oldest first.
+    pub fn take_refused(&self) -> Vec<Refused> {
+        std::mem::take(&mut self.lock().refused)
+    }
+
+    /// Whether another record may be opened.
+    pub fn has_room(&self) -> bool {
+        let state = self.lock();
+        state.pending.len() < self.bounds.records && state.held_bytes < self.bounds.bytes
+    }
+
+    /// A count that grows with every report; for [`Self::wait_past`].
+    pub fn events(&self) -> u64 {
+        self.lock().events
+    }
+
+    /// Waits until there was a report after the one that `seen` counted, at most for `timeout`.
+    pub fn wait_past(&self, seen: u64, timeout: Duration) {
+        let unmoved = |state: &mut State| state.events == seen;
+        drop(self.moved.wait_timeout_while(self.lock(), timeout, unmoved));
+    }
+
+    /// How many records are on their way.
+    pub fn in_flight(&self) -> usize {
+        self.lock().pending.len()
+    }
+}
+
+impl State {
+    fn get(&mut self, ticket: Ticket) -> Option<&mut Pending> {
+        let index = usize::try_from(ticket.0.checked_sub(self.first)?).ok()?;
+        self.pending.get_mut(index)
+    }
+
+    fn complete(&mut self, ticket: Ticket) {
+        self.events += 1;
+        let Some(pending) = self.get(ticket) else { return };
+        pending.messages = pending.messages.saturating_sub(1);
+        let mut progress = Progress::default();
+        while let Some(done) = self.pending.pop_front_if(|p| p.messages == 0) {
+            let Record { end, sequence, data_bytes, held_bytes, is_write, .. } = done.record;
+            self.first += 1;
+            self.held_bytes -= held_bytes;
+            progress.end = end;
+            progress.next_sequence = sequence.map(|s| s.wrapping_add(1)).or(progress.next_sequence);
+            if is_write {
+                progress.events += 1;
+                progress.bytes += data_bytes;
+            }
+        }
+        if progress.end > 0 {
+            self.ledger.advance(&progress);
+            self.note_in_flight();
+        }
+    }
+
+    fn note_in_flight(&mut self) {
+        let oldest_ns = self.pending.front().map_or(0, |p| p.record.time_ns);
+        self.ledger.in_flight(self.pending.len() as u64, oldest_ns);
+    }
+}
+
+/// How the log names the news of a record's fate.
+struct Announcement(Record);
+
+impl std::fmt::Display for Announcement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bytes = self.0.data_bytes;
+        match self.0.sequence {
+            Some(sequence) => write!(f, "the loss event of record {sequence} ({bytes} bytes)"),
+            None => write!(f, "the loss event of {bytes} damaged bytes"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "frontier_tests.rs"]
+mod tests;

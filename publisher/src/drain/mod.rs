@@ -1,0 +1,205 @@
+//! The loop from the ring to the sink.
+//!
+//! It reads records in order, hands each to the sink and goes on; delivery reports move the ring's head by way of the
+//! [`Frontier`]. Nothing is kept here that the ring does not hold as well, so whatever ends this process costs
+//! nothing but a second delivery under the same event ids.
+
+mod attach;
+mod frontier;
+mod outlet;
+#[cfg(test)]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bywash_common::{
+    config::Config,
+    record::{Loss, Write},
+    ring::{Entry, Kind, PublisherRing, ReadError, RingError},
+    status::PublisherCounter,
+};
+
+use crate::{
+    names::Names,
+    signals::Stop,
+    sink::{Sink, SinkError},
+};
+
+pub use attach::{RingLedger, attach, now_ns};
+pub use frontier::{Bounds, Frontier, Ticket};
+use outlet::Outlet;
+
+/// How long an idle drain sleeps at most; a new record ends it at once.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+/// How long the drain waits for a delivery, with as much on its way as may be, before it looks for a stop.
+const ROOM_WAIT: Duration = Duration::from_millis(100);
+/// How often an idle drain looks whether the agent has begun a new ring.
+const SUCCESSOR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why draining ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum DrainError {
+    /// The sink cannot go on.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The next ring cannot be attached to.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+}
+
+/// How much a configuration lets be on its way.
+pub fn bounds(config: &Config) -> Bounds {
+    let publisher = &config.publisher;
+    Bounds {
+        records: usize::try_from(publisher.in_flight_records).unwrap_or(usize::MAX),
+        bytes: publisher.in_flight_bytes.0,
+    }
+}
+
+/// Moves records from the ring to the sink.
+pub struct Drain {
+    ring: PublisherRing,
+    ring_name: String,
+    outlet: Outlet,
+    frontier: Arc<Frontier>,
+    stop: Stop,
+    /// The record that was read last.
+    payload: Vec<u8>,
+    looked_for_successor: Instant,
+}
+
+impl Drain {
+    /// A drain from `ring` to `sink`, which reports to `frontier`.
+    pub fn new(
+        config: &Config,
+        ring: PublisherRing,
+        sink: Box<dyn Sink>,
+        frontier: Arc<Frontier>,
+        names: Names,
+        stop: Stop,
+    ) -> Self {
+        let outlet = Outlet::new(config.clone(), names, sink, Arc::clone(&frontier), stop.clone(), &ring);
+        Self {
+            ring,
+            ring_name: config.ring.name.clone(),
+            outlet,
+            frontier,
+            stop,
+            payload: Vec::new(),
+            looked_for_successor: Instant::now(),
+        }
+    }
+
+    /// Drains until a stop is asked for.
+    ///
+    /// # Errors
+    /// A [`DrainError`] if it cannot go on; what is not delivered stays in the ring.
+    pub fn run(&mut self) -> Result<(), DrainError> {
+        while !self.stop.is_requested() {
+            self.outlet.poll()?;
+            if !self.frontier.has_room() {
+                self.wait_for_room()?;
+                continue;
+            }
+            match self.ring.consumer.next(&mut self.payload) {
+                Ok(Some(entry)) => self.take(entry)?,
+                Ok(None) => self.idle()?,
+                Err(error) => self.pass_damage(&error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Delivers what was read, for at most `timeout`, and says what stays in the ring.
+    pub fn finish(self, timeout: Duration) {
+        let Self { ring, ring_name, outlet, frontier, .. } = self;
+        outlet.close(Instant::now() + timeout);
+        let (used_bytes, _) = ring.fill();
+        match frontier.in_flight() {
+            0 => tracing::info!("everything that was read is delivered; {used_bytes} bytes stay in the ring"),
+            records => tracing::warn!(
+                "stopped before {records} records were confirmed: they are among the {used_bytes} bytes that stay \
+                 in the ring `{ring_name}`, and are sent again after the next start"
+            ),
+        }
+    }
+
+    fn take(&mut self, entry: Entry) -> Result<(), SinkError> {
+        self.ring.status.add(PublisherCounter::ReadEvents, 1);
+        let read_bytes = self.payload.len() as u64;
+        match entry.kind {
+            Kind::Write => {
+                if let Ok((write, data)) = Write::decode(&self.payload) {
+                    return self.outlet.write(entry, &write, data);
+                }
+            }
+            Kind::Lost => {
+                if let Ok(loss) = Loss::decode(&self.payload) {
+                    return self.outlet.loss(entry, &loss);
+                }
+            }
+            // The loss that it is comes as a record of its own.
+            Kind::Discarded => {
+                let nothing = frontier::Record {
+                    end: entry.end,
+                    sequence: Some(entry.seq),
+                    time_ns: now_ns(),
+                    data_bytes: 0,
+                    held_bytes: 0,
+                    is_write: false,
+                };
+                let ticket = self.frontier.open(nothing);
+                self.frontier.complete(ticket);
+                return Ok(());
+            }
+        }
+        tracing::error!("record {} cannot be decoded: its {read_bytes} bytes are lost", entry.seq);
+        self.outlet.corrupt(entry.end, Some(entry.seq), 1, read_bytes)
+    }
+
+    fn wait_for_room(&mut self) -> Result<(), SinkError> {
+        let seen = self.frontier.events();
+        // What the sink holds back to send it with more would wait for ever.
+        self.outlet.push()?;
+        if !self.frontier.has_room() {
+            self.frontier.wait_past(seen, ROOM_WAIT);
+        }
+        Ok(())
+    }
+
+    fn idle(&mut self) -> Result<(), DrainError> {
+        self.outlet.push()?;
+        if self.looked_for_successor.elapsed() >= SUCCESSOR_INTERVAL {
+            self.looked_for_successor = Instant::now();
+            if self.ring.is_drained()
+                && self.frontier.in_flight() == 0
+                && attach::is_superseded(&self.ring_name, &self.ring)
+            {
+                return self.follow_successor();
+            }
+        }
+        self.ring.consumer.wait(IDLE_WAIT);
+        Ok(())
+    }
+
+    fn follow_successor(&mut self) -> Result<(), DrainError> {
+        let Some(next) = attach(&self.ring_name, &self.stop)? else { return Ok(()) };
+        self.frontier.follow(Box::new(RingLedger::new(&next)));
+        self.outlet.follow(&next);
+        self.ring = next;
+        Ok(())
+    }
+
+    fn pass_damage(&mut self, error: &ReadError) -> Result<(), SinkError> {
+        let skipped_bytes = self.ring.consumer.skip_to_tail();
+        tracing::error!(
+            "the ring is damaged: {error}; {skipped_bytes} bytes of it are lost, reading goes on behind"
+        );
+        self.outlet.corrupt(self.ring.consumer.position(), None, 0, skipped_bytes)
+    }
+}

@@ -1,0 +1,328 @@
+//! From a record to the sink: names, encoding, splitting, back-pressure.
+
+use std::{
+    ffi::OsStr, fmt::Write as _, ops::Range, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::Duration,
+};
+
+use bywash_common::{
+    config::{Config, MessageKey},
+    record::{Loss, Write},
+    ring::{Entry, PublisherRing},
+    status::{PublisherCounter, PublisherStatus},
+};
+
+use crate::{
+    encode::{self, Encode, LossEvent, Part, WriteEvent, Writer},
+    names::{Id, Names},
+    rate::LogRate,
+    signals::Stop,
+    sink::{Message, SendError, Sink, SinkError},
+};
+
+use super::{
+    attach::now_ns,
+    frontier::{Frontier, Record, Refused, Ticket},
+};
+
+/// How long the drain waits for a delivery, while the sink is full, before it looks at the sink and at a stop again.
+const FULL_WAIT: Duration = Duration::from_millis(100);
+/// At most one line about refused messages in this time; the others are counted in it.
+const REFUSED_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Where records go.
+pub struct Outlet {
+    config: Config,
+    encoder: Box<dyn Encode>,
+    names: Names,
+    sink: Box<dyn Sink>,
+    frontier: Arc<Frontier>,
+    stop: Stop,
+    status: PublisherStatus,
+    /// `<ring uuid>-`: what event ids begin with.
+    id_prefix: String,
+    event_id: String,
+    payload: Vec<u8>,
+    refused_log: LogRate,
+}
+
+impl Outlet {
+    /// An outlet for the records of `ring`.
+    pub fn new(
+        config: Config,
+        names: Names,
+        sink: Box<dyn Sink>,
+        frontier: Arc<Frontier>,
+        stop: Stop,
+        ring: &PublisherRing,
+    ) -> Self {
+        Self {
+            encoder: encode::encoder(&config.event),
+            config,
+            names,
+            sink,
+            frontier,
+            stop,
+            status: ring.status.clone(),
+            id_prefix: format!("{}-", ring.uuid),
+            event_id: String::new(),
+            payload: Vec::new(),
+            refused_log: LogRate::new(REFUSED_LOG_INTERVAL),
+        }
+    }
+
+    /// Turns to the records of another ring.
+    pub fn follow(&mut self, ring: &PublisherRing) {
+        self.status = ring.status.clone();
+        self.id_prefix = format!("{}-", ring.uuid);
+    }
+
+    /// Lets the sink work on what does not move by itself, and announces what it refuses for good.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn poll(&mut self) -> Result<(), SinkError> {
+        self.sink.poll()?;
+        for refused in self.frontier.take_refused() {
+            self.announce_undeliverable(&refused)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the sink send what it has gathered.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn push(&mut self) -> Result<(), SinkError> {
+        self.sink.push()
+    }
+
+    /// Closes the sink; see [`Sink::close`].
+    pub fn close(self, deadline: std::time::Instant) {
+        self.sink.close(deadline);
+    }
+
+    /// Sends a write, if need be in parts.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn write(&mut self, entry: Entry, write: &Write<'_>, data: &[u8]) -> Result<(), SinkError> {
+        let ticket = self.frontier.open(Record {
+            end: entry.end,
+            sequence: Some(entry.seq),
+            time_ns: write.time_ns,
+            data_bytes: data.len() as u64,
+            held_bytes: (write.path.len() + write.command.len() + data.len()) as u64,
+            is_write: true,
+        });
+        self.name_event(format_args!("{}", entry.seq));
+        let names = (!write.unattributed)
+            .then(|| (self.names.name(Id::User(write.uid)), self.names.name(Id::Group(write.gid))));
+        let writer = names.as_ref().map(|(user, group)| Writer {
+            pid: write.pid,
+            uid: write.uid,
+            gid: write.gid,
+            user,
+            group,
+            command: write.command,
+        });
+        let agent_part = Part { index: write.part, count: write.parts };
+        let event_id = std::mem::take(&mut self.event_id);
+        let event = WriteEvent {
+            path: write.path,
+            writer,
+            unattributed: write.unattributed,
+            time_ns: write.time_ns,
+            offset: write.offset,
+            event_id: &event_id,
+            sequence: entry.seq,
+            part: (write.parts > 1).then_some(agent_part),
+            piece: None,
+            message: data,
+        };
+        let sent = self.send_event(&event, ticket);
+        self.event_id = event_id;
+        sent
+    }
+
+    fn send_event(&mut self, event: &WriteEvent<'_>, ticket: Ticket) -> Result<(), SinkError> {
+        let key_bytes = match &self.config.kafka.key {
+            MessageKey::Path => event.path.len(),
+            MessageKey::None => 0,
+            MessageKey::Constant(key) => key.len(),
+        };
+        let limit_bytes = self.sink.payload_bytes_max(key_bytes);
+        self.payload.clear();
+        self.encoder.write(event, &mut self.payload);
+        if self.payload.len() <= limit_bytes {
+            return self.send_payload(event, ticket).map(drop);
+        }
+        match encode::cuts(&mut *self.encoder, event, limit_bytes, &mut self.payload) {
+            Ok(ends) => self.send_parts(event, &ends, ticket),
+            Err(error) => {
+                self.frontier.refuse(ticket, error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    fn send_parts(
+        &mut self,
+        event: &WriteEvent<'_>,
+        ends: &[usize],
+        ticket: Ticket,
+    ) -> Result<(), SinkError> {
+        // A record is shorter than 4 GiB, and no part is empty.
+        let count = u32::try_from(ends.len()).unwrap_or(u32::MAX);
+        self.frontier.expect(ticket, count);
+        let begins = std::iter::once(0).chain(ends.iter().copied());
+        for (index, (begin, end)) in (0..count).zip(begins.zip(ends.iter().copied())) {
+            let part = part_of(event, begin..end, Part { index, count });
+            self.payload.clear();
+            self.encoder.write(&part, &mut self.payload);
+            if !self.send_payload(&part, ticket)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_payload(&mut self, event: &WriteEvent<'_>, ticket: Ticket) -> Result<bool, SinkError> {
+        let key = match &self.config.kafka.key {
+            MessageKey::Path => Some(event.path),
+            MessageKey::None => None,
+            MessageKey::Constant(key) => Some(key.as_bytes()),
+        };
+        let message = Message {
+            topic: self.config.topic_of(Path::new(OsStr::from_bytes(event.path))),
+            key,
+            payload: &self.payload,
+            event_id: event.event_id,
+        };
+        send(&mut *self.sink, &self.frontier, &self.stop, &message, ticket)
+    }
+
+    /// Sends the news that the agent could not take some writes.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn loss(&mut self, entry: Entry, loss: &Loss) -> Result<(), SinkError> {
+        let reason = loss.reason.name();
+        tracing::error!("{} writes ({} bytes) were lost: {reason}", loss.events, loss.bytes);
+        let ticket = self.frontier.open(loss_record(entry.end, Some(entry.seq), loss.last_ns));
+        self.name_event(format_args!("{}", entry.seq));
+        let Loss { events, bytes, first_ns, last_ns, .. } = *loss;
+        self.send_loss(ticket, reason, [events, bytes, first_ns, last_ns], Some(entry.seq))
+    }
+
+    /// Sends the news that the ring's content up to `end` is damaged. `events` is 0 where nobody knows how many.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn corrupt(
+        &mut self,
+        end: u64,
+        sequence: Option<u64>,
+        events: u64,
+        bytes: u64,
+    ) -> Result<(), SinkError> {
+        self.status.add(PublisherCounter::CorruptSkips, 1);
+        let now_ns = now_ns();
+        let ticket = self.frontier.open(loss_record(end, sequence, now_ns));
+        match sequence {
+            Some(sequence) => self.name_event(format_args!("{sequence}")),
+            None => self.name_event(format_args!("corrupt-{end}")),
+        }
+        self.send_loss(ticket, "corrupt", [events, bytes, now_ns, now_ns], sequence)
+    }
+
+    /// Sends the news that a write cannot be delivered in that write's place: under its event id, and on its ticket, so
+    /// that the ring keeps the write until the news is out.
+    fn announce_undeliverable(&mut self, refused: &Refused) -> Result<(), SinkError> {
+        let Refused { ticket, record, reason } = refused;
+        let sequence = record.sequence.unwrap_or_default();
+        self.name_event(format_args!("{sequence}"));
+        self.status.add(PublisherCounter::FailedMessages, 1);
+        if let Some(others) = self.refused_log.pass() {
+            let (id, bytes) = (&self.event_id, record.data_bytes);
+            tracing::error!(
+                "event {id} ({bytes} bytes) cannot be delivered and is replaced by a loss event: {reason}{others}"
+            );
+        }
+        let numbers = [1, record.data_bytes, record.time_ns, record.time_ns];
+        self.send_loss(*ticket, "undeliverable", numbers, record.sequence)
+    }
+
+    /// `numbers` are events, bytes, first and last time.
+    fn send_loss(
+        &mut self,
+        ticket: Ticket,
+        reason: &str,
+        numbers: [u64; 4],
+        sequence: Option<u64>,
+    ) -> Result<(), SinkError> {
+        let [events, bytes, first_ns, last_ns] = numbers;
+        let event_id = &self.event_id;
+        let event = LossEvent { reason, events, bytes, first_ns, last_ns, event_id, sequence };
+        self.payload.clear();
+        if !self.encoder.loss(&event, &mut self.payload) {
+            tracing::error!("the raw format cannot carry the news that {}", event.sentence());
+            self.frontier.complete(ticket);
+            return Ok(());
+        }
+        // A loss belongs to no file.
+        let key = match &self.config.kafka.key {
+            MessageKey::Constant(key) => Some(key.as_bytes()),
+            MessageKey::Path | MessageKey::None => None,
+        };
+        let message = Message { topic: &self.config.kafka.topic, key, payload: &self.payload, event_id };
+        send(&mut *self.sink, &self.frontier, &self.stop, &message, ticket).map(drop)
+    }
+
+    fn name_event(&mut self, rest: std::fmt::Arguments<'_>) {
+        self.event_id.clear();
+        self.event_id.push_str(&self.id_prefix);
+        // Writing to a string cannot fail.
+        let _ = self.event_id.write_fmt(rest);
+    }
+}
+
+/// Hands a message to the sink, however long that takes. Gives false if a stop came first; the record then stays open,
+/// and the ring keeps it.
+fn send(
+    sink: &mut dyn Sink,
+    frontier: &Frontier,
+    stop: &Stop,
+    message: &Message<'_>,
+    ticket: Ticket,
+) -> Result<bool, SinkError> {
+    loop {
+        let seen = frontier.events();
+        match sink.send(message, ticket) {
+            Ok(()) => return Ok(true),
+            Err(SendError::Refused(reason)) => {
+                frontier.refuse(ticket, reason);
+                return Ok(true);
+            }
+            Err(SendError::Broken(error)) => return Err(error),
+            Err(SendError::Full) if stop.is_requested() => return Ok(false),
+            Err(SendError::Full) => {
+                sink.poll()?;
+                frontier.wait_past(seen, FULL_WAIT);
+            }
+        }
+    }
+}
+
+/// One part of an event. What the agent has already numbered gets a second number.
+fn part_of<'a>(event: &WriteEvent<'a>, bytes: Range<usize>, part: Part) -> WriteEvent<'a> {
+    let offset = event.offset.saturating_add(bytes.start as u64);
+    let message = &event.message[bytes];
+    match event.part {
+        Some(_) => WriteEvent { offset, message, piece: Some(part), ..*event },
+        None => WriteEvent { offset, message, part: Some(part), ..*event },
+    }
+}
+
+fn loss_record(end: u64, sequence: Option<u64>, time_ns: u64) -> Record {
+    Record { end, sequence, time_ns, data_bytes: 0, held_bytes: 0, is_write: false }
+}

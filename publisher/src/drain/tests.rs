@@ -1,0 +1,262 @@
+use std::{collections::VecDeque, sync::Mutex};
+
+use bywash_common::{
+    config::{Encoder, RingConfig},
+    ring::{AgentRing, SEGMENT_DIR, Weight},
+    units::ByteSize,
+};
+use serde_json::Value;
+
+use super::*;
+use crate::sink::{Message, SendError};
+
+/// A ring of its own for each test, removed with it.
+struct TestRing {
+    agent: AgentRing,
+    name: String,
+}
+
+impl TestRing {
+    fn new(test: &str) -> Self {
+        let name = format!("bywash-test-{}-{test}", std::process::id());
+        let config = RingConfig { name: name.clone(), size: ByteSize(1 << 20), group: None };
+        Self { agent: AgentRing::open(&config).unwrap(), name }
+    }
+
+    fn push(&self, path: &[u8], data: &[u8], part: (u32, u32)) {
+        let write = Write {
+            path,
+            pid: 1,
+            uid: 0,
+            gid: 0,
+            time_ns: now_ns(),
+            command: b"cat ",
+            offset: 100,
+            handle: 1,
+            unattributed: false,
+            part: part.0,
+            parts: part.1,
+        };
+        let mut description = Vec::new();
+        write.encode_into(&mut description);
+        self.push_raw(&[&description, data]);
+    }
+
+    fn push_raw(&self, slices: &[&[u8]]) {
+        self.agent.producer.push(Kind::Write, slices, Weight { bytes: 1, time_ns: 1 }).unwrap();
+    }
+}
+
+impl Drop for TestRing {
+    fn drop(&mut self) {
+        for generation in 1..=2 {
+            for role in ["ring", "ack"] {
+                let _ = std::fs::remove_file(format!("{SEGMENT_DIR}/{}.{generation}.{role}", self.name));
+            }
+        }
+    }
+}
+
+/// Event id, key and payload.
+type Sent = (String, String, Vec<u8>);
+
+/// What a [`Script`]ed sink was given.
+#[derive(Clone, Default)]
+struct Taken(Arc<Mutex<Vec<Sent>>>);
+
+impl Taken {
+    fn payloads(&self) -> Vec<Vec<u8>> {
+        self.0.lock().unwrap().iter().map(|(_, _, payload)| payload.clone()).collect()
+    }
+
+    fn events(&self) -> Vec<Value> {
+        self.payloads().iter().map(|payload| serde_json::from_slice(payload).unwrap()).collect()
+    }
+}
+
+enum Answer {
+    Full,
+    Refuse,
+    /// Taken, and never reported.
+    Silence,
+}
+
+/// Answers as the script says, and after its end takes and delivers everything. Asks for a stop once it was idle.
+struct Script {
+    answers: VecDeque<Answer>,
+    taken: Taken,
+    frontier: Arc<Frontier>,
+    stop: Stop,
+    limit_bytes: usize,
+}
+
+impl Sink for Script {
+    fn payload_bytes_max(&self, _: usize) -> usize {
+        self.limit_bytes
+    }
+
+    fn send(&mut self, message: &Message<'_>, ticket: Ticket) -> Result<(), SendError> {
+        match self.answers.pop_front() {
+            Some(Answer::Full) => return Err(SendError::Full),
+            Some(Answer::Refuse) => return Err(SendError::Refused("poison".to_owned())),
+            Some(Answer::Silence) => {}
+            None => self.frontier.complete(ticket),
+        }
+        let key = String::from_utf8_lossy(message.key.unwrap_or_default()).into_owned();
+        self.taken.0.lock().unwrap().push((message.event_id.to_owned(), key, message.payload.to_vec()));
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn push(&mut self) -> Result<(), SinkError> {
+        self.stop.request();
+        Ok(())
+    }
+
+    fn close(self: Box<Self>, _: Instant) {}
+}
+
+/// Drains the ring until it is empty.
+fn drain(ring: &TestRing, limit_bytes: usize, encoder: Encoder, answers: Vec<Answer>) -> (Taken, u64) {
+    let mut config = Config::default();
+    config.ring.name = ring.name.clone();
+    config.event.encoder = encoder;
+    let stop = Stop::default();
+    let attached = attach(&ring.name, &stop).unwrap().unwrap();
+    let frontier = Arc::new(Frontier::new(bounds(&config), Box::new(RingLedger::new(&attached))));
+    let taken = Taken::default();
+    let sink = Script {
+        answers: answers.into(),
+        taken: taken.clone(),
+        frontier: Arc::clone(&frontier),
+        stop: stop.clone(),
+        limit_bytes,
+    };
+    let names = Names::of_the_system().unwrap();
+    let mut drain = Drain::new(&config, attached, Box::new(sink), frontier, names, stop);
+    drain.run().unwrap();
+    let (used_bytes, _) = drain.ring.fill();
+    drain.finish(Duration::ZERO);
+    (taken, used_bytes)
+}
+
+#[test]
+fn records_become_events_in_order_under_stable_ids() {
+    let ring = TestRing::new("order");
+    for i in 0..20 {
+        ring.push(format!("/log/{}", i % 3).as_bytes(), format!("line {i}").as_bytes(), (0, 1));
+    }
+    let (taken, used_bytes) = drain(&ring, usize::MAX, Encoder::Logstash, vec![Answer::Full, Answer::Full]);
+    assert_eq!(used_bytes, 0);
+    for (i, event) in taken.events().iter().enumerate() {
+        assert_eq!(event["@message"], format!("line {i}"));
+        assert_eq!(event["sequence"], i);
+        assert_eq!((&event["user"], &event["offset"]), (&"root".into(), &100.into()));
+        let (id, key, _) = &taken.0.lock().unwrap()[i];
+        assert_eq!(event["event_id"], **id);
+        assert!(id.ends_with(&format!("-{i}")), "{id}");
+        assert_eq!(*key, format!("/log/{}", i % 3));
+    }
+    assert_eq!(taken.payloads().len(), 20);
+}
+
+#[test]
+fn what_was_not_confirmed_is_sent_again_under_the_same_id() {
+    let ring = TestRing::new("again");
+    for i in 0..5 {
+        ring.push(b"/f", &[b'0' + i], (0, 1));
+    }
+    let (first, used_bytes) = drain(&ring, usize::MAX, Encoder::LogstashBase64, vec![Answer::Silence]);
+    assert!(used_bytes > 0);
+    let (second, used_bytes) = drain(&ring, usize::MAX, Encoder::LogstashBase64, vec![]);
+    assert_eq!(used_bytes, 0);
+    assert_eq!(first.payloads(), second.payloads());
+}
+
+#[test]
+fn a_large_write_is_sent_in_parts_that_fit() {
+    let ring = TestRing::new("parts");
+    let data: Vec<u8> = (0..10_000_u32).map(|i| (i % 251) as u8).collect();
+    ring.push(b"/f", &data, (0, 1));
+    ring.push(b"/f", &data, (1, 3));
+    let (taken, used_bytes) = drain(&ring, 2000, Encoder::LogstashBase64, vec![]);
+    assert_eq!(used_bytes, 0);
+    assert!(taken.payloads().iter().all(|p| p.len() <= 2000));
+    for (sequence, keys) in [(0, ["part", "parts"]), (1, ["piece", "pieces"])] {
+        let events: Vec<Value> = taken.events().into_iter().filter(|e| e["sequence"] == sequence).collect();
+        let mut whole = Vec::new();
+        for (i, event) in events.iter().enumerate() {
+            assert_eq!(event["offset"], 100 + whole.len());
+            assert_eq!((&event[keys[0]], &event[keys[1]]), (&i.into(), &events.len().into()));
+            whole.extend(base64_simd::STANDARD.decode_to_vec(event["@message"].as_str().unwrap()).unwrap());
+        }
+        assert_eq!(whole, data);
+        assert!(events.len() > 5);
+    }
+    assert!(taken.events().iter().filter(|e| e["sequence"] == 1).all(|e| e["part"] == 1 && e["parts"] == 3));
+}
+
+#[test]
+fn a_write_that_will_never_be_taken_becomes_a_loss_event_in_its_place() {
+    let ring = TestRing::new("poison");
+    ring.push(b"/f", b"bad", (0, 1));
+    ring.push(b"/f", b"good", (0, 1));
+    let (taken, used_bytes) = drain(&ring, usize::MAX, Encoder::Logstash, vec![Answer::Refuse]);
+    assert_eq!(used_bytes, 0);
+    let events = taken.events();
+    assert_eq!(events[0]["lost"]["reason"], "undeliverable");
+    assert_eq!((&events[0]["lost"]["events"], &events[0]["lost"]["bytes"]), (&1.into(), &3.into()));
+    assert_eq!((&events[0]["sequence"], &events[1]["@message"]), (&0.into(), &"good".into()));
+}
+
+#[test]
+fn a_write_whose_description_alone_is_too_large_is_lost_aloud() {
+    let ring = TestRing::new("tiny");
+    ring.push(&[b'x'; 3000], b"data", (0, 1));
+    let (taken, used_bytes) = drain(&ring, 1000, Encoder::Logstash, vec![]);
+    assert_eq!(used_bytes, 0);
+    assert_eq!(taken.events()[0]["lost"]["reason"], "undeliverable");
+}
+
+#[test]
+fn losses_and_damage_are_events_and_raw_stays_clean() {
+    let ring = TestRing::new("loss");
+    let loss = Loss {
+        reason: bywash_common::record::LossReason::RingFull,
+        events: 3,
+        bytes: 40,
+        first_ns: 1,
+        last_ns: 2,
+    };
+    let push = || {
+        ring.agent.producer.push(Kind::Lost, &[&loss.encode()], Weight { bytes: 0, time_ns: 0 }).unwrap();
+        ring.push_raw(&[b"\xff\xff\xff not a description"]);
+        ring.push(b"/f", b"data", (0, 1));
+    };
+    push();
+    let (taken, used_bytes) = drain(&ring, usize::MAX, Encoder::Logstash, vec![]);
+    assert_eq!(used_bytes, 0);
+    let reasons: Vec<Value> = taken.events().iter().map(|e| e["lost"]["reason"].clone()).collect();
+    assert_eq!(reasons, ["ring_full".into(), "corrupt".into(), Value::Null]);
+
+    push();
+    let (taken, used_bytes) = drain(&ring, usize::MAX, Encoder::Raw, vec![]);
+    assert_eq!((taken.payloads(), used_bytes), (vec![b"data".to_vec()], 0));
+}
+
+#[test]
+fn a_newer_ring_is_seen_even_under_the_same_number() {
+    let ring = TestRing::new("newer");
+    let attached = attach(&ring.name, &Stop::default()).unwrap().unwrap();
+    assert!(!attach::is_superseded(&ring.name, &attached));
+    let TestRing { name, .. } = &ring;
+    for role in ["ring", "ack"] {
+        std::fs::remove_file(format!("{SEGMENT_DIR}/{name}.1.{role}")).unwrap();
+    }
+    let config = RingConfig { name: name.clone(), size: ByteSize(1 << 20), group: None };
+    let _again = AgentRing::open(&config).unwrap();
+    assert!(attach::is_superseded(name, &attached));
+}

@@ -1,0 +1,93 @@
+//! What an event is, whatever it is encoded as: a record of the ring, with its names resolved.
+
+/// Who wrote. A store through a shared mapping does not say, nor does a FIFO.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer<'a> {
+    /// The process.
+    pub pid: u32,
+    /// The effective user.
+    pub uid: u32,
+    /// The effective group.
+    pub gid: u32,
+    /// The user's name, or its number as text where it has none.
+    pub user: &'a str,
+    /// The group's name, or its number as text where it has none.
+    pub group: &'a str,
+    /// The arguments, each followed by a space.
+    pub command: &'a [u8],
+}
+
+/// One of several that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which one, from 0.
+    pub index: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// A captured write, or a part of one.
+///
+/// A write too large for one message becomes several events, told apart by `part`. Where the agent had to split it
+/// too, its parts are records of their own with event ids of their own: then `part` is the agent's, and `piece` tells
+/// the events of one such record apart. In any case (`event_id`, `part`, `piece`) is unique.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteEvent<'a> {
+    /// The absolute path that the writer saw, any bytes.
+    pub path: &'a [u8],
+    /// Who wrote, if known.
+    pub writer: Option<Writer<'a>>,
+    /// The kernel wrote a shared mapping's pages back: nobody knows who stored into them.
+    pub unattributed: bool,
+    /// When, in nanoseconds since the epoch.
+    pub time_ns: u64,
+    /// Where in the file `message` begins.
+    pub offset: u64,
+    /// The same whenever this event is sent.
+    pub event_id: &'a str,
+    /// The record's number in the ring.
+    pub sequence: u64,
+    /// Which part of the write this is, if it was split.
+    pub part: Option<Part>,
+    /// Which piece of the agent's part this is, if that had to be split again.
+    pub piece: Option<Part>,
+    /// The bytes that were written.
+    pub message: &'a [u8],
+}
+
+/// Writes that will not arrive.
+#[derive(Clone, Copy, Debug)]
+pub struct LossEvent<'a> {
+    /// Why: a [`bywash_common::record::LossReason`]'s name, `corrupt` or `undeliverable`.
+    pub reason: &'a str,
+    /// How many writes; 0 where nobody can tell.
+    pub events: u64,
+    /// How many bytes.
+    pub bytes: u64,
+    /// When the first was written, in nanoseconds since the epoch.
+    pub first_ns: u64,
+    /// When the last was written, in nanoseconds since the epoch.
+    pub last_ns: u64,
+    /// The same whenever this event is sent.
+    pub event_id: &'a str,
+    /// The number of the record that says so, or that cannot be delivered.
+    pub sequence: Option<u64>,
+}
+
+impl LossEvent<'_> {
+    /// What a person is told.
+    pub fn sentence(&self) -> String {
+        let why = match self.reason {
+            "ring_full" => "the ring was full",
+            "too_large" => "they are larger than the ring takes",
+            "discarded" => "the agent failed while it copied them",
+            "corrupt" => "the ring's content was damaged",
+            "undeliverable" => "the sink refuses them for good",
+            other => other,
+        };
+        match self.events {
+            0 => format!("an unknown number of writes ({} bytes in the ring) was lost: {why}", self.bytes),
+            events => format!("{events} writes ({} bytes) were lost: {why}", self.bytes),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! `publisher run`: the story of the program.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use bywash_common::{config::Config, exit::Exit};
+
+use crate::{
+    drain::{self, Drain, Frontier},
+    names::Names,
+    signals, sink,
+};
+
+/// Drains the ring to the sink until a signal asks for a stop.
+///
+/// # Errors
+/// If the sink or the ring cannot be used, or no more.
+pub fn run(config: &Config) -> anyhow::Result<Exit> {
+    let stop = signals::take_over().context("cannot take over the signals")?;
+    let names = Names::of_the_system().context("cannot start the look-up of names")?;
+    sink::check(config)?;
+    let Some(ring) = drain::attach(&config.ring.name, &stop)? else { return Ok(Exit::Ok) };
+    let frontier = Arc::new(Frontier::new(drain::bounds(config), Box::new(drain::RingLedger::new(&ring))));
+    let sink = sink::open(config, Arc::clone(&frontier))?;
+
+    let mut drain = Drain::new(config, ring, sink, frontier, names, stop);
+    let drained = drain.run();
+    // A sink that is broken delivers nothing more.
+    drain.finish(if drained.is_ok() { config.publisher.shutdown_timeout.0 } else { Duration::ZERO });
+    drained?;
+    Ok(Exit::Ok)
+}

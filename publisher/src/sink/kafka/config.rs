@@ -1,0 +1,248 @@
+//! librdkafka's properties: what the configuration says, what the guarantees ask for, and what contradicts them.
+
+use bywash_common::config::Config;
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel, error::KafkaError};
+
+/// How long a message waits for others unless `publisher.flush_interval` says otherwise.
+const LINGER_MS: &str = "5";
+/// librdkafka's default for `message.max.bytes`.
+const MESSAGE_BYTES_MAX: usize = 1_000_000;
+/// Some brokers that speak Kafka's protocol do not heed how much a reader asks for at most.
+const RESPONSE_BYTES_MAX: &str = "1073741824";
+/// librdkafka's own queue takes this many times what may be on its way: an encoded event is larger than its record.
+const QUEUE_HEADROOM: u64 = 2;
+/// The largest value of librdkafka's `queue.buffering.max.*`.
+const QUEUE_MAX: u64 = 2_147_483_647;
+
+/// Properties that other keys of the configuration set, with their other names, and the key.
+const FIRST_CLASS: [(&[&str], &str); 3] = [
+    (&["bootstrap.servers", "metadata.broker.list"], "kafka.brokers"),
+    (&["queue.buffering.max.messages"], "publisher.in_flight_records"),
+    (&["queue.buffering.max.kbytes"], "publisher.in_flight_bytes"),
+];
+
+/// Properties that the guarantees fix, and what another value would do.
+const FIXED: [(&[&str], &str); 6] = [
+    (&["enable.idempotence"], "without idempotence a retry doubles and reorders events"),
+    (
+        &["acks", "request.required.acks"],
+        "with fewer acknowledgements than `all` the loss of a broker loses events that were reported as delivered",
+    ),
+    (
+        &["message.timeout.ms", "delivery.timeout.ms"],
+        "a time-out would drop events that the ring keeps safe while the brokers are away",
+    ),
+    (
+        &["retries", "message.send.max.retries"],
+        "with fewer retries events would be dropped that a broker takes later",
+    ),
+    (&["delivery.report.only.error"], "without delivery reports nothing would ever count as delivered"),
+    (&["transactional.id"], "this publisher does not write in transactions"),
+];
+
+/// librdkafka properties of the configuration cannot be used: which, why, and the way out.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("kafka.properties: {0}")]
+pub struct PropertyError(pub String);
+
+impl PropertyError {
+    fn new(property: &str, message: impl AsRef<str>) -> Self {
+        Self(format!("`{property}`: {}", message.as_ref()))
+    }
+}
+
+/// The producer's properties.
+///
+/// # Errors
+/// A [`PropertyError`] for a property that is unknown, wrong, set twice or against the guarantees.
+pub fn producer_config(config: &Config) -> Result<ClientConfig, PropertyError> {
+    let mut client = base_config(config)?;
+    // Java's default partitioner: consumers that partition likewise find a key where they look for it.
+    set_default(&mut client, "partitioner", "murmur2_random");
+    client.set("enable.idempotence", "true").set("acks", "all").set("message.timeout.ms", "0");
+
+    let publisher = &config.publisher;
+    let linger = publisher.flush_interval.map(|span| (span.0.as_secs_f64() * 1e3).to_string());
+    let batch_records = publisher.batch_records.map(|n| n.to_string());
+    let batch_bytes = publisher.batch_bytes.map(|size| size.0.to_string());
+    let settings = [
+        (["linger.ms", "queue.buffering.max.ms"], "publisher.flush_interval", linger),
+        (["batch.num.messages"; 2], "publisher.batch_records", batch_records),
+        (["batch.size"; 2], "publisher.batch_bytes", batch_bytes),
+    ];
+    for (names, key, value) in settings {
+        let Some(value) = value else { continue };
+        if let Some(twice) = names.iter().find(|name| client.get(name).is_some()) {
+            return Err(set_twice(twice, key));
+        }
+        client.set(names[0], &value);
+        validate(&client).map_err(|error| PropertyError(format!("{} (`{key}` sets it)", error.0)))?;
+    }
+    if client.get("queue.buffering.max.ms").is_none() {
+        set_default(&mut client, "linger.ms", LINGER_MS);
+    }
+    let records = u64::from(publisher.in_flight_records).saturating_mul(QUEUE_HEADROOM);
+    let kbytes = (publisher.in_flight_bytes.0 / 1024 + 1).saturating_mul(QUEUE_HEADROOM);
+    client.set("queue.buffering.max.messages", records.min(QUEUE_MAX).to_string());
+    client.set("queue.buffering.max.kbytes", kbytes.min(QUEUE_MAX).to_string());
+    validate(&client)?;
+    Ok(client)
+}
+
+/// The properties of a client that only reads: it assigns partitions to itself and commits nothing.
+///
+/// # Errors
+/// A [`PropertyError`] as for the producer.
+pub fn consumer_config(config: &Config) -> Result<ClientConfig, PropertyError> {
+    let mut client = base_config(config)?;
+    // librdkafka assigns no partitions without a group's name. Nobody joins that group, so it comes to no trace.
+    set_default(&mut client, "group.id", &format!("bywash-{}", std::process::id()));
+    set_default(&mut client, "receive.message.max.bytes", RESPONSE_BYTES_MAX);
+    client.set("enable.auto.commit", "false").set("allow.auto.create.topics", "false");
+    validate(&client)?;
+    Ok(client)
+}
+
+/// The most bytes that librdkafka takes as one message.
+pub fn message_bytes_max(client: &ClientConfig) -> usize {
+    client.get("message.max.bytes").and_then(|n| n.parse().ok()).unwrap_or(MESSAGE_BYTES_MAX)
+}
+
+/// The user's properties, checked, and what producer and consumer have in common.
+fn base_config(config: &Config) -> Result<ClientConfig, PropertyError> {
+    for property in config.kafka.properties.keys() {
+        let named = |names: &[&str]| names.contains(&property.as_str());
+        if let Some((_, key)) = FIRST_CLASS.iter().find(|(names, _)| named(names)) {
+            return Err(set_twice(property, key));
+        }
+        if let Some((_, reason)) = FIXED.iter().find(|(names, _)| named(names)) {
+            return Err(PropertyError::new(
+                property,
+                format!("it cannot be changed: {reason}; leave it out"),
+            ));
+        }
+    }
+    let mut client = ClientConfig::new();
+    client.extend(config.kafka.properties.iter().map(|(k, v)| (k.clone(), v.clone())));
+    validate(&client)?;
+    set_default(&mut client, "client.id", "bywash");
+    client.set("bootstrap.servers", config.kafka.brokers.join(","));
+    let is_debugged = tracing::enabled!(tracing::Level::DEBUG);
+    client.set_log_level(if is_debugged { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
+    Ok(client)
+}
+
+fn set_default(client: &mut ClientConfig, property: &str, value: &str) {
+    if client.get(property).is_none() {
+        client.set(property, value);
+    }
+}
+
+fn set_twice(property: &str, key: &str) -> PropertyError {
+    PropertyError::new(property, format!("`{key}` sets it already: keep one of the two"))
+}
+
+/// Asks librdkafka what it thinks of the properties, one by one.
+fn validate(client: &ClientConfig) -> Result<(), PropertyError> {
+    match client.create_native_config() {
+        Ok(_) => Ok(()),
+        // The value is left out: it may be a secret. librdkafka's text has it where that helps.
+        Err(KafkaError::ClientConfig(_, text, property, _)) => Err(PropertyError::new(&property, text)),
+        Err(error) => Err(PropertyError(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bywash_common::units::{ByteSize, Span};
+
+    use super::*;
+
+    fn with(property: &str, value: &str) -> Config {
+        let mut config = Config::default();
+        config.kafka.properties.insert(property.to_owned(), value.to_owned());
+        config
+    }
+
+    /// The property is refused, and the message holds each of the words.
+    fn refused(config: &Config, words: &[&str]) {
+        let message = producer_config(config).unwrap_err().to_string();
+        for word in words {
+            assert!(message.contains(word), "`{word}` is not in: {message}");
+        }
+    }
+
+    #[test]
+    fn the_default_gives_what_the_guarantees_ask_for() {
+        let client = producer_config(&Config::default()).unwrap();
+        for (property, value) in [
+            ("enable.idempotence", "true"),
+            ("acks", "all"),
+            ("message.timeout.ms", "0"),
+            ("partitioner", "murmur2_random"),
+            ("linger.ms", "5"),
+            ("bootstrap.servers", "localhost:9092"),
+        ] {
+            assert_eq!(client.get(property), Some(value), "{property}");
+        }
+    }
+
+    #[test]
+    fn what_would_void_a_guarantee_is_refused_with_the_reason() {
+        refused(&with("acks", "1"), &["`acks`", "loses events"]);
+        refused(&with("request.required.acks", "1"), &["`request.required.acks`"]);
+        refused(&with("enable.idempotence", "false"), &["reorders"]);
+        refused(&with("message.timeout.ms", "1000"), &["drop"]);
+        refused(&with("delivery.timeout.ms", "1000"), &["drop"]);
+        refused(&with("message.send.max.retries", "1"), &["dropped"]);
+    }
+
+    #[test]
+    fn a_property_that_another_key_sets_is_refused_with_both_names() {
+        refused(&with("bootstrap.servers", "a:1"), &["`bootstrap.servers`", "`kafka.brokers`"]);
+        refused(&with("metadata.broker.list", "a:1"), &["`metadata.broker.list`", "`kafka.brokers`"]);
+        let mut config = with("queue.buffering.max.ms", "7");
+        assert_eq!(producer_config(&config).unwrap().get("linger.ms"), None);
+        config.publisher.flush_interval = Some(Span(std::time::Duration::from_secs(1)));
+        refused(&config, &["`queue.buffering.max.ms`", "`publisher.flush_interval`"]);
+        let mut config = with("batch.size", "100");
+        config.publisher.batch_bytes = Some(ByteSize(1));
+        refused(&config, &["`batch.size`", "`publisher.batch_bytes`"]);
+    }
+
+    #[test]
+    fn unknown_and_wrong_properties_are_named() {
+        refused(&with("no.such.thing", "1"), &["`no.such.thing`"]);
+        refused(&with("compression.type", "rar"), &["`compression.type`", "rar"]);
+        let mut config = Config::default();
+        config.publisher.flush_interval = Some(Span(std::time::Duration::from_secs(100_000)));
+        refused(&config, &["`linger.ms`", "`publisher.flush_interval`"]);
+    }
+
+    #[test]
+    fn the_other_keys_reach_librdkafka() {
+        let mut config = with("partitioner", "consistent");
+        config.publisher.flush_interval = Some(Span(std::time::Duration::from_millis(200)));
+        config.publisher.batch_records = Some(500);
+        config.publisher.batch_bytes = Some(ByteSize(1 << 20));
+        let client = producer_config(&config).unwrap();
+        for (property, value) in [
+            ("linger.ms", "200"),
+            ("batch.num.messages", "500"),
+            ("batch.size", "1048576"),
+            ("partitioner", "consistent"),
+        ] {
+            assert_eq!(client.get(property), Some(value), "{property}");
+        }
+        assert_eq!(message_bytes_max(&client), 1_000_000);
+        assert_eq!(message_bytes_max(&producer_config(&with("message.max.bytes", "5000")).unwrap()), 5000);
+    }
+
+    #[test]
+    fn a_consumer_commits_nothing_and_shares_no_group_unless_told_to() {
+        let client = consumer_config(&with("group.id", "g")).unwrap();
+        assert_eq!((client.get("group.id"), client.get("enable.auto.commit")), (Some("g"), Some("false")));
+        let client = consumer_config(&Config::default()).unwrap();
+        assert!(client.get("group.id").is_some_and(|id| id.ends_with(&std::process::id().to_string())));
+    }
+}

@@ -1,0 +1,27 @@
+//! Kafka, by librdkafka.
+//!
+//! The producer is idempotent, waits for all in-sync replicas and gives no message up for its age: librdkafka retries
+//! what a broker may take later, in order. What it gives up on nevertheless comes back as a failed delivery report:
+//!
+//! | the failure | what becomes of the message |
+//! |---|---|
+//! | may end if an operator acts (no such topic, no right to write) | waits here and is sent again, for ever |
+//! | the broker rejects the batch (too large, invalid) | is sent again alone |
+//! | the broker rejects the message alone | refused: a loss event takes its place |
+//! | the publisher ends | nothing: the ring has it |
+//!
+//! While anything waits to be sent again nothing new is sent, so that each key keeps its order. The exception that
+//! cannot be helped: of batches of one partition that were on their way together, a later one may be taken after the
+//! earlier one failed.
+
+mod config;
+mod connect;
+mod retry;
+mod service;
+mod sink;
+#[cfg(test)]
+mod tests;
+
+pub use config::{PropertyError, consumer_config};
+pub use connect::connect;
+pub use sink::{ENCODER_HEADER, KafkaSink, check};

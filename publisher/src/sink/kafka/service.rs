@@ -1,0 +1,289 @@
+//! librdkafka's side: delivery reports, errors and log lines come in here, on its polling thread.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientContext, Message as _,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{DeliveryResult, Headers as _},
+    producer::ProducerContext,
+};
+
+use crate::{
+    drain::{Frontier, Ticket},
+    rate::LogRate,
+};
+
+use super::retry::{Failed, Retries};
+
+/// The header that holds an event's id.
+pub const EVENT_ID_HEADER: &str = "event_id";
+/// At most one line about each kind of trouble in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A ticket, and whether its message was sent alone, in the one number that librdkafka hands back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opaque {
+    /// The record.
+    pub ticket: Ticket,
+    /// Nothing else was on its way when it was sent.
+    pub alone: bool,
+}
+
+impl Opaque {
+    /// As a number. Tickets are counts from 0 and never reach the last bit.
+    pub fn number(self) -> usize {
+        (self.ticket.number() as usize) << 1 | usize::from(self.alone)
+    }
+
+    /// From such a number.
+    pub fn from_number(number: usize) -> Self {
+        Self { ticket: Ticket::from_number((number >> 1) as u64), alone: number & 1 == 1 }
+    }
+}
+
+/// What a failure means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be taken later.
+    Again,
+    /// The message, or another one of its batch, will never be taken.
+    Poison,
+    /// The publisher is ending: the ring keeps the message.
+    Ended,
+}
+
+/// What an error of a delivery or of handing a message over means. What is not known to be the message's own fault is
+/// tried again: that is loud, but loses nothing.
+pub fn verdict(code: RDKafkaErrorCode) -> Verdict {
+    use RDKafkaErrorCode as Code;
+    match code {
+        Code::PurgeQueue | Code::PurgeInflight | Code::Fatal => Verdict::Ended,
+        Code::MessageSizeTooLarge
+        | Code::InvalidMessageSize
+        | Code::InvalidMessage
+        | Code::InvalidRecord
+        | Code::InvalidTimestamp
+        | Code::UnsupportedForMessageFormat => Verdict::Poison,
+        _ => Verdict::Again,
+    }
+}
+
+/// What the log has said about the brokers.
+struct Voices {
+    outage: LogRate,
+    connection: LogRate,
+    hold: LogRate,
+    library: LogRate,
+}
+
+/// Receives what librdkafka reports.
+pub struct Service {
+    frontier: Arc<Frontier>,
+    /// What is to be sent again.
+    pub retries: Retries,
+    /// Something went wrong since the last delivery.
+    is_troubled: AtomicBool,
+    /// The log has said so, and not yet that it is over.
+    is_announced: AtomicBool,
+    fatal: Mutex<Option<String>>,
+    has_failed: AtomicBool,
+    voices: Mutex<Voices>,
+}
+
+impl Service {
+    /// A service that reports to `frontier`.
+    pub fn new(frontier: Arc<Frontier>) -> Self {
+        let rate = || LogRate::new(LOG_INTERVAL);
+        Self {
+            frontier,
+            retries: Retries::default(),
+            is_troubled: AtomicBool::new(false),
+            is_announced: AtomicBool::new(false),
+            fatal: Mutex::new(None),
+            has_failed: AtomicBool::new(false),
+            voices: Mutex::new(Voices { outage: rate(), connection: rate(), hold: rate(), library: rate() }),
+        }
+    }
+
+    /// Why the producer cannot go on, if it cannot.
+    pub fn fatal(&self) -> Option<String> {
+        if !self.has_failed.load(Ordering::Acquire) {
+            return None;
+        }
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The producer cannot go on.
+    pub fn fail(&self, reason: &str) {
+        *self.fatal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        self.has_failed.store(true, Ordering::Release);
+    }
+
+    /// Keeps a message to be sent again, and says so.
+    pub fn hold(&self, failed: Failed, code: RDKafkaErrorCode) {
+        self.say(|voices| &mut voices.hold, |others| {
+            tracing::error!(
+                "Kafka does not take events for the topic `{}`: {code}; they wait, and all behind them, until it \
+                 does{others}",
+                failed.topic
+            );
+        });
+        self.retries.hold(failed);
+    }
+
+    /// A message will never be taken.
+    pub fn refuse(&self, ticket: Ticket, code: RDKafkaErrorCode) {
+        self.frontier.refuse(ticket, code.to_string());
+    }
+
+    fn delivered(&self, ticket: Ticket) {
+        if self.is_troubled.load(Ordering::Relaxed)
+            && !self.retries.is_holding()
+            && self.is_troubled.swap(false, Ordering::Relaxed)
+        {
+            self.retries.relax();
+            if self.is_announced.swap(false, Ordering::Relaxed) {
+                tracing::info!("Kafka takes events again");
+            }
+        }
+        self.frontier.complete(ticket);
+    }
+
+    fn failed(&self, opaque: Opaque, code: RDKafkaErrorCode, failed: Failed) {
+        match verdict(code) {
+            Verdict::Ended => {}
+            Verdict::Again => self.hold(failed, code),
+            Verdict::Poison if opaque.alone => self.refuse(opaque.ticket, code),
+            Verdict::Poison => {
+                self.say(|voices| &mut voices.hold, |others| {
+                    tracing::warn!(
+                        "a broker rejects a batch for the topic `{}`: {code}; its events are sent again one by one \
+                         (a smaller publisher.batch_bytes avoids that){others}",
+                        failed.topic
+                    );
+                });
+                self.retries.hold(Failed { alone: true, ..failed });
+            }
+        }
+    }
+
+    fn say(&self, voice: impl FnOnce(&mut Voices) -> &mut LogRate, line: impl FnOnce(crate::rate::HeldBack)) {
+        self.is_troubled.store(true, Ordering::Relaxed);
+        let mut voices = self.voices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(others) = voice(&mut voices).pass() {
+            self.is_announced.store(true, Ordering::Relaxed);
+            line(others);
+        }
+    }
+}
+
+impl ProducerContext for Service {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        let opaque = Opaque::from_number(opaque);
+        match result {
+            Ok(_) => self.delivered(opaque.ticket),
+            Err((error, message)) => {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                let event_id = message
+                    .headers()
+                    .and_then(|headers| headers.iter().find(|h| h.key == EVENT_ID_HEADER)?.value)
+                    .map(|id| String::from_utf8_lossy(id).into_owned());
+                let failed = Failed {
+                    ticket: opaque.ticket,
+                    topic: message.topic().to_owned(),
+                    key: message.key().map(<[u8]>::to_vec),
+                    payload: message.payload().unwrap_or_default().to_vec(),
+                    event_id: event_id.unwrap_or_default(),
+                    alone: false,
+                };
+                self.failed(opaque, code, failed);
+            }
+        }
+        if opaque.alone {
+            self.retries.settle();
+        }
+    }
+}
+
+impl ClientContext for Service {
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Fatal) => self.fail(reason),
+            Some(RDKafkaErrorCode::AllBrokersDown) => self.say(
+                |voices| &mut voices.outage,
+                |others| {
+                    tracing::error!(
+                        "no Kafka broker can be reached ({reason}): events wait in the ring{others}"
+                    );
+                },
+            ),
+            _ => self.say(
+                |voices| &mut voices.connection,
+                |others| {
+                    tracing::warn!(
+                        "connection to Kafka: {reason}; what is not delivered waits in the ring{others}"
+                    );
+                },
+            ),
+        }
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        match level {
+            // The same as an error above, word for word.
+            _ if matches!(facility, "FAIL" | "ERROR") => tracing::debug!("librdkafka: {line}"),
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Debug => {
+                tracing::debug!("librdkafka: {facility}: {line}");
+            }
+            _ => {
+                let mut voices = self.voices.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(others) = voices.library.pass() {
+                    tracing::warn!("librdkafka: {facility}: {line}{others}");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_survives_the_trip_through_librdkafka() {
+        for number in [0, 1, 2, u64::from(u32::MAX), (1 << 62) - 1] {
+            for alone in [false, true] {
+                let opaque = Opaque { ticket: Ticket::from_number(number), alone };
+                assert_eq!(Opaque::from_number(opaque.number()), opaque);
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_messages_own_faults_are_final() {
+        use RDKafkaErrorCode as Code;
+        for (code, expected) in [
+            (Code::MessageSizeTooLarge, Verdict::Poison),
+            (Code::InvalidRecord, Verdict::Poison),
+            (Code::UnknownTopic, Verdict::Again),
+            (Code::UnknownTopicOrPartition, Verdict::Again),
+            (Code::TopicAuthorizationFailed, Verdict::Again),
+            (Code::InvalidDifferentRecord, Verdict::Again),
+            (Code::PolicyViolation, Verdict::Again),
+            (Code::PurgeInflight, Verdict::Ended),
+            (Code::PurgeQueue, Verdict::Ended),
+        ] {
+            assert_eq!(verdict(code), expected, "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Against librdkafka's mock cluster: what brokers say when they do not take a message.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bywash_common::config::Config;
+use rdkafka::{
+    ClientConfig, Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    mocking::MockCluster,
+    producer::DefaultProducerContext,
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
+
+use super::*;
+use crate::{
+    drain::{
+        Frontier,
+        testing::{self, record},
+    },
+    sink::{Message, SendError, Sink},
+};
+
+/// Long enough for anything that will happen at all.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+fn cluster() -> Cluster {
+    MockCluster::new(1).unwrap()
+}
+
+fn sink(cluster: &Cluster) -> (KafkaSink, Arc<Frontier>) {
+    let frontier = testing::frontier();
+    let mut config = Config::default();
+    // How long librdkafka hopes for a topic that is said not to exist.
+    config.kafka.properties.insert("topic.metadata.propagation.max.ms".to_owned(), "100".to_owned());
+    config.kafka.brokers = cluster.bootstrap_servers().split(',').map(str::to_owned).collect();
+    (KafkaSink::open(&config, Arc::clone(&frontier)).unwrap(), frontier)
+}
+
+fn message(payload: &[u8]) -> Message<'_> {
+    Message { topic: "t", key: Some(b"/f"), payload, event_id: "u-1" }
+}
+
+/// Lets the sink work until `done`.
+fn until(sink: &mut KafkaSink, frontier: &Frontier, done: impl Fn(&Frontier) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done(frontier) {
+        assert!(Instant::now() < deadline, "not done after {PATIENCE:?}");
+        let seen = frontier.events();
+        sink.poll().unwrap();
+        frontier.wait_past(seen, Duration::from_millis(10));
+    }
+}
+
+/// The payloads in the topic, in order.
+fn payloads(cluster: &Cluster, count: usize) -> Vec<Vec<u8>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("group.id", "test")
+        .create()
+        .unwrap();
+    let mut all = TopicPartitionList::new();
+    all.add_partition_offset("t", 0, Offset::Beginning).unwrap();
+    consumer.assign(&all).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut payloads = Vec::new();
+    while payloads.len() < count && Instant::now() < deadline {
+        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+            payloads.push(message.payload().unwrap().to_vec());
+        }
+    }
+    payloads
+}
+
+#[test]
+fn delivered_messages_complete_in_order() {
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (mut sink, frontier) = sink(&cluster);
+    let sent: Vec<Vec<u8>> = (0..100_u8).map(|i| vec![i]).collect();
+    for (i, payload) in sent.iter().enumerate() {
+        sink.send(&message(payload), frontier.open(record(i as u64))).unwrap();
+    }
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
+    assert_eq!(payloads(&cluster, 100), sent);
+    Box::new(sink).close(Instant::now());
+}
+
+#[test]
+fn a_topic_that_may_not_be_written_to_holds_everything_until_it_may() {
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (mut sink, frontier) = sink(&cluster);
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
+    );
+    sink.send(&message(b"first"), frontier.open(record(0))).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !sink.service().retries.is_holding() {
+        assert!(Instant::now() < deadline, "the failure was not reported");
+        std::thread::yield_now();
+    }
+    let second = frontier.open(record(1));
+    assert!(matches!(sink.send(&message(b"second"), second), Err(SendError::Full)));
+    until(&mut sink, &frontier, |f| f.in_flight() == 1);
+    sink.send(&message(b"second"), second).unwrap();
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
+    assert_eq!(frontier.take_refused(), []);
+    assert_eq!(payloads(&cluster, 2), [b"first".to_vec(), b"second".to_vec()]);
+    Box::new(sink).close(Instant::now());
+}
+
+#[test]
+fn a_topic_that_does_not_exist_holds_everything_until_it_does() {
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    cluster.topic_error("t", RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
+    let (mut sink, frontier) = sink(&cluster);
+    for i in 0..3_u8 {
+        sink.send(&message(&[i]), frontier.open(record(i.into()))).unwrap();
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while !sink.service().retries.is_holding() {
+        assert!(Instant::now() < deadline, "the failure was not reported");
+        std::thread::yield_now();
+    }
+    assert_eq!(frontier.in_flight(), 3);
+    cluster.topic_error("t", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
+    assert_eq!(payloads(&cluster, 3), [vec![0], vec![1], vec![2]]);
+    Box::new(sink).close(Instant::now());
+}
+
+#[test]
+fn a_rejected_batch_is_sent_one_by_one_and_only_the_culprit_is_refused() {
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (mut sink, frontier) = sink(&cluster);
+    let too_large = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    // The batch, and then the first message by itself.
+    cluster.request_errors(RDKafkaApiKey::Produce, &[too_large, too_large]);
+    let tickets = [frontier.open(record(0)), frontier.open(record(1))];
+    for (ticket, payload) in tickets.iter().zip([b"large", b"small"]) {
+        sink.send(&message(payload), *ticket).unwrap();
+    }
+    until(&mut sink, &frontier, |f| f.events() >= 2);
+    let refused = frontier.take_refused();
+    assert_eq!(refused.iter().map(|r| r.ticket).collect::<Vec<_>>(), [tickets[0]]);
+    frontier.complete(tickets[0]);
+    assert_eq!(frontier.in_flight(), 0);
+    assert_eq!(payloads(&cluster, 1), [b"small".to_vec()]);
+    Box::new(sink).close(Instant::now());
+}
+
+#[test]
+fn an_end_with_dead_brokers_is_soon_and_completes_nothing() {
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (mut sink, frontier) = sink(&cluster);
+    cluster.broker_down(1).unwrap();
+    sink.send(&message(b"x"), frontier.open(record(0))).unwrap();
+    let begun = Instant::now();
+    Box::new(sink).close(begun + Duration::from_millis(300));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_eq!((frontier.in_flight(), frontier.take_refused().len()), (1, 0));
+}
+
+#[test]
+fn what_is_too_large_for_librdkafka_is_refused_at_once() {
+    let cluster = cluster();
+    let (mut sink, frontier) = sink(&cluster);
+    let payload = vec![b'x'; sink.payload_bytes_max(2)];
+    sink.send(&message(&payload), frontier.open(record(0))).unwrap();
+    let payload = vec![b'x'; 1_000_000];
+    let sent = sink.send(&message(&payload), frontier.open(record(1)));
+    assert!(matches!(sent, Err(SendError::Refused(_))), "{sent:?}");
+    Box::new(sink).close(Instant::now());
+}

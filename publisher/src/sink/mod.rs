@@ -1,0 +1,122 @@
+//! Where messages go. Each sink is a folder of its own and a line in [`open`].
+
+pub mod kafka;
+mod stdout;
+
+use std::{sync::Arc, time::Instant};
+
+use bywash_common::config::{Config, Sink as SinkKind};
+
+use crate::drain::{Frontier, Ticket};
+
+/// A message for a sink.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Which of the sink's streams it belongs to.
+    pub topic: &'a str,
+    /// Messages of one key keep their order.
+    pub key: Option<&'a [u8]>,
+    /// The encoded event.
+    pub payload: &'a [u8],
+    /// The same whenever this event is sent.
+    pub event_id: &'a str,
+}
+
+/// A message was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// No room, for now: try again once something else was delivered.
+    #[error("the sink takes nothing more for now")]
+    Full,
+    /// It will never be taken.
+    #[error("{0}")]
+    Refused(String),
+    /// Nothing will be taken any more.
+    #[error(transparent)]
+    Broken(#[from] SinkError),
+}
+
+/// A sink cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The reader of standard output is gone.
+    #[error("standard output is closed: whatever read from it has ended")]
+    Closed,
+    /// Standard output does not take what is written.
+    #[error("cannot write to standard output: {0}")]
+    Write(#[source] nix::errno::Errno),
+    /// librdkafka has given up on this producer.
+    #[error("the Kafka producer cannot go on: {0}; a restart sends everything unconfirmed again")]
+    Kafka(String),
+}
+
+/// A sink cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Property(#[from] kafka::PropertyError),
+    /// The system or the library says no.
+    #[error("cannot set up the Kafka producer: {0}")]
+    Producer(String),
+}
+
+impl OpenError {
+    /// Whether the configuration has to change.
+    pub fn is_config(&self) -> bool {
+        matches!(self, Self::Property(_))
+    }
+}
+
+/// Takes messages and reports to the frontier what became of them.
+///
+/// Every message that [`Self::send`] takes is either reported to the [`Frontier`] once, as complete or as refused, or
+/// not at all if the publisher ends before.
+pub trait Sink {
+    /// The most bytes that the payload of a message with a key of `key_bytes` may have.
+    fn payload_bytes_max(&self, key_bytes: usize) -> usize;
+
+    /// Takes a message; never waits long.
+    ///
+    /// # Errors
+    /// A [`SendError`]; the message is then not taken.
+    fn send(&mut self, message: &Message<'_>, ticket: Ticket) -> Result<(), SendError>;
+
+    /// Does what does not happen by itself. Called between messages, often; never waits long.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    fn poll(&mut self) -> Result<(), SinkError>;
+
+    /// Sends off what was gathered to be sent together: there is nothing more at the moment.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    fn push(&mut self) -> Result<(), SinkError>;
+
+    /// Delivers what was taken, until `deadline`, and shuts the sink down soon after. What is not delivered by then is
+    /// not reported.
+    fn close(self: Box<Self>, deadline: Instant);
+}
+
+/// Checks what can be checked of the sink's configuration without a side effect.
+///
+/// # Errors
+/// An [`OpenError`] that names what is wrong.
+pub fn check(config: &Config) -> Result<(), OpenError> {
+    match config.publisher.sink {
+        SinkKind::Kafka => kafka::check(config),
+        SinkKind::Stdout => Ok(()),
+    }
+}
+
+/// Sets the configured sink up. A broker that cannot be reached is no error.
+///
+/// # Errors
+/// An [`OpenError`] that names what is wrong.
+pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Box<dyn Sink>, OpenError> {
+    Ok(match config.publisher.sink {
+        SinkKind::Kafka => Box::new(kafka::KafkaSink::open(config, frontier)?),
+        SinkKind::Stdout => Box::new(stdout::StdoutSink::new(std::io::stdout(), frontier)),
+    })
+}

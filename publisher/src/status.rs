@@ -1,0 +1,187 @@
+//! `publisher status`: how far the publisher is behind.
+
+use std::{
+    fmt::Write as _,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use bywash_common::{
+    config::Config,
+    exit::Exit,
+    ring::{Inspected, RingError, inspect},
+    status::PublisherCounter as Counter,
+};
+use serde::Serialize;
+
+use crate::{drain::now_ns, output};
+
+/// How often `--watch` looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+const NS_PER_SECOND: f64 = 1e9;
+
+/// Options of `publisher status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+    /// Print it again each second, with the rates of that second, until interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+/// What is known of a publisher that runs or has run.
+#[derive(Debug, Serialize)]
+struct Report {
+    running: bool,
+    pid: Option<u64>,
+    uptime_seconds: Option<f64>,
+    ring: String,
+    capacity_bytes: u64,
+    lag_records: u64,
+    lag_bytes: u64,
+    /// How long ago the oldest record was captured that is not delivered; none if that is not known.
+    lag_seconds: Option<f64>,
+    in_flight_records: u64,
+    delivered_records: u64,
+    delivered_bytes: u64,
+    records_per_second: f64,
+    bytes_per_second: f64,
+    seconds_since_last_delivery: Option<f64>,
+    failed_messages: u64,
+    corrupt_skips: u64,
+    lost: Vec<Lost>,
+}
+
+#[derive(Debug, Serialize)]
+struct Lost {
+    reason: &'static str,
+    events: u64,
+    bytes: u64,
+}
+
+/// What was delivered at some moment, for a rate.
+#[derive(Clone, Copy)]
+struct Sample {
+    at: Instant,
+    records: u64,
+    bytes: u64,
+}
+
+/// Prints the status, once or again and again.
+///
+/// # Errors
+/// If the ring cannot be looked at.
+pub fn status(config: &Config, args: &StatusArgs) -> anyhow::Result<Exit> {
+    let mut last = None;
+    loop {
+        let ring = match inspect(&config.ring.name) {
+            Ok(ring) => Some(ring),
+            Err(RingError::Missing { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let report = report(&config.ring.name, ring.as_ref(), last, now_ns());
+        last = Some(Sample {
+            at: Instant::now(),
+            records: report.delivered_records,
+            bytes: report.delivered_bytes,
+        });
+        let mut text = if args.json { serde_json::to_string(&report)? } else { report.text() };
+        text.push('\n');
+        if !output::print(text.as_bytes())? || !args.watch {
+            return Ok(if report.running { Exit::Ok } else { Exit::NotRunning });
+        }
+        sleep(WATCH_INTERVAL);
+    }
+}
+
+fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns: u64) -> Report {
+    let counter = |counter| ring.map_or(0, |ring| ring.publisher(counter));
+    let known =
+        |counter_ns| (counter_ns > 0).then(|| now_ns.saturating_sub(counter_ns) as f64 / NS_PER_SECOND);
+    let running = ring.is_some_and(|ring| ring.publisher_running);
+    let uptime_seconds = known(counter(Counter::StartedNs)).filter(|_| running);
+    let (records, bytes) = (counter(Counter::DeliveredEvents), counter(Counter::DeliveredBytes));
+    let (seconds, then) = match last {
+        Some(last) => (last.at.elapsed().as_secs_f64(), [last.records, last.bytes]),
+        None => {
+            let start = [counter(Counter::StartDeliveredEvents), counter(Counter::StartDeliveredBytes)];
+            (uptime_seconds.unwrap_or(0.0), start)
+        }
+    };
+    let rate = |now: u64, then: u64| {
+        if seconds > 0.0 { now.saturating_sub(then) as f64 / seconds } else { 0.0 }
+    };
+    let lag_bytes = ring.map_or(0, |ring| ring.used);
+    let lost = ring.map(|ring| ring.losses.clone()).unwrap_or_default();
+    Report {
+        running,
+        pid: running.then(|| counter(Counter::Pid)),
+        uptime_seconds,
+        ring: name.to_owned(),
+        capacity_bytes: ring.map_or(0, |ring| ring.capacity),
+        lag_records: ring.map_or(0, |ring| ring.used_records),
+        lag_bytes,
+        lag_seconds: if lag_bytes == 0 { Some(0.0) } else { known(counter(Counter::OldestUnackedNs)) },
+        in_flight_records: if running { counter(Counter::InFlightEvents) } else { 0 },
+        delivered_records: records,
+        delivered_bytes: bytes,
+        records_per_second: rate(records, then[0]),
+        bytes_per_second: rate(bytes, then[1]),
+        seconds_since_last_delivery: known(counter(Counter::LastDeliveryNs)),
+        failed_messages: counter(Counter::FailedMessages),
+        corrupt_skips: counter(Counter::CorruptSkips),
+        lost: lost
+            .into_iter()
+            .filter(|(_, events, _)| *events > 0)
+            .map(|(reason, events, bytes)| Lost { reason: reason.name(), events, bytes })
+            .collect(),
+    }
+}
+
+impl Report {
+    fn text(&self) -> String {
+        // Writing to a string cannot fail.
+        let mut text = String::new();
+        match (self.pid, self.uptime_seconds) {
+            (Some(pid), Some(seconds)) => {
+                let _ = writeln!(text, "publisher is running (pid {pid}, for {seconds:.0} s)");
+            }
+            _ => text.push_str("publisher is not running\n"),
+        }
+        let age = self.lag_seconds.map_or("an unknown time".to_owned(), |seconds| format!("{seconds:.1} s"));
+        let _ = writeln!(
+            text,
+            "behind: {} records, {} bytes, {age} (ring {}: {} bytes)",
+            self.lag_records, self.lag_bytes, self.ring, self.capacity_bytes
+        );
+        let _ = writeln!(
+            text,
+            "delivered: {} records, {} bytes ({:.1} records/s, {:.1} bytes/s)",
+            self.delivered_records, self.delivered_bytes, self.records_per_second, self.bytes_per_second
+        );
+        let _ = write!(
+            text,
+            "in flight: {} records; failed: {} messages; damaged: {} times",
+            self.in_flight_records, self.failed_messages, self.corrupt_skips
+        );
+        for Lost { reason, events, bytes } in &self.lost {
+            let _ = write!(text, "\nlost ({reason}): {events} writes, {bytes} bytes");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_ring_nothing_runs_and_nothing_waits() {
+        let report = report("r", None, None, now_ns());
+        assert!(!report.running);
+        assert_eq!(report.lag_seconds, Some(0.0));
+        assert!(report.text().starts_with("publisher is not running\n"), "{}", report.text());
+    }
+}
