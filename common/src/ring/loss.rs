@@ -65,10 +65,9 @@ impl LossLedger {
         for slot in 0..2 {
             let at = slot_at(slot);
             let bound = word(at);
-            if bound > tail {
-                // Never became visible. Without this it would seem valid once the tail has grown past it.
-                memory.data_word(at).store(NO_TAIL, Ordering::Release);
-            } else if valid.is_none_or(|(best, _)| bound >= best) {
+            // One that is bound to a later tail never became visible. It is what the next announcement overwrites,
+            // and that comes before any other record: what it was to announce is still unannounced.
+            if bound <= tail && valid.is_none_or(|(best, _)| bound >= best) {
                 valid = Some((bound, slot));
             }
         }
