@@ -14,6 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bywash_common::fail_point::FailPoint;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
     InitFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
@@ -95,6 +96,7 @@ impl Adapter {
     ) -> overlay::Result<u32> {
         let file = self.overlay.file(handle.0)?;
         let written = self.overlay.write(&file, request)?;
+        FailPoint::WrittenBelow.reach();
         if written.set_id_dropped
             && let Some(notifier) = self.notifier.get()
         {
@@ -119,6 +121,7 @@ impl Adapter {
                 Ok(())
             });
         }
+        FailPoint::Committed.reach();
         // A request is at most WRITE_BYTES_MAX long.
         Ok(u32::try_from(written.len).unwrap_or(u32::MAX))
     }

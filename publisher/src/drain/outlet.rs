@@ -6,6 +6,7 @@ use std::{
 
 use bywash_common::{
     config::{Config, MessageKey},
+    fail_point::FailPoint,
     record::{Loss, Write},
     ring::{Entry, PublisherRing},
     status::{PublisherCounter, PublisherStatus},
@@ -192,6 +193,7 @@ impl Outlet {
             MessageKey::None => None,
             MessageKey::Constant(key) => Some(key.as_bytes()),
         };
+        FailPoint::EventEncoded.reach();
         let message = Message {
             topic: self.config.topic_of(Path::new(OsStr::from_bytes(event.path))),
             key,
@@ -298,7 +300,10 @@ fn send(
     loop {
         let seen = frontier.events();
         match sink.send(message, ticket) {
-            Ok(()) => return Ok(true),
+            Ok(()) => {
+                FailPoint::EventSent.reach();
+                return Ok(true);
+            }
             Err(SendError::Refused(reason)) => {
                 frontier.refuse(ticket, reason);
                 return Ok(true);
