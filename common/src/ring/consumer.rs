@@ -95,7 +95,7 @@ impl<M: Memory> Consumer<M> {
     pub(crate) fn attach(memory: Arc<M>) -> Self {
         let position = memory.head().load(Ordering::Acquire);
         // A waiter's word that a killed consumer left odd would cost a wake-up; and a new wait must differ.
-        let waits = memory.waiter().load(Ordering::Relaxed).next_multiple_of(2);
+        let waits = (memory.waiter().load(Ordering::Relaxed) | 1).wrapping_add(1);
         memory.waiter().store(waits, Ordering::Relaxed);
         Self { memory, position, tail: position, next_seq: None, waits }
     }

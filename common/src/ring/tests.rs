@@ -322,6 +322,18 @@ fn a_record_that_reaches_beyond_the_tail_is_refused_whatever_its_checksum() {
 }
 
 #[test]
+fn a_waiter_at_its_largest_value_does_not_overflow() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    let file = fs::OpenOptions::new().write(true).open(ring.object("1.ack")).unwrap();
+    file.write_all_at(&u32::MAX.to_ne_bytes(), layout::WAITER as u64).unwrap();
+    let mut publisher = ring.publisher();
+    publisher.consumer.wait(std::time::Duration::from_millis(1));
+    agent.producer.push(Kind::Write, &[b"x"], weight(1)).unwrap();
+    assert_eq!(drain(&mut publisher.consumer).len(), 1);
+}
+
+#[test]
 fn a_second_agent_and_a_second_publisher_are_refused_by_name() {
     let ring = TestRing::new();
     let _agent = ring.agent();
