@@ -20,7 +20,7 @@ use super::{
     RingError, SEGMENT_DIR,
     layout::{self, Header},
     memory::Mapping,
-    object::{Generation, io_error, now_ns, open_object, path_of, remove, whole_file},
+    object::{Generation, boot_id, io_error, now_ns, open_object, path_of, remove, whole_file},
 };
 
 /// Makes a generation: built under temporary names, then renamed, the data segment last. The lock is taken before
@@ -33,12 +33,11 @@ pub(super) fn create(generation: &Generation, config: &RingConfig, capacity: u64
             Some(found.ok_or_else(|| RingError::Group(group.clone()))?.gid)
         }
     };
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let mut header = Header {
         magic: layout::MAGIC_ACK,
         capacity,
         uuid: *Uuid::new_v4().as_bytes(),
-        boot_id: Uuid::parse_str(boot_id.trim()).unwrap_or_default().into_bytes(),
+        boot_id: boot_id(),
         created_ns: now_ns(),
     };
     let data_len = layout::RECORDS as u64 + capacity;

@@ -17,7 +17,7 @@ use super::{
     layout,
     memory::Segments,
     object::{
-        Generation, attach, generations, is_drained, lock_role, make_read_only, now_ns, open_object,
+        Generation, attach, boot_id, generations, is_drained, lock_role, make_read_only, now_ns, open_object,
         positions, remove,
     },
 };
@@ -89,9 +89,12 @@ impl AgentRing {
         capacity: u64,
     ) -> Result<(Arc<Segments>, Producer), RingError> {
         let (segments, header) = attach(generation, lock, &[geteuid().as_raw()])?;
+        if header.boot_id != boot_id() {
+            return Err(RingError::OtherBoot { name: generation.data.clone() });
+        }
         if header.capacity != capacity {
-            let what = "its size is not the configured one";
-            return Err(RingError::Corrupt { name: generation.data.clone(), what });
+            let (found, wanted) = (header.capacity, capacity);
+            return Err(RingError::OtherSize { name: generation.data.clone(), found, wanted });
         }
         make_read_only(&segments.ack, &generation.ack)?;
         let segments = Arc::new(segments);

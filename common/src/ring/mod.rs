@@ -16,8 +16,16 @@
 //! Modes are 0600, or 0660 with the configured group.
 //!
 //! The agent writes to the newest generation alone. It makes a new one when it cannot go on with the newest:
-//! another layout version, another size, a damaged header. The publisher drains generations oldest first; the
-//! agent removes an old one once it is drained.
+//! another layout version, another size, another boot, a damaged header. The publisher drains generations oldest
+//! first; the agent removes an old one once it is drained.
+//!
+//! # Upgrade to another layout
+//!
+//! Either service may be upgraded first. A new agent begins a new generation beside the old one. A publisher of the old
+//! version drains the old generation and then ends with an error that names the version it cannot read, by which time
+//! a new one has nothing left to do there. A new publisher must read the version before its own as well: whoever
+//! changes the layout keeps the reading half of the old one for a release. An older agent that meets a newer generation
+//! begins yet another.
 //!
 //! Exclusive roles: the agent holds a write lock (`F_OFD_SETLK`) on the data segment, the publisher one on the
 //! consumer segment, from attaching until its process ends, however it ends.
@@ -212,6 +220,22 @@ pub enum RingError {
         name: String,
         /// The version that it has.
         found: u32,
+    },
+    /// It was made before this machine started, and its agent's last stores may not be in it.
+    #[error("the ring segment `{name}` is of an earlier boot")]
+    OtherBoot {
+        /// The segment's name.
+        name: String,
+    },
+    /// Its size is not the configured one.
+    #[error("the ring segment `{name}` has {found} bytes for records instead of {wanted}")]
+    OtherSize {
+        /// The segment's name.
+        name: String,
+        /// Bytes for records in it.
+        found: u64,
+        /// Bytes for records as configured.
+        wanted: u64,
     },
     /// Its content is impossible.
     #[error("the ring segment `{name}` is damaged: {what}; remove {SEGMENT_DIR}/{name} if it is of no use")]

@@ -14,6 +14,8 @@ use nix::{
     unistd::geteuid,
 };
 
+use uuid::Uuid;
+
 use crate::{status::PublisherCounter, sync::Ordering};
 
 use super::{
@@ -182,4 +184,10 @@ pub(super) fn remove(object: &str) -> Result<(), RingError> {
 pub(super) fn now_ns() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What tells this boot of the machine from all others (random(4)); zeros where the kernel does not say.
+pub(super) fn boot_id() -> [u8; 16] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Uuid::parse_str(text.trim()).unwrap_or_default().into_bytes()
 }

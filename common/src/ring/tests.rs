@@ -391,6 +391,64 @@ fn a_damaged_ring_is_left_for_inspection_and_a_new_one_is_made() {
     assert_eq!(drain(&mut publisher.consumer).len(), 1);
 }
 
+/// Makes the generation as a program of another layout version would have: the version comes before the checksum.
+fn set_version(ring: &TestRing, generation: u32, version: u32) {
+    for role in ["ring", "ack"] {
+        let object = ring.object(&format!("{generation}.{role}"));
+        let file = fs::OpenOptions::new().write(true).open(object).unwrap();
+        file.write_all_at(&version.to_ne_bytes(), 0x08).unwrap();
+    }
+}
+
+#[test]
+fn an_agent_of_another_version_begins_beside_the_old_ring_which_is_drained_first() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    agent.producer.push(Kind::Write, &[b"old"], weight(3)).unwrap();
+    drop(agent);
+    // To the agent that now starts, the old ring is of a version that it does not know.
+    set_version(&ring, 1, VERSION - 1);
+    let agent = ring.agent();
+    agent.producer.push(Kind::Write, &[b"new"], weight(3)).unwrap();
+    agent.remove_drained().unwrap();
+    assert_eq!(ring.objects().len(), 4, "what cannot be read is not thrown away");
+    drop(agent);
+    // To the publisher of the old version, it is the other way round.
+    set_version(&ring, 1, VERSION);
+    set_version(&ring, 2, VERSION + 1);
+    let mut publisher = ring.publisher();
+    let seen = drain(&mut publisher.consumer);
+    assert_eq!(seen.iter().map(|(_, p)| &p[..]).collect::<Vec<_>>(), [b"old"]);
+    publisher.consumer.acker().ack(seen[0].0.end);
+    drop(publisher);
+    let refused = PublisherRing::attach(&ring.0.name, None).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(
+        refused.contains(&format!("version {}", VERSION + 1)) && refused.contains("publisher"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_ring_of_an_earlier_boot_is_left_behind_and_still_drained() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    agent.producer.push(Kind::Write, &[b"old"], weight(3)).unwrap();
+    drop(agent);
+    for (role, magic) in [("ring", layout::MAGIC_DATA), ("ack", layout::MAGIC_ACK)] {
+        let object = ring.object(&format!("1.{role}"));
+        let file = fs::OpenOptions::new().read(true).write(true).open(object).unwrap();
+        let mut bytes = [0; layout::HEADER_LEN];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        let mut header = layout::Header::decode("r", magic, &bytes).unwrap();
+        header.boot_id = [0xbb; 16];
+        file.write_all_at(&header.encode(), 0).unwrap();
+    }
+    let _agent = ring.agent();
+    let mut publisher = ring.publisher();
+    assert!(publisher.has_successor().unwrap());
+    assert_eq!(drain(&mut publisher.consumer)[0].1, b"old");
+}
+
 #[test]
 fn a_ring_of_another_owner_is_refused() {
     if !nix::unistd::geteuid().is_root() {
