@@ -1,0 +1,121 @@
+//! A Kafka-protocol broker in a process of its own.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use rdkafka::{
+    ClientConfig,
+    consumer::{BaseConsumer, Consumer},
+};
+
+use super::{Process, Reader, process, tool, wait};
+
+/// How often another port is tried when somebody took the free one first.
+const PORT_TRIES: usize = 5;
+/// It answers in a tenth of a second on an idle machine.
+const START_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// A running broker: topics are made as they are used, each with one partition.
+pub struct Broker {
+    process: Process,
+    address: SocketAddr,
+    // Removed after the process is gone: fields are dropped in order.
+    _directory: tempfile::TempDir,
+}
+
+impl Broker {
+    /// Starts a broker on a free port and waits until it answers.
+    pub fn start() -> Self {
+        (0..PORT_TRIES)
+            .find_map(|_| Self::try_start())
+            .unwrap_or_else(|| panic!("the broker ended {PORT_TRIES} times right after its start"))
+    }
+
+    /// Nothing if the process ended at once, as it does when its port is taken.
+    fn try_start() -> Option<Self> {
+        let directory = super::temporary_directory();
+        let address = free_address();
+        let data = directory.path().join("data");
+        let mut process = Process::spawn(
+            "broker",
+            &tool("noida-db"),
+            [
+                "start".as_ref(),
+                "--only".as_ref(),
+                "kafka".as_ref(),
+                "--host".as_ref(),
+                "127.0.0.1".as_ref(),
+                "--kafka-port".as_ref(),
+                address.port().to_string().as_ref(),
+                "--data-dir".as_ref(),
+                data.as_os_str(),
+            ],
+            directory.path(),
+            Signal::SIGKILL,
+        );
+        let client: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", address.to_string()).create().expect("a client");
+        let alive = wait::until("the broker to answer", START_TIME_MAX, || {
+            if process.ended().is_some() {
+                return Ok(false);
+            }
+            match client.fetch_metadata(None, Duration::from_millis(500)) {
+                Ok(_) => Ok(process.ended().is_none()),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        alive.then_some(Self { process, address, _directory: directory })
+    }
+
+    /// Its host and port.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.process.pid().as_raw()
+    }
+
+    /// SIGSTOP: connections stay open, nothing is answered.
+    pub fn stop(&self) {
+        self.process.signal(Signal::SIGSTOP);
+        let stat = format!("/proc/{}/stat", self.pid());
+        wait::until("the broker to stand still", wait::PATIENCE, || {
+            let text = std::fs::read_to_string(Path::new(&stat)).map_err(|e| e.to_string())?;
+            let state = text.rsplit(") ").next().unwrap_or_default().chars().next();
+            if state == Some('T') { Ok(()) } else { Err(format!("its state is {state:?}")) }
+        });
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.process.signal(Signal::SIGCONT);
+    }
+
+    /// Ends it in an orderly way.
+    pub fn terminate(mut self) {
+        self.process.terminate(wait::PATIENCE);
+    }
+
+    /// Reads a topic from its beginning.
+    pub fn read(&self, topic: &str) -> Reader {
+        Reader::open(&self.address(), topic)
+    }
+}
+
+/// An address on which nobody listens at this moment.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("a bound address")
+}
+
+/// The name and version of the broker, for people.
+pub fn version() -> String {
+    let finished = process::run(std::process::Command::new(tool("noida-db")).arg("version"), wait::PATIENCE);
+    finished.stdout.trim().to_owned()
+}

@@ -1,0 +1,242 @@
+//! Both services with a configuration, a ring and directories of their own.
+
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::{
+    Broker, PREFIX, Process, mounts,
+    process::{self, Finished},
+    program, temporary_directory, wait,
+};
+
+/// Where segments are.
+const SEGMENTS: &str = "/dev/shm";
+/// An orderly end takes less than this when no broker has to be waited for.
+const STOP_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// What a test may want otherwise.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `event.encoder`
+    pub encoder: &'static str,
+    /// `ring.size`
+    pub ring_size: &'static str,
+    /// Names of the watched directories.
+    pub directories: &'static [&'static str],
+    /// `kafka.topic`
+    pub topic: &'static str,
+    /// More lines for `[publisher]`.
+    pub publisher: &'static str,
+    /// More lines for `[kafka]`.
+    pub kafka: &'static str,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            encoder: "logstash_base64",
+            ring_size: "64MiB",
+            directories: &["logs"],
+            topic: "logs",
+            publisher: "",
+            kafka: "",
+        }
+    }
+}
+
+/// A configured pair of services.
+pub struct Bywash {
+    /// The running agent.
+    pub agent: Option<Process>,
+    /// The running publisher.
+    pub publisher: Option<Process>,
+    /// The configuration file.
+    pub config: PathBuf,
+    /// The ring's name.
+    pub ring: String,
+    directories: Vec<PathBuf>,
+    root: tempfile::TempDir,
+}
+
+impl Bywash {
+    /// Writes a configuration; starts nothing.
+    pub fn new(brokers: &str, settings: &Settings) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let pid = std::process::id();
+        let ring = format!("{PREFIX}-{pid}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let root = temporary_directory();
+        let directories: Vec<_> = settings.directories.iter().map(|name| root.path().join(name)).collect();
+        let Settings { encoder, ring_size, topic, publisher, kafka, .. } = settings;
+        let mut text = format!(
+            "[ring]\nname = {ring:?}\nsize = {ring_size:?}\n\n\
+             [event]\nencoder = {encoder:?}\nfields = {{ hostname = \"test\" }}\ntags = [\"test\"]\n"
+        );
+        for directory in &directories {
+            std::fs::create_dir(directory).expect("a new directory");
+            write!(text, "\n[[directory]]\npath = {directory:?}\n").expect("a string takes text");
+        }
+        write!(
+            text,
+            "\n[publisher]\n{publisher}\n\n[kafka]\nbrokers = [{brokers:?}]\ntopic = {topic:?}\n{kafka}\n"
+        )
+        .expect("a string takes text");
+        let config = root.path().join("bywash.toml");
+        std::fs::write(&config, text).expect("a configuration file");
+        Self { agent: None, publisher: None, config, ring, directories, root }
+    }
+
+    /// Starts both services for a broker.
+    pub fn start(broker: &Broker, settings: &Settings) -> Self {
+        let mut bywash = Self::new(&broker.address(), settings);
+        bywash.start_agent();
+        bywash.start_publisher();
+        bywash
+    }
+
+    /// The first watched directory.
+    pub fn directory(&self) -> &Path {
+        &self.directories[0]
+    }
+
+    /// A path in the first watched directory.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory().join(name)
+    }
+
+    /// The temporary directory with the configuration and the logs; not watched.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// Starts the agent and waits until it listens to every directory.
+    #[track_caller]
+    pub fn start_agent(&mut self) {
+        let process = self.agent.insert(spawn("fs-agent", &self.config, self.root.path()));
+        let (config, directories) = (&self.config, &self.directories);
+        wait::until("fs-agent to listen", wait::PATIENCE, || {
+            assert!(process.ended().is_none(), "fs-agent ended: {:?}", process.ended());
+            let status = command("fs-agent", &["status"], config);
+            let listens = |d: &PathBuf| {
+                status.stdout.lines().any(|line| line == format!("listening on {}", d.display()))
+            };
+            if status.code == Some(0) && directories.iter().all(listens) {
+                return Ok(());
+            }
+            Err(format!("its status is {status:?}"))
+        });
+    }
+
+    /// Starts the publisher and waits until it drains the ring.
+    #[track_caller]
+    pub fn start_publisher(&mut self) {
+        let process = self.publisher.insert(spawn("publisher", &self.config, self.root.path()));
+        let config = &self.config;
+        wait::until("the publisher to run", wait::PATIENCE, || {
+            assert!(process.ended().is_none(), "the publisher ended: {:?}", process.ended());
+            let status = command("publisher", &["status"], config);
+            if status.code == Some(0) { Ok(()) } else { Err(format!("its status is {status:?}")) }
+        });
+    }
+
+    /// The running agent.
+    #[track_caller]
+    pub fn agent(&mut self) -> &mut Process {
+        self.agent.as_mut().expect("a started agent")
+    }
+
+    /// The running publisher.
+    #[track_caller]
+    pub fn publisher(&mut self) -> &mut Process {
+        self.publisher.as_mut().expect("a started publisher")
+    }
+
+    /// Runs an `fs-agent` command with this configuration.
+    #[track_caller]
+    pub fn fs_agent(&self, arguments: &[&str]) -> Finished {
+        command("fs-agent", arguments, &self.config)
+    }
+
+    /// Runs a `publisher` command with this configuration.
+    #[track_caller]
+    pub fn publisher_command(&self, arguments: &[&str]) -> Finished {
+        command("publisher", arguments, &self.config)
+    }
+
+    /// `fs-agent status --json`.
+    #[track_caller]
+    pub fn agent_status(&self) -> Value {
+        status_json(&self.fs_agent(&["status", "--json"]))
+    }
+
+    /// `publisher status --json`.
+    #[track_caller]
+    pub fn publisher_status(&self) -> Value {
+        status_json(&self.publisher_command(&["status", "--json"]))
+    }
+
+    /// Waits until everything captured is delivered.
+    #[track_caller]
+    pub fn drain(&self, within: Duration) {
+        wait::until("the ring to be drained", within, || {
+            let status = self.publisher_status();
+            if status["lag_bytes"] == 0 { Ok(()) } else { Err(status.to_string()) }
+        });
+    }
+
+    /// Whether the first watched directory has its overlay.
+    pub fn is_mounted(&self) -> bool {
+        mounts::is_mounted(self.directory())
+    }
+
+    /// The ring's objects that exist.
+    pub fn segments(&self) -> Vec<PathBuf> {
+        let listing = std::fs::read_dir(SEGMENTS).expect("the directory of shared memory");
+        let mine = format!("{}.", self.ring);
+        let entries = listing.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(&mine));
+        entries.map(|entry| entry.path()).collect()
+    }
+}
+
+impl Drop for Bywash {
+    fn drop(&mut self) {
+        for process in [&mut self.publisher, &mut self.agent].into_iter().flatten() {
+            if process.ended().is_none() {
+                process.signal(Signal::SIGCONT);
+                process.signal(Signal::SIGTERM);
+                wait::quietly(STOP_TIME_MAX, || process.ended().is_some());
+            }
+        }
+        mounts::detach_below(self.root.path());
+        for segment in self.segments() {
+            drop(std::fs::remove_file(segment));
+        }
+    }
+}
+
+/// Runs a command of one of the two programs.
+#[track_caller]
+pub fn command(name: &str, arguments: &[&str], config: &Path) -> Finished {
+    process::run(Command::new(program(name)).args(arguments).arg("--config").arg(config), wait::PATIENCE)
+}
+
+/// Starts one of the two services, and does not wait for it.
+pub fn spawn(name: &str, config: &Path, log_directory: &Path) -> Process {
+    assert!(Path::new("/dev/fuse").exists(), "there is no /dev/fuse: load the fuse module (modprobe fuse)");
+    let arguments = ["run".as_ref(), "--config".as_ref(), config.as_os_str()];
+    // SIGTERM: should this process be killed, the agent still takes its mounts away.
+    Process::spawn(name, &program(name), arguments, log_directory, Signal::SIGTERM)
+}
+
+#[track_caller]
+fn status_json(finished: &Finished) -> Value {
+    assert_eq!(finished.code, Some(0), "status says that it does not run: {finished:?}");
+    serde_json::from_str(&finished.stdout).unwrap_or_else(|e| panic!("status --json: {e}: {finished:?}"))
+}

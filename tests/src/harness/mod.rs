@@ -1,0 +1,57 @@
+//! Everything between a test and the processes that it is about.
+//!
+//! Whatever a test starts is gone when it ends, passed, panicked or killed: each owner cleans up in its `Drop`; the
+//! kernel signals the processes of a test that died without (`setpriv --pdeathsig`); and `make clean-up`
+//! removes the mounts and rings of test processes that no longer exist.
+
+pub mod broker;
+pub mod bywash;
+pub mod event;
+pub mod ledger;
+pub mod mounts;
+pub mod process;
+pub mod topic;
+pub mod tree;
+pub mod wait;
+pub mod workload;
+
+pub use broker::Broker;
+pub use bywash::{Bywash, Settings};
+pub use event::Event;
+pub use process::Process;
+pub use topic::{Message, Reader};
+pub use workload::{Load, LoadReport};
+
+use std::path::{Path, PathBuf};
+
+/// What begins the names of temporary directories and rings; the process id follows. `make clean-up` knows it.
+pub const PREFIX: &str = "bywash-test";
+
+/// A new temporary directory.
+pub fn temporary_directory() -> tempfile::TempDir {
+    let prefix = format!("{PREFIX}-{}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary directory")
+}
+
+/// A program of this workspace, built with the same profile as the running one.
+pub fn program(name: &str) -> PathBuf {
+    let path = profile_directory().join(name);
+    assert!(path.exists(), "{} is missing: run cargo build --workspace first", path.display());
+    path
+}
+
+/// A program that `make setup` puts beside the build.
+pub fn tool(name: &str) -> PathBuf {
+    let profile = profile_directory();
+    let path = profile.parent().expect("a target directory").join("tools").join(name);
+    assert!(path.exists(), "{} is missing: run make setup first", path.display());
+    path
+}
+
+/// `target/debug` or `target/release`: where the running program lies, or `deps` below it.
+fn profile_directory() -> PathBuf {
+    let exe = std::env::current_exe().expect("the running program's path");
+    let directory = exe.parent().expect("a directory above the running program");
+    let is_deps = directory.file_name().is_some_and(|name| name == "deps");
+    if is_deps { directory.parent().map(Path::to_owned).unwrap_or_default() } else { directory.to_owned() }
+}

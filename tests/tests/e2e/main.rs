@@ -1,0 +1,32 @@
+//! What bywash promises, tried with real processes, real mounts and a real broker.
+//!
+//! A name is the property that its test checks. Each test has its own services, ring, directory and broker.
+
+// A test says that something does not hold by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod commands;
+mod content;
+mod crash;
+mod format;
+mod harness;
+mod load;
+mod loss;
+mod shutdown;
+mod tools;
+
+use std::{fs::File, io::Write, path::Path};
+
+/// One `write(2)` of all the bytes at the end of a file.
+#[track_caller]
+fn append(path: &Path, bytes: &[u8]) {
+    let mut file = File::options().create(true).append(true).open(path).expect("a file to append to");
+    write_once(&mut file, bytes);
+}
+
+/// One `write(2)` of all the bytes.
+#[track_caller]
+fn write_once(file: &mut File, bytes: &[u8]) {
+    let written = file.write(bytes).expect("a write");
+    assert_eq!(written, bytes.len(), "a short write");
+}

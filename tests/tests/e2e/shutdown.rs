@@ -1,0 +1,96 @@
+//! An orderly end leaves nothing behind and waits for nobody.
+
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    time::{Duration, Instant},
+};
+
+use bywash_tests::harness::{
+    Broker, Bywash, Settings, broker,
+    wait::{self, PATIENCE},
+};
+use nix::sys::signal::Signal;
+
+use crate::append;
+
+#[test]
+fn a_terminated_agent_leaves_nothing_mounted_and_the_files_in_place() {
+    let broker = Broker::start();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut bywash =
+            Bywash::start(&broker, &Settings { directories: &["a", "b"], ..Settings::default() });
+        append(&bywash.file("kept"), b"content");
+        assert!(bywash.is_mounted());
+        bywash.agent().signal(signal);
+        let status = bywash.agent().wait(PATIENCE);
+        assert_eq!(status.code(), Some(0), "{signal}: {status}");
+        assert!(bywash_tests::harness::mounts::below(bywash.root()).is_empty(), "{signal}");
+        assert_eq!(fs::read(bywash.file("kept")).unwrap(), b"content");
+        assert_eq!(bywash.fs_agent(&["status"]).code, Some(3));
+    }
+}
+
+#[test]
+fn a_terminated_agent_goes_although_a_file_is_open() {
+    let broker = Broker::start();
+    let mut bywash = Bywash::start(&broker, &Settings::default());
+    let open = fs::File::create(bywash.file("open")).unwrap();
+    let status = bywash.agent().terminate(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(!bywash.is_mounted());
+    drop(open);
+}
+
+#[test]
+fn a_terminated_publisher_delivers_what_it_can_and_ends_well() {
+    let broker = Broker::start();
+    let mut bywash = Bywash::start(&broker, &Settings::default());
+    for i in 0..100 {
+        append(&bywash.file("f"), format!("{i}\n").as_bytes());
+    }
+    let status = bywash.publisher().terminate(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{status}");
+    bywash.start_publisher();
+    assert_eq!(broker.read("logs").events(100).len(), 100, "an orderly end leaves nothing to repeat");
+}
+
+#[test]
+fn a_publisher_without_an_answering_broker_ends_within_its_bound_and_keeps_what_it_has() {
+    const BOUND: Duration = Duration::from_secs(2);
+    let settings = Settings { publisher: "shutdown_timeout = \"2s\"", ..Settings::default() };
+    let broker = Broker::start();
+    let mut bywash = Bywash::start(&broker, &settings);
+    append(&bywash.file("f"), b"one ");
+    let mut reader = broker.read("logs");
+    reader.events(1);
+    broker.stop();
+    append(&bywash.file("f"), b"two ");
+    wait::until("the publisher to read the second", PATIENCE, || {
+        let status = bywash.publisher_status();
+        if status["in_flight_records"] == 1 { Ok(()) } else { Err(status.to_string()) }
+    });
+    let begin = Instant::now();
+    let status = bywash.publisher().terminate(PATIENCE);
+    let took = begin.elapsed();
+    assert!(took < BOUND + Duration::from_secs(2), "it took {took:?}");
+    assert_eq!(status.signal(), None, "{status}");
+    broker.resume();
+    bywash.start_publisher();
+    let events = reader.events(2);
+    assert_eq!(events.last().unwrap().message(), b"two ");
+}
+
+#[test]
+fn a_publisher_whose_broker_does_not_exist_runs_and_ends_within_its_bound() {
+    const BOUND: Duration = Duration::from_secs(1);
+    let settings = Settings { publisher: "shutdown_timeout = \"1s\"", ..Settings::default() };
+    let mut bywash = Bywash::new(&broker::free_address().to_string(), &settings);
+    bywash.start_agent();
+    bywash.start_publisher();
+    append(&bywash.file("f"), b"kept in the ring");
+    let begin = Instant::now();
+    let status = bywash.publisher().terminate(PATIENCE);
+    assert!(begin.elapsed() < BOUND + Duration::from_secs(2), "it took {:?}", begin.elapsed());
+    assert_eq!(status.signal(), None, "{status}");
+}

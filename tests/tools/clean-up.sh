@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Takes away what a killed demo or test has left: mounts, rings in shared memory, temporary directories. Their names
+# hold the process id of their owner (harness::PREFIX); what belongs to a living process stays.
+set -euo pipefail
+
+readonly PREFIX=bywash-test
+
+# The process id in a name, if that process is gone.
+is_orphan() {
+    local rest=${1##*"$PREFIX-"}
+    local pid=${rest%%[!0-9]*}
+    [ -n "$pid" ] && [ ! -d "/proc/$pid" ]
+}
+
+while read -r _ _ _ _ point _; do
+    case $point in
+        */"$PREFIX"-*) ;;
+        *) continue ;;
+    esac
+    if is_orphan "$point"; then
+        echo "clean-up: unmounting $point"
+        umount -l "$point" 2>/dev/null || fusermount3 -uz "$point"
+    fi
+done </proc/self/mountinfo
+
+for left in /dev/shm/"$PREFIX"-* "${TMPDIR:-/tmp}/$PREFIX"-*; do
+    if [ -e "$left" ] && is_orphan "$left"; then
+        echo "clean-up: removing $left"
+        # Never into something that is still mounted.
+        rm -rf --one-file-system "$left"
+    fi
+done

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Installs what the demo and the tests need and this machine lacks, and says what and why. Does nothing otherwise.
+set -euo pipefail
+
+readonly NOIDA_DB_VERSION=0.2.3
+target=${CARGO_TARGET_DIR:-target}
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# probe | Debian package | what it is for. A probe is a program's name, or a command if it has blanks.
+readonly PACKAGES='
+cc                                       | gcc          | linking, and librdkafka
+c++                                      | g++          | librdkafka
+make                                     | make         | librdkafka and OpenSSL
+cmake                                    | cmake        | building librdkafka
+perl                                     | perl         | configuring OpenSSL
+pkg-config                               | pkg-config   | finding libraries while building
+fusermount3                              | fuse3        | mounting overlays
+setpriv                                  | util-linux   | ending processes together with the test that started them
+python3                                  | python3      | the broker, a Python package
+python3 -c "import ensurepip, venv"      | python3-venv | a private place for the broker
+git                                      | git          | a test that clones a repository inside an overlay
+sqlite3                                  | sqlite3      | a test that runs a database inside an overlay
+rsync                                    | rsync        | a test that copies a tree into an overlay
+tar                                      | tar          | a test that unpacks an archive inside an overlay
+'
+
+is_there() {
+    case $1 in
+        *' '*) bash -c "$1" >/dev/null 2>&1 ;;
+        *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+install_packages() {
+    local missing=() probe package why
+    while IFS='|' read -r probe package why; do
+        probe=$(sed 's/ *$//' <<<"$probe")
+        package=${package// /}
+        if [ -n "$probe" ] && ! is_there "$probe"; then
+            say "missing: $package, for${why}"
+            missing+=("$package")
+        fi
+    done <<<"$PACKAGES"
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || die "there is no apt-get here: install ${missing[*]} by hand"
+    local root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || die "not root, and there is no sudo: install ${missing[*]} as root"
+        root=(sudo)
+    fi
+    say "installing ${missing[*]}"
+    "${root[@]}" apt-get update -q
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+install_nextest() {
+    command -v cargo >/dev/null || die "there is no cargo here: install Rust with rustup first"
+    if ! cargo nextest --version >/dev/null 2>&1; then
+        say "missing: cargo-nextest, which runs the tests; building it takes some minutes"
+        cargo install --locked cargo-nextest
+    fi
+}
+
+# noida-db is a broker with Kafka's protocol in one program, started by demo and tests on a port of its own.
+install_broker() {
+    local tools=$target/tools
+    local mark=$tools/noida-db-$NOIDA_DB_VERSION
+    [ -e "$mark" ] && [ -x "$tools/noida-db" ] && return 0
+    say "missing: noida-db $NOIDA_DB_VERSION, the Kafka-protocol broker of demo and tests; into $tools"
+    mkdir -p "$tools"
+    python3 -m venv --clear "$tools/venv"
+    "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "noida-db==$NOIDA_DB_VERSION"
+    # The program itself: the package's launcher would stand between it and the signals that are sent to it.
+    local program
+    program=$("$tools/venv/bin/python" -c \
+        'import importlib.resources as r; print(r.files("noida_db").joinpath("noida-db"))')
+    chmod 755 "$program"
+    ln -sfn "$program" "$tools/noida-db"
+    touch "$mark"
+}
+
+install_packages
+install_nextest
+install_broker
+if [ ! -e /dev/fuse ]; then
+    die "there is no /dev/fuse: load the module (modprobe fuse), or give the container the device"
+fi
