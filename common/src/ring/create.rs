@@ -20,7 +20,7 @@ use super::{
     RingError, SEGMENT_DIR,
     layout::{self, Header},
     memory::Mapping,
-    object::{Generation, boot_id, io_error, now_ns, open_object, path_of, remove, whole_file},
+    object::{Claim, Generation, boot_id, io_error, now_ns, open_object, path_of, remove, write_lock},
 };
 
 /// Makes a generation: built under temporary names, then renamed, the data segment last. The lock is taken before
@@ -51,7 +51,7 @@ pub(super) fn create(generation: &Generation, config: &RingConfig, capacity: u64
         let built = build(&temporary, len, &header, group);
         let file = built.inspect_err(|_| drop(remove(&temporary)))?;
         if magic == layout::MAGIC_DATA {
-            fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file()))
+            fcntl(&file, FcntlArg::F_OFD_SETLK(&write_lock(Claim::Role)))
                 .map_err(|e| io_error("lock", path_of(&temporary))(e.into()))?;
             lock = Some(file);
         }

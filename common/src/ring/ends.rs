@@ -17,8 +17,8 @@ use super::{
     layout,
     memory::Segments,
     object::{
-        Generation, attach, boot_id, generations, is_drained, lock_role, make_read_only, now_ns, open_object,
-        positions, remove,
+        Generation, attach, boot_id, claim_at_work, generations, is_drained, lock_role, make_read_only,
+        now_ns, open_object, positions, remove,
     },
 };
 
@@ -65,7 +65,7 @@ impl AgentRing {
             let lock = lock_role(&generation.data, || agent_holds(name))?;
             match Self::resume(name, generation, &lock, capacity) {
                 Ok((segments, producer)) => {
-                    return Ok(Self::ready(name, generation.clone(), segments, producer, lock));
+                    return Self::ready(name, generation.clone(), segments, producer, lock);
                 }
                 Err(error @ (RingError::Owner { .. } | RingError::Io { .. })) => return Err(error),
                 Err(error) => {
@@ -79,7 +79,7 @@ impl AgentRing {
         let lock = create(&generation, config, capacity)?;
         drop(previous_lock);
         let (segments, producer) = Self::resume(name, &generation, &lock, capacity)?;
-        Ok(Self::ready(name, generation, segments, producer, lock))
+        Self::ready(name, generation, segments, producer, lock)
     }
 
     fn resume(
@@ -108,13 +108,14 @@ impl AgentRing {
         segments: Arc<Segments>,
         producer: Producer,
         lock: File,
-    ) -> Self {
+    ) -> Result<Self, RingError> {
         let status = AgentStatus::new(segments);
         // A killed agent has left its own.
         status.set_roster(&[]);
         status.set(AgentCounter::Pid, u64::from(std::process::id()));
         status.set(AgentCounter::StartedNs, now_ns());
-        Self { producer, status, name: name.to_owned(), generation, _lock: lock }
+        claim_at_work(&lock, &generation.data)?;
+        Ok(Self { producer, status, name: name.to_owned(), generation, _lock: lock })
     }
 
     /// Whether the ring can be gone on with.
@@ -182,6 +183,7 @@ impl PublisherRing {
         let status = PublisherStatus::new(Arc::clone(&segments));
         status.set(PublisherCounter::Pid, u64::from(std::process::id()));
         status.set(PublisherCounter::StartedNs, now_ns());
+        claim_at_work(&lock, &generation.ack)?;
         Ok(Self {
             consumer: Consumer::attach(Arc::clone(&segments)),
             status,

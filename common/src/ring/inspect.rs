@@ -12,7 +12,7 @@ use crate::{
 
 use super::{
     RingError, loss,
-    object::{attach, backlog, generations, is_locked, make_read_only, open_object},
+    object::{attach, backlog, generations, is_at_work, make_read_only, open_object},
 };
 
 /// What `status` shows of a ring without taking part in it.
@@ -71,7 +71,7 @@ pub fn inspect(name: &str) -> Result<Inspected, RingError> {
     let (used, used_records) =
         old.fold(backlog(&segments), |sum, (bytes, records)| (sum.0 + bytes, sum.1 + records));
     // The publisher may still be at an older generation.
-    let publisher_running = all.iter().any(|g| open_object(&g.ack).is_ok_and(|f| is_locked(&f)));
+    let publisher_running = all.iter().any(|g| open_object(&g.ack).is_ok_and(|f| is_at_work(&f)));
     let segments = Arc::new(segments);
     Ok(Inspected {
         generation: newest.number,
@@ -79,7 +79,7 @@ pub fn inspect(name: &str) -> Result<Inspected, RingError> {
         capacity: header.capacity,
         used,
         used_records,
-        agent_running: is_locked(&data),
+        agent_running: is_at_work(&data),
         publisher_running,
         losses: loss::totals(&*segments),
         roster: read_roster(&segments),

@@ -85,6 +85,31 @@ fn two_producers_are_seen_whole_and_in_sequence() {
     });
 }
 
+/// A writer that was told that its write is recorded must be able to rely on it, whenever the agent is killed.
+#[test]
+fn a_push_that_has_returned_is_visible() {
+    explore(2, || {
+        let (memory, producer, _) = ring(4);
+        let see = |memory: &Arc<Model>, wanted: u64| {
+            let mut consumer = Consumer::attach(Arc::clone(memory));
+            let mut payload = Vec::new();
+            let mut seen = Vec::new();
+            while consumer.next(&mut payload).unwrap().is_some() {
+                seen.push(value(&payload));
+            }
+            assert!(seen.contains(&wanted), "{wanted} is not among {seen:?}");
+        };
+        let (other, also_memory) = (Arc::clone(&producer), Arc::clone(&memory));
+        let pushing = thread::spawn(move || {
+            assert!(push(&other, 7));
+            see(&also_memory, 7);
+        });
+        assert!(push(&producer, 8));
+        see(&memory, 8);
+        pushing.join().unwrap();
+    });
+}
+
 #[test]
 fn space_is_reused_only_after_it_was_acknowledged() {
     explore(3, || {

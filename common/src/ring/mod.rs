@@ -27,8 +27,9 @@
 //! changes the layout keeps the reading half of the old one for a release. An older agent that meets a newer generation
 //! begins yet another.
 //!
-//! Exclusive roles: the agent holds a write lock (`F_OFD_SETLK`) on the data segment, the publisher one on the
-//! consumer segment, from attaching until its process ends, however it ends.
+//! Exclusive roles: the agent holds a write lock (`F_OFD_SETLK`) on byte 0 of the data segment, the publisher one on
+//! byte 0 of the consumer segment, from attaching until its process ends, however it ends. A lock on byte 1 follows
+//! once what a predecessor's counters and roster said is overwritten: only then is the service shown as running.
 //!
 //! # Data segment
 //!
@@ -84,7 +85,8 @@
 //!
 //! # Protocol
 //!
-//! The producer's threads reserve under an in-process lock, copy outside of it, and commit under the lock. The
+//! The producer's threads reserve under an in-process lock, copy outside of it, and commit under the lock. A commit
+//! returns once its record is visible, so that what a writer was told outlasts the process. The
 //! tail moves over the contiguous prefix of committed reservations, after the commit slot that was not used
 //! last got the same tail and the sequence number that follows: whenever the process dies, one slot agrees
 //! with the tail, and its restart goes on from there. A reservation dropped without commit (a panic) becomes a

@@ -69,26 +69,43 @@ pub(super) fn open_object(object: &str) -> Result<File, RingError> {
 /// Opens an object and takes the role's lock on it.
 pub(super) fn lock_role(object: &str, held: impl FnOnce() -> RingError) -> Result<File, RingError> {
     let file = open_object(object)?;
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&write_lock(Claim::Role))) {
         Ok(_) => Ok(file),
         Err(Errno::EAGAIN | Errno::EACCES) => Err(held()),
         Err(error) => Err(io_error("lock", path_of(object))(error.into())),
     }
 }
 
-/// Whether anyone holds a role's lock on the object.
-pub(super) fn is_locked(file: &File) -> bool {
-    let mut found = whole_file();
+/// Whether the one who holds the role says that it is at work.
+pub(super) fn is_at_work(file: &File) -> bool {
+    let mut found = write_lock(Claim::AtWork);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut found)).is_ok() && i32::from(found.l_type) != nix::libc::F_UNLCK
 }
 
-/// A write lock on all of a file.
-pub(super) fn whole_file() -> nix::libc::flock {
+/// What a lock on an object claims: the byte of it that is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// The role itself; for as long as the process lives.
+    Role = 0,
+    /// That what the segment says of the role's holder is this holder's, and not a killed predecessor's.
+    AtWork = 1,
+}
+
+/// Says that the role's holder is at work.
+pub(super) fn claim_at_work(file: &File, object: &str) -> Result<(), RingError> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&write_lock(Claim::AtWork))) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(io_error("lock", path_of(object))(error.into())),
+    }
+}
+
+/// A write lock on the byte that stands for a claim.
+pub(super) fn write_lock(claim: Claim) -> nix::libc::flock {
     nix::libc::flock {
         l_type: nix::libc::F_WRLCK as i16,
         l_whence: nix::libc::SEEK_SET as i16,
-        l_start: 0,
-        l_len: 0,
+        l_start: claim as i64,
+        l_len: 1,
         l_pid: 0,
     }
 }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use crate::{
     fail_point::FailPoint,
     record::{Loss, LossReason},
-    sync::{Arc, AtomicU32, Mutex, Ordering, fence, lock},
+    sync::{Arc, AtomicU32, Condvar, Mutex, Ordering, fence, lock, wait},
 };
 
 use super::{
@@ -57,12 +57,16 @@ struct State {
     /// Which of the two commit slots is written next.
     slot: usize,
     ledger: LossLedger,
+    /// Threads whose records are complete and wait for those in front of them.
+    waiting_commits: usize,
 }
 
 /// The writing end of a ring. Threads share it by reference.
 pub struct Producer<M> {
     memory: Arc<M>,
     state: Mutex<State>,
+    /// The tail has moved.
+    published: Condvar,
     /// The consumer's wait that was last ended by a wake-up, so that each costs one system call.
     woken: AtomicU32,
 }
@@ -112,8 +116,9 @@ impl<M: Memory> Producer<M> {
             first_ticket: 0,
             slot: 1 - slot,
             ledger,
+            waiting_commits: 0,
         };
-        Ok(Self { memory, state: Mutex::new(state), woken: AtomicU32::new(0) })
+        Ok(Self { memory, state: Mutex::new(state), published: Condvar::new(), woken: AtomicU32::new(0) })
     }
 
     /// The largest payload in bytes that one record may carry.
@@ -133,7 +138,8 @@ impl<M: Memory> Producer<M> {
         Ok(())
     }
 
-    /// Reserves space for records with payloads of `lens` bytes, all or none, side by side in order.
+    /// Reserves space for records with payloads of `lens` bytes, all or none, side by side in order. Whoever has a
+    /// reservation commits or drops it before the same thread asks for another: a commit waits for those in front.
     ///
     /// # Errors
     /// [`Lost`] if they do not fit now, or a payload is over [`Self::payload_max`]; it is then already counted.
@@ -265,7 +271,9 @@ impl<M: Memory> Producer<M> {
         debug_assert!(written.is_ok(), "a reservation reaches over the end of the ring");
     }
 
-    /// Marks a reservation as complete and makes what is now a whole prefix visible.
+    /// Marks a reservation as complete, and makes what is now a whole prefix visible. Returns once the reservation is
+    /// in it: what its writer is told to be recorded has to outlast this process. The only wait is for other threads'
+    /// copies that were begun before.
     fn commit(&self, ticket: u64, discarded: Option<Weight>) {
         FailPoint::Copied.reach();
         let mut state = lock(&self.state);
@@ -284,10 +292,21 @@ impl<M: Memory> Producer<M> {
                 state.ledger.committed();
             }
         }
-        let Some(Pending { end, next_seq, .. }) = reached else { return };
-        self.publish(&mut state, end, next_seq);
-        drop(state);
-        self.wake_consumer();
+        if let Some(Pending { end, next_seq, .. }) = reached {
+            self.publish(&mut state, end, next_seq);
+            let others_wait = state.waiting_commits > 0;
+            drop(state);
+            if others_wait {
+                self.published.notify_all();
+            }
+            self.wake_consumer();
+            return;
+        }
+        state.waiting_commits += 1;
+        while state.first_ticket <= ticket {
+            state = wait(&self.published, state);
+        }
+        state.waiting_commits -= 1;
     }
 
     /// Moves the shared tail to `end`, over committed records alone.
