@@ -7,8 +7,13 @@ SHELL := bash
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # `ci` prints no progress bars and runs everything in spite of a failure.
 PROFILE := $(if $(CI),ci,default)
+# Lets tests kill the programs at named places.
+FAIL_POINTS := bywash-common/fail-points
+TESTED := --workspace --exclude bywash-fuzz --features $(FAIL_POINTS)
+# How long `make fuzz` takes, beside its build.
+FUZZ_SECONDS ?= 20
 
-.PHONY: help setup build demo test lint clean clean-up
+.PHONY: help setup build demo test model fuzz lint clean clean-up
 .DEFAULT_GOAL := help
 
 help: ## Shows this list
@@ -23,13 +28,20 @@ build: ## Builds everything, optimised
 demo: setup build ## Shows an event on its way, then a broker that stands still and a publisher that is killed
 	@trap tests/tools/clean-up.sh EXIT; "$$CARGO_TARGET_DIR/release/demo"
 
-test: setup lint ## Checks the code, then runs the unit, property, model and end-to-end tests
-	cargo build --locked --workspace
-	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked --workspace --profile $(PROFILE)
+test: setup lint model fuzz ## Checks the code, then runs the model, fuzz, unit, property and end-to-end tests
+	cargo build --locked $(TESTED)
+	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile $(PROFILE)
+
+model: ## Runs the ring's protocol through every interleaving
+	RUSTFLAGS="--cfg loom" cargo nextest run --locked --release --target-dir "$$CARGO_TARGET_DIR/loom" \
+		-p bywash-common --profile $(PROFILE) loom_tests
+
+fuzz: ## Feeds hostile bytes to the ring for FUZZ_SECONDS
+	@trap tests/tools/clean-up.sh EXIT; tests/tools/fuzz.sh $(FUZZ_SECONDS)
 
 lint: ## Checks formatting and clippy's lints
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --features $(FAIL_POINTS) -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; fi
 
 clean-up: ## Takes away mounts, rings and directories of demos and tests that were killed

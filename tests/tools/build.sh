@@ -2,7 +2,7 @@
 # Builds everything, optimised. On a terminal cargo's many lines become one that changes; what it complains about stays.
 set -euo pipefail
 
-build=(cargo build --locked --release --workspace)
+build=(cargo build --locked --release -p fs-agent -p publisher -p bywash-tests)
 if [ ! -t 1 ]; then
     exec "${build[@]}"
 fi

@@ -10,6 +10,7 @@ mod content;
 mod crash;
 mod format;
 mod harness;
+mod kill;
 mod load;
 mod loss;
 mod shutdown;
