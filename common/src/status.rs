@@ -26,6 +26,9 @@ pub enum AgentCounter {
     CapturedBytes = 3,
     /// Writes of shared mappings' pages: captured, but by nobody in particular.
     UnattributedEvents = 4,
+    /// Opens for reading and writing of files that others already had open for one of both: stores through shared
+    /// mappings of these are not captured, the writes are.
+    UncapturedMapperOpens = 5,
 }
 
 /// What the publisher counts. Each is a place in the consumer segment; new ones go to the end.
@@ -60,7 +63,7 @@ pub enum PublisherCounter {
     StartDeliveredBytes = 12,
 }
 
-const AGENT_COUNTERS: usize = AgentCounter::UnattributedEvents as usize + 1;
+const AGENT_COUNTERS: usize = AgentCounter::UncapturedMapperOpens as usize + 1;
 const PUBLISHER_COUNTERS: usize = PublisherCounter::StartDeliveredBytes as usize + 1;
 const _: () = assert!(AGENT_COUNTERS * 8 <= layout::COUNTERS_LEN);
 const _: () = assert!(PUBLISHER_COUNTERS * 8 <= layout::COUNTERS_LEN);

@@ -11,7 +11,7 @@ use crate::{
 
 use super::{
     Kind,
-    layout::{self, ALIGN, RECORD_HEADER, RecordHeader},
+    layout::{self, ALIGN, CHUNK, Checksum, RECORD_HEADER, RecordHeader},
     memory::Memory,
 };
 
@@ -159,15 +159,22 @@ impl<M: Memory> Consumer<M> {
             return Err(ReadError::Sequence { position, found: header.seq, expected });
         }
         payload.clear();
+        let mut checksum = Checksum::of(&header.summed());
         if kind != Kind::Discarded {
-            let payload_len = usize::try_from(len - RECORD_HEADER).map_err(|_| bad_len.clone())?;
-            let copied = self.memory.read_vec(offset + RECORD_HEADER, payload_len, payload);
-            copied.map_err(|_| bad_len)?;
+            let mut left = usize::try_from(len - RECORD_HEADER).map_err(|_| bad_len.clone())?;
+            payload.reserve(left);
+            while left > 0 {
+                let (chunk, done) = (left.min(CHUNK), payload.len());
+                let from = offset + RECORD_HEADER + done as u64;
+                self.memory.read_append(from, chunk, payload).map_err(|_| bad_len.clone())?;
+                checksum.update(&payload[done..]);
+                left -= chunk;
+            }
         }
         if !self.memory.is_intact() {
             return Err(ReadError::Truncated);
         }
-        if crc32c::crc32c_append(crc32c::crc32c(&header.summed()), payload) != header.crc {
+        if checksum.finish() != header.crc {
             return Err(ReadError::Checksum { position });
         }
         self.position += len.next_multiple_of(ALIGN);

@@ -1,5 +1,7 @@
 //! Where each byte of the two segments lies. The picture is in [the ring's documentation](super).
 
+use crc_fast::{CrcAlgorithm, Digest};
+
 use super::RingError;
 
 /// The version of the layout and protocol that this build writes and reads.
@@ -98,7 +100,7 @@ impl Header {
         bytes[0x20..0x30].copy_from_slice(&self.uuid);
         bytes[0x30..0x40].copy_from_slice(&self.boot_id);
         bytes[0x40..0x48].copy_from_slice(&self.created_ns.to_ne_bytes());
-        let sum = crc32c::crc32c(&bytes[..HEADER_SUMMED]);
+        let sum = Checksum::of(&bytes[..HEADER_SUMMED]).finish();
         bytes[HEADER_SUMMED..].copy_from_slice(&sum.to_ne_bytes());
         bytes
     }
@@ -120,7 +122,7 @@ impl Header {
         if version != VERSION {
             return Err(RingError::Version { name: name.to_owned(), found: version });
         }
-        if crc32c::crc32c(&bytes[..HEADER_SUMMED]) != u32_at(bytes, HEADER_SUMMED) {
+        if Checksum::of(&bytes[..HEADER_SUMMED]).finish() != u32_at(bytes, HEADER_SUMMED) {
             return Err(corrupt("its header's checksum is wrong"));
         }
         if u64_at(bytes, 0x10) != RECORDS as u64 || !capacity_is_valid(u64_at(bytes, 0x18)) {
@@ -133,6 +135,33 @@ impl Header {
             boot_id: array_at(bytes, 0x30),
             created_ns: u64_at(bytes, 0x40),
         })
+    }
+}
+
+/// Bytes that are copied and checksummed at a time: few enough for the first-level cache to hold both, and for the
+/// checksum to be hidden behind the copy (measured: 97% of the copy's speed alone; all at once, 83%).
+pub(crate) const CHUNK: usize = 16 << 10;
+
+/// CRC-32C (RFC 3720, appendix B.4), as hardware computes it.
+pub(crate) struct Checksum(Digest);
+
+impl Checksum {
+    /// Begins with some bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        digest.update(bytes);
+        Self(digest)
+    }
+
+    /// Goes on with more.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The checksum of all of them.
+    pub(crate) fn finish(&self) -> u32 {
+        // The upper half of a 32-bit checksum is zero.
+        (self.0.finalize() & u64::from(u32::MAX)) as u32
     }
 }
 

@@ -101,6 +101,11 @@ impl LossLedger {
         FailPoint::LossCounted.reach();
     }
 
+    /// Whether there is anything to announce, or an announcement on its way.
+    pub(crate) fn has_news(&self) -> bool {
+        self.dirty || self.staged.is_some()
+    }
+
     /// What is to be announced; nothing while an earlier announcement is on its way.
     pub(crate) fn unannounced(&self) -> Vec<Loss> {
         if self.staged.is_some() || !self.dirty {

@@ -14,10 +14,13 @@ use crate::{
 
 use super::{
     Kind, RingError,
-    layout::{self, ALIGN, RECORD_HEADER, RecordHeader},
+    layout::{self, ALIGN, CHUNK, Checksum, RECORD_HEADER, RecordHeader},
     loss::LossLedger,
     memory::Memory,
 };
+
+/// Payloads of up to this many bytes are copied while the lock is held: that takes less time than locking it again.
+const COPY_UNDER_LOCK_MAX: usize = 8 << 10;
 
 /// What a write weighs in the loss counters if the ring cannot take it.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,9 @@ struct Pending {
 struct State {
     /// Where the next reservation begins; never behind `tail`.
     reserved: u64,
+    /// The position of the record area's beginning in the lap in which `reserved` lies: `reserved - lap` is an offset,
+    /// at most the capacity, without a division.
+    lap: u64,
     /// The number that the next record gets.
     next_seq: u64,
     tail: u64,
@@ -109,6 +115,7 @@ impl<M: Memory> Producer<M> {
         let ledger = LossLedger::load(&*memory, tail);
         let state = State {
             reserved: tail,
+            lap: tail - tail % memory.capacity(),
             next_seq,
             tail,
             head,
@@ -132,10 +139,41 @@ impl<M: Memory> Producer<M> {
     /// [`Lost`] if it does not fit; it is then already counted.
     pub fn push(&self, kind: Kind, slices: &[&[u8]], weight: Weight) -> Result<(), Lost> {
         let len = [slices.iter().map(|s| s.len()).sum()];
+        if len[0] <= COPY_UNDER_LOCK_MAX && self.push_short(kind, slices, len[0]) {
+            return Ok(());
+        }
         let reservation = self.reserve(&len, weight)?;
         reservation.write(0, kind, slices);
         reservation.commit();
         Ok(())
+    }
+
+    /// Reserves, copies and commits at once, if no other thread has a reservation and nothing is to be announced.
+    fn push_short(&self, kind: Kind, slices: &[&[u8]], len: usize) -> bool {
+        let mut state = lock(&self.state);
+        let State { reserved, lap, next_seq, .. } = *state;
+        let capacity = self.memory.capacity();
+        let size = record_size(len);
+        let left = capacity - (reserved - lap);
+        let (at, new_lap) = if size > left { (reserved + left, reserved + left) } else { (reserved, lap) };
+        let end = at + size;
+        let usual = state.pending.is_empty() && !state.ledger.has_news() && len <= self.payload_max();
+        if !usual || !self.fits(&mut state, end) {
+            return false;
+        }
+        if at > reserved {
+            self.pad(reserved - lap, left);
+        }
+        FailPoint::Reserved.reach();
+        self.write_record(at - new_lap, next_seq, kind, slices);
+        FailPoint::Copied.reach();
+        state.reserved = end;
+        state.lap = new_lap;
+        state.next_seq = next_seq + 1;
+        self.publish(&mut state, end, next_seq + 1);
+        drop(state);
+        self.wake_consumer();
+        true
     }
 
     /// Reserves space for records with payloads of `lens` bytes, all or none, side by side in order. Whoever has a
@@ -211,14 +249,15 @@ impl<M: Memory> Producer<M> {
             return None;
         }
         for payload in &losses {
-            let (at, next) = self.place_padded(state.reserved, payload.len());
-            self.write_record(at, state.next_seq, Kind::Lost, &[payload]);
+            let (offset, next) = self.place_padded(state.reserved, payload.len());
+            self.write_record(offset, state.next_seq, Kind::Lost, &[payload]);
             state.next_seq += 1;
             state.reserved = next;
         }
         let announces = !losses.is_empty();
         let (from, first_seq) = (state.reserved, state.next_seq);
         state.reserved = end;
+        state.lap = end - end % capacity;
         state.next_seq += lens.len() as u64;
         if announces {
             state.ledger.stage(&*self.memory, end);
@@ -229,15 +268,21 @@ impl<M: Memory> Producer<M> {
         Some(Reservation { producer: self, ticket, from, first_seq, lens, weight, committed: false })
     }
 
-    /// Where a record goes in reserved space from `from` on, and where it ends; pads the gap in front of it.
+    /// The offset at which a record goes in reserved space from `from` on, and the position where it ends; pads the
+    /// gap in front of it.
     fn place_padded(&self, from: u64, len: usize) -> (u64, u64) {
-        let (at, end) = place(from, len, self.memory.capacity());
+        let capacity = self.memory.capacity();
+        let (at, end) = place(from, len, capacity);
         if at > from {
-            // The gap is shorter than a record, which is far below 4 GiB.
-            let gap = u32::try_from(at - from).unwrap_or(u32::MAX);
-            self.copy_in(from, &RecordHeader::padding(gap));
+            self.pad(from % capacity, at - from);
         }
-        (at, end)
+        (at % capacity, end)
+    }
+
+    fn pad(&self, offset: u64, gap: u64) {
+        // The gap is shorter than a record, which is far below 4 GiB.
+        let gap = u32::try_from(gap).unwrap_or(u32::MAX);
+        self.copy_in(offset, &RecordHeader::padding(gap));
     }
 
     /// Takes the consumer's word for how far it is, if it can be true.
@@ -250,24 +295,24 @@ impl<M: Memory> Producer<M> {
         }
     }
 
-    fn write_record(&self, at: u64, seq: u64, kind: Kind, slices: &[&[u8]]) {
+    fn write_record(&self, offset: u64, seq: u64, kind: Kind, slices: &[&[u8]]) {
         let payload: usize = slices.iter().map(|s| s.len()).sum();
         let len = u32::try_from(payload).unwrap_or(u32::MAX).saturating_add(RECORD_HEADER as u32);
         let mut header = RecordHeader { len, kind: kind as u8, seq, crc: 0 };
-        let mut crc = crc32c::crc32c(&header.summed());
-        let mut to = at + RECORD_HEADER;
-        for slice in slices {
-            crc = crc32c::crc32c_append(crc, slice);
-            self.copy_in(to, slice);
-            to += slice.len() as u64;
+        let mut checksum = Checksum::of(&header.summed());
+        let mut to = offset + RECORD_HEADER;
+        for chunk in slices.iter().flat_map(|slice| slice.chunks(CHUNK)) {
+            checksum.update(chunk);
+            self.copy_in(to, chunk);
+            to += chunk.len() as u64;
         }
-        header.crc = crc;
-        self.copy_in(at, &header.encode());
+        header.crc = checksum.finish();
+        self.copy_in(offset, &header.encode());
     }
 
     /// Copies into reserved space. `place` keeps every record within the record area.
-    fn copy_in(&self, position: u64, bytes: &[u8]) {
-        let written = self.memory.write(position % self.memory.capacity(), bytes);
+    fn copy_in(&self, offset: u64, bytes: &[u8]) {
+        let written = self.memory.write(offset, bytes);
         debug_assert!(written.is_ok(), "a reservation reaches over the end of the ring");
     }
 
@@ -352,14 +397,14 @@ impl<M: Memory> Reservation<'_, M> {
     /// Fills record `part` of those that were asked for. The slices' lengths add up to the length asked for.
     pub fn write(&self, part: usize, kind: Kind, slices: &[&[u8]]) {
         let len = slices.iter().map(|s| s.len()).sum::<usize>();
-        if let Some((at, seq)) = self.part(part).filter(|_| self.lens.get(part) == Some(&len)) {
-            self.producer.write_record(at, seq, kind, slices);
+        if let Some((offset, seq)) = self.part(part).filter(|_| self.lens.get(part) == Some(&len)) {
+            self.producer.write_record(offset, seq, kind, slices);
         } else {
             debug_assert!(false, "part {part} of {:?} bytes does not take {len}", self.lens);
         }
     }
 
-    /// Position and sequence number of a part. Parts are at most a handful: each takes an eighth of the ring.
+    /// Offset and sequence number of a part. Parts are at most a handful: each takes an eighth of the ring.
     fn part(&self, part: usize) -> Option<(u64, u64)> {
         let len = *self.lens.get(part)?;
         let from = self.lens[..part]
@@ -381,21 +426,26 @@ impl<M: Memory> Drop for Reservation<'_, M> {
             return;
         }
         for (part, len) in self.lens.iter().enumerate() {
-            let Some((at, seq)) = self.part(part) else { continue };
+            let Some((offset, seq)) = self.part(part) else { continue };
             // Whatever was copied in stays as the payload; only the header says that it is to be skipped.
             let len = u32::try_from(*len).unwrap_or(u32::MAX).saturating_add(RECORD_HEADER as u32);
             let header = RecordHeader { len, kind: Kind::Discarded as u8, seq, crc: 0 };
-            let crc = crc32c::crc32c(&header.summed());
-            self.producer.copy_in(at, &RecordHeader { crc, ..header }.encode());
+            let crc = Checksum::of(&header.summed()).finish();
+            self.producer.copy_in(offset, &RecordHeader { crc, ..header }.encode());
         }
         self.producer.commit(self.ticket, Some(self.weight));
     }
 }
 
+/// Bytes that a record with a payload of `len` bytes takes.
+fn record_size(len: usize) -> u64 {
+    (RECORD_HEADER + len as u64).next_multiple_of(ALIGN)
+}
+
 /// Where a record with a payload of `len` bytes goes if the space from `from` on is free, and where it ends.
 /// It never crosses the end of the record area: a padding fills what is left there.
 pub(crate) fn place(from: u64, len: usize, capacity: u64) -> (u64, u64) {
-    let size = (RECORD_HEADER + len as u64).next_multiple_of(ALIGN);
+    let size = record_size(len);
     let left = capacity - from % capacity;
     let at = if size > left { from + left } else { from };
     (at, at + size)

@@ -315,7 +315,9 @@ fn a_record_that_reaches_beyond_the_tail_is_refused_whatever_its_checksum() {
     let mut payload = vec![0; 300];
     file.read_exact_at(&mut payload, layout::RECORDS as u64 + layout::RECORD_HEADER).unwrap();
     let mut header = layout::RecordHeader { len: 324, kind: Kind::Write as u8, seq: 0, crc: 0 };
-    header.crc = crc32c::crc32c_append(crc32c::crc32c(&header.summed()), &payload);
+    let mut checksum = layout::Checksum::of(&header.summed());
+    checksum.update(&payload);
+    header.crc = checksum.finish();
     file.write_all_at(&header.encode(), layout::RECORDS as u64).unwrap();
     let read = publisher.consumer.next(&mut Vec::new());
     assert_eq!(read, Err(ReadError::Length { position: 0, len: 324 }));
@@ -331,6 +333,23 @@ fn a_waiter_at_its_largest_value_does_not_overflow() {
     publisher.consumer.wait(std::time::Duration::from_millis(1));
     agent.producer.push(Kind::Write, &[b"x"], weight(1)).unwrap();
     assert_eq!(drain(&mut publisher.consumer).len(), 1);
+}
+
+#[test]
+fn a_record_that_ends_with_the_area_is_followed_by_one_at_its_beginning() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    let mut publisher = ring.publisher();
+    // 32 bytes each: they fill the area to its last byte, without a padding.
+    for lap in 0..3u64 {
+        for _ in 0..CAPACITY_MIN / 32 {
+            agent.producer.push(Kind::Write, &[&lap.to_ne_bytes()], weight(8)).unwrap();
+        }
+        let seen = drain(&mut publisher.consumer);
+        assert!(seen.iter().all(|(_, p)| **p == lap.to_ne_bytes()));
+        publisher.consumer.acker().ack(seen.last().unwrap().0.end);
+        assert_eq!((seen.len() as u64, publisher.is_drained()), (CAPACITY_MIN / 32, true));
+    }
 }
 
 #[test]

@@ -111,16 +111,16 @@ impl Mapping {
 }
 
 impl Mapping {
-    /// Replaces what `into` holds by `len` bytes of the mapping at `at`.
-    pub(crate) fn read_vec(&self, at: usize, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
+    /// Appends `len` bytes of the mapping at `at` to `into`.
+    pub(crate) fn read_append(&self, at: usize, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
         let from = self.place(at, len)?;
-        into.clear();
         into.reserve(len);
+        let done = into.len();
         // SAFETY: as in `read`; `into` has room for `len` bytes, just reserved, and they are all written before
         // its length says so. Filling them with zeros first would cost a tenth of the copy.
         unsafe {
-            std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), len);
-            into.set_len(len);
+            std::ptr::copy_nonoverlapping(from, into.as_mut_ptr().add(done), len);
+            into.set_len(done + len);
         }
         Ok(())
     }
@@ -202,8 +202,8 @@ impl Memory for Segments {
         self.data.read(record_place(offset)?, into)
     }
 
-    fn read_vec(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
-        self.data.read_vec(record_place(offset)?, len, into)
+    fn read_append(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
+        self.data.read_append(record_place(offset)?, len, into)
     }
 
     fn is_intact(&self) -> bool {

@@ -46,8 +46,8 @@ pub trait Memory {
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfBounds>;
     /// Copies bytes out of the record area, at most to its end.
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds>;
-    /// Copies `len` bytes out of the record area into an empty vector, at most to the area's end.
-    fn read_vec(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds>;
+    /// Appends `len` bytes of the record area to a vector, at most to the area's end.
+    fn read_append(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds>;
     /// Whether both segments are still as long as they were.
     fn is_intact(&self) -> bool;
     /// Wakes the consumer.

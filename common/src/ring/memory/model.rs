@@ -112,10 +112,10 @@ impl Memory for Model {
         Ok(())
     }
 
-    fn read_vec(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
-        into.clear();
-        into.resize(len, 0);
-        self.read(offset, into)
+    fn read_append(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
+        let done = into.len();
+        into.resize(done + len, 0);
+        self.read(offset, &mut into[done..])
     }
 
     fn is_intact(&self) -> bool {
