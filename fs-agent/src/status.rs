@@ -75,6 +75,9 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
         0 => out.push('\n'),
         n => drop(writeln!(out, "; {n} of the events through shared mappings, by nobody in particular")),
     }
+    if let n @ 1.. = ring.agent(AgentCounter::UncapturedMapperOpens) {
+        let _ = writeln!(out, "{n} opens whose stores through shared mappings, if any, were not captured");
+    }
     let lost = |pick: fn(&(_, u64, u64)) -> u64| ring.losses.iter().map(pick).sum::<u64>();
     let _ = write!(out, "lost {} events, {} bytes", lost(|l| l.1), lost(|l| l.2));
     let reasons = ring.losses.iter().filter(|(_, events, _)| *events > 0);
@@ -127,6 +130,7 @@ fn as_json_text(name: &str, ring: Option<&Inspected>) -> String {
                     "events": ring.agent(AgentCounter::CapturedEvents),
                     "bytes": ring.agent(AgentCounter::CapturedBytes),
                     "unattributed_events": ring.agent(AgentCounter::UnattributedEvents),
+                    "uncaptured_mapper_opens": ring.agent(AgentCounter::UncapturedMapperOpens),
                 },
                 "lost": losses,
             })

@@ -95,6 +95,11 @@ impl Capture {
         }
     }
 
+    /// Counts an open whose shared mappings are not captured.
+    pub fn count_uncaptured_mapper(&self) {
+        self.ring.status.add(AgentCounter::UncapturedMapperOpens, 1);
+    }
+
     /// What is to be done now and then: announces losses that no record came after, and lets go of what is drained.
     pub fn tidy(&self) {
         self.ring.producer.announce_losses();

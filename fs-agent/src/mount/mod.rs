@@ -128,7 +128,7 @@ pub fn check_privileges() -> Result<()> {
             _ => bail!("cannot open {DEVICE}: {error}; run as root, or give this user access to it"),
         }
     }
-    if may_mount() {
+    if may_administer() {
         return Ok(());
     }
     if geteuid().is_root() {
@@ -149,13 +149,14 @@ pub fn check_privileges() -> Result<()> {
     Ok(())
 }
 
-fn may_mount() -> bool {
+/// Whether this process may mount, and have the kernel read files by itself.
+pub fn may_administer() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 /// Whether all users may have access to this process's mounts.
 fn others_allowed() -> bool {
-    may_mount()
+    may_administer()
         || fs::read_to_string("/etc/fuse.conf")
             .is_ok_and(|conf| conf.lines().any(|line| line.trim() == "user_allow_other"))
 }
@@ -192,7 +193,7 @@ fn options(path: &Path) -> Result<Vec<MountOption>> {
         pick(StatVfsMountFlags::NOATIME, MountOption::NoAtime, MountOption::Atime),
     ];
     // The helper grants these to nobody.
-    if may_mount() {
+    if may_administer() {
         options.push(pick(StatVfsMountFlags::NODEV, MountOption::NoDev, MountOption::Dev));
         options.push(pick(StatVfsMountFlags::NOSUID, MountOption::NoSuid, MountOption::Suid));
     }

@@ -25,7 +25,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, Statx, StatxFlags, openat, statx},
+    fs::{AtFlags, FsWord, Mode, OFlags, Statx, StatxFlags, fstatfs, openat, statx},
     path::DecInt,
 };
 
@@ -35,7 +35,10 @@ pub use identity::{Caller, Identity, keep_capabilities};
 pub use meta::{Change, Xattr};
 
 use handle::Handles;
-use inode::{Inode, Inodes};
+use inode::{Inode, Inodes, ROOT};
+
+/// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
+const OVERLAYFS_MAGIC: FsWord = 0x794c_7630;
 
 /// What an operation gives; the errno goes to the caller as it is.
 pub type Result<T> = rustix::io::Result<T>;
@@ -81,6 +84,12 @@ impl Overlay {
             identity,
             own_fds,
         })
+    }
+
+    /// Whether the directory is on a filesystem that is itself stacked on another: overlayfs, as in containers.
+    pub fn is_on_stacked_filesystem(&self) -> bool {
+        let root = self.inodes.get(ROOT).and_then(|root| root.fd());
+        root.and_then(fstatfs).is_ok_and(|fs| fs.f_type == OVERLAYFS_MAGIC)
     }
 
     /// The open file that the kernel calls `handle`.

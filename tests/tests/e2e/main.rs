@@ -13,6 +13,7 @@ mod harness;
 mod kill;
 mod load;
 mod loss;
+mod overlay;
 mod shutdown;
 mod tools;
 

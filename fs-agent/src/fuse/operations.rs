@@ -1,0 +1,365 @@
+//! Every operation that the kernel asks for: into the overlay's terms, and the answer back.
+
+use std::{
+    ffi::OsStr,
+    io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+use rustix::fs::OFlags;
+
+use super::{
+    Adapter, attempt,
+    convert::{self, attributes, caller, device, kind, timestamps},
+};
+use crate::overlay::{Change, WriteRequest, Xattr};
+
+/// How long the kernel believes names and attributes. What bypasses the overlay (handles opened before it was
+/// mounted) is seen after that time at the latest.
+const CACHE_TTL: Duration = Duration::from_secs(1);
+
+/// Node ids are not used again while the kernel knows them, so all can be of one generation.
+const GENERATION: Generation = Generation(0);
+
+/// Answers a request with what an operation of the overlay gives, or with its errno.
+macro_rules! answer {
+    ($reply:ident, $name:literal, $work:expr, $value:pat => $answer:expr) => {
+        match attempt($name, || $work) {
+            Ok($value) => $answer,
+            Err(errno) => $reply.error(errno),
+        }
+    };
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        self.negotiate(config)
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        answer!(reply, "lookup", self.overlay.lookup(parent.0, name), entry => {
+            reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
+        });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        // Nobody waits for an answer.
+        let _ = attempt("forget", || {
+            self.overlay.forget(ino.0, nlookup);
+            Ok(())
+        });
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        answer!(reply, "getattr", self.overlay.getattr(ino.0), stat => {
+            reply.attr(&CACHE_TTL, &attributes(convert::shown_ino(ino.0, &stat), &stat))
+        });
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = Change { mode, uid, gid, size, times: timestamps(atime, mtime) };
+        answer!(reply, "setattr", self.overlay.setattr(ino.0, fh.map(u64::from), &change), stat => {
+            reply.attr(&CACHE_TTL, &attributes(convert::shown_ino(ino.0, &stat), &stat))
+        });
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        answer!(reply, "readlink", self.overlay.readlink(ino.0), target => reply.data(&target));
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = || self.overlay.mknod(parent.0, name, mode, device(rdev), caller(req));
+        answer!(reply, "mknod", made(), entry => {
+            reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
+        });
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        answer!(reply, "mkdir", self.overlay.mkdir(parent.0, name, mode, caller(req)), entry => {
+            reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
+        });
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer!(reply, "unlink", self.overlay.unlink(parent.0, name), () => reply.ok());
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer!(reply, "rmdir", self.overlay.rmdir(parent.0, name), () => reply.ok());
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        answer!(reply, "symlink", self.overlay.symlink(parent.0, name, target, caller(req)), entry => {
+            reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
+        });
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let renamed = || self.overlay.rename((parent.0, name), (newparent.0, newname), flags.bits());
+        answer!(reply, "rename", renamed(), () => reply.ok());
+    }
+
+    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        answer!(reply, "link", self.overlay.link(ino.0, newparent.0, newname), entry => {
+            reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
+        });
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        answer!(reply, "open", self.overlay.open_file(ino.0, flags.0, caller(req)), file => {
+            let chosen = self.mode_of(&file, flags, |fd| reply.open_backing(fd));
+            match &chosen.backing {
+                Some(backing) => reply.opened_passthrough(FileHandle(file.id), chosen.flags, backing),
+                None => reply.opened(FileHandle(file.id), chosen.flags),
+            }
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let created = || self.overlay.create(parent.0, name, mode, flags, caller(req));
+        answer!(reply, "create", created(), (entry, file) => {
+            let attr = attributes(entry.node, &entry.stat);
+            let chosen = self.mode_of(&file, OpenFlags(flags), |fd| reply.open_backing(fd));
+            let (fh, flags) = (FileHandle(file.id), chosen.flags);
+            match &chosen.backing {
+                Some(backing) => reply.created_passthrough(&CACHE_TTL, &attr, GENERATION, fh, flags, backing),
+                None => reply.created(&CACHE_TTL, &attr, GENERATION, fh, flags),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let read = || self.overlay.read(&*self.overlay.file(fh.0)?, offset, size as usize);
+        answer!(reply, "read", read(), data => reply.data(&data));
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // Pages of a mapping, written by the kernel at a time and through a handle of its choice.
+        let from_mapping = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let appends = OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::APPEND);
+        let drops_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let request = WriteRequest { offset, data, append: appends && !from_mapping, drops_set_id };
+        let written = || self.write_and_record(req, fh, &request, from_mapping);
+        answer!(reply, "write", written(), len => reply.written(len));
+    }
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let flushed = || self.overlay.flush(&*self.overlay.file(fh.0)?);
+        answer!(reply, "flush", flushed(), () => reply.ok());
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let released = || {
+            self.overlay.release(fh.0);
+            self.modes.release(ino.0);
+            Ok(())
+        };
+        answer!(reply, "release", released(), () => reply.ok());
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let synced = || self.overlay.fsync(&*self.overlay.file(fh.0)?, datasync);
+        answer!(reply, "fsync", synced(), () => reply.ok());
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        answer!(reply, "opendir", self.overlay.open_dir(ino.0), dir => {
+            reply.opened(FileHandle(dir.id), FopenFlags::empty())
+        });
+    }
+
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let mut read = || {
+            self.overlay.read_dir(fh.0, offset, |entry| {
+                !reply.add(INodeNo(entry.ino), entry.next_offset, kind(entry.kind), &entry.name)
+            })
+        };
+        answer!(reply, "readdir", read(), () => reply.ok());
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        let released = || {
+            self.overlay.release_dir(fh.0);
+            Ok(())
+        };
+        answer!(reply, "releasedir", released(), () => reply.ok());
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        answer!(reply, "fsyncdir", self.overlay.fsync_dir(fh.0, datasync), () => reply.ok());
+    }
+
+    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        answer!(reply, "statfs", self.overlay.statfs(ino.0), s => {
+            let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+            let (bsize, namelen, frsize) = (narrow(s.f_bsize), narrow(s.f_namemax), narrow(s.f_frsize));
+            reply.statfs(s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree, bsize, namelen, frsize)
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        answer!(reply, "setxattr", self.overlay.setxattr(ino.0, name, value, flags), () => reply.ok());
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        answer!(reply, "getxattr", self.overlay.getxattr(ino.0, name, size), value => match value {
+            Xattr::Size(size) => reply.size(size),
+            Xattr::Data(data) => reply.data(&data),
+        });
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        answer!(reply, "listxattr", self.overlay.listxattr(ino.0, size), names => match names {
+            Xattr::Size(size) => reply.size(size),
+            Xattr::Data(data) => reply.data(&data),
+        });
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer!(reply, "removexattr", self.overlay.removexattr(ino.0, name), () => reply.ok());
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let done = || self.overlay.fallocate(&*self.overlay.file(fh.0)?, offset, length, mode);
+        answer!(reply, "fallocate", done(), () => reply.ok());
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let sought = || {
+            let (offset, hole) = convert::seek(offset, whence)?;
+            self.overlay.seek_to(&*self.overlay.file(fh.0)?, offset, hole)
+        };
+        answer!(reply, "lseek", sought(), found => reply.offset(found.cast_signed()));
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The kernel then copies by reading and writing, so that the data passes here.
+        reply.error(Errno::ENOSYS);
+    }
+}
