@@ -4,6 +4,7 @@
 mod capture;
 mod check;
 mod cli;
+mod crew;
 mod fuse;
 mod mount;
 mod overlay;

@@ -19,6 +19,7 @@ use fuser::{BackingId, Errno, FileHandle, INodeNo, InitFlags, KernelConfig, Noti
 
 use crate::{
     capture::{Capture, Event, Writer},
+    crew::Crew,
     mount::may_administer,
     overlay::{self, OpenFile, Overlay, WriteRequest},
 };
@@ -51,12 +52,19 @@ pub struct Adapter {
     /// Tells the kernel what it does not know; there once the overlay is mounted.
     notifier: Arc<OnceLock<Notifier>>,
     modes: Modes<BackingId>,
+    /// The threads that call this.
+    crew: Arc<Crew>,
 }
 
 impl Adapter {
-    /// Serves `overlay` and has its writes captured.
-    pub fn new(overlay: Overlay, capture: Arc<Capture>) -> Self {
-        Self { overlay, capture, notifier: Arc::default(), modes: Modes::default() }
+    /// Serves `overlay` with `crew` and has its writes captured.
+    pub fn new(overlay: Overlay, capture: Arc<Capture>, crew: Arc<Crew>) -> Self {
+        Self { overlay, capture, notifier: Arc::default(), modes: Modes::default(), crew }
+    }
+
+    /// How many threads shall call this.
+    pub fn threads(&self) -> usize {
+        self.crew.size()
     }
 
     /// Where the session's notifier is to be put.

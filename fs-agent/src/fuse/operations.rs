@@ -30,7 +30,9 @@ const GENERATION: Generation = Generation(0);
 
 /// Answers a request with what an operation of the overlay gives, or with its errno.
 macro_rules! answer {
-    ($reply:ident, $name:literal, $work:expr, $value:pat => $answer:expr) => {
+    ($self:ident, $reply:ident, $name:literal, $work:expr, $value:pat => $answer:expr) => {
+        // Ends behind the answer.
+        let _duty = $self.crew.begin();
         match attempt($name, || $work) {
             Ok($value) => $answer,
             Err(errno) => $reply.error(errno),
@@ -44,7 +46,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        answer!(reply, "lookup", self.overlay.lookup(parent.0, name), entry => {
+        answer!(self, reply, "lookup", self.overlay.lookup(parent.0, name), entry => {
             reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
@@ -58,7 +60,7 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        answer!(reply, "getattr", self.overlay.getattr(ino.0), stat => {
+        answer!(self, reply, "getattr", self.overlay.getattr(ino.0), stat => {
             reply.attr(&CACHE_TTL, &attributes(convert::shown_ino(ino.0, &stat), &stat))
         });
     }
@@ -82,13 +84,13 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let change = Change { mode, uid, gid, size, times: timestamps(atime, mtime) };
-        answer!(reply, "setattr", self.overlay.setattr(ino.0, fh.map(u64::from), &change), stat => {
+        answer!(self, reply, "setattr", self.overlay.setattr(ino.0, fh.map(u64::from), &change), stat => {
             reply.attr(&CACHE_TTL, &attributes(convert::shown_ino(ino.0, &stat), &stat))
         });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        answer!(reply, "readlink", self.overlay.readlink(ino.0), target => reply.data(&target));
+        answer!(self, reply, "readlink", self.overlay.readlink(ino.0), target => reply.data(&target));
     }
 
     fn mknod(
@@ -102,27 +104,27 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let made = || self.overlay.mknod(parent.0, name, mode, device(rdev), caller(req));
-        answer!(reply, "mknod", made(), entry => {
+        answer!(self, reply, "mknod", made(), entry => {
             reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        answer!(reply, "mkdir", self.overlay.mkdir(parent.0, name, mode, caller(req)), entry => {
+        answer!(self, reply, "mkdir", self.overlay.mkdir(parent.0, name, mode, caller(req)), entry => {
             reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer!(reply, "unlink", self.overlay.unlink(parent.0, name), () => reply.ok());
+        answer!(self, reply, "unlink", self.overlay.unlink(parent.0, name), () => reply.ok());
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer!(reply, "rmdir", self.overlay.rmdir(parent.0, name), () => reply.ok());
+        answer!(self, reply, "rmdir", self.overlay.rmdir(parent.0, name), () => reply.ok());
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        answer!(reply, "symlink", self.overlay.symlink(parent.0, name, target, caller(req)), entry => {
+        answer!(self, reply, "symlink", self.overlay.symlink(parent.0, name, target, caller(req)), entry => {
             reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
@@ -138,17 +140,17 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let renamed = || self.overlay.rename((parent.0, name), (newparent.0, newname), flags.bits());
-        answer!(reply, "rename", renamed(), () => reply.ok());
+        answer!(self, reply, "rename", renamed(), () => reply.ok());
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        answer!(reply, "link", self.overlay.link(ino.0, newparent.0, newname), entry => {
+        answer!(self, reply, "link", self.overlay.link(ino.0, newparent.0, newname), entry => {
             reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        answer!(reply, "open", self.overlay.open_file(ino.0, flags.0, caller(req)), file => {
+        answer!(self, reply, "open", self.overlay.open_file(ino.0, flags.0, caller(req)), file => {
             let chosen = self.mode_of(&file, flags, |fd| reply.open_backing(fd));
             match &chosen.backing {
                 Some(backing) => reply.opened_passthrough(FileHandle(file.id), chosen.flags, backing),
@@ -168,7 +170,7 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let created = || self.overlay.create(parent.0, name, mode, flags, caller(req));
-        answer!(reply, "create", created(), (entry, file) => {
+        answer!(self, reply, "create", created(), (entry, file) => {
             let attr = attributes(entry.node, &entry.stat);
             let chosen = self.mode_of(&file, OpenFlags(flags), |fd| reply.open_backing(fd));
             let (fh, flags) = (FileHandle(file.id), chosen.flags);
@@ -191,7 +193,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let read = || self.overlay.read(&*self.overlay.file(fh.0)?, offset, size as usize);
-        answer!(reply, "read", read(), data => reply.data(&data));
+        answer!(self, reply, "read", read(), data => reply.data(&data));
     }
 
     fn write(
@@ -212,12 +214,12 @@ impl Filesystem for Adapter {
         let drops_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let request = WriteRequest { offset, data, append: appends && !from_mapping, drops_set_id };
         let written = || self.write_and_record(req, fh, &request, from_mapping);
-        answer!(reply, "write", written(), len => reply.written(len));
+        answer!(self, reply, "write", written(), len => reply.written(len));
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
         let flushed = || self.overlay.flush(&*self.overlay.file(fh.0)?);
-        answer!(reply, "flush", flushed(), () => reply.ok());
+        answer!(self, reply, "flush", flushed(), () => reply.ok());
     }
 
     fn release(
@@ -235,16 +237,16 @@ impl Filesystem for Adapter {
             self.modes.release(ino.0);
             Ok(())
         };
-        answer!(reply, "release", released(), () => reply.ok());
+        answer!(self, reply, "release", released(), () => reply.ok());
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let synced = || self.overlay.fsync(&*self.overlay.file(fh.0)?, datasync);
-        answer!(reply, "fsync", synced(), () => reply.ok());
+        answer!(self, reply, "fsync", synced(), () => reply.ok());
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        answer!(reply, "opendir", self.overlay.open_dir(ino.0), dir => {
+        answer!(self, reply, "opendir", self.overlay.open_dir(ino.0), dir => {
             reply.opened(FileHandle(dir.id), FopenFlags::empty())
         });
     }
@@ -255,7 +257,7 @@ impl Filesystem for Adapter {
                 !reply.add(INodeNo(entry.ino), entry.next_offset, kind(entry.kind), &entry.name)
             })
         };
-        answer!(reply, "readdir", read(), () => reply.ok());
+        answer!(self, reply, "readdir", read(), () => reply.ok());
     }
 
     fn releasedir(
@@ -270,15 +272,15 @@ impl Filesystem for Adapter {
             self.overlay.release_dir(fh.0);
             Ok(())
         };
-        answer!(reply, "releasedir", released(), () => reply.ok());
+        answer!(self, reply, "releasedir", released(), () => reply.ok());
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        answer!(reply, "fsyncdir", self.overlay.fsync_dir(fh.0, datasync), () => reply.ok());
+        answer!(self, reply, "fsyncdir", self.overlay.fsync_dir(fh.0, datasync), () => reply.ok());
     }
 
     fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        answer!(reply, "statfs", self.overlay.statfs(ino.0), s => {
+        answer!(self, reply, "statfs", self.overlay.statfs(ino.0), s => {
             let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
             let (bsize, namelen, frsize) = (narrow(s.f_bsize), narrow(s.f_namemax), narrow(s.f_frsize));
             reply.statfs(s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree, bsize, namelen, frsize)
@@ -295,25 +297,25 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        answer!(reply, "setxattr", self.overlay.setxattr(ino.0, name, value, flags), () => reply.ok());
+        answer!(self, reply, "setxattr", self.overlay.setxattr(ino.0, name, value, flags), () => reply.ok());
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        answer!(reply, "getxattr", self.overlay.getxattr(ino.0, name, size), value => match value {
+        answer!(self, reply, "getxattr", self.overlay.getxattr(ino.0, name, size), value => match value {
             Xattr::Size(size) => reply.size(size),
             Xattr::Data(data) => reply.data(&data),
         });
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        answer!(reply, "listxattr", self.overlay.listxattr(ino.0, size), names => match names {
+        answer!(self, reply, "listxattr", self.overlay.listxattr(ino.0, size), names => match names {
             Xattr::Size(size) => reply.size(size),
             Xattr::Data(data) => reply.data(&data),
         });
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer!(reply, "removexattr", self.overlay.removexattr(ino.0, name), () => reply.ok());
+        answer!(self, reply, "removexattr", self.overlay.removexattr(ino.0, name), () => reply.ok());
     }
 
     fn fallocate(
@@ -327,7 +329,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let done = || self.overlay.fallocate(&*self.overlay.file(fh.0)?, offset, length, mode);
-        answer!(reply, "fallocate", done(), () => reply.ok());
+        answer!(self, reply, "fallocate", done(), () => reply.ok());
     }
 
     fn lseek(
@@ -343,7 +345,7 @@ impl Filesystem for Adapter {
             let (offset, hole) = convert::seek(offset, whence)?;
             self.overlay.seek_to(&*self.overlay.file(fh.0)?, offset, hole)
         };
-        answer!(reply, "lseek", sought(), found => reply.offset(found.cast_signed()));
+        answer!(self, reply, "lseek", sought(), found => reply.offset(found.cast_signed()));
     }
 
     fn copy_file_range(

@@ -31,10 +31,6 @@ const SOURCE_PREFIX: &str = "bywash:";
 const HELPER: &str = "fusermount3";
 const DEVICE: &str = "/dev/fuse";
 
-/// Threads that serve one overlay. Never one alone: a writer would then always wait for it to wake up on another CPU.
-/// A thread costs little but a buffer that is only used as far as requests reach.
-const WORKER_THREADS: usize = 4;
-
 /// A configured directory cannot be overlaid.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
@@ -168,7 +164,7 @@ fn others_allowed() -> bool {
 pub fn mount(path: &Path, ring: &str, adapter: Adapter) -> Result<Session<Adapter>> {
     let mut config = Config::default();
     config.acl = if others_allowed() { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(WORKER_THREADS);
+    config.n_threads = Some(adapter.threads());
     config.clone_fd = true;
     config.mount_options = options(path)?;
     config.mount_options.push(MountOption::FSName(format!("{SOURCE_PREFIX}{ring}")));

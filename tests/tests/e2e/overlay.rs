@@ -7,10 +7,11 @@ use std::{
     path::Path,
     process::Command,
     thread,
+    time::{Duration, Instant},
 };
 
-use bywash_tests::harness::{Bywash, Settings, process};
-use nix::unistd::Uid;
+use bywash_tests::harness::{Bywash, Settings, process, wait::PATIENCE};
+use nix::{sys::signal::Signal, unistd::Uid};
 use serde_json::Value;
 
 /// A broker that is not there: nothing here needs one.
@@ -194,4 +195,81 @@ print(json.dumps([s.st_mtime_ns == 10**18 + 7, s.st_atime_ns > 10**18]))
     );
     assert_eq!(seen, serde_json::json!([true, true]));
     assert_eq!(content(&path), b"content");
+}
+
+/// Opens from which no answer comes, until it is dropped: another overlay, below, whose agent is stopped.
+struct Wedge {
+    inner: Bywash,
+}
+
+impl Wedge {
+    fn below(outer: &Bywash) -> Self {
+        let inner = Bywash::new(NO_BROKER, &Settings { directories: &["inner"], ..Settings::default() });
+        fs::write(inner.file("stuck"), b"stuck").unwrap();
+        let point = outer.file("wedged");
+        fs::create_dir(&point).unwrap();
+        let mut wedge = Self { inner };
+        wedge.inner.start_agent();
+        process::must_run(Command::new("mount").arg("--rbind").arg(wedge.inner.directory()).arg(&point));
+        wedge
+    }
+
+    fn stop(&mut self) {
+        self.inner.agent().signal(Signal::SIGSTOP);
+    }
+
+    fn resume(&mut self) {
+        self.inner.agent().signal(Signal::SIGCONT);
+    }
+}
+
+#[test]
+fn callers_stuck_below_leave_the_others_alone() {
+    const STUCK: usize = 12;
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can mount a filesystem below");
+    }
+    let mut bywash = Bywash::new(NO_BROKER, &Settings::default());
+    let mut wedge = Wedge::below(&bywash);
+    bywash.start_agent();
+    let stuck = bywash.file("wedged/stuck");
+    assert_eq!(content(&stuck), b"stuck", "the overlay shows what is mounted below");
+    wedge.stop();
+    let callers: Vec<_> = (0..STUCK)
+        .map(|i| {
+            let path = bywash.file(if i % 2 == 0 { "wedged/stuck" } else { "wedged/new" });
+            thread::spawn(move || {
+                let mut file = File::options().create(true).append(true).open(path)?;
+                file.write_all(b"x")
+            })
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(200));
+    let begin = Instant::now();
+    for i in 0..100 {
+        let path = bywash.file(&format!("free-{i}"));
+        fs::write(&path, b"free").unwrap();
+        assert_eq!(content(&path), b"free");
+    }
+    assert!(begin.elapsed() < Duration::from_secs(5), "took {:?}", begin.elapsed());
+    assert!(callers.iter().all(|caller| !caller.is_finished()), "nobody was stuck");
+    wedge.resume();
+    for caller in callers {
+        caller.join().unwrap().unwrap();
+    }
+    assert_eq!(content(&bywash.file("wedged/new")), vec![b'x'; STUCK / 2]);
+    // First: what is mounted below it is out of reach until then.
+    drop(bywash);
+}
+
+#[test]
+fn an_overlay_that_someone_else_unmounts_ends() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: unmounting takes root");
+    }
+    let mut bywash = overlay();
+    fs::write(bywash.file("a"), b"a").unwrap();
+    process::must_run(Command::new("umount").arg(bywash.directory()));
+    let ended = bywash.agent().wait(PATIENCE);
+    assert_eq!(ended.code(), Some(1), "no overlay is left to serve");
 }

@@ -1,0 +1,232 @@
+//! The threads that serve an overlay: few that wait for requests, and others that take their place when they are stuck.
+//!
+//! A file below may keep a thread waiting for good: one on a network filesystem whose server is gone, or on another FUSE
+//! mount. With a fixed few threads, as many such callers would stop the whole overlay. Many threads that all wait
+//! for requests would cost the others speed: the kernel wakes them in turn, each with cold caches and a buffer of its
+//! own. So all but [`WATCHERS`] are parked until the last one that still waits for requests gets one to do. What
+//! that costs otherwise is two atomic operations for each request.
+//!
+//! The library that reads the requests has a fixed number of threads and knows nothing of this: a thread parks
+//! at the end of a request, after its answer.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+/// How many threads wait for requests. Never one alone: a writer would then always wait for it to wake up on another
+/// CPU.
+const WATCHERS: usize = 4;
+
+/// The most threads for one overlay. As many callers can be stuck in the directory below, but one, before others notice.
+const THREADS_MAX: usize = 64;
+
+/// The fewest threads for one of many overlays.
+const THREADS_MIN: usize = 8;
+
+/// The most threads for all overlays together, as far as [`THREADS_MIN`] for each allows, by the number of CPUs. Each
+/// has a buffer of 16 MiB, used as far as requests reach; but where more than three come from one of the C library's
+/// arenas, of which there are eight for each CPU, it writes zeros into some.
+const ALL_THREADS_PER_CPU: usize = 16;
+
+/// How many threads each of `overlays` has.
+pub fn threads_each(overlays: usize) -> usize {
+    share(overlays, thread::available_parallelism().map_or(1, usize::from))
+}
+
+fn share(overlays: usize, cpus: usize) -> usize {
+    (ALL_THREADS_PER_CPU * cpus / overlays.max(1)).clamp(THREADS_MIN, THREADS_MAX)
+}
+
+/// The threads of one overlay.
+pub struct Crew {
+    size: usize,
+    /// How many wait for a request, or are on their way to.
+    watching: AtomicUsize,
+    parked: Mutex<Parked>,
+    bell: Condvar,
+}
+
+#[derive(Default)]
+struct Parked {
+    threads: usize,
+    /// How many of these were called and have not left yet.
+    called: usize,
+    /// Nobody is to park any more.
+    dismissed: bool,
+}
+
+/// A thread is at work on a request.
+pub struct Duty<'a>(&'a Crew);
+
+impl Crew {
+    /// All `size` threads wait for requests.
+    pub fn new(size: usize) -> Arc<Self> {
+        Arc::new(Self {
+            size,
+            watching: AtomicUsize::new(size),
+            parked: Mutex::default(),
+            bell: Condvar::new(),
+        })
+    }
+
+    /// How many threads there are.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Whether as many threads as can be are parked.
+    pub fn is_mustered(&self) -> bool {
+        let parked = self.lock();
+        parked.dismissed || parked.threads + WATCHERS >= self.size
+    }
+
+    /// The calling thread begins with a request, and may park when the duty ends.
+    pub fn begin(&self) -> Duty<'_> {
+        if self.watching.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.call();
+        }
+        Duty(self)
+    }
+
+    /// Has one more thread wait for requests, if there is one.
+    fn call(&self) {
+        let mut parked = self.lock();
+        if parked.called < parked.threads {
+            parked.called += 1;
+            // Counted here: others that begin do not call as well.
+            self.watching.fetch_add(1, Ordering::SeqCst);
+            drop(parked);
+            self.bell.notify_one();
+        }
+    }
+
+    /// A request is done: the thread waits for the next one, or parks until it is called.
+    fn end(&self) {
+        let one_more = |watching| (watching < WATCHERS).then_some(watching + 1);
+        if self.watching.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok() {
+            return;
+        }
+        let mut parked = self.lock();
+        // Again under the lock: who took the last one's place has found nobody to call before.
+        if parked.dismissed
+            || self.watching.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
+        {
+            return;
+        }
+        parked.threads += 1;
+        while parked.called == 0 && !parked.dismissed {
+            parked = self.bell.wait(parked).unwrap_or_else(PoisonError::into_inner);
+        }
+        parked.threads -= 1;
+        parked.called = parked.called.saturating_sub(1);
+    }
+
+    /// Has every thread return to where it finds out that the overlay has ended. None parks from now on.
+    pub fn dismiss(&self) {
+        self.lock().dismissed = true;
+        self.bell.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Parked> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Duty<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        sync::mpsc::{Receiver, Sender, channel},
+        time::{Duration, Instant},
+    };
+
+    type Request = Box<dyn FnOnce() + Send>;
+
+    /// Serves requests as the library does.
+    fn serve(crew: &Arc<Crew>) -> Sender<Request> {
+        let (sender, requests) = channel::<Request>();
+        let requests: Arc<Mutex<Receiver<Request>>> = Arc::new(Mutex::new(requests));
+        for _ in 0..crew.size() {
+            let (crew, requests) = (Arc::clone(crew), Arc::clone(&requests));
+            thread::spawn(move || {
+                loop {
+                    let Ok(request) = requests.lock().unwrap().recv() else { return };
+                    let _duty = crew.begin();
+                    request();
+                }
+            });
+        }
+        sender
+    }
+
+    fn until(what: &str, ask: impl Fn() -> bool) {
+        let begin = Instant::now();
+        while !ask() {
+            assert!(begin.elapsed() < Duration::from_secs(20), "{what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn muster(crew: &Crew, requests: &Sender<Request>) {
+        (0..crew.size()).for_each(|_| requests.send(Box::new(|| {})).unwrap());
+        until("all but a few park", || crew.is_mustered());
+    }
+
+    #[test]
+    fn all_but_one_can_be_stuck_and_requests_are_served() {
+        const SIZE: usize = 16;
+        let crew = Crew::new(SIZE);
+        let requests = serve(&crew);
+        for _ in 0..3 {
+            muster(&crew, &requests);
+            let stuck: Vec<Sender<()>> = (0..SIZE - 1)
+                .map(|_| {
+                    let (release, released) = channel::<()>();
+                    requests
+                        .send(Box::new(move || {
+                            let _ = released.recv();
+                        }))
+                        .unwrap();
+                    release
+                })
+                .collect();
+            for _ in 0..100 {
+                let (answer, answered) = channel();
+                requests.send(Box::new(move || answer.send(()).unwrap())).unwrap();
+                answered.recv_timeout(Duration::from_secs(20)).expect("an answer");
+            }
+            drop(stuck);
+        }
+        muster(&crew, &requests);
+        assert_eq!(crew.watching.load(Ordering::SeqCst), WATCHERS);
+    }
+
+    #[test]
+    fn who_is_dismissed_parks_no_more() {
+        let crew = Crew::new(16);
+        let requests = serve(&crew);
+        muster(&crew, &requests);
+        crew.dismiss();
+        until("all leave", || crew.lock().threads == 0);
+        (0..100).for_each(|_| requests.send(Box::new(|| {})).unwrap());
+        thread::sleep(Duration::from_millis(20));
+        assert_eq!(crew.lock().threads, 0);
+    }
+
+    #[test]
+    fn many_overlays_share_what_there_is() {
+        let each: Vec<_> = [0, 1, 2, 4, 1000].into_iter().map(|overlays| share(overlays, 2)).collect();
+        assert_eq!(each, [32, 32, 16, 8, 8]);
+        assert_eq!(share(1, 64), 64);
+    }
+}
