@@ -134,6 +134,13 @@ impl Bywash {
         });
     }
 
+    /// Ends the agent in an orderly way: afterwards the directories are plain ones.
+    #[track_caller]
+    pub fn stop_agent(&mut self) {
+        let status = self.agent().terminate(wait::PATIENCE);
+        assert_eq!(status.code(), Some(0), "fs-agent ended with {status}");
+    }
+
     /// Starts the publisher and waits until it drains the ring.
     #[track_caller]
     pub fn start_publisher(&mut self) {

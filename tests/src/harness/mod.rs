@@ -6,6 +6,7 @@
 
 pub mod broker;
 pub mod bywash;
+pub mod capture;
 pub mod event;
 pub mod ledger;
 pub mod mounts;
@@ -17,6 +18,7 @@ pub mod workload;
 
 pub use broker::Broker;
 pub use bywash::{Bywash, Settings};
+pub use capture::{Capture, Captured};
 pub use event::Event;
 pub use process::Process;
 pub use topic::{Message, Reader};

@@ -1,0 +1,63 @@
+//! What an agent has captured, read from its ring by the test itself: a publisher without a broker.
+
+use bywash_common::{
+    record::{Loss, Write},
+    ring::{Kind, PublisherRing},
+};
+
+/// One captured write, or a part of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captured {
+    /// The file's path as the writer sees it.
+    pub path: Vec<u8>,
+    /// Where the bytes begin.
+    pub offset: u64,
+    /// They.
+    pub data: Vec<u8>,
+    /// Whether the kernel wrote them, from a mapping.
+    pub unattributed: bool,
+}
+
+/// The reading end of an agent's ring.
+pub struct Capture {
+    ring: PublisherRing,
+    payload: Vec<u8>,
+}
+
+impl Capture {
+    /// Attaches to the ring of an agent that runs.
+    pub fn attach(ring: &str) -> Self {
+        let ring = PublisherRing::attach(ring, None).unwrap_or_else(|e| panic!("cannot attach: {e}"));
+        Self { ring, payload: Vec::new() }
+    }
+
+    /// Takes everything out that is in the ring. A write that has returned is in it.
+    ///
+    /// # Panics
+    /// If the ring is damaged, or says that something was lost.
+    #[track_caller]
+    pub fn take(&mut self) -> Vec<Captured> {
+        let mut taken = Vec::new();
+        let mut end = None;
+        while let Some(entry) = self.ring.consumer.next(&mut self.payload).unwrap_or_else(|e| panic!("{e}")) {
+            end = Some(entry.end);
+            match entry.kind {
+                Kind::Write => {
+                    let (write, data) = Write::decode(&self.payload).expect("a record that can be decoded");
+                    taken.push(Captured {
+                        path: write.path.to_vec(),
+                        offset: write.offset,
+                        data: data.to_vec(),
+                        unattributed: write.unattributed,
+                    });
+                }
+                Kind::Lost => panic!("something was lost: {:?}", Loss::decode(&self.payload)),
+                Kind::Discarded => {}
+            }
+        }
+        if let Some(end) = end {
+            self.ring.consumer.acker().ack(end);
+        }
+        taken
+    }
+}

@@ -1,0 +1,93 @@
+//! What FUSE makes different, and nothing else may: each is answered as a filesystem without it answers. A test that
+//! fails because the overlay can do it now is to be removed, and its operation added to `generate.rs`.
+
+use std::path::Path;
+
+use nix::unistd::Uid;
+use rustix::{
+    fs::{self, FallocateFlags, Mode, OFlags, SeekFrom},
+    io::{self, Errno},
+};
+
+use crate::{
+    Pair,
+    operation::{Caller, Content, Operation, Step},
+    world::World,
+};
+
+/// What an act gives in a plain directory, and what in the overlay.
+fn in_both<T>(act: impl Fn(&Path) -> io::Result<T>) -> [io::Result<T>; 2] {
+    let pair = Pair::start();
+    pair.directories("forced").map(|directory| act(&directory))
+}
+
+fn fallocate(directory: &Path, mode: FallocateFlags) -> io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = fs::open(directory.join("file"), flags, Mode::RWXU)?;
+    io::write(&file, &[1; 16 << 10])?;
+    fs::fallocate(&file, mode, 4 << 10, 4 << 10)
+}
+
+/// The kernel's fuse_file_fallocate() sends no such request.
+#[test]
+fn a_range_cannot_be_collapsed() {
+    let outcomes = in_both(|directory| fallocate(directory, FallocateFlags::COLLAPSE_RANGE));
+    assert_eq!(outcomes, [Ok(()), Err(Errno::OPNOTSUPP)]);
+}
+
+/// The same.
+#[test]
+fn a_range_cannot_be_inserted() {
+    let outcomes = in_both(|directory| fallocate(directory, FallocateFlags::INSERT_RANGE));
+    assert_eq!(outcomes, [Ok(()), Err(Errno::OPNOTSUPP)]);
+}
+
+/// The FUSE library does not know the kernel's request for it.
+#[test]
+fn there_are_no_nameless_files() {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let outcomes = in_both(|directory| fs::open(directory, flags, Mode::RWXU).map(drop));
+    assert_eq!(outcomes, [Ok(()), Err(Errno::OPNOTSUPP)]);
+}
+
+/// The kernel's fuse_dir_operations seek as in a file of the directory's size; ext4 knows a last position.
+#[test]
+fn the_end_of_a_directory_is_its_size() {
+    let end = |directory: &Path| {
+        let directory = fs::open(directory, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(fs::seek(&directory, SeekFrom::End(0))? == fs::fstat(&directory)?.st_size.cast_unsigned())
+    };
+    let [plain, overlay] = in_both(end);
+    // Other filesystems below seek as FUSE does.
+    assert!(plain.is_ok());
+    assert_eq!(overlay, Ok(true));
+}
+
+/// FUSE has the bits dropped together with the write, and the overlay drops them first: the other way round a changed
+/// file could be run with the old bits. The kernel itself looks first whether the file can be that large.
+#[test]
+fn a_write_too_far_out_takes_the_set_id_bits_away() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can act as several users");
+    }
+    let user = Caller::User(4001);
+    let pair = Pair::start();
+    let modes = pair.directories("forced").map(|directory| {
+        let mut world = World::new(&directory);
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        let path = "file".to_owned();
+        let open = Operation::Open { slot: 0, path, flags, mode: 0o4700 };
+        world.perform(&Step { caller: user, operation: open }).unwrap();
+        let content = Content { seed: 1, len: 10 };
+        let write = Operation::WriteAt { slot: 0, content, offset: 1 << 62 };
+        assert_eq!(world.perform(&Step { caller: user, operation: write }), Err(Errno::FBIG));
+        directory
+    });
+    let [plain, overlay] = modes.map(|directory| {
+        let directory = directory
+            .strip_prefix(pair.bywash.directory())
+            .map_or_else(|_| directory.clone(), |name| pair.bywash.root().join("below").join(name));
+        fs::stat(directory.join("file")).unwrap().st_mode & 0o7777
+    });
+    assert_eq!((plain, overlay), (0o4700, 0o700));
+}

@@ -1,0 +1,69 @@
+//! The overlay beside a plain directory: whatever is done in both gives the same (G1), and what is captured makes the
+//! same files again (G2). No broker, no publisher: where records matter the tests read the ring themselves.
+//!
+//! `PROPTEST_CASES=10000 cargo nextest run -p bywash-tests --test overlay` looks for longer.
+
+// A test says that something does not hold by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod differential;
+mod forced;
+mod generate;
+mod operation;
+mod replay;
+mod snapshot;
+mod walk;
+mod world;
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+
+use bywash_tests::harness::{Bywash, Settings, process::must_run};
+use nix::unistd::Uid;
+use proptest::test_runner::{Config, FileFailurePersistence};
+
+/// An agent over one directory, and a plain directory on the same filesystem. Root also has the watched directory in
+/// `below`, without the overlay.
+struct Pair {
+    bywash: Bywash,
+    plain: PathBuf,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let mut bywash = Bywash::new("127.0.0.1:9", &Settings { ring_size: "64MiB", ..Settings::default() });
+        let plain = bywash.root().join("plain");
+        fs::create_dir(&plain).unwrap();
+        // Other users than the one who made them walk through them.
+        for directory in [bywash.root(), bywash.directory(), &plain] {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        if Uid::effective().is_root() {
+            let below = bywash.root().join("below");
+            fs::create_dir(&below).unwrap();
+            must_run(Command::new("mount").arg("--bind").arg(bywash.directory()).arg(below));
+        }
+        bywash.start_agent();
+        Self { bywash, plain }
+    }
+
+    /// A new directory of this name in the overlay and one in the plain directory, open to everyone.
+    fn directories(&self, name: &str) -> [PathBuf; 2] {
+        [self.plain.as_path(), self.bywash.directory()].map(|parent| {
+            let directory = parent.join(name);
+            fs::create_dir(&directory).unwrap();
+            fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+            directory
+        })
+    }
+}
+
+/// How many cases are tried, unless `PROPTEST_CASES` says so; failures are kept beside the tests and tried first.
+fn config(cases: u32, regressions: &'static str) -> Config {
+    let mut config = Config::default();
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = cases;
+    }
+    config.failure_persistence = Some(Box::new(FileFailurePersistence::Direct(regressions)));
+    config.max_shrink_iters = 4_000;
+    config
+}
