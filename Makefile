@@ -13,11 +13,11 @@ TESTED := --workspace --exclude bywash-fuzz --features $(FAIL_POINTS)
 # How long `make fuzz` takes, beside its build.
 FUZZ_SECONDS ?= 20
 
-.PHONY: help setup build demo test model fuzz lint clean clean-up
+.PHONY: help setup build demo test conformance bench model fuzz lint clean clean-up
 .DEFAULT_GOAL := help
 
 help: ## Shows this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Installs what the demo and the tests need and this machine lacks
 	@tests/tools/setup.sh
@@ -31,6 +31,18 @@ demo: setup build ## Shows an event on its way, then a broker that stands still 
 test: setup lint model fuzz ## Checks the code, then runs the model, fuzz, unit, property and end-to-end tests
 	cargo build --locked $(TESTED)
 	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile $(PROFILE)
+
+conformance: ## Runs pjdfstest, fsx, stress-ng, dbench, valgrind and a walk over 1,000,000 files: 15 minutes, as root
+	@tests/tools/setup.sh conformance
+	cargo build --locked $(TESTED)
+	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile conformance \
+		--run-ignored only -E 'binary(conformance) | binary(overlay)'
+
+bench: ## Measures the ring, and the overlay beside the bare directory, mergerfs and bindfs; PEERS='--peer NAME=COMMAND'
+	@tests/tools/setup.sh bench
+	cargo build --locked --release -p fs-agent
+	@trap tests/tools/clean-up.sh EXIT; cargo bench --locked -p bywash-benches --bench ring; \
+		cargo bench --locked -p bywash-benches --bench overlay -- $(PEERS)
 
 model: ## Runs the ring's protocol through every interleaving
 	RUSTFLAGS="--cfg loom" cargo nextest run --locked --release --target-dir "$$CARGO_TARGET_DIR/loom" \

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests need and this machine lacks, and says what and why. Does nothing otherwise.
+# `setup.sh conformance` and `setup.sh bench` install what `make conformance` and `make bench` need beside it.
 set -euo pipefail
 
 readonly NOIDA_DB_VERSION=0.2.3
+readonly FSX_VERSION=0.3.2
+readonly PJDFSTEST_VERSION=0.2.2
 target=${CARGO_TARGET_DIR:-target}
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -26,6 +29,17 @@ rsync                                    | rsync        | a test that copies a t
 tar                                      | tar          | a test that unpacks an archive inside an overlay
 '
 
+readonly CONFORMANCE_PACKAGES='
+stress-ng                                | stress-ng    | a load of all file operations at once
+dbench                                   | dbench       | the load of a file server
+valgrind                                 | valgrind     | looking for misused memory in fs-agent
+'
+
+readonly BENCH_PACKAGES='
+mergerfs                                 | mergerfs     | the fastest overlay of Debian, to be measured against
+bindfs                                   | bindfs       | another one
+'
+
 is_there() {
     case $1 in
         *' '*) bash -c "$1" >/dev/null 2>&1 ;;
@@ -42,7 +56,7 @@ install_packages() {
             say "missing: $package, for${why}"
             missing+=("$package")
         fi
-    done <<<"$PACKAGES"
+    done <<<"$1"
     [ ${#missing[@]} -gt 0 ] || return 0
     command -v apt-get >/dev/null || die "there is no apt-get here: install ${missing[*]} by hand"
     local root=()
@@ -60,6 +74,16 @@ install_nextest() {
     if ! cargo nextest --version >/dev/null 2>&1; then
         say "missing: cargo-nextest, which runs the tests; building it takes some minutes"
         cargo install --locked cargo-nextest
+    fi
+}
+
+# install_crate NAME VERSION PURPOSE: a program from crates.io, beside the build.
+install_crate() {
+    local tools=$target/tools name=$1 version=$2
+    if ! "$tools/bin/$name" --version 2>/dev/null | grep -qF "$version"; then
+        say "missing: $name $version, $3; into $tools"
+        cargo install --locked --quiet --root "$tools" --target-dir "$tools/build" "$name@$version"
+        rm -rf "$tools/build"
     fi
 }
 
@@ -81,9 +105,17 @@ install_broker() {
     touch "$mark"
 }
 
-install_packages
+install_packages "$PACKAGES"
 install_nextest
 install_broker
+install_crate fsx "$FSX_VERSION" 'which checks that a file reads as it was written'
+case ${1:-} in
+    conformance)
+        install_packages "$CONFORMANCE_PACKAGES"
+        install_crate pjdfstest "$PJDFSTEST_VERSION" 'a suite for what POSIX says of filesystems'
+        ;;
+    bench) install_packages "$BENCH_PACKAGES" ;;
+esac
 if [ ! -e /dev/fuse ]; then
     die "there is no /dev/fuse: load the module (modprobe fuse), or give the container the device"
 fi
