@@ -18,7 +18,7 @@ pub fn errno(below: rustix::io::Errno) -> Errno {
 }
 
 pub fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid() }
+    Caller { uid: req.uid(), gid: req.gid(), thread: req.pid() }
 }
 
 /// The inode number that users see: node ids are the numbers below wherever they can be, so that the two agree; the

@@ -38,11 +38,15 @@ const ATTRIBUTES_ONLY: i64 = -1;
 /// writeback cache: a write would not come from its writer, nor as one;
 /// ASYNC_DIO: parts of one asynchronous write would overtake each other on the way to the ring;
 /// locks: the kernel keeps them itself, which is enough for one machine.
-const CAPABILITIES: [InitFlags; 4] = [
+const CAPABILITIES: [InitFlags; 6] = [
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_AUTO_INVAL_DATA,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    // Set-id bits are the overlay's to take away: else each cached write and each truncation asks for an attribute first.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    // Modes come as asked for, with the mask beside: a directory's default ACL goes before the mask.
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 /// One overlay, as the kernel talks to it.
@@ -81,6 +85,10 @@ impl Adapter {
                 tracing::info!("this kernel does not offer {capability:?}; going on without it");
             }
         }
+        // Permissions by ACL are checked by the kernel then. Not asked for where there are none: it would ask in vain.
+        if self.overlay.has_acls() && config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_err() {
+            tracing::info!("this kernel does not check ACLs over FUSE: they are kept, and not in force here");
+        }
         config.set_max_write(WRITE_BYTES_MAX).map(drop).map_err(|nearest| {
             io::Error::other(format!("the FUSE library writes at most {nearest} bytes at once"))
         })
@@ -117,6 +125,14 @@ impl Adapter {
         chosen
     }
 
+    /// The file may have lost set-id bits: else the kernel would believe in them, and run it by them, for a while.
+    fn forget_attributes(&self, file: &OpenFile) {
+        if let Some(notifier) = self.notifier.get() {
+            // That the kernel knows nothing of the inode is no error.
+            let _ = notifier.inval_inode(INodeNo(file.inode.id), ATTRIBUTES_ONLY, 0);
+        }
+    }
+
     /// Writes below, then records what was written.
     fn write_and_record(
         &self,
@@ -128,12 +144,8 @@ impl Adapter {
         let file = self.overlay.file(handle.0)?;
         let written = self.overlay.write(&file, request)?;
         FailPoint::WrittenBelow.reach();
-        if written.set_id_dropped
-            && let Some(notifier) = self.notifier.get()
-        {
-            // Else the kernel would believe in the bits, and run the file by them, for CACHE_TTL. That it knows
-            // nothing of the inode is no error.
-            let _ = notifier.inval_inode(INodeNo(file.inode.id), ATTRIBUTES_ONLY, 0);
+        if written.set_id_dropped {
+            self.forget_attributes(&file);
         }
         let data = &request.data[..written.len];
         if !data.is_empty() {

@@ -19,7 +19,7 @@ use super::{
     Adapter, attempt,
     convert::{self, attributes, caller, device, kind, timestamps},
 };
-use crate::overlay::{Change, WriteRequest, Xattr};
+use crate::overlay::{Change, NewMode, WriteRequest, Xattr};
 
 /// How long the kernel believes names and attributes. What bypasses the overlay (handles opened before it was
 /// mounted) is seen after that time at the latest.
@@ -67,7 +67,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -84,7 +84,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let change = Change { mode, uid, gid, size, times: timestamps(atime, mtime) };
-        answer!(self, reply, "setattr", self.overlay.setattr(ino.0, fh.map(u64::from), &change), stat => {
+        answer!(self, reply, "setattr", self.overlay.setattr(ino.0, fh.map(u64::from), &change, caller(req)), stat => {
             reply.attr(&CACHE_TTL, &attributes(convert::shown_ino(ino.0, &stat), &stat))
         });
     }
@@ -99,17 +99,21 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let made = || self.overlay.mknod(parent.0, name, mode, device(rdev), caller(req));
+        let made = || {
+            let mode = NewMode { wanted: mode, mask: umask };
+            self.overlay.mknod(parent.0, name, mode, device(rdev), caller(req))
+        };
         answer!(self, reply, "mknod", made(), entry => {
             reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let mode = NewMode { wanted: mode, mask: umask };
         answer!(self, reply, "mkdir", self.overlay.mkdir(parent.0, name, mode, caller(req)), entry => {
             reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
         });
@@ -151,6 +155,9 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         answer!(self, reply, "open", self.overlay.open_file(ino.0, flags.0, caller(req)), file => {
+            if req.uid() != 0 && OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::TRUNC) {
+                self.forget_attributes(&file);
+            }
             let chosen = self.mode_of(&file, flags, |fd| reply.open_backing(fd));
             match &chosen.backing {
                 Some(backing) => reply.opened_passthrough(FileHandle(file.id), chosen.flags, backing),
@@ -165,10 +172,11 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let mode = NewMode { wanted: mode, mask: umask };
         let created = || self.overlay.create(parent.0, name, mode, flags, caller(req));
         answer!(self, reply, "create", created(), (entry, file) => {
             let attr = attributes(entry.node, &entry.stat);
@@ -211,7 +219,7 @@ impl Filesystem for Adapter {
         // Pages of a mapping, written by the kernel at a time and through a handle of its choice.
         let from_mapping = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let appends = OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::APPEND);
-        let drops_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let drops_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then(|| caller(req));
         let request = WriteRequest { offset, data, append: appends && !from_mapping, drops_set_id };
         let written = || self.write_and_record(req, fh, &request, from_mapping);
         answer!(self, reply, "write", written(), len => reply.written(len));
@@ -289,7 +297,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -297,7 +305,8 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        answer!(self, reply, "setxattr", self.overlay.setxattr(ino.0, name, value, flags), () => reply.ok());
+        let set = || self.overlay.setxattr(ino.0, name, value, flags, caller(req));
+        answer!(self, reply, "setxattr", set(), () => reply.ok());
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -320,7 +329,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -328,7 +337,14 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let done = || self.overlay.fallocate(&*self.overlay.file(fh.0)?, offset, length, mode);
+        let done = || {
+            let file = self.overlay.file(fh.0)?;
+            self.overlay.fallocate(&file, (offset, length), mode, caller(req))?;
+            if req.uid() != 0 {
+                self.forget_attributes(&file);
+            }
+            Ok(())
+        };
         answer!(self, reply, "fallocate", done(), () => reply.ok());
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FallocateFlags, Mode, OFlags, SeekFrom, fallocate, fchmod, fdatasync, fsync, seek},
+    fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fdatasync, fsync, seek},
     io::{Errno, dup, pread, pwrite, write},
 };
 
@@ -14,7 +14,7 @@ use super::{
     Caller, OpenFile, Overlay, Result,
     handle::KnownPath,
     inode::{self, Inode},
-    lock, stat_of,
+    lock,
 };
 
 /// What a caller writes.
@@ -26,8 +26,8 @@ pub struct WriteRequest<'a> {
     pub data: &'a [u8],
     /// To the end of the file, wherever that is by now.
     pub append: bool,
-    /// The writer may not keep the set-id bits of what it changes.
-    pub drops_set_id: bool,
+    /// The writer, if it may not keep the set-id bits of what it changes.
+    pub drops_set_id: Option<Caller>,
 }
 
 /// What became of it.
@@ -56,7 +56,7 @@ impl Overlay {
         let fd = self.reopen(&held, wanted - refused)?;
         if wanted.contains(OFlags::TRUNC) && caller.uid != 0 {
             // The kernel leaves this to whom it leaves O_TRUNC to.
-            drop_set_id(&fd)?;
+            self.take_set_id(&fd, caller)?;
         }
         Ok(self.keep(inode, held, fd, wanted))
     }
@@ -110,7 +110,10 @@ impl Overlay {
     /// As pwrite(2) says; nothing is then written.
     pub fn write(&self, file: &OpenFile, request: &WriteRequest<'_>) -> Result<Written> {
         let WriteRequest { offset, data, append, drops_set_id } = *request;
-        let set_id_dropped = drops_set_id && drop_set_id(&file.fd)?;
+        let set_id_dropped = match drops_set_id {
+            Some(writer) => self.take_set_id(&file.fd, writer)?,
+            None => false,
+        };
         if append && file.append {
             // pwrite(2) would append as well, and not tell where: others may have appended without the overlay.
             let _position = lock(&file.position);
@@ -152,11 +155,20 @@ impl Overlay {
         self.files.remove(handle);
     }
 
-    /// Reserves or gives back space.
+    /// Reserves or gives back space for `caller`.
     ///
     /// # Errors
     /// As fallocate(2) says.
-    pub fn fallocate(&self, file: &OpenFile, offset: u64, len: u64, mode: i32) -> Result<()> {
+    pub fn fallocate(
+        &self,
+        file: &OpenFile,
+        (offset, len): (u64, u64),
+        mode: i32,
+        caller: Caller,
+    ) -> Result<()> {
+        if caller.uid != 0 {
+            self.take_set_id(&file.fd, caller)?;
+        }
         fallocate(&file.fd, FallocateFlags::from_bits_retain(mode.cast_unsigned()), offset, len)
     }
 
@@ -168,19 +180,4 @@ impl Overlay {
         let _position = lock(&file.position);
         seek(&file.fd, if hole { SeekFrom::Hole(offset) } else { SeekFrom::Data(offset) })
     }
-}
-
-/// Takes the set-id bits away, as a write by someone without CAP_FSETID does. The agent has it, so the kernel
-/// would not do it for its writes. Says whether there were any.
-fn drop_set_id(fd: &OwnedFd) -> Result<bool> {
-    let mode = Mode::from_raw_mode(stat_of(fd)?.stx_mode.into());
-    let mut dropped = mode & Mode::SUID;
-    // Without group execution, set-group-id means mandatory locking and stays.
-    if mode.contains(Mode::XGRP) {
-        dropped |= mode & Mode::SGID;
-    }
-    if !dropped.is_empty() {
-        fchmod(fd, mode - dropped)?;
-    }
-    Ok(!dropped.is_empty())
 }

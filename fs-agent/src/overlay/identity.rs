@@ -1,16 +1,23 @@
 //! Acting in a caller's name: what is made in the directory below belongs to whom it would belong to there.
 //!
-//! Only the filesystem ids of the worker thread change (`setfsuid`), so other threads are not touched. The
+//! Only the filesystem ids of the worker thread change (`setfsuid`), and its own file mode mask, so other threads are not
+//! touched. The
 //! kernel has already checked the caller's permissions on the overlay (`default_permissions`), with all of the
 //! caller's groups; the ids decide ownership alone, and the capabilities stay.
 
-use std::marker::PhantomData;
+use std::{cell::Cell, marker::PhantomData};
 
-use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::{Gid, Uid, setfsgid, setfsuid},
+};
 use rustix::{
-    process::{getegid, geteuid},
+    fs::Mode,
+    process::{getegid, geteuid, umask},
     thread::{CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits},
 };
+
+use super::names::NewMode;
 
 /// Who asks for an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,18 +26,23 @@ pub struct Caller {
     pub uid: u32,
     /// The effective group.
     pub gid: u32,
+    /// The thread, as this process sees it; 0 if it does not.
+    pub thread: u32,
 }
+
+/// User and group.
+type Ids = (u32, u32);
 
 /// Whether this process can act in other names.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
-    own: Caller,
+    own: Ids,
     can_switch: bool,
 }
 
 /// The calling thread acts in another name until this is dropped.
 pub struct Assumed {
-    restore: Option<Caller>,
+    restore: Option<Ids>,
     // The ids belong to the thread: dropping it on another one would leave this one in the caller's name.
     _not_send: PhantomData<*const ()>,
 }
@@ -38,13 +50,13 @@ pub struct Assumed {
 impl Identity {
     /// What this process can do. Without root, all it makes is its own.
     pub fn of_this_process() -> Self {
-        let own = Caller { uid: geteuid().as_raw(), gid: getegid().as_raw() };
-        Self { own, can_switch: own.uid == 0 }
+        let own = (geteuid().as_raw(), getegid().as_raw());
+        Self { own, can_switch: own.0 == 0 }
     }
 
     /// Makes the calling thread act as `caller`.
     pub fn assume(&self, caller: Caller) -> Assumed {
-        let switch = self.can_switch && caller != self.own;
+        let switch = self.can_switch && (caller.uid, caller.gid) != self.own;
         if switch {
             // The group first: both are taken back in the opposite order.
             setfsgid(Gid::from_raw(caller.gid));
@@ -54,11 +66,35 @@ impl Identity {
     }
 }
 
+thread_local! {
+    /// Whether the thread has a file mode mask of its own; it shares the process's until it asks for one.
+    static HAS_OWN_MASK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What the calling thread makes next gets its mode through the caller's mask, or by the default ACL of the directory it
+/// is made in: which of them is the filesystem's to say. Gives the mode to ask for, which is masked already where
+/// the thread can have no mask of its own.
+pub fn masked(mode: NewMode) -> Mode {
+    let mask = Mode::from_raw_mode(mode.mask & 0o777);
+    let mode = Mode::from_raw_mode(mode.wanted);
+    let own = HAS_OWN_MASK.with(|own| {
+        if !own.get() {
+            own.set(unshare(CloneFlags::CLONE_FS).is_ok());
+        }
+        own.get()
+    });
+    if !own {
+        return mode - mask;
+    }
+    umask(mask);
+    mode
+}
+
 impl Drop for Assumed {
     fn drop(&mut self) {
-        if let Some(own) = self.restore {
-            setfsuid(Uid::from_raw(own.uid));
-            setfsgid(Gid::from_raw(own.gid));
+        if let Some((uid, gid)) = self.restore {
+            setfsuid(Uid::from_raw(uid));
+            setfsgid(Gid::from_raw(gid));
         }
     }
 }

@@ -14,7 +14,11 @@ use rustix::{
     path::DecInt,
 };
 
-use super::{Overlay, Result, stat_of};
+use super::{Caller, Overlay, Result, stat_of};
+
+/// Where the kernel keeps ACLs.
+pub const ACCESS_ACL: &str = "system.posix_acl_access";
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 /// Which attributes a caller changes.
 #[derive(Clone, Debug, Default)]
@@ -49,24 +53,31 @@ impl Overlay {
         stat_of(&self.inodes.get(node)?.fd()?)
     }
 
-    /// Changes attributes; gives what they are then. `handle` is what the caller has open, if it said that.
+    /// Changes attributes for `caller`; gives what they are then. `handle` is what it has open, if it said that.
     ///
     /// # Errors
     /// As chown(2), chmod(2), truncate(2) and utimensat(2) say. What was done before the one that failed stays.
-    pub fn setattr(&self, node: u64, handle: Option<u64>, change: &Change) -> Result<Statx> {
+    pub fn setattr(&self, node: u64, handle: Option<u64>, change: &Change, caller: Caller) -> Result<Statx> {
         let inode = self.inodes.get(node)?;
         let fd = inode.fd()?;
         let name = || DecInt::from_fd(&fd);
-        // chown takes set-id bits away, so the mode comes after it; truncate sets times, so they come last.
+        // chown and truncate take set-id bits away, so the mode comes after; truncate sets times, so they come last.
         if change.uid.is_some() || change.gid.is_some() {
             let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
+            let before = if caller.uid == 0 { None } else { Some(stat_of(&fd)?) };
             chownat(&fd, "", uid, gid, AtFlags::EMPTY_PATH)?;
+            if let Some(before) = before {
+                self.take_set_id_since(&before, &fd, caller)?;
+            }
+        }
+        if let Some(size) = change.size {
+            if caller.uid != 0 {
+                self.take_set_id(&fd, caller)?;
+            }
+            self.truncate(&fd, handle, size)?;
         }
         if let Some(mode) = change.mode {
             chmodat(&self.own_fds, name(), Mode::from_raw_mode(mode), AtFlags::empty())?;
-        }
-        if let Some(size) = change.size {
-            self.truncate(&fd, handle, size)?;
         }
         if let Some(times) = &change.times {
             utimensat(&self.own_fds, name(), times, AtFlags::empty())?;
@@ -100,7 +111,12 @@ impl Overlay {
             return size_of(getxattr_query(path, name)?);
         }
         let mut value = vec![0; size as usize];
-        let len = getxattr(path, name, &mut value[..])?;
+        let len = match getxattr(path, name, &mut value[..]) {
+            // A filesystem below that knows no ACLs: the kernel, which asks to check permissions, would pass the error on
+            // to whoever it checks.
+            Err(Errno::OPNOTSUPP) if name == ACCESS_ACL || name == DEFAULT_ACL => return Err(Errno::NODATA),
+            other => other?,
+        };
         value.truncate(len);
         Ok(Xattr::Data(value))
     }
@@ -121,14 +137,18 @@ impl Overlay {
         Ok(Xattr::Data(names))
     }
 
-    /// Sets an extended attribute.
+    /// Sets an extended attribute for `caller`.
     ///
     /// # Errors
     /// As setxattr(2) says.
-    pub fn setxattr(&self, node: u64, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
+    pub fn setxattr(&self, node: u64, name: &OsStr, value: &[u8], flags: i32, caller: Caller) -> Result<()> {
         let fd = self.inodes.get(node)?.fd()?;
         let path = path_through_proc(&fd);
-        setxattr(path, name, value, XattrFlags::from_bits_retain(flags.cast_unsigned()))
+        setxattr(path, name, value, XattrFlags::from_bits_retain(flags.cast_unsigned()))?;
+        if name == ACCESS_ACL && caller.uid != 0 {
+            self.take_group_id_from_stranger(&fd, caller)?;
+        }
+        Ok(())
     }
 
     /// Removes an extended attribute.

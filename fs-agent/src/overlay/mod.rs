@@ -11,6 +11,7 @@ mod identity;
 mod inode;
 mod meta;
 mod names;
+mod set_id;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use std::{
 
 use rustix::{
     fs::{AtFlags, FsWord, Mode, OFlags, Statx, StatxFlags, fstatfs, openat, statx},
+    io::Errno,
     path::DecInt,
 };
 
@@ -33,6 +35,7 @@ pub use files::WriteRequest;
 pub use handle::{OpenDir, OpenFile};
 pub use identity::{Caller, Identity, keep_capabilities};
 pub use meta::{Change, Xattr};
+pub use names::NewMode;
 
 use handle::Handles;
 use inode::{Inode, Inodes, ROOT};
@@ -84,6 +87,11 @@ impl Overlay {
             identity,
             own_fds,
         })
+    }
+
+    /// Whether files in the directory can have ACLs.
+    pub fn has_acls(&self) -> bool {
+        self.getxattr(ROOT, OsStr::new(meta::ACCESS_ACL), 0) != Err(Errno::OPNOTSUPP)
     }
 
     /// Whether the directory is on a filesystem that is itself stacked on another: overlayfs, as in containers.

@@ -13,8 +13,18 @@ use rustix::{
 
 use super::{
     Caller, Entry, OpenFile, Overlay, Result,
+    identity::masked,
     inode::{Inode, ROOT},
 };
+
+/// The mode of what is made.
+#[derive(Clone, Copy, Debug)]
+pub struct NewMode {
+    /// As the caller asked for it; with the kind of file where that is open.
+    pub wanted: u32,
+    /// The caller's file mode mask.
+    pub mask: u32,
+}
 
 const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -48,7 +58,7 @@ impl Overlay {
         &self,
         parent: u64,
         name: &OsStr,
-        mode: u32,
+        mode: NewMode,
         flags: i32,
         caller: Caller,
     ) -> Result<(Entry, Arc<OpenFile>)> {
@@ -59,7 +69,7 @@ impl Overlay {
         let parent_fd = parent.fd()?;
         let fd = {
             let _assumed = self.identity.assume(caller);
-            openat(&parent_fd, name, flags, Mode::from_raw_mode(mode))
+            openat(&parent_fd, name, flags, masked(mode))
         };
         let fd = match fd {
             // The kernel has not checked whether the caller may open what is there now. At ESTALE it looks
@@ -78,13 +88,20 @@ impl Overlay {
     ///
     /// # Errors
     /// As mknodat(2) says.
-    pub fn mknod(&self, parent: u64, name: &OsStr, mode: u32, device: Dev, caller: Caller) -> Result<Entry> {
+    pub fn mknod(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        mode: NewMode,
+        device: Dev,
+        caller: Caller,
+    ) -> Result<Entry> {
         let parent = self.inodes.get(parent)?;
         let parent_fd = parent.fd()?;
         {
             let _assumed = self.identity.assume(caller);
-            let kind = FileType::from_raw_mode(mode);
-            mknodat(&parent_fd, name, kind, Mode::from_raw_mode(mode), device)?;
+            let kind = FileType::from_raw_mode(mode.wanted);
+            mknodat(&parent_fd, name, kind, masked(mode), device)?;
         }
         self.look_up_in(&parent, name)
     }
@@ -93,12 +110,12 @@ impl Overlay {
     ///
     /// # Errors
     /// As mkdirat(2) says.
-    pub fn mkdir(&self, parent: u64, name: &OsStr, mode: u32, caller: Caller) -> Result<Entry> {
+    pub fn mkdir(&self, parent: u64, name: &OsStr, mode: NewMode, caller: Caller) -> Result<Entry> {
         let parent = self.inodes.get(parent)?;
         let parent_fd = parent.fd()?;
         {
             let _assumed = self.identity.assume(caller);
-            mkdirat(&parent_fd, name, Mode::from_raw_mode(mode))?;
+            mkdirat(&parent_fd, name, masked(mode))?;
         }
         self.look_up_in(&parent, name)
     }

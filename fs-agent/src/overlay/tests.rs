@@ -12,7 +12,11 @@ use tempfile::TempDir;
 
 use super::{inode::ROOT, *};
 
-const ME: Caller = Caller { uid: 0, gid: 0 };
+const ME: Caller = Caller { uid: 0, gid: 0, thread: 0 };
+
+fn mode(wanted: u32) -> NewMode {
+    NewMode { wanted, mask: 0 }
+}
 
 struct Fixture {
     overlay: Overlay,
@@ -36,7 +40,7 @@ impl Fixture {
 
     fn create(&self, parent: u64, name: &str, flags: OFlags) -> (Entry, Arc<OpenFile>) {
         let flags = flags.bits().cast_signed();
-        self.overlay.create(parent, OsStr::new(name), 0o644, flags, ME).unwrap()
+        self.overlay.create(parent, OsStr::new(name), mode(0o644), flags, ME).unwrap()
     }
 
     fn open(&self, name: &str, flags: OFlags) -> Arc<OpenFile> {
@@ -53,7 +57,7 @@ impl Fixture {
     }
 
     fn write(&self, file: &OpenFile, offset: u64, data: &[u8], append: bool) -> (usize, u64) {
-        let request = WriteRequest { offset, data, append, drops_set_id: false };
+        let request = WriteRequest { offset, data, append, drops_set_id: None };
         let written = self.overlay.write(file, &request).unwrap();
         (written.len, written.offset)
     }
@@ -113,8 +117,8 @@ fn handles_have_numbers_of_their_own_over_all_overlays() {
 #[test]
 fn paths_follow_renames() {
     let f = fixture();
-    let d = f.overlay.mkdir(ROOT, OsStr::new("d"), 0o755, ME).unwrap().node;
-    let e = f.overlay.mkdir(d, OsStr::new("e"), 0o755, ME).unwrap().node;
+    let d = f.overlay.mkdir(ROOT, OsStr::new("d"), mode(0o755), ME).unwrap().node;
+    let e = f.overlay.mkdir(d, OsStr::new("e"), mode(0o755), ME).unwrap().node;
     let (_, file) = f.create(e, "file", OFlags::WRONLY);
     assert_eq!(f.path_of(&file), "/d/e/file");
     f.rename((e, "file"), (e, "other"));
@@ -225,7 +229,7 @@ fn attributes_are_changed_in_an_order_that_keeps_them_all() {
         size: Some(3),
         times: Some(rustix::fs::Timestamps { last_access: old, last_modification: old }),
     };
-    let stat = f.overlay.setattr(entry.node, None, &change).unwrap();
+    let stat = f.overlay.setattr(entry.node, None, &change, ME).unwrap();
     assert_eq!((stat.stx_mode & 0o7777, stat.stx_size), (0o4755, 3));
     assert_eq!((stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec), (1000, 7));
 }
@@ -234,12 +238,52 @@ fn attributes_are_changed_in_an_order_that_keeps_them_all() {
 fn set_id_bits_go_when_the_writer_may_not_keep_them() {
     let f = fixture();
     let (_, file) = f.create(ROOT, "a", OFlags::WRONLY);
-    let mode = || fs::metadata(f.below("a")).unwrap().permissions().mode() & 0o7777;
-    for (before, after) in [(0o6755, 0o755), (0o2644, 0o2644), (0o644, 0o644)] {
-        fs::set_permissions(f.below("a"), fs::Permissions::from_mode(before)).unwrap();
-        let request = WriteRequest { offset: 0, data: b"x", append: false, drops_set_id: true };
+    let group = fs::metadata(f.below("a")).unwrap().gid();
+    let mode_of = |name| fs::metadata(f.below(name)).unwrap().permissions().mode() & 0o7777;
+    let set_mode = |mode| fs::set_permissions(f.below("a"), fs::Permissions::from_mode(mode)).unwrap();
+    let (member, stranger) =
+        (Caller { uid: 4711, gid: group, thread: 0 }, Caller { uid: 4711, gid: 4712, thread: u32::MAX });
+    for (caller, before, after) in [
+        (member, 0o6755, 0o755),
+        (member, 0o2644, 0o2644),
+        (member, 0o644, 0o644),
+        (stranger, 0o2644, 0o644),
+        (stranger, 0o6755, 0o755),
+    ] {
+        set_mode(before);
+        let request = WriteRequest { offset: 0, data: b"x", append: false, drops_set_id: Some(caller) };
         f.overlay.write(&file, &request).unwrap();
-        assert_eq!(mode(), after, "{before:o}");
+        assert_eq!(mode_of("a"), after, "write at {before:o}");
+        set_mode(before);
+        let shorter = Change { size: Some(0), ..Change::default() };
+        f.overlay.setattr(file.inode.id, None, &shorter, caller).unwrap();
+        assert_eq!(mode_of("a"), after, "truncate at {before:o}");
+        set_mode(before);
+        let truncate = (OFlags::WRONLY | OFlags::TRUNC).bits().cast_signed();
+        f.overlay.open_file(file.inode.id, truncate, caller).unwrap();
+        assert_eq!(mode_of("a"), after, "open at {before:o}");
+    }
+    set_mode(0o6755);
+    f.overlay.setattr(file.inode.id, None, &Change { size: Some(0), ..Change::default() }, ME).unwrap();
+    assert_eq!(mode_of("a"), 0o6755, "root keeps them");
+}
+
+#[test]
+fn the_mask_is_the_callers_unless_a_default_acl_goes_before_it() {
+    let f = fixture();
+    let masked = NewMode { wanted: 0o666, mask: 0o027 };
+    let mode_of = |name| fs::metadata(f.below(name)).unwrap().permissions().mode() & 0o7777;
+    f.overlay.create(ROOT, OsStr::new("a"), masked, 1, ME).unwrap();
+    assert_eq!(mode_of("a"), 0o640);
+    f.overlay.mkdir(ROOT, OsStr::new("d"), NewMode { wanted: 0o1777, mask: 0o002 }, ME).unwrap();
+    assert_eq!(mode_of("d"), 0o1775);
+    // user::rwx, group::rwx, other::r-x, as linux/posix_acl_xattr.h lays it out.
+    let entry = |tag: u16, perm: u16| [tag.to_le_bytes(), perm.to_le_bytes(), [0xff; 2], [0xff; 2]].concat();
+    let acl = [2_u32.to_le_bytes().to_vec(), entry(1, 7), entry(4, 7), entry(0x20, 5)].concat();
+    if f.overlay.has_acls() {
+        f.overlay.setxattr(ROOT, OsStr::new("system.posix_acl_default"), &acl, 0, ME).unwrap();
+        f.overlay.create(ROOT, OsStr::new("b"), masked, 1, ME).unwrap();
+        assert_eq!(mode_of("b"), 0o664);
     }
 }
 
@@ -251,7 +295,7 @@ fn links_are_read_and_not_followed() {
     assert_eq!(f.overlay.readlink(entry.node).unwrap(), b"/nowhere");
     let times = rustix::fs::Timespec { tv_sec: 5, tv_nsec: 0 };
     let times = Some(rustix::fs::Timestamps { last_access: times, last_modification: times });
-    f.overlay.setattr(entry.node, None, &Change { times, ..Change::default() }).unwrap();
+    f.overlay.setattr(entry.node, None, &Change { times, ..Change::default() }, ME).unwrap();
     assert_eq!(fs::symlink_metadata(f.below("l")).unwrap().mtime(), 5);
     f.overlay.link(entry.node, ROOT, OsStr::new("m")).unwrap();
     assert!(fs::symlink_metadata(f.below("m")).unwrap().is_symlink());
@@ -262,7 +306,7 @@ fn a_file_that_came_into_being_meanwhile_is_not_opened_unchecked() {
     let f = fixture();
     fs::write(f.below("a"), b"secret").unwrap();
     let create = |flags: OFlags| {
-        f.overlay.create(ROOT, OsStr::new("a"), 0o644, flags.bits().cast_signed(), ME).map(drop)
+        f.overlay.create(ROOT, OsStr::new("a"), mode(0o644), flags.bits().cast_signed(), ME).map(drop)
     };
     assert_eq!(create(OFlags::RDWR | OFlags::CREATE), Err(Errno::STALE));
     assert_eq!(create(OFlags::RDWR | OFlags::CREATE | OFlags::EXCL), Err(Errno::EXIST));
@@ -273,7 +317,7 @@ fn extended_attributes_and_holes_are_those_below() {
     let f = fixture();
     let (entry, file) = f.create(ROOT, "a", OFlags::RDWR);
     let name = OsStr::new("user.colour");
-    f.overlay.setxattr(entry.node, name, b"blue", 0).unwrap();
+    f.overlay.setxattr(entry.node, name, b"blue", 0, ME).unwrap();
     assert_eq!(f.overlay.getxattr(entry.node, name, 0), Ok(Xattr::Size(4)));
     assert_eq!(f.overlay.getxattr(entry.node, name, 3), Err(Errno::RANGE));
     assert_eq!(f.overlay.getxattr(entry.node, name, 9), Ok(Xattr::Data(b"blue".to_vec())));
@@ -292,12 +336,12 @@ fn root_makes_files_in_the_callers_name() {
         return;
     }
     let f = fixture();
-    let caller = Caller { uid: 4711, gid: 4712 };
+    let caller = Caller { uid: 4711, gid: 4712, thread: 0 };
     fs::set_permissions(f.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    f.overlay.create(ROOT, OsStr::new("a"), 0o600, 1, caller).unwrap();
-    f.overlay.mkdir(ROOT, OsStr::new("d"), 0o700, caller).unwrap();
+    f.overlay.create(ROOT, OsStr::new("a"), mode(0o600), 1, caller).unwrap();
+    f.overlay.mkdir(ROOT, OsStr::new("d"), mode(0o700), caller).unwrap();
     f.overlay.symlink(ROOT, OsStr::new("l"), Path::new("a"), caller).unwrap();
-    f.overlay.mknod(ROOT, OsStr::new("p"), 0o010_600, 0, caller).unwrap();
+    f.overlay.mknod(ROOT, OsStr::new("p"), mode(0o010_600), 0, caller).unwrap();
     fs::write(f.below("mine"), b"").unwrap();
     let owner = |name| {
         let meta = fs::symlink_metadata(f.below(name)).unwrap();
@@ -313,7 +357,7 @@ fn root_makes_files_in_the_callers_name() {
 fn more_inodes_than_descriptors_are_served() {
     const FDS_MAX: usize = 10;
     let f = fixture_with(FDS_MAX);
-    let d = f.overlay.mkdir(ROOT, OsStr::new("d"), 0o755, ME).unwrap().node;
+    let d = f.overlay.mkdir(ROOT, OsStr::new("d"), mode(0o755), ME).unwrap().node;
     let names: Vec<String> = (0..100).map(|i| format!("file-{i}")).collect();
     let nodes: Vec<u64> = names
         .iter()
