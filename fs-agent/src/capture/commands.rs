@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::process::{Fingerprint, Process, fingerprint, process};
+use super::{
+    patience::Patience,
+    process::{Fingerprint, Process, process, process_by_name, stat},
+};
 
 /// The most writers that are remembered.
 const ENTRIES_MAX: usize = 4096;
@@ -18,12 +21,17 @@ const BELIEVED_FOR: Duration = Duration::from_millis(250);
 struct Known {
     fingerprint: Fingerprint,
     process: Arc<Process>,
+    /// Its arguments could be read.
+    complete: bool,
     checked: Instant,
 }
 
 /// Processes by the id of the thread that wrote.
 #[derive(Default)]
-pub struct Commands(Mutex<HashMap<u32, Known>>);
+pub struct Commands {
+    known: Mutex<HashMap<u32, Known>>,
+    patience: Patience,
+}
 
 impl Commands {
     /// The process that `thread` belongs to. Where /proc does not tell (the writer was killed while it waited, or is
@@ -43,16 +51,27 @@ impl Commands {
         if thread == 0 {
             return unknown();
         }
-        let Ok(fingerprint) = fingerprint(thread) else { return unknown() };
+        let Ok(stat) = stat(thread) else { return unknown() };
+        let fingerprint = stat.fingerprint;
         if let Some(known) = self.lock().get_mut(&thread)
             && known.fingerprint == fingerprint
+            && known.complete
         {
             known.checked = now;
             return Arc::clone(&known.process);
         }
-        let Ok(process) = process(thread, &fingerprint) else { return unknown() };
-        let process = Arc::new(process);
-        let known = Known { fingerprint, process: Arc::clone(&process), checked: now };
+        // Alone, it does nothing but wait for its write. Others of its process may be in the middle of changing
+        // mappings, which can take as long as they like, and arguments cannot be read meanwhile.
+        let read = {
+            let fingerprint = fingerprint.clone();
+            move || process(thread, &fingerprint).ok()
+        };
+        let read = if stat.has_siblings { self.patience.ask(read) } else { read() };
+        let complete = read.is_some();
+        let found = read.or_else(|| process_by_name(thread, &fingerprint).ok());
+        let Some(found) = found else { return unknown() };
+        let process = Arc::new(found);
+        let known = Known { fingerprint, process: Arc::clone(&process), complete, checked: now };
         let mut entries = self.lock();
         make_room(&mut entries, now);
         entries.insert(thread, known);
@@ -60,7 +79,7 @@ impl Commands {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,8 +99,8 @@ mod tests {
     use super::*;
 
     fn stranger(checked: Instant) -> Known {
-        let me = fingerprint(std::process::id()).unwrap();
-        Known { fingerprint: me, process: Arc::default(), checked }
+        let me = stat(std::process::id()).unwrap().fingerprint;
+        Known { fingerprint: me, process: Arc::default(), complete: true, checked }
     }
 
     #[test]
@@ -99,7 +118,7 @@ mod tests {
         let (commands, now, me) = (Commands::default(), Instant::now(), std::process::id());
         let parent = std::os::unix::process::parent_id();
         let mut other = stranger(now);
-        other.fingerprint = fingerprint(parent).unwrap();
+        other.fingerprint = stat(parent).unwrap().fingerprint;
         commands.lock().insert(me, other);
         assert_eq!(commands.process_at(me, now).pid, 0, "believed");
         assert_eq!(commands.process_at(me, now + BELIEVED_FOR).pid, me, "read anew");

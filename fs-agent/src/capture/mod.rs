@@ -3,6 +3,7 @@
 //! Nothing here fails or delays a write: what the ring cannot take is counted there and announced in-band.
 
 mod commands;
+mod patience;
 mod process;
 #[cfg(test)]
 mod tests;

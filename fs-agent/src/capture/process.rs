@@ -27,16 +27,25 @@ pub struct Fingerprint {
     started_ticks: u64,
 }
 
-/// What /proc/TID/stat says.
+/// What /proc/TID/stat says of a thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// What tells it from others.
+    pub fingerprint: Fingerprint,
+    /// Whether its process has other threads.
+    pub has_siblings: bool,
+}
+
+/// What /proc/TID/stat says. Waits for nobody.
 ///
 /// # Errors
 /// If there is no such thread.
-pub fn fingerprint(thread: u32) -> io::Result<Fingerprint> {
+pub fn stat(thread: u32) -> io::Result<Stat> {
     parse_stat(&head(&format!("/proc/{thread}/stat"), STAT_BYTES_MAX)?)
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Finds out about the process that `thread` belongs to.
+/// Finds out about the process that `thread` belongs to. Waits while another thread of that changes its mappings.
 ///
 /// # Errors
 /// If there is no such thread.
@@ -53,14 +62,27 @@ fn head(path: &str, len: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// comm and the 22nd field of `pid (comm) state ...`. comm may hold anything, parentheses too.
-fn parse_stat(stat: &[u8]) -> Option<Fingerprint> {
+/// The process that `thread` belongs to, by its name alone. Waits for nobody.
+///
+/// # Errors
+/// If there is no such thread.
+pub fn process_by_name(thread: u32, fingerprint: &Fingerprint) -> io::Result<Process> {
+    let status = head(&format!("/proc/{thread}/status"), STAT_BYTES_MAX)?;
+    let pid = parse_tgid(&status).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Process { pid, command: command_line(Vec::new(), &fingerprint.comm) })
+}
+
+/// comm, the 20th and the 22nd field of `pid (comm) state ...`. comm may hold anything, parentheses too.
+fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let begin = stat.iter().position(|b| *b == b'(')? + 1;
     let end = stat.iter().rposition(|b| *b == b')')?;
     let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
     // The first behind comm is the third.
-    let started_ticks = rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()?;
-    Some(Fingerprint { comm: stat.get(begin..end)?.to_vec(), started_ticks })
+    let mut fields = rest.split_ascii_whitespace().skip(20 - 3);
+    let threads: u64 = fields.next()?.parse().ok()?;
+    let started_ticks = fields.nth(22 - 21)?.parse().ok()?;
+    let fingerprint = Fingerprint { comm: stat.get(begin..end)?.to_vec(), started_ticks };
+    Some(Stat { fingerprint, has_siblings: threads > 1 })
 }
 
 fn parse_tgid(status: &[u8]) -> Option<u32> {
@@ -92,7 +114,8 @@ mod tests {
         let fields: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
         for comm in ["sh", "a b", "x) R 1 (y", ")))"] {
             let stat = format!("17 ({comm}) S {}\n", fields.join(" "));
-            let expected = Fingerprint { comm: comm.into(), started_ticks: 22 };
+            let fingerprint = Fingerprint { comm: comm.into(), started_ticks: 22 };
+            let expected = Stat { fingerprint, has_siblings: true };
             assert_eq!(parse_stat(stat.as_bytes()), Some(expected), "{comm}");
         }
         for stat in ["", "17 sh S", "17 (sh", "17 (sh) S 1 2 3"] {
@@ -117,7 +140,7 @@ mod tests {
     fn a_thread_leads_to_its_process() {
         let found = std::thread::spawn(|| {
             let thread = nix::unistd::gettid().as_raw().cast_unsigned();
-            (thread, process(thread, &fingerprint(thread).unwrap()).unwrap())
+            (thread, process(thread, &stat(thread).unwrap().fingerprint).unwrap())
         });
         let (thread, found) = found.join().unwrap();
         assert_eq!(found.pid, std::process::id());
