@@ -134,10 +134,14 @@ impl<M: Memory> Consumer<M> {
         let capacity = self.memory.capacity();
         let offset = position % capacity;
         let available = (self.tail - position).min(capacity - offset);
-        // A padding may be shorter than a header; the rest then stays zero, and is not looked at.
         let mut bytes = [0; RECORD_HEADER as usize];
-        let short = usize::try_from(available.min(RECORD_HEADER)).unwrap_or(0);
-        self.memory.read(offset, &mut bytes[..short]).map_err(|_| ReadError::Length { position, len: 0 })?;
+        let read = if available >= RECORD_HEADER {
+            self.memory.read(offset, &mut bytes)
+        } else {
+            // A padding may be shorter than a header; the rest then stays zero, and is not looked at.
+            self.memory.read(offset, &mut bytes[..usize::try_from(available).unwrap_or(0)])
+        };
+        read.map_err(|_| ReadError::Length { position, len: 0 })?;
         let header = RecordHeader::decode(&bytes);
         let bad_len = ReadError::Length { position, len: header.len };
         let len = u64::from(header.len);
@@ -159,28 +163,37 @@ impl<M: Memory> Consumer<M> {
             return Err(ReadError::Sequence { position, found: header.seq, expected });
         }
         payload.clear();
-        let mut checksum = Checksum::of(&header.summed());
+        let mut crc = header.mark();
         if kind != Kind::Discarded {
-            let mut left = usize::try_from(len - RECORD_HEADER).map_err(|_| bad_len.clone())?;
-            payload.reserve(left);
-            while left > 0 {
-                let (chunk, done) = (left.min(CHUNK), payload.len());
-                let from = offset + RECORD_HEADER + done as u64;
-                self.memory.read_append(from, chunk, payload).map_err(|_| bad_len.clone())?;
-                checksum.update(&payload[done..]);
-                left -= chunk;
-            }
+            let payload_len = usize::try_from(len - RECORD_HEADER).map_err(|_| bad_len.clone())?;
+            crc ^= self.copy_out(offset + RECORD_HEADER, payload_len, payload).ok_or(bad_len)?;
         }
         if !self.memory.is_intact() {
             return Err(ReadError::Truncated);
         }
-        if checksum.finish() != header.crc {
+        if crc != header.crc {
             return Err(ReadError::Checksum { position });
         }
         self.position += len.next_multiple_of(ALIGN);
         self.next_seq = Some(header.seq.wrapping_add(1));
         FailPoint::RecordRead.reach();
         Ok(Some(Entry { kind, seq: header.seq, end: self.position }))
+    }
+
+    /// Copies a payload out; gives the checksum of the copy, or none if it does not lie in the record area.
+    fn copy_out(&self, from: u64, len: usize, payload: &mut Vec<u8>) -> Option<u32> {
+        payload.reserve(len);
+        if len <= CHUNK {
+            self.memory.read_append(from, len, payload).ok()?;
+            return Some(layout::checksum(payload));
+        }
+        let mut checksum = Checksum::new();
+        while payload.len() < len {
+            let done = payload.len();
+            self.memory.read_append(from + done as u64, CHUNK.min(len - done), payload).ok()?;
+            checksum.update(&payload[done..]);
+        }
+        Some(checksum.finish())
     }
 
     /// Gives up on what lies before the tail as it is now, after a [`ReadError`]: reading goes on with the

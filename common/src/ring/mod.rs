@@ -75,7 +75,8 @@
 //!  4  1  kind: 0 padding, 1 write, 2 lost, 3 discarded
 //!  5  3  0
 //!  8  8  sequence number: the previous record's + 1
-//! 16  4  crc32c of bytes 0..16 and the payload (a discarded record's payload is not covered)
+//! 16  4  crc32c of the payload (0 for a discarded record), xor the low and the high half of the sequence number,
+//!        xor len * 0x9e3779b1, xor kind * 0x85ebca77
 //! 20  4  0
 //! 24     payload
 //! ```

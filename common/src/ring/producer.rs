@@ -299,15 +299,26 @@ impl<M: Memory> Producer<M> {
         let payload: usize = slices.iter().map(|s| s.len()).sum();
         let len = u32::try_from(payload).unwrap_or(u32::MAX).saturating_add(RECORD_HEADER as u32);
         let mut header = RecordHeader { len, kind: kind as u8, seq, crc: 0 };
-        let mut checksum = Checksum::of(&header.summed());
-        let mut to = offset + RECORD_HEADER;
+        header.crc = header.mark();
+        match slices {
+            [slice] if slice.len() <= CHUNK => {
+                header.crc ^= layout::checksum(slice);
+                self.copy_in(offset + RECORD_HEADER, slice);
+            }
+            _ => header.crc ^= self.write_chunks(offset + RECORD_HEADER, slices),
+        }
+        self.copy_in(offset, &header.encode());
+    }
+
+    /// Copies a payload in; gives its checksum.
+    fn write_chunks(&self, mut to: u64, slices: &[&[u8]]) -> u32 {
+        let mut checksum = Checksum::new();
         for chunk in slices.iter().flat_map(|slice| slice.chunks(CHUNK)) {
             checksum.update(chunk);
             self.copy_in(to, chunk);
             to += chunk.len() as u64;
         }
-        header.crc = checksum.finish();
-        self.copy_in(offset, &header.encode());
+        checksum.finish()
     }
 
     /// Copies into reserved space. `place` keeps every record within the record area.
@@ -430,8 +441,7 @@ impl<M: Memory> Drop for Reservation<'_, M> {
             // Whatever was copied in stays as the payload; only the header says that it is to be skipped.
             let len = u32::try_from(*len).unwrap_or(u32::MAX).saturating_add(RECORD_HEADER as u32);
             let header = RecordHeader { len, kind: Kind::Discarded as u8, seq, crc: 0 };
-            let crc = Checksum::of(&header.summed()).finish();
-            self.producer.copy_in(offset, &RecordHeader { crc, ..header }.encode());
+            self.producer.copy_in(offset, &RecordHeader { crc: header.mark(), ..header }.encode());
         }
         self.producer.commit(self.ticket, Some(self.weight));
     }

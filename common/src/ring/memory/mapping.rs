@@ -72,6 +72,7 @@ impl Mapping {
     }
 
     /// Whether no peer has cut the object short, as far as is known.
+    #[inline]
     pub(crate) fn is_intact(&self) -> bool {
         self.guard.is_intact()
     }
@@ -82,6 +83,7 @@ impl Mapping {
     }
 
     /// The address of `len` bytes at `at`, if they lie within the mapping.
+    #[inline]
     fn place(&self, at: usize, len: usize) -> Result<*mut u8, OutOfBounds> {
         let end = at.checked_add(len).ok_or(OutOfBounds)?;
         if end > self.len {
@@ -92,6 +94,7 @@ impl Mapping {
     }
 
     /// Copies `bytes` into the mapping at `at`.
+    #[inline]
     pub(crate) fn write(&self, at: usize, bytes: &[u8]) -> Result<(), OutOfBounds> {
         let to = self.place(at, bytes.len())?;
         // SAFETY: `to` has `bytes.len()` bytes within the mapping; `bytes` is private memory, so they do not
@@ -101,6 +104,7 @@ impl Mapping {
     }
 
     /// Copies bytes of the mapping at `at` out into `into`.
+    #[inline]
     pub(crate) fn read(&self, at: usize, into: &mut [u8]) -> Result<(), OutOfBounds> {
         let from = self.place(at, into.len())?;
         // SAFETY: `from` has `into.len()` bytes within the mapping; `into` is private memory, so they do not
@@ -112,6 +116,7 @@ impl Mapping {
 
 impl Mapping {
     /// Appends `len` bytes of the mapping at `at` to `into`.
+    #[inline]
     pub(crate) fn read_append(&self, at: usize, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
         let from = self.place(at, len)?;
         into.reserve(len);
@@ -126,6 +131,7 @@ impl Mapping {
     }
 
     /// The shared word at `at`, one of the places that `layout` names.
+    #[inline]
     pub(crate) fn word(&self, at: usize) -> &AtomicU64 {
         assert!(
             at.is_multiple_of(8) && at + 8 <= self.len.min(layout::RECORDS),
@@ -138,6 +144,7 @@ impl Mapping {
     }
 
     /// The shared 32-bit word at `at`, used as a futex.
+    #[inline]
     pub(crate) fn futex(&self, at: usize) -> &AtomicU32 {
         assert!(
             at.is_multiple_of(4) && at + 4 <= self.len.min(layout::RECORDS),
@@ -178,34 +185,42 @@ pub struct Segments {
 }
 
 impl Memory for Segments {
+    #[inline]
     fn capacity(&self) -> u64 {
         self.capacity
     }
 
+    #[inline]
     fn data_word(&self, at: usize) -> &AtomicU64 {
         self.data.word(at)
     }
 
+    #[inline]
     fn head(&self) -> &AtomicU64 {
         self.ack.word(layout::HEAD)
     }
 
+    #[inline]
     fn waiter(&self) -> &AtomicU32 {
         self.ack.futex(layout::WAITER)
     }
 
+    #[inline]
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), OutOfBounds> {
         self.data.write(record_place(offset)?, bytes)
     }
 
+    #[inline]
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds> {
         self.data.read(record_place(offset)?, into)
     }
 
+    #[inline]
     fn read_append(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds> {
         self.data.read_append(record_place(offset)?, len, into)
     }
 
+    #[inline]
     fn is_intact(&self) -> bool {
         self.data.is_intact() && self.ack.is_intact()
     }
@@ -222,6 +237,7 @@ impl Memory for Segments {
 }
 
 /// The place in the data segment of an offset in the record area.
+#[inline]
 fn record_place(offset: u64) -> Result<usize, OutOfBounds> {
     usize::try_from(offset).ok().and_then(|o| o.checked_add(layout::RECORDS)).ok_or(OutOfBounds)
 }

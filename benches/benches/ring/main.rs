@@ -1,13 +1,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)] // A benchmark that cannot measure has to stop.
-//! The ring between two processes beside what else carries records: `cargo bench --bench ring`.
+//! The ring between two processes beside what else carries records: `make bench`, or
+//! `cargo bench -p bywash-benches --features peers --bench ring`.
 //!
 //! Every figure of a line is taken in the same run, in turns, so that the machine's moods fall on all of them.
+
+#[cfg(feature = "peers")]
+mod iceoryx;
 
 use std::{
     hint::black_box,
     io::{BufRead, BufReader, Write},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -51,8 +58,12 @@ struct Peer {
 
 impl Peer {
     fn start(args: &[&str]) -> Self {
-        let mut child =
-            Command::new(std::env::current_exe().unwrap()).args(args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         lines.read_line(&mut String::new()).unwrap();
         Self { child, lines }
@@ -62,6 +73,12 @@ impl Peer {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         line
+    }
+
+    /// Tells it to begin.
+    #[cfg(feature = "peers")]
+    fn go(&mut self) {
+        self.child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
     }
 
     fn finish(mut self) {
@@ -142,44 +159,84 @@ fn array_queue_round(record: &[u8], count: usize) -> f64 {
     start.elapsed().as_nanos() as f64 / count as f64
 }
 
-/// Nanoseconds to copy a record into a buffer of the ring's size, piece behind piece, and out of it again in
-/// another thread: what the ring does, less the ring.
-fn memcpy_round(record: &[u8], count: usize) -> f64 {
-    let mut area = vec![0u8; 64 << 20];
-    area.fill(1);
+/// Records copied by one thread into an area of the ring's size, and out of it by another: the two copies and the traffic
+/// between the cores' caches that every channel by copying has, with a count on each side and nothing else.
+fn bare_copy_round(area: &[Mutex<Vec<u8>>], record: &[u8], count: usize) -> f64 {
+    let copied_in = AtomicUsize::new(0);
+    let copied_out = AtomicUsize::new(0);
     let start = Instant::now();
-    let mut at = 0;
-    for _ in 0..count {
-        if at + record.len() > area.len() {
-            at = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for i in 0..count {
+                while i >= copied_out.load(Ordering::Acquire) + area.len() {
+                    std::hint::spin_loop();
+                }
+                area[i % area.len()].lock().unwrap().copy_from_slice(black_box(record));
+                copied_in.store(i + 1, Ordering::Release);
+            }
+        });
+        let mut copy = vec![0; record.len()];
+        for i in 0..count {
+            while i >= copied_in.load(Ordering::Acquire) {
+                std::hint::spin_loop();
+            }
+            copy.copy_from_slice(&area[i % area.len()].lock().unwrap());
+            black_box(&copy);
+            copied_out.store(i + 1, Ordering::Release);
         }
-        area[at..at + record.len()].copy_from_slice(black_box(record));
-        at += record.len();
-    }
-    black_box(&area);
+    });
     start.elapsed().as_nanos() as f64 / count as f64
+}
+
+/// iceoryx2's column, where the benchmark is built with it.
+#[cfg(feature = "peers")]
+use iceoryx::Channel;
+
+/// Built without the feature `peers`: an empty column.
+#[cfg(not(feature = "peers"))]
+struct Channel;
+
+#[cfg(not(feature = "peers"))]
+impl Channel {
+    fn start(_len: usize, _count: usize) -> Self {
+        Self
+    }
+
+    fn round(&mut self, _record: &[u8], _count: usize) -> f64 {
+        f64::NAN
+    }
+
+    fn finish(self) {}
 }
 
 fn throughput(ring: &BenchRing, agent: &AgentRing) {
     println!(
-        "{:<10} {:>14} {:>22} {:>12} {:>9}",
-        "record", "ring", "ArrayQueue (threads)", "memcpy", "ring/memcpy"
+        "nanoseconds a record, medians of {ROUNDS} rounds in turns; batches of {BATCH} are acknowledged"
     );
-    for (len, count) in [(128usize, 2_000_000usize), (4 << 10, 400_000), (128 << 10, 20_000)] {
+    println!(
+        "{:>8} {:>9} {:>11} {:>11} {:>11} {:>16} {:>16}",
+        "bytes", "ring", "ArrayQueue", "iceoryx2", "bare copy", "ring GB/s", "of bare copy"
+    );
+    for (len, count) in [(128usize, 2_000_000usize), (4 << 10, 200_000), (128 << 10, 10_000)] {
         let record = vec![0x5a; len];
-        let peer = Peer::start(&["consume", &ring.0.name]);
-        let (mut ours, mut queue, mut copy) = (Vec::new(), Vec::new(), Vec::new());
+        let area: Vec<_> = (0..(64 << 20) / len).map(|_| Mutex::new(record.clone())).collect();
+        let mut channel = Channel::start(len, count);
+        let mut rounds: [Vec<f64>; 4] = Default::default();
         for _ in 0..ROUNDS {
-            ours.push(ring_round(agent, &record, count));
-            queue.push(array_queue_round(&record, count));
-            copy.push(memcpy_round(&record, count));
+            // Only for its own turn: two consumers that look for work would share a processor.
+            let peer = Peer::start(&["consume", &ring.0.name]);
+            rounds[0].push(ring_round(agent, &record, count));
+            peer.finish();
+            rounds[1].push(array_queue_round(&record, count));
+            rounds[2].push(channel.round(&record, count));
+            rounds[3].push(bare_copy_round(&area, &record, count));
         }
-        peer.finish();
-        let [ours, queue, copy] = [ours, queue, copy].map(|mut figures| median(&mut figures));
+        channel.finish();
+        let [ours, queue, iceoryx, bare] = rounds.map(|mut figures| median(&mut figures));
         println!(
-            "{len:<10} {ours:>8.1} ns {:>5.1} GB/s {queue:>9.1} ns {copy:>10.1} ns {:>8.2}",
+            "{len:>8} {ours:>9.1} {queue:>11.1} {iceoryx:>11.1} {bare:>11.1} {:>16.1} {:>15.0}%",
             len as f64 / ours,
-            copy / ours
+            100.0 * bare / ours
         );
     }
 }
@@ -228,6 +285,8 @@ fn main() {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["consume", ring] => consume(ring),
         ["echo", ring] => echo(ring),
+        #[cfg(feature = "peers")]
+        ["iceoryx", name, count] => iceoryx::subscribe(name, count.parse().unwrap()),
         _ => {}
     }
     let ring = BenchRing::new();
