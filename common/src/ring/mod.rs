@@ -97,6 +97,9 @@
 //! copies the payload, checks the checksum over its copy. Its read position is private. The head moves when what
 //! was read is delivered: the ring is the retry buffer.
 //!
+//! A consumer that runs out of records naps once without asking to be woken, so that writers under load make no system
+//! call; only if there is nothing after that does it announce its wait.
+//!
 //! When the ring is full the newest write is dropped and counted by reason in the segment; the next record
 //! that fits has a LOST record in front of it. The announced totals lie in two slots, each bound to the tail that
 //! makes its announcement visible, so a killed agent neither forgets a loss nor announces it twice.
