@@ -1,0 +1,151 @@
+//! What is measured: directories, most of them served by a process.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use bywash_common::ring::SEGMENT_DIR;
+
+/// Our overlay, captured and drained.
+pub const OVERLAY: &str = "bywash";
+/// The same with a ring that is full: writes are counted as lost instead of captured.
+const FULL: &str = "bywash, full";
+
+/// Debian's, as those who care for speed and for what is below would mount them.
+const PEERS: [(&str, &str); 2] = [
+    ("mergerfs", "mergerfs -f -o cache.files=off,dropcacheonclose=false {source} {mountpoint}"),
+    ("bindfs", "bindfs -f --multithreaded --no-allow-other {source} {mountpoint}"),
+];
+
+const START_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A directory to work in, and who serves it.
+pub struct Subject {
+    pub name: String,
+    /// Where the work is done.
+    pub directory: PathBuf,
+    /// The directory below.
+    pub source: PathBuf,
+    /// Whoever serves it first, then who drains it.
+    processes: Vec<Child>,
+    ring: Option<String>,
+}
+
+/// The bare directory, the overlay, and what is there of others.
+pub fn all(root: &Path, peers: &[(String, String)]) -> Vec<Subject> {
+    let own = PEERS.iter().map(|(name, command)| ((*name).to_owned(), (*command).to_owned()));
+    let is_there = |(name, command): &(String, String)| {
+        let program = command.split_whitespace().next().unwrap_or_default();
+        let found =
+            Command::new("which").arg(program).stdout(Stdio::null()).status().is_ok_and(|s| s.success());
+        if !found {
+            println!("skipped {name}: there is no {program}");
+        }
+        found
+    };
+    let mut subjects = vec![
+        Subject::new(root, "bare"),
+        Subject::overlay(root, OVERLAY, "64MiB", true),
+        Subject::overlay(root, FULL, "1MiB", false),
+    ];
+    let others = own.chain(peers.iter().cloned()).filter(is_there);
+    subjects.extend(others.map(|(name, command)| Subject::peer(root, &name, &command)));
+    subjects
+}
+
+impl Subject {
+    fn new(root: &Path, name: &str) -> Self {
+        let directory = root.join(name.replace(|c: char| !c.is_alphanumeric(), "-"));
+        fs::create_dir(&directory).unwrap();
+        crate::work::prepare(&directory);
+        let source = directory.clone();
+        Self { name: name.to_owned(), directory, source, processes: Vec::new(), ring: None }
+    }
+
+    fn overlay(root: &Path, name: &str, ring_size: &str, is_drained: bool) -> Self {
+        let mut subject = Self::new(root, name);
+        let ring = format!("bywash-test-{}-bench{}", std::process::id(), ring_size.len());
+        let config = root.join(format!("{ring}.toml"));
+        let directory = &subject.directory;
+        let text =
+            format!("[ring]\nname = {ring:?}\nsize = {ring_size:?}\n\n[[directory]]\npath = {directory:?}\n");
+        fs::write(&config, text).unwrap();
+        let exe = std::env::current_exe().unwrap();
+        let agent = exe.parent().unwrap().with_file_name("fs-agent");
+        assert!(agent.exists(), "{} is missing: cargo build --release -p fs-agent", agent.display());
+        subject.serve(Command::new(agent).arg("run").arg("--config").arg(config));
+        if is_drained {
+            subject.processes.push(guarded(Command::new(exe).args(["drain", &ring])).spawn().unwrap());
+        }
+        subject.ring = Some(ring);
+        subject
+    }
+
+    fn peer(root: &Path, name: &str, command: &str) -> Self {
+        let mut subject = Self::new(root, name);
+        subject.directory.set_extension("mount");
+        fs::create_dir(&subject.directory).unwrap();
+        let place = |word: &str| {
+            let word = word.replace("{source}", subject.source.to_str().unwrap());
+            word.replace("{mountpoint}", subject.directory.to_str().unwrap())
+        };
+        let words: Vec<String> = command.split_whitespace().map(place).collect();
+        subject.serve(Command::new(&words[0]).args(&words[1..]));
+        subject
+    }
+
+    /// Starts who serves the directory, and waits until it is mounted.
+    fn serve(&mut self, command: &mut Command) {
+        self.processes.push(guarded(command).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}")));
+        let begin = Instant::now();
+        while !self.is_mounted() {
+            let ended = self.processes[0].try_wait().unwrap();
+            assert!(ended.is_none(), "{command:?} has ended: {ended:?}");
+            assert!(begin.elapsed() < START_TIME_MAX, "{command:?} mounts nothing");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn is_mounted(&self) -> bool {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        table
+            .lines()
+            .any(|line| line.split(' ').nth(4).is_some_and(|point| Path::new(point) == self.directory))
+    }
+
+    /// What who serves our overlay has for itself: shared memory, the ring, is not in it.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.ring.as_ref()?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.processes[0].id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib << 10)
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        if self.is_mounted() {
+            drop(Command::new("umount").arg("-l").arg(&self.directory).status());
+        }
+        for process in self.processes.iter_mut().rev() {
+            drop(process.kill());
+            drop(process.wait());
+        }
+        if let Some(ring) = &self.ring {
+            for end in ["1.ring", "1.ack"] {
+                drop(fs::remove_file(format!("{SEGMENT_DIR}/{ring}.{end}")));
+            }
+        }
+    }
+}
+
+/// A process that does not outlive this one.
+fn guarded(command: &Command) -> Command {
+    let mut guarded = Command::new("setpriv");
+    guarded.args(["--pdeathsig", "TERM", "--"]).arg(command.get_program()).args(command.get_args());
+    guarded.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    guarded
+}
