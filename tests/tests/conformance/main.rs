@@ -6,6 +6,7 @@
 
 mod fsx;
 mod loads;
+mod memcheck;
 mod pjdfstest;
 
 use std::{
