@@ -11,15 +11,15 @@
 
 use std::{
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread,
+    thread::{self, Thread},
 };
 
 /// How many threads wait for requests. Never one alone: a writer would then always wait for it to wake up on another
-/// CPU.
-const WATCHERS: usize = 4;
+/// CPU. With more, the same work goes round more of them.
+const WATCHERS: usize = 2;
 
 /// The most threads for one overlay. As many callers can be stuck in the directory below, but one, before others notice.
 const THREADS_MAX: usize = 64;
@@ -47,16 +47,34 @@ pub struct Crew {
     /// How many wait for a request, or are on their way to.
     watching: AtomicUsize,
     parked: Mutex<Parked>,
-    bell: Condvar,
 }
 
 #[derive(Default)]
 struct Parked {
-    threads: usize,
-    /// How many of these were called and have not left yet.
-    called: usize,
+    /// The last that came is the first to be called: its caches are warm, and the buffers of the others stay small.
+    threads: Vec<Arc<Sleeper>>,
     /// Nobody is to park any more.
     dismissed: bool,
+}
+
+/// A thread that is parked.
+struct Sleeper {
+    thread: Thread,
+    called: AtomicBool,
+}
+
+impl Sleeper {
+    fn call(&self) {
+        self.called.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+
+    /// Sleeps until it is called. To be called by the thread itself.
+    fn sleep(&self) {
+        while !self.called.load(Ordering::Acquire) {
+            thread::park();
+        }
+    }
 }
 
 /// A thread is at work on a request.
@@ -65,12 +83,7 @@ pub struct Duty<'a>(&'a Crew);
 impl Crew {
     /// All `size` threads wait for requests.
     pub fn new(size: usize) -> Arc<Self> {
-        Arc::new(Self {
-            size,
-            watching: AtomicUsize::new(size),
-            parked: Mutex::default(),
-            bell: Condvar::new(),
-        })
+        Arc::new(Self { size, watching: AtomicUsize::new(size), parked: Mutex::default() })
     }
 
     /// How many threads there are.
@@ -81,7 +94,7 @@ impl Crew {
     /// Whether as many threads as can be are parked.
     pub fn is_mustered(&self) -> bool {
         let parked = self.lock();
-        parked.dismissed || parked.threads + WATCHERS >= self.size
+        parked.dismissed || parked.threads.len() + WATCHERS >= self.size
     }
 
     /// The calling thread begins with a request, and may park when the duty ends.
@@ -95,12 +108,11 @@ impl Crew {
     /// Has one more thread wait for requests, if there is one.
     fn call(&self) {
         let mut parked = self.lock();
-        if parked.called < parked.threads {
-            parked.called += 1;
+        if let Some(sleeper) = parked.threads.pop() {
             // Counted here: others that begin do not call as well.
             self.watching.fetch_add(1, Ordering::SeqCst);
             drop(parked);
-            self.bell.notify_one();
+            sleeper.call();
         }
     }
 
@@ -117,18 +129,17 @@ impl Crew {
         {
             return;
         }
-        parked.threads += 1;
-        while parked.called == 0 && !parked.dismissed {
-            parked = self.bell.wait(parked).unwrap_or_else(PoisonError::into_inner);
-        }
-        parked.threads -= 1;
-        parked.called = parked.called.saturating_sub(1);
+        let sleeper = Arc::new(Sleeper { thread: thread::current(), called: AtomicBool::new(false) });
+        parked.threads.push(Arc::clone(&sleeper));
+        drop(parked);
+        sleeper.sleep();
     }
 
     /// Has every thread return to where it finds out that the overlay has ended. None parks from now on.
     pub fn dismiss(&self) {
-        self.lock().dismissed = true;
-        self.bell.notify_all();
+        let mut parked = self.lock();
+        parked.dismissed = true;
+        parked.threads.drain(..).for_each(|sleeper| sleeper.call());
     }
 
     fn lock(&self) -> MutexGuard<'_, Parked> {
@@ -217,10 +228,10 @@ mod tests {
         let requests = serve(&crew);
         muster(&crew, &requests);
         crew.dismiss();
-        until("all leave", || crew.lock().threads == 0);
+        assert!(crew.lock().threads.is_empty(), "all leave");
         (0..100).for_each(|_| requests.send(Box::new(|| {})).unwrap());
         thread::sleep(Duration::from_millis(20));
-        assert_eq!(crew.lock().threads, 0);
+        assert!(crew.lock().threads.is_empty());
     }
 
     #[test]

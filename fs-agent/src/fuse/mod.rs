@@ -15,7 +15,10 @@ use std::{
 };
 
 use bywash_common::fail_point::FailPoint;
-use fuser::{BackingId, Errno, FileHandle, INodeNo, InitFlags, KernelConfig, Notifier, OpenFlags, Request};
+use fuser::{
+    BackingId, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, KernelConfig, Notifier, OpenAccMode,
+    OpenFlags, Request,
+};
 
 use crate::{
     capture::{Capture, Event, Writer},
@@ -27,9 +30,9 @@ use crate::{
 use convert::errno;
 use modes::{Chosen, Modes};
 
-/// The most bytes in one write request. A request becomes one event, which has to fit into a broker's message in
-/// base64: 4/3 of this stays well below the 1 MB that Kafka takes by default.
-const WRITE_BYTES_MAX: u32 = 256 << 10;
+/// The most bytes in one write request. A request becomes one event, which has to fit into a broker's message in base64:
+/// 4/3 of this stays below the 1 MB that Kafka takes by default, so that an event id is one message's alone.
+const WRITE_BYTES_MAX: u32 = 512 << 10;
 
 /// The offset with which an inode's attributes are invalidated and its pages are left alone.
 const ATTRIBUTES_ONLY: i64 = -1;
@@ -118,7 +121,16 @@ impl Adapter {
         flags: OpenFlags,
         back: impl FnOnce(&OwnedFd) -> io::Result<BackingId>,
     ) -> Chosen<BackingId> {
-        let chosen = self.modes.open(file.inode.id, flags.acc_mode(), || back(&file.held));
+        let mut chosen = self.modes.open(file.inode.id, flags.acc_mode(), || back(&file.held));
+        // Who can map for writing may leave pages behind: the kernel writes those back at FLUSH, and not without it.
+        let nothing_to_flush = match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => true,
+            OpenAccMode::O_WRONLY => self.overlay.closes_silently(file),
+            OpenAccMode::O_RDWR => false,
+        };
+        if nothing_to_flush {
+            chosen.flags |= FopenFlags::FOPEN_NOFLUSH;
+        }
         if chosen.maps_uncaptured {
             self.capture.count_uncaptured_mapper();
         }

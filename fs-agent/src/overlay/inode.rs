@@ -369,6 +369,11 @@ impl Inodes {
         }
     }
 
+    /// Whether `inode` is on the same filesystem as the root, and not on one mounted somewhere below.
+    pub fn is_on_roots_filesystem(&self, inode: &Inode) -> bool {
+        inode.key.0 == self.root_dev
+    }
+
     /// How many directories were renamed so far.
     pub fn directory_moves(&self) -> u64 {
         self.directory_moves.load(Ordering::Acquire)

@@ -61,6 +61,10 @@ impl Overlay {
         let inode = self.inodes.get(node)?;
         let fd = inode.fd()?;
         let name = || DecInt::from_fd(&fd);
+        if matches!(change, Change { mode: None, uid: None, gid: None, size: None, times: None }) {
+            // Of all calls chown(2) alone changes nothing at all: of neither owner, and still for this.
+            self.take_set_id(&fd, caller)?;
+        }
         // chown and truncate take set-id bits away, so the mode comes after; truncate sets times, so they come last.
         if change.uid.is_some() || change.gid.is_some() {
             let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));

@@ -43,6 +43,9 @@ use inode::{Inode, Inodes, ROOT};
 /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const OVERLAYFS_MAGIC: FsWord = 0x794c_7630;
 
+/// Filesystems that do nothing at close(2), which therefore cannot fail: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
+const SILENT_AT_CLOSE: [FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
+
 /// What an operation gives; the errno goes to the caller as it is.
 pub type Result<T> = rustix::io::Result<T>;
 
@@ -63,6 +66,8 @@ pub struct Overlay {
     files: Handles<OpenFile>,
     dirs: Handles<OpenDir>,
     identity: Identity,
+    /// What filesystem the directory is on; as statfs(2) says it.
+    fs_type: FsWord,
     /// `/proc/self/fd`: through it a file that is held with O_PATH can be opened again.
     own_fds: OwnedFd,
 }
@@ -81,6 +86,7 @@ impl Overlay {
         let own_fds = openat(rustix::fs::CWD, "/proc/self/fd", flags, Mode::empty())?;
         Ok(Self {
             path: path.as_os_str().as_bytes().to_vec(),
+            fs_type: fstatfs(&root)?.f_type,
             inodes: Inodes::new(root, &stat, fds_max),
             files: Handles::default(),
             dirs: Handles::default(),
@@ -96,8 +102,12 @@ impl Overlay {
 
     /// Whether the directory is on a filesystem that is itself stacked on another: overlayfs, as in containers.
     pub fn is_on_stacked_filesystem(&self) -> bool {
-        let root = self.inodes.get(ROOT).and_then(|root| root.fd());
-        root.and_then(fstatfs).is_ok_and(|fs| fs.f_type == OVERLAYFS_MAGIC)
+        self.fs_type == OVERLAYFS_MAGIC
+    }
+
+    /// Whether closing `file` does nothing below that could fail, as far as is known.
+    pub fn closes_silently(&self, file: &OpenFile) -> bool {
+        SILENT_AT_CLOSE.contains(&self.fs_type) && self.inodes.is_on_roots_filesystem(&file.inode)
     }
 
     /// The open file that the kernel calls `handle`.

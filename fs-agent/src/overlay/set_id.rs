@@ -8,6 +8,7 @@ use std::{fs, os::fd::OwnedFd};
 
 use rustix::{
     fs::{AtFlags, FileType, Mode, Statx, chmodat},
+    io::Errno,
     path::DecInt,
 };
 
@@ -35,8 +36,11 @@ impl Overlay {
         if taken.is_empty() {
             return Ok(false);
         }
-        chmodat(&self.own_fds, DecInt::from_fd(fd), mode - taken, AtFlags::empty())?;
-        Ok(true)
+        match chmodat(&self.own_fds, DecInt::from_fd(fd), mode - taken, AtFlags::empty()) {
+            // An agent that may not keep the bits either: the kernel takes them away.
+            Ok(()) | Err(Errno::PERM) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Setting an ACL sets a mode, and who is not in the file's group cannot have set-group-id in one.
