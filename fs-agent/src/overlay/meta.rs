@@ -62,8 +62,7 @@ impl Overlay {
         let fd = inode.fd()?;
         let name = || DecInt::from_fd(&fd);
         if matches!(change, Change { mode: None, uid: None, gid: None, size: None, times: None }) {
-            // Of all calls chown(2) alone changes nothing at all: of neither owner, and still for this.
-            self.take_set_id(&fd, caller)?;
+            self.change_no_owner(&fd, caller)?;
         }
         // chown and truncate take set-id bits away, so the mode comes after; truncate sets times, so they come last.
         if change.uid.is_some() || change.gid.is_some() {
@@ -87,6 +86,17 @@ impl Overlay {
             utimensat(&self.own_fds, name(), times, AtFlags::empty())?;
         }
         stat_of(&fd)
+    }
+
+    /// What the kernel asks for before fallocate(2), which takes set-id bits away here as well, and for a chown(2) that
+    /// names neither an owner nor a group, and takes the bits away where it may be done. It cannot be told for which: who
+    /// could not have done the latter changes nothing by it.
+    fn change_no_owner(&self, fd: &OwnedFd, caller: Caller) -> Result<()> {
+        let before = stat_of(fd)?;
+        if caller.uid == 0 || caller.uid == before.stx_uid {
+            self.take_set_id_since(&before, fd, caller)?;
+        }
+        Ok(())
     }
 
     fn truncate(&self, fd: &OwnedFd, handle: Option<u64>, size: u64) -> Result<()> {
