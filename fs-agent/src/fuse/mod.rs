@@ -46,7 +46,7 @@ const CAPABILITIES: [InitFlags; 6] = [
     InitFlags::FUSE_AUTO_INVAL_DATA,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-    // Set-id bits are the overlay's to take away: else each cached write and each truncation asks for an attribute first.
+    // Set-id bits are the overlay's to take away: else each cached write asks for an attribute first.
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     // Modes come as asked for, with the mask beside: a directory's default ACL goes before the mask.
     InitFlags::FUSE_DONT_MASK,
