@@ -101,6 +101,8 @@ struct State {
     refused: Vec<Refused>,
     /// Counts what may let a waiting drain go on.
     events: u64,
+    /// Threads in [`Frontier::wait_past`]. Only they are worth the system call of a notification.
+    waiting: usize,
 }
 
 /// The records between the ring's head and what was read last.
@@ -120,6 +122,7 @@ impl Frontier {
             held_bytes: 0,
             refused: Vec::new(),
             events: 0,
+            waiting: 0,
         };
         Self { bounds, state: Mutex::new(state), moved: Condvar::new() }
     }
@@ -157,8 +160,7 @@ impl Frontier {
     pub fn complete(&self, ticket: Ticket) {
         let mut state = self.lock();
         state.complete(ticket);
-        drop(state);
-        self.moved.notify_all();
+        self.notify(state);
     }
 
     /// One of the record's messages will never be delivered. It stays open until an announcement of that is delivered in
@@ -175,8 +177,15 @@ impl Frontier {
             state.refused.push(Refused { ticket, record, reason });
             state.events += 1;
         }
+        self.notify(state);
+    }
+
+    fn notify(&self, state: MutexGuard<'_, State>) {
+        let someone_waits = state.waiting > 0;
         drop(state);
-        self.moved.notify_all();
+        if someone_waits {
+            self.moved.notify_all();
+        }
     }
 
     /// The refusals since the last time, oldest first.
@@ -198,7 +207,10 @@ impl Frontier {
     /// Waits until there was a report after the one that `seen` counted, at most for `timeout`.
     pub fn wait_past(&self, seen: u64, timeout: Duration) {
         let unmoved = |state: &mut State| state.events == seen;
-        drop(self.moved.wait_timeout_while(self.lock(), timeout, unmoved));
+        let mut state = self.lock();
+        state.waiting += 1;
+        let waited = self.moved.wait_timeout_while(state, timeout, unmoved);
+        waited.unwrap_or_else(PoisonError::into_inner).0.waiting -= 1;
     }
 
     /// How many records are on their way.

@@ -51,6 +51,9 @@ impl Reader {
             .set("fetch.wait.max.ms", "20")
             .set("topic.metadata.refresh.fast.interval.ms", "50")
             .set("fetch.message.max.bytes", "16777216")
+            // The broker gives all that it has at once, whatever was asked for: the largest response that
+            // librdkafka takes.
+            .set("receive.message.max.bytes", "2147483647")
             .create()
             .expect("a consumer");
         let mut partitions = TopicPartitionList::new();

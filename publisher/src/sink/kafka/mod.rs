@@ -16,6 +16,7 @@
 
 mod config;
 mod connect;
+mod polled;
 mod retry;
 mod service;
 mod sink;

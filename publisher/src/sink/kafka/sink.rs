@@ -11,7 +11,7 @@ use rdkafka::{
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{BaseRecord, Producer, ThreadedProducer},
+    producer::{BaseProducer, BaseRecord, Producer},
 };
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
 
 use super::{
     config::{PropertyError, message_bytes_max, producer_config},
+    polled::Polled,
     retry::Failed,
     service::{EVENT_ID_HEADER, Opaque, Service, Verdict, verdict},
 };
@@ -38,7 +39,7 @@ const DESTROY_WAIT: Duration = Duration::from_secs(1);
 
 /// Sends to Kafka.
 pub struct KafkaSink {
-    producer: ThreadedProducer<Service>,
+    producer: Polled,
     encoder: &'static str,
     message_bytes_max: usize,
 }
@@ -52,7 +53,7 @@ pub fn check(config: &Config) -> Result<(), OpenError> {
     client.remove("bootstrap.servers");
     // Says that there are no brokers, which is the point.
     client.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
-    match client.create::<rdkafka::producer::BaseProducer>() {
+    match client.create::<BaseProducer>() {
         Ok(_) => Ok(()),
         Err(KafkaError::ClientCreation(text)) => Err(PropertyError(text).into()),
         Err(error) => Err(OpenError::Producer(error.to_string())),
@@ -66,8 +67,9 @@ impl KafkaSink {
     /// An [`OpenError`] that names what is wrong.
     pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Self, OpenError> {
         let client = producer_config(config)?;
-        let producer = ThreadedProducer::from_config_and_context(&client, Service::new(frontier))
+        let producer = BaseProducer::from_config_and_context(&client, Service::new(frontier))
             .map_err(|error| OpenError::Producer(error.to_string()))?;
+        let producer = Polled::start(producer).map_err(|error| OpenError::Producer(error.to_string()))?;
         tracing::info!("sending to Kafka at {}", config.kafka.brokers.join(","));
         let message_bytes_max = message_bytes_max(&client);
         Ok(Self { producer, encoder: config.event.encoder.word(), message_bytes_max })
