@@ -41,7 +41,7 @@ conformance: ## Runs pjdfstest, fsx, stress-ng, dbench, valgrind and a walk over
 bench: ## Measures the ring, and the overlay beside the bare directory, mergerfs and bindfs; PEERS='--peer NAME=COMMAND'
 	@tests/tools/setup.sh bench
 	cargo build --locked --release -p fs-agent
-	@trap tests/tools/clean-up.sh EXIT; cargo bench --locked -p bywash-benches --bench ring; \
+	@trap tests/tools/clean-up.sh EXIT; cargo bench --locked -p bywash-benches --features peers --bench ring; \
 		cargo bench --locked -p bywash-benches --bench overlay -- $(PEERS)
 
 model: ## Runs the ring's protocol through every interleaving

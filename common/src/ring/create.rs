@@ -33,35 +33,31 @@ pub(super) fn create(generation: &Generation, config: &RingConfig, capacity: u64
             Some(found.ok_or_else(|| RingError::Group(group.clone()))?.gid)
         }
     };
-    let mut header = Header {
-        magic: layout::MAGIC_ACK,
+    let data_header = Header {
+        magic: layout::MAGIC_DATA,
         capacity,
         uuid: *Uuid::new_v4().as_bytes(),
         boot_id: boot_id(),
         created_ns: now_ns(),
     };
-    let data_len = layout::RECORDS as u64 + capacity;
-    let mut lock = None;
-    for (object, magic, len) in [
-        (&generation.ack, layout::MAGIC_ACK, layout::ACK_LEN as u64),
-        (&generation.data, layout::MAGIC_DATA, data_len),
-    ] {
-        header.magic = magic;
-        let temporary = temporary_name(&config.name, object);
-        let built = build(&temporary, len, &header, group);
-        let file = built.inspect_err(|_| drop(remove(&temporary)))?;
-        if magic == layout::MAGIC_DATA {
-            fcntl(&file, FcntlArg::F_OFD_SETLK(&write_lock(Claim::Role)))
-                .map_err(|e| io_error("lock", path_of(&temporary))(e.into()))?;
-            lock = Some(file);
-        }
-        publish(&temporary, object, &config.name)?;
-        if magic == layout::MAGIC_ACK {
-            FailPoint::RingHalfNamed.reach();
-        }
-    }
-    // The loop's second turn has set it.
-    lock.ok_or_else(|| RingError::Missing { name: config.name.clone() })
+    let ack_header = Header { magic: layout::MAGIC_ACK, ..data_header };
+    let (ack, data) =
+        (temporary_name(&config.name, &generation.ack), temporary_name(&config.name, &generation.data));
+    // Both, before either has its name: where there is no room for them, nothing is left behind.
+    let built = build(&ack, layout::ACK_LEN as u64, &ack_header, group)
+        .and_then(|_| build(&data, layout::RECORDS as u64 + capacity, &data_header, group))
+        .and_then(|file| match fcntl(&file, FcntlArg::F_OFD_SETLK(&write_lock(Claim::Role))) {
+            Ok(_) => Ok(file),
+            Err(error) => Err(io_error("lock", path_of(&data))(error.into())),
+        });
+    let lock = built.inspect_err(|_| {
+        drop(remove(&ack));
+        drop(remove(&data));
+    })?;
+    publish(&ack, &generation.ack, &config.name)?;
+    FailPoint::RingHalfNamed.reach();
+    publish(&data, &generation.data, &config.name)?;
+    Ok(lock)
 }
 
 /// Gives a built object its name, unless another agent was faster.

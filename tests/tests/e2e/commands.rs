@@ -179,6 +179,22 @@ fn a_second_publisher_on_one_ring_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
+fn a_ring_that_shared_memory_has_no_room_for_is_refused_before_anything_is_mounted() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("skipped: only root can mount a small filesystem over shared memory");
+    }
+    let bywash = Bywash::new("localhost:9", &Settings::default());
+    // In a mount namespace of its own, so that nobody else has little shared memory.
+    let script = "mount -t tmpfs -o size=1M none /dev/shm && \"$0\" run --config \"$1\"; code=$?
+        ls /dev/shm; grep fuse.bywash /proc/self/mountinfo; exit $code";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(program("fs-agent")).arg(&bywash.config);
+    let refused = run(&mut command, PATIENCE);
+    assert_says(&refused, 1, &["no room for a ring", "/dev/shm", "ring.size"]);
+    assert_eq!(refused.stdout, "", "nothing is left behind");
+}
+
+#[test]
 fn a_missing_directory_is_refused_and_named() {
     let bywash =
         Bywash::new("localhost:9", &Settings { directories: &["there", "gone"], ..Settings::default() });
