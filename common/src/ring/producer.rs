@@ -195,16 +195,6 @@ impl<M: Memory> Producer<M> {
         Err(Lost(reason))
     }
 
-    /// Whether records with payloads of `lens` bytes, and the losses in front of them, would be taken now. For a
-    /// caller that rather waits than loses, and is the only one to push.
-    pub fn has_room(&self, lens: &[usize]) -> bool {
-        let mut state = lock(&self.state);
-        let losses: Vec<usize> = state.ledger.unannounced().iter().map(|loss| loss.encode().len()).collect();
-        let lens = || losses.iter().chain(lens).copied();
-        let end = lens().fold(state.reserved, |end, len| place(end, len, self.memory.capacity()).1);
-        self.fits(&mut state, end)
-    }
-
     /// Whether the space up to `end` is free.
     fn fits(&self, state: &mut State, end: u64) -> bool {
         let capacity = self.memory.capacity();

@@ -10,6 +10,7 @@ mod tests;
 
 use std::{
     cell::RefCell,
+    sync::atomic::{AtomicBool, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -59,13 +60,15 @@ thread_local! {
 /// The way into the ring; the overlays share it.
 pub struct Capture {
     ring: AgentRing,
+    /// The log has said that the ring was cut short.
+    said_broken: AtomicBool,
     commands: Commands,
 }
 
 impl Capture {
     /// Puts records into `ring`.
     pub fn new(ring: AgentRing) -> Self {
-        Self { ring, commands: Commands::default() }
+        Self { ring, commands: Commands::default(), said_broken: AtomicBool::new(false) }
     }
 
     /// Puts `event` into the ring, or counts it as lost.
@@ -104,6 +107,11 @@ impl Capture {
     /// What is to be done now and then: announces losses that no record came after, and lets go of what is drained.
     pub fn tidy(&self) {
         self.ring.producer.announce_losses();
+        if let Err(error) = self.ring.check_intact()
+            && !self.said_broken.swap(true, Ordering::Relaxed)
+        {
+            tracing::error!("nothing more is captured until fs-agent starts again: {error}");
+        }
         if let Err(error) = self.ring.remove_drained() {
             tracing::debug!("{error}");
         }

@@ -48,6 +48,9 @@ pub enum DrainError {
     /// The sink cannot go on.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// The ring is gone under it.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The next ring cannot be attached to.
     #[error(transparent)]
     Ring(#[from] RingError),
@@ -110,6 +113,8 @@ impl Drain {
             match self.ring.consumer.next(&mut self.payload) {
                 Ok(Some(entry)) => self.take(entry)?,
                 Ok(None) => self.idle()?,
+                // Nothing behind it can be read either.
+                Err(error @ ReadError::Truncated) => return Err(error.into()),
                 Err(error) => self.pass_damage(&error)?,
             }
         }
