@@ -14,6 +14,9 @@ pub struct Event {
     message: Vec<u8>,
 }
 
+/// What tells an event from all others: its `event_id`, and which `part` and `piece` of a split write it is, if any.
+pub type Identity = (String, Option<u64>, Option<u64>);
+
 /// What a loss event says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
@@ -73,6 +76,13 @@ impl Event {
     #[track_caller]
     pub fn id(&self) -> &str {
         self.text("event_id")
+    }
+
+    /// What no other event has, and each repetition of this one.
+    #[track_caller]
+    pub fn identity(&self) -> Identity {
+        let number = |key| self.json.contains_key(key).then(|| self.number(key));
+        (self.id().to_owned(), number("part"), number("piece"))
     }
 
     /// `path`.

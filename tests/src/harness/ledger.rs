@@ -1,27 +1,27 @@
 //! The books: what was written against what arrived.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
-use super::Event;
+use super::{Event, event::Identity};
 
 /// The events without their repetitions, in the order in which each arrived first, and how many repetitions there
 /// were.
 ///
 /// # Panics
-/// If two events share an id and differ.
+/// If two events share an identity and differ.
 #[track_caller]
 pub fn distinct(events: Vec<Event>) -> (Vec<Event>, usize) {
-    let mut places = HashMap::<String, usize>::new();
+    let mut places = HashMap::<Identity, usize>::new();
     let mut kept: Vec<Event> = Vec::new();
     let mut doubled = 0;
     for event in events {
-        match places.get(event.id()) {
-            Some(&place) => {
-                assert_eq!(kept[place], event, "two different events have one event_id");
+        match places.entry(event.identity()) {
+            Entry::Occupied(place) => {
+                assert_eq!(kept[*place.get()], event, "two different events have one event_id");
                 doubled += 1;
             }
-            None => {
-                places.insert(event.id().to_owned(), kept.len());
+            Entry::Vacant(place) => {
+                place.insert(kept.len());
                 kept.push(event);
             }
         }
@@ -106,6 +106,20 @@ mod tests {
     fn a_repetition_is_counted_and_left_out() {
         let (kept, doubled) = distinct(vec![event("a", 0, "x"), event("b", 1, "y"), event("a", 0, "x")]);
         assert_eq!((kept, doubled), (vec![event("a", 0, "x"), event("b", 1, "y")], 1));
+    }
+
+    #[test]
+    fn the_parts_and_pieces_of_a_write_are_no_repetitions_of_each_other() {
+        let numbered = |number: u64, part: Option<u64>, piece: Option<u64>| {
+            let mut event = event("a", number, "x");
+            let keys = [("part", part), ("piece", piece)];
+            event.json.extend(keys.into_iter().filter_map(|(key, n)| Some((key.to_owned(), n?.into()))));
+            event
+        };
+        let events =
+            vec![numbered(0, Some(0), None), numbered(1, Some(1), None), numbered(2, Some(1), Some(1))];
+        let sent = [events.clone(), events.clone()].concat();
+        assert_eq!(distinct(sent), (events, 3));
     }
 
     #[test]

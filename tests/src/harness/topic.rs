@@ -101,7 +101,7 @@ impl Reader {
         self.read_until("messages", wait::PATIENCE, enough).to_vec()
     }
 
-    /// Reads until there are events with this many distinct ids; gives all events, doubled ones included.
+    /// Reads until there are this many different events; gives all events, doubled ones included.
     #[track_caller]
     pub fn events(&mut self, distinct: usize) -> Vec<Event> {
         self.events_within(distinct, wait::PATIENCE)
@@ -111,15 +111,15 @@ impl Reader {
     #[track_caller]
     pub fn events_within(&mut self, distinct: usize, within: Duration) -> Vec<Event> {
         let mut events = Vec::new();
-        let mut ids = std::collections::HashSet::new();
+        let mut known = std::collections::HashSet::new();
         self.read_until("events", within, |messages| {
             for message in &messages[events.len()..] {
                 let event = Event::parse(message);
-                ids.insert(event.id().to_owned());
+                known.insert(event.identity());
                 events.push(event);
             }
-            let found = ids.len();
-            if found >= distinct { Ok(()) } else { Err(format!("{found} of {distinct} distinct events")) }
+            let found = known.len();
+            if found >= distinct { Ok(()) } else { Err(format!("{found} of {distinct} different events")) }
         });
         events
     }
@@ -133,7 +133,7 @@ impl Reader {
         self.read_until("the written bytes", wait::PATIENCE, |messages| {
             for message in &messages[events.len()..] {
                 let event = Event::parse(message);
-                if seen.insert(event.id().to_owned()) && event.lost().is_none() {
+                if seen.insert(event.identity()) && event.lost().is_none() {
                     *bytes.entry(event.path().into()).or_default() += event.message().len() as u64;
                 }
                 events.push(event);
