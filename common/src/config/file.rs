@@ -1,6 +1,6 @@
 //! The TOML file: its keys are the fields of these structures.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -8,10 +8,10 @@ use toml::Spanned;
 
 use crate::units::{ByteSize, Span};
 
-use super::{Config, DirectoryConfig, Origin, Problem, locate};
+use super::{Config, Origin, Problem, agent, directory, locate};
 
 /// A value and its place in the file.
-type Placed<T> = Option<Spanned<T>>;
+pub(super) type Placed<T> = Option<Spanned<T>>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,7 +19,8 @@ struct File {
     ring: Option<Ring>,
     event: Option<Event>,
     #[serde(default)]
-    directory: Vec<Directory>,
+    directory: Vec<directory::Table>,
+    agent: Option<agent::Table>,
     publisher: Option<Publisher>,
     kafka: Option<Kafka>,
 }
@@ -38,15 +39,6 @@ struct Event {
     encoder: Placed<String>,
     fields: Option<IndexMap<String, String>>,
     tags: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Directory {
-    path: Spanned<PathBuf>,
-    topic: Option<String>,
-    #[serde(default)]
-    create: bool,
 }
 
 #[derive(Deserialize)]
@@ -80,21 +72,26 @@ enum Property {
 }
 
 /// Collects what is wrong, with the place of each value.
-struct Context<'a> {
+pub(super) struct Context<'a> {
     path: &'a Path,
     text: &'a str,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Context<'_> {
-    fn refuse(&mut self, at: usize, message: impl Into<String>) {
+    pub(super) fn refuse(&mut self, at: usize, message: impl Into<String>) {
         let origin = Origin::File(self.path.to_owned(), locate::line_of(self.text, at));
         let key = locate::key_of(self.text, at);
         self.problems.push(Problem { origin, key, message: message.into() });
     }
 
     /// Puts a value where it belongs unless `check` finds something wrong with it.
-    fn set<T, U>(&mut self, to: &mut U, from: Placed<T>, check: impl FnOnce(T) -> Result<U, String>) {
+    pub(super) fn set<T, U>(
+        &mut self,
+        to: &mut U,
+        from: Placed<T>,
+        check: impl FnOnce(T) -> Result<U, String>,
+    ) {
         let Some(value) = from else { return };
         let at = value.span().start;
         match check(value.into_inner()) {
@@ -124,11 +121,11 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
         config.event.fields = event.fields.unwrap_or_default();
         config.event.tags = event.tags.unwrap_or_default();
     }
-    for directory in file.directory {
-        let at = directory.path.span().start;
-        let Directory { path, topic, create } = directory;
-        let new = DirectoryConfig { path: path.into_inner(), topic, create };
-        config.add_directory(new, |message| context.refuse(at, message));
+    for table in file.directory {
+        directory::apply(table, config, &mut context);
+    }
+    if let Some(table) = file.agent {
+        agent::apply(table, config, &mut context);
     }
     if let Some(publisher) = file.publisher {
         apply_publisher(publisher, config, &mut context);

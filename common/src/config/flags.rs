@@ -62,7 +62,7 @@ impl ConfigArgs {
         if !self.directory.is_empty() {
             config.directories.clear();
             for path in &self.directory {
-                let new = DirectoryConfig { path: path.clone(), topic: None, create: false };
+                let new = DirectoryConfig::at(path.clone());
                 config.add_directory(new, |message| refuse("directory", "directory.path", message));
             }
         }

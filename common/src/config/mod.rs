@@ -3,6 +3,8 @@
 //! Precedence, highest first: flag, environment, file, default. Unknown keys and impossible values are errors
 //! that name file, line and key.
 
+mod agent;
+mod directory;
 mod file;
 mod flags;
 mod locate;
@@ -16,6 +18,8 @@ use indexmap::IndexMap;
 
 use crate::units::{ByteSize, Span};
 
+pub use agent::AgentConfig;
+pub use directory::DirectoryConfig;
 pub use flags::ConfigArgs;
 
 /// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
@@ -30,6 +34,8 @@ pub struct Config {
     pub event: EventConfig,
     /// What fs-agent is mounted over; no path is equal to, above or below another.
     pub directories: Vec<DirectoryConfig>,
+    /// How fs-agent works.
+    pub agent: AgentConfig,
     /// How the publisher works.
     pub publisher: PublisherConfig,
     /// Where Kafka is.
@@ -69,17 +75,6 @@ pub enum Encoder {
     Text,
     /// The written bytes alone.
     Raw,
-}
-
-/// `[[directory]]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirectoryConfig {
-    /// Absolute, without `.`, `..` and trailing slash.
-    pub path: PathBuf,
-    /// Replaces `kafka.topic` for what is written here.
-    pub topic: Option<String>,
-    /// Make the directory if it does not exist.
-    pub create: bool,
 }
 
 /// `[publisher]`
@@ -144,6 +139,7 @@ impl Default for Config {
                 tags: Vec::new(),
             },
             directories: Vec::new(),
+            agent: AgentConfig::default(),
             publisher: PublisherConfig {
                 sink: Sink::Kafka,
                 flush_interval: None,
@@ -276,33 +272,5 @@ impl Config {
     pub fn topic_of(&self, path: &std::path::Path) -> &str {
         let directory = self.directories.iter().find(|d| path.starts_with(&d.path));
         directory.and_then(|d| d.topic.as_deref()).unwrap_or(&self.kafka.topic)
-    }
-
-    /// Adds a directory, if it can be watched beside the others. The same one twice counts once.
-    fn add_directory(&mut self, new: DirectoryConfig, mut refuse: impl FnMut(String)) {
-        let path = new.path.display().to_string();
-        if !new.path.is_absolute() {
-            return refuse(format!("`{path}` is not an absolute path: begin it with `/`"));
-        }
-        if new.path.components().any(|c| c == std::path::Component::ParentDir) {
-            return refuse(format!("`{path}` contains `..`: write the directory's own path"));
-        }
-        // Removes `.` and doubled or trailing slashes.
-        let new = DirectoryConfig { path: new.path.components().collect(), ..new };
-        for system in ["/dev", "/proc", "/sys"] {
-            if new.path.starts_with(system) || std::path::Path::new(system).starts_with(&new.path) {
-                return refuse(format!("`{path}` cannot be watched: it is, contains or lies in {system}"));
-            }
-        }
-        for other in &self.directories {
-            if other.path == new.path {
-                return tracing::info!("{path} is configured twice: the first one counts");
-            }
-            if other.path.starts_with(&new.path) || new.path.starts_with(&other.path) {
-                let other = other.path.display();
-                return refuse(format!("`{path}` and `{other}` contain one another: keep the outer one"));
-            }
-        }
-        self.directories.push(new);
     }
 }

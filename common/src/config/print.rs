@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use toml::{Table, Value};
 
-use super::{Config, MessageKey};
+use super::{Config, MessageKey, agent, directory};
 
 /// What stands for a secret.
 const REDACTED: &str = "[redacted]";
@@ -17,33 +17,26 @@ fn is_secret(property: &str) -> bool {
 }
 
 /// A table of the pairs whose value is there.
-fn table<const N: usize>(pairs: [(&str, Option<Value>); N]) -> Table {
+pub(super) fn table<const N: usize>(pairs: [(&str, Option<Value>); N]) -> Table {
     pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
 }
 
-fn texts(list: &[String]) -> Option<Value> {
+pub(super) fn texts(list: &[String]) -> Option<Value> {
     Some(list.iter().map(|text| Value::from(text.as_str())).collect::<Vec<_>>().into())
 }
 
-fn map(pairs: &IndexMap<String, String>, redact: bool) -> Option<Value> {
+pub(super) fn map(pairs: &IndexMap<String, String>, redact: bool) -> Option<Value> {
     let shown =
         |key: &str, value: &str| if redact && is_secret(key) { REDACTED.into() } else { Value::from(value) };
     Some(Value::Table(pairs.iter().map(|(key, value)| (key.clone(), shown(key, value))).collect()))
 }
 
-fn text(value: impl ToString) -> Option<Value> {
+pub(super) fn text(value: impl ToString) -> Option<Value> {
     Some(value.to_string().into())
 }
 
 pub(super) fn print(config: &Config) -> String {
-    let Config { ring, event, directories, publisher, kafka } = config;
-    let directory = |d: &super::DirectoryConfig| {
-        Value::Table(table([
-            ("path", text(d.path.display())),
-            ("topic", d.topic.clone().map(Value::from)),
-            ("create", Some(d.create.into())),
-        ]))
-    };
+    let Config { ring, event, directories, agent, publisher, kafka } = config;
     let key = match &kafka.key {
         MessageKey::Path => "path",
         MessageKey::None => "none",
@@ -66,7 +59,8 @@ pub(super) fn print(config: &Config) -> String {
                 ("tags", texts(&event.tags)),
             ]))),
         ),
-        ("directory", Some(directories.iter().map(directory).collect::<Vec<_>>().into())),
+        ("directory", Some(directories.iter().map(directory::print).collect::<Vec<_>>().into())),
+        ("agent", Some(agent::print(agent))),
         (
             "publisher",
             Some(Value::Table(table([
