@@ -1,22 +1,10 @@
-//! The publisher: drains the ring that fs-agent fills to Kafka or standard output.
-
-mod check;
-mod cli;
-mod consume;
-mod drain;
-mod encode;
-mod names;
-mod output;
-mod rate;
-mod run;
-mod signals;
-mod sink;
-mod status;
+//! The publisher's program.
 
 use std::process::ExitCode;
 
 use bywash_common::{config::ConfigError, exit::Exit};
 use clap::Parser;
+use publisher::{cli, sink};
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use crate::units::{ByteSize, Span};
 
-use super::{Config, Origin, Problem, agent, directory, locate};
+use super::{Config, Origin, Problem, agent, directory, kafka, locate};
 
 /// A value and its place in the file.
 pub(super) type Placed<T> = Option<Spanned<T>>;
@@ -22,7 +22,7 @@ struct File {
     directory: Vec<directory::Table>,
     agent: Option<agent::Table>,
     publisher: Option<Publisher>,
-    kafka: Option<Kafka>,
+    kafka: Option<kafka::Section>,
 }
 
 #[derive(Deserialize)]
@@ -51,24 +51,6 @@ struct Publisher {
     shutdown_timeout: Option<Span>,
     in_flight_records: Placed<u32>,
     in_flight_bytes: Placed<ByteSize>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Kafka {
-    brokers: Placed<Vec<String>>,
-    topic: Placed<String>,
-    key: Option<String>,
-    properties: Option<IndexMap<String, Property>>,
-}
-
-/// librdkafka's properties are texts; numbers and booleans may be written as such.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Property {
-    Text(String),
-    Number(i64),
-    Switch(bool),
 }
 
 /// Collects what is wrong, with the place of each value.
@@ -131,13 +113,7 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
         apply_publisher(publisher, config, &mut context);
     }
     if let Some(kafka) = file.kafka {
-        context.set(&mut config.kafka.brokers, kafka.brokers, checked_brokers);
-        context.set(&mut config.kafka.topic, kafka.topic, checked_topic);
-        if let Some(key) = kafka.key {
-            config.kafka.key = key.into();
-        }
-        let properties = kafka.properties.unwrap_or_default();
-        config.kafka.properties = properties.into_iter().map(|(k, v)| (k, v.text())).collect();
+        kafka.apply(&mut config.kafka, &mut context);
     }
 }
 
@@ -179,39 +155,4 @@ pub(super) fn checked_ring_size(size: ByteSize) -> Result<ByteSize, String> {
         return Err(format!("`{size}` cannot be a ring's size: use {min} to {max}"));
     }
     Ok(size)
-}
-
-pub(super) fn checked_brokers(brokers: Vec<String>) -> Result<Vec<String>, String> {
-    if brokers.is_empty() {
-        return Err("no brokers: give at least one host:port".to_owned());
-    }
-    for broker in &brokers {
-        let (host, port) = broker.rsplit_once(':').unwrap_or((broker, "9092"));
-        if host.is_empty() || port.parse::<u16>().is_err() {
-            return Err(format!("`{broker}` is not a broker: use host:port"));
-        }
-    }
-    Ok(brokers)
-}
-
-/// The characters and length that Kafka allows (`org.apache.kafka.common.internals.Topic`).
-pub(super) fn checked_topic(topic: String) -> Result<String, String> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    let fits =
-        (1..=249).contains(&topic.len()) && topic.bytes().all(allowed) && topic != "." && topic != "..";
-    if fits {
-        Ok(topic)
-    } else {
-        Err(format!("`{topic}` cannot name a topic: use 1 to 249 letters, digits, `.`, `_` or `-`"))
-    }
-}
-
-impl Property {
-    fn text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Number(number) => number.to_string(),
-            Self::Switch(switch) => switch.to_string(),
-        }
-    }
 }

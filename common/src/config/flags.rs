@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::units::{ByteSize, Span};
 
-use super::{Config, DirectoryConfig, Encoder, Origin, Problem, Sink, file};
+use super::{Config, DirectoryConfig, Encoder, Origin, Problem, Sink, file, kafka};
 
 /// Flags that replace what the configuration file says. Both programs take them all, so that one set of
 /// variables can stand in both services' environment.
@@ -71,8 +71,8 @@ impl ConfigArgs {
         set!("sink", "publisher.sink", self.sink.as_deref(), config.publisher.sink, |s: &str| s
             .parse::<Sink>());
         let brokers = (!self.brokers.is_empty()).then(|| self.brokers.clone());
-        set!("brokers", "kafka.brokers", brokers, config.kafka.brokers, file::checked_brokers);
-        set!("topic", "kafka.topic", self.topic.clone(), config.kafka.topic, file::checked_topic);
+        set!("brokers", "kafka.brokers", brokers, config.kafka.brokers, kafka::checked_brokers);
+        set!("topic", "kafka.topic", self.topic.clone(), config.kafka.topic, kafka::checked_topic);
         let encoder = self.encoder.as_deref();
         set!("encoder", "event.encoder", encoder, config.event.encoder, |s: &str| s.parse::<Encoder>());
         if self.flush_interval.is_some() {

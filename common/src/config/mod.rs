@@ -7,6 +7,7 @@ mod agent;
 mod directory;
 mod file;
 mod flags;
+mod kafka;
 mod locate;
 mod print;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::units::{ByteSize, Span};
 pub use agent::AgentConfig;
 pub use directory::DirectoryConfig;
 pub use flags::ConfigArgs;
+pub use kafka::{KafkaConfig, MessageKey};
 
 /// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
 pub const DEFAULT_FILE: &str = "/etc/bywash/bywash.toml";
@@ -105,30 +107,6 @@ pub enum Sink {
     Stdout,
 }
 
-/// `[kafka]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KafkaConfig {
-    /// host:port of some brokers of the cluster.
-    pub brokers: Vec<String>,
-    /// The topic of what no directory gives another.
-    pub topic: String,
-    /// What decides an event's partition.
-    pub key: MessageKey,
-    /// More librdkafka properties.
-    pub properties: IndexMap<String, String>,
-}
-
-/// What decides an event's partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MessageKey {
-    /// The file's path: its events keep their order.
-    Path,
-    /// Nothing: events are spread, and their order is lost.
-    None,
-    /// One key for all.
-    Constant(String),
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -149,12 +127,7 @@ impl Default for Config {
                 in_flight_records: 100_000,
                 in_flight_bytes: ByteSize(64 << 20),
             },
-            kafka: KafkaConfig {
-                brokers: vec!["localhost:9092".to_owned()],
-                topic: "logs".to_owned(),
-                key: MessageKey::Path,
-                properties: IndexMap::new(),
-            },
+            kafka: KafkaConfig::default(),
         }
     }
 }
@@ -188,16 +161,6 @@ words!(Encoder:
     "text" => Encoder::Text,
     "raw" => Encoder::Raw);
 words!(Sink: "kafka" => Sink::Kafka, "stdout" => Sink::Stdout);
-
-impl From<String> for MessageKey {
-    fn from(text: String) -> Self {
-        match text.as_str() {
-            "path" => Self::Path,
-            "none" => Self::None,
-            _ => Self::Constant(text),
-        }
-    }
-}
 
 /// One thing that is wrong with the configuration.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]

@@ -3,18 +3,7 @@
 use indexmap::IndexMap;
 use toml::{Table, Value};
 
-use super::{Config, MessageKey, agent, directory};
-
-/// What stands for a secret.
-const REDACTED: &str = "[redacted]";
-
-/// Parts of a librdkafka property's name that say that its value is a secret.
-const SECRET_WORDS: [&str; 5] = ["password", "secret", "token", "credential", "key.pem"];
-
-fn is_secret(property: &str) -> bool {
-    let property = property.to_ascii_lowercase();
-    SECRET_WORDS.iter().any(|word| property.contains(word)) || property == "sasl.oauthbearer.config"
-}
+use super::{Config, agent, directory};
 
 /// A table of the pairs whose value is there.
 pub(super) fn table<const N: usize>(pairs: [(&str, Option<Value>); N]) -> Table {
@@ -25,10 +14,9 @@ pub(super) fn texts(list: &[String]) -> Option<Value> {
     Some(list.iter().map(|text| Value::from(text.as_str())).collect::<Vec<_>>().into())
 }
 
-pub(super) fn map(pairs: &IndexMap<String, String>, redact: bool) -> Option<Value> {
-    let shown =
-        |key: &str, value: &str| if redact && is_secret(key) { REDACTED.into() } else { Value::from(value) };
-    Some(Value::Table(pairs.iter().map(|(key, value)| (key.clone(), shown(key, value))).collect()))
+pub(super) fn map(pairs: &IndexMap<String, String>) -> Option<Value> {
+    let shown = |(key, value): (&String, &String)| (key.clone(), Value::from(value.as_str()));
+    Some(Value::Table(pairs.iter().map(shown).collect()))
 }
 
 pub(super) fn text(value: impl ToString) -> Option<Value> {
@@ -37,11 +25,6 @@ pub(super) fn text(value: impl ToString) -> Option<Value> {
 
 pub(super) fn print(config: &Config) -> String {
     let Config { ring, event, directories, agent, publisher, kafka } = config;
-    let key = match &kafka.key {
-        MessageKey::Path => "path",
-        MessageKey::None => "none",
-        MessageKey::Constant(text) => text,
-    };
     let whole = table([
         (
             "ring",
@@ -55,7 +38,7 @@ pub(super) fn print(config: &Config) -> String {
             "event",
             Some(Value::Table(table([
                 ("encoder", text(event.encoder.word())),
-                ("fields", map(&event.fields, false)),
+                ("fields", map(&event.fields)),
                 ("tags", texts(&event.tags)),
             ]))),
         ),
@@ -73,15 +56,7 @@ pub(super) fn print(config: &Config) -> String {
                 ("in_flight_bytes", text(publisher.in_flight_bytes)),
             ]))),
         ),
-        (
-            "kafka",
-            Some(Value::Table(table([
-                ("brokers", texts(&kafka.brokers)),
-                ("topic", text(&kafka.topic)),
-                ("key", text(key)),
-                ("properties", map(&kafka.properties, true)),
-            ]))),
-        ),
+        ("kafka", Some(Value::Table(kafka.print()))),
     ]);
     toml::to_string_pretty(&whole).unwrap_or_default()
 }

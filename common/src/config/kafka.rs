@@ -1,0 +1,152 @@
+//! `[kafka]`
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+use toml::Table;
+
+use super::{
+    file::{Context, Placed},
+    print::{map, table, text, texts},
+};
+
+/// What stands for a secret.
+const REDACTED: &str = "[redacted]";
+
+/// Parts of a librdkafka property's name that say that its value is a secret.
+const SECRET_WORDS: [&str; 5] = ["password", "secret", "token", "credential", "key.pem"];
+
+/// Where Kafka is, and how it is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaConfig {
+    /// host:port of some brokers of the cluster.
+    pub brokers: Vec<String>,
+    /// The topic of what no directory gives another.
+    pub topic: String,
+    /// What decides an event's partition.
+    pub key: MessageKey,
+    /// More librdkafka properties.
+    pub properties: IndexMap<String, String>,
+}
+
+/// What decides an event's partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MessageKey {
+    /// The file's path: its events keep their order.
+    Path,
+    /// Nothing: events are spread, and their order is lost.
+    None,
+    /// One key for all.
+    Constant(String),
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            brokers: vec!["localhost:9092".to_owned()],
+            topic: "logs".to_owned(),
+            key: MessageKey::Path,
+            properties: IndexMap::new(),
+        }
+    }
+}
+
+impl From<String> for MessageKey {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "path" => Self::Path,
+            "none" => Self::None,
+            _ => Self::Constant(text),
+        }
+    }
+}
+
+/// The section as it stands in the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Section {
+    brokers: Placed<Vec<String>>,
+    topic: Placed<String>,
+    key: Option<String>,
+    properties: Option<IndexMap<String, Property>>,
+}
+
+/// librdkafka's properties are texts; numbers and booleans may be written as such.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Property {
+    Text(String),
+    Number(i64),
+    Switch(bool),
+}
+
+impl Section {
+    pub(super) fn apply(self, to: &mut KafkaConfig, context: &mut Context) {
+        context.set(&mut to.brokers, self.brokers, checked_brokers);
+        context.set(&mut to.topic, self.topic, checked_topic);
+        if let Some(key) = self.key {
+            to.key = key.into();
+        }
+        let properties = self.properties.unwrap_or_default();
+        to.properties = properties.into_iter().map(|(k, v)| (k, v.text())).collect();
+    }
+}
+
+impl Property {
+    fn text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Number(number) => number.to_string(),
+            Self::Switch(switch) => switch.to_string(),
+        }
+    }
+}
+
+impl KafkaConfig {
+    /// The section with its effective values, secrets left out.
+    pub(super) fn print(&self) -> Table {
+        let key = match &self.key {
+            MessageKey::Path => "path",
+            MessageKey::None => "none",
+            MessageKey::Constant(key) => key,
+        };
+        let shown = |(property, value): (&String, &String)| {
+            (property.clone(), if is_secret(property) { REDACTED.to_owned() } else { value.clone() })
+        };
+        table([
+            ("brokers", texts(&self.brokers)),
+            ("topic", text(&self.topic)),
+            ("key", text(key)),
+            ("properties", map(&self.properties.iter().map(shown).collect())),
+        ])
+    }
+}
+
+fn is_secret(property: &str) -> bool {
+    let property = property.to_ascii_lowercase();
+    SECRET_WORDS.iter().any(|word| property.contains(word)) || property == "sasl.oauthbearer.config"
+}
+
+pub(super) fn checked_brokers(brokers: Vec<String>) -> Result<Vec<String>, String> {
+    if brokers.is_empty() {
+        return Err("no brokers: give at least one host:port".to_owned());
+    }
+    for broker in &brokers {
+        let (host, port) = broker.rsplit_once(':').unwrap_or((broker, "9092"));
+        if host.is_empty() || port.parse::<u16>().is_err() {
+            return Err(format!("`{broker}` is not a broker: use host:port"));
+        }
+    }
+    Ok(brokers)
+}
+
+/// The characters and length that Kafka allows (`org.apache.kafka.common.internals.Topic`).
+pub(super) fn checked_topic(topic: String) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let fits =
+        (1..=249).contains(&topic.len()) && topic.bytes().all(allowed) && topic != "." && topic != "..";
+    if fits {
+        Ok(topic)
+    } else {
+        Err(format!("`{topic}` cannot name a topic: use 1 to 249 letters, digits, `.`, `_` or `-`"))
+    }
+}

@@ -1,0 +1,16 @@
+//! Drains the ring that fs-agent fills to Kafka or standard output.
+//!
+//! What the program `publisher` does. It is a library so that benchmarks and fuzz targets reach its parts.
+
+mod check;
+pub mod cli;
+mod consume;
+pub mod drain;
+pub mod encode;
+mod names;
+mod output;
+mod rate;
+mod run;
+mod signals;
+pub mod sink;
+mod status;
