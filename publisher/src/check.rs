@@ -36,6 +36,7 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<Exit> {
     if args.connect {
         let lines = match config.publisher.sink {
             Sink::Kafka => kafka::connect(config, &topics(config))?,
+            Sink::Kinesis => Vec::new(),
             Sink::Stdout => vec!["stdout: nothing to connect to".to_owned()],
         };
         text.push_str(&lines.join("\n"));
@@ -48,7 +49,7 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<Exit> {
 /// All topics that events can go to.
 pub fn topics(config: &Config) -> Vec<&str> {
     let own = config.directories.iter().filter_map(|d| d.topic.as_deref());
-    own.chain([config.kafka.topic.as_str()]).collect::<BTreeSet<_>>().into_iter().collect()
+    own.chain([config.default_topic()]).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use crate::units::{ByteSize, Span};
 
-use super::{Config, Origin, Problem, agent, directory, kafka, locate};
+use super::{Config, Origin, Problem, agent, directory, kafka, kinesis, locate};
 
 /// A value and its place in the file.
 pub(super) type Placed<T> = Option<Spanned<T>>;
@@ -23,6 +23,7 @@ struct File {
     agent: Option<agent::Table>,
     publisher: Option<Publisher>,
     kafka: Option<kafka::Section>,
+    kinesis: Option<kinesis::Table>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +115,9 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
     }
     if let Some(kafka) = file.kafka {
         kafka.apply(&mut config.kafka, &mut context);
+    }
+    if let Some(kinesis) = file.kinesis {
+        kinesis::apply(kinesis, config, &mut context);
     }
 }
 

@@ -23,7 +23,7 @@ pub struct ConfigArgs {
     /// The ring's size [default: 64MiB]
     #[arg(long, value_name = "SIZE", env = "BYWASH_RING_SIZE", global = true)]
     pub ring_size: Option<ByteSize>,
-    /// Where events go: kafka or stdout [default: kafka]
+    /// Where events go: kafka, kinesis or stdout [default: kafka]
     #[arg(long, value_name = "SINK", env = "BYWASH_SINK", global = true)]
     pub sink: Option<String>,
     /// Kafka brokers, host:port with commas between [default: localhost:9092]

@@ -8,6 +8,7 @@ mod directory;
 mod file;
 mod flags;
 mod kafka;
+mod kinesis;
 mod locate;
 mod print;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use agent::AgentConfig;
 pub use directory::DirectoryConfig;
 pub use flags::ConfigArgs;
 pub use kafka::{KafkaConfig, MessageKey};
+pub use kinesis::{KinesisConfig, PARTITION_KEY_CHARS_MAX, PartitionKey, RECORD_BYTES_MAX};
 
 /// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
 pub const DEFAULT_FILE: &str = "/etc/bywash/bywash.toml";
@@ -42,6 +44,8 @@ pub struct Config {
     pub publisher: PublisherConfig,
     /// Where Kafka is.
     pub kafka: KafkaConfig,
+    /// Where Kinesis is.
+    pub kinesis: KinesisConfig,
 }
 
 /// `[ring]`
@@ -103,6 +107,8 @@ pub struct PublisherConfig {
 pub enum Sink {
     /// A Kafka topic.
     Kafka,
+    /// A Kinesis stream.
+    Kinesis,
     /// Standard output, a line an event.
     Stdout,
 }
@@ -128,6 +134,7 @@ impl Default for Config {
                 in_flight_bytes: ByteSize(64 << 20),
             },
             kafka: KafkaConfig::default(),
+            kinesis: KinesisConfig::default(),
         }
     }
 }
@@ -160,7 +167,7 @@ words!(Encoder:
     "logstash" => Encoder::Logstash,
     "text" => Encoder::Text,
     "raw" => Encoder::Raw);
-words!(Sink: "kafka" => Sink::Kafka, "stdout" => Sink::Stdout);
+words!(Sink: "kafka" => Sink::Kafka, "kinesis" => Sink::Kinesis, "stdout" => Sink::Stdout);
 
 /// One thing that is wrong with the configuration.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -231,9 +238,17 @@ impl Config {
         print::print(self)
     }
 
-    /// The topic for what is written to `path`.
+    /// The topic or stream for what is written to `path`.
     pub fn topic_of(&self, path: &std::path::Path) -> &str {
         let directory = self.directories.iter().find(|d| path.starts_with(&d.path));
-        directory.and_then(|d| d.topic.as_deref()).unwrap_or(&self.kafka.topic)
+        directory.and_then(|d| d.topic.as_deref()).unwrap_or(self.default_topic())
+    }
+
+    /// The topic or stream of what no directory gives another.
+    pub fn default_topic(&self) -> &str {
+        match self.publisher.sink {
+            Sink::Kafka | Sink::Stdout => &self.kafka.topic,
+            Sink::Kinesis => &self.kinesis.stream_name,
+        }
     }
 }

@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use toml::{Table, Value};
 
-use super::{Config, agent, directory};
+use super::{Config, agent, directory, kinesis};
 
 /// A table of the pairs whose value is there.
 pub(super) fn table<const N: usize>(pairs: [(&str, Option<Value>); N]) -> Table {
@@ -24,7 +24,7 @@ pub(super) fn text(value: impl ToString) -> Option<Value> {
 }
 
 pub(super) fn print(config: &Config) -> String {
-    let Config { ring, event, directories, agent, publisher, kafka } = config;
+    let Config { ring, event, directories, agent, publisher, kafka, kinesis: streams } = config;
     let whole = table([
         (
             "ring",
@@ -57,6 +57,7 @@ pub(super) fn print(config: &Config) -> String {
             ]))),
         ),
         ("kafka", Some(Value::Table(kafka.print()))),
+        ("kinesis", Some(kinesis::print(streams))),
     ]);
     toml::to_string_pretty(&whole).unwrap_or_default()
 }

@@ -45,6 +45,13 @@ fn wrong_values_are_refused_with_file_line_key_and_value() {
     refused("[kafka]\nbrokers = []\n", &["b.toml:2", "kafka.brokers"]);
     refused("[kafka]\nbrokers = ['a:b']\n", &["b.toml:2", "kafka.brokers", "a:b"]);
     refused("[kafka]\ntopic = 'a b'\n", &["b.toml:2", "kafka.topic", "a b"]);
+    refused("[kinesis]\nstream_name = 'a b'\n", &["b.toml:2", "kinesis.stream_name", "a b"]);
+    refused("[kinesis]\nendpoint_url = 'here'\n", &["b.toml:2", "kinesis.endpoint_url", "here", "https://"]);
+    refused("[kinesis]\nrole_arn = 'admin'\n", &["b.toml:2", "kinesis.role_arn", "admin", "arn:aws:iam"]);
+    refused("[kinesis]\nrole_session_name = 'a b'\n", &["b.toml:2", "kinesis.role_session_name", "a b"]);
+    refused("[kinesis]\nrecord_bytes_max = '11MiB'\n", &["b.toml:2", "record_bytes_max", "11MiB", "10MiB"]);
+    refused("[kinesis]\nrequests_max = 0\n", &["b.toml:2", "kinesis.requests_max", "0"]);
+    refused("[kinesis]\nrequest_timeout = 0\n", &["b.toml:2", "kinesis.request_timeout"]);
     refused("[ring\n", &["b.toml:1"]);
 }
 
@@ -110,6 +117,23 @@ fn what_is_printed_is_the_same_configuration_without_secrets() {
     assert!(!printed.contains("hunter2"), "{printed}");
     config.kafka.properties.insert("sasl.password".to_owned(), "[redacted]".to_owned());
     assert_eq!(parse(&printed), Ok(config));
+}
+
+#[test]
+fn an_empty_partition_key_is_the_path_and_random_is_none() {
+    let key = |text: &str| {
+        parse(&format!("[kinesis]\npartition_key = '{text}'\n")).map(|c| c.kinesis.partition_key)
+    };
+    assert_eq!(key(""), Ok(PartitionKey::Path));
+    assert_eq!(key("random"), Ok(PartitionKey::Random));
+    assert_eq!(key("k"), Ok(PartitionKey::Constant("k".to_owned())));
+    assert!(key(&"k".repeat(257)).is_err());
+}
+
+#[test]
+fn with_kinesis_the_default_topic_is_the_stream() {
+    let config = parse("[publisher]\nsink = 'kinesis'\n[kinesis]\nstream_name = 's'\n").unwrap();
+    assert_eq!((config.default_topic(), config.topic_of(Path::new("/f"))), ("s", "s"));
 }
 
 #[test]

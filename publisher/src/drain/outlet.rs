@@ -276,7 +276,7 @@ impl Outlet {
             MessageKey::Constant(key) => Some(key.as_bytes()),
             MessageKey::Path | MessageKey::None => None,
         };
-        let message = Message { topic: &self.config.kafka.topic, key, payload: &self.payload, event_id };
+        let message = Message { topic: self.config.default_topic(), key, payload: &self.payload, event_id };
         send(&mut *self.sink, &self.frontier, &self.stop, &message, ticket).map(drop)
     }
 

@@ -59,12 +59,15 @@ pub enum OpenError {
     /// The system or the library says no.
     #[error("cannot set up the Kafka producer: {0}")]
     Producer(String),
+    /// Kinesis is being built.
+    #[error("publisher.sink: `kinesis` does not work yet: use kafka or stdout")]
+    Unfinished,
 }
 
 impl OpenError {
     /// Whether the configuration has to change.
     pub fn is_config(&self) -> bool {
-        matches!(self, Self::Property(_))
+        matches!(self, Self::Property(_) | Self::Unfinished)
     }
 }
 
@@ -107,6 +110,7 @@ pub fn check(config: &Config) -> Result<(), OpenError> {
     match config.publisher.sink {
         SinkKind::Kafka => kafka::check(config),
         SinkKind::Stdout => Ok(()),
+        SinkKind::Kinesis => Err(OpenError::Unfinished),
     }
 }
 
@@ -117,6 +121,7 @@ pub fn check(config: &Config) -> Result<(), OpenError> {
 pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Box<dyn Sink>, OpenError> {
     Ok(match config.publisher.sink {
         SinkKind::Kafka => Box::new(kafka::KafkaSink::open(config, frontier)?),
+        SinkKind::Kinesis => return Err(OpenError::Unfinished),
         SinkKind::Stdout => Box::new(stdout::StdoutSink::new(std::io::stdout(), frontier)),
     })
 }

@@ -1,0 +1,232 @@
+//! `[kinesis]`: where Kinesis is, and how events are put into its streams.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Value;
+
+use crate::units::{ByteSize, Span};
+
+use super::{
+    Config,
+    file::{Context, Placed, positive},
+    print::{table, text},
+};
+
+/// The most that a stream can be set to take as one record, partition key included, and the most of one request
+/// (Kinesis Data Streams developer guide, "Quotas and limits").
+pub const RECORD_BYTES_MAX: ByteSize = ByteSize(10 << 20);
+/// Below this an event's envelope leaves no room for its message.
+const RECORD_BYTES_MIN: ByteSize = ByteSize(4 << 10);
+/// Requests at a time beyond which more help nobody: each holds up to `publisher.batch_bytes` in memory.
+const REQUESTS_MAX: u32 = 64;
+/// The characters of a partition key, at most (API reference, `PutRecordsRequestEntry`).
+pub const PARTITION_KEY_CHARS_MAX: usize = 256;
+
+/// `[kinesis]`; a text that is empty is not set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KinesisConfig {
+    /// The stream of what no directory gives another.
+    pub stream_name: String,
+    /// The AWS region; unset: what the AWS environment says.
+    pub region: String,
+    /// The profile of the AWS configuration files; unset: what the AWS environment says.
+    pub profile: String,
+    /// Where the service is instead of at AWS.
+    pub endpoint_url: String,
+    /// The role to be assumed; unset: none.
+    pub role_arn: String,
+    /// The session's name when a role is assumed; unset: `bywash`.
+    pub role_session_name: String,
+    /// What decides an event's shard.
+    pub partition_key: PartitionKey,
+    /// Pack events into the Kinesis Producer Library's aggregated records.
+    pub aggregate: bool,
+    /// Never send a record while an earlier one of its key may still be refused.
+    pub strict_order: bool,
+    /// The most bytes that the streams take as one record, partition key included.
+    pub record_bytes_max: ByteSize,
+    /// The most requests at a time.
+    pub requests_max: u32,
+    /// How long a request may take before it counts as failed.
+    pub request_timeout: Span,
+}
+
+/// What decides an event's shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartitionKey {
+    /// The file's path: its events keep their order.
+    Path,
+    /// Another one for each event, as fifo2kinesis: events are spread, and their order is lost.
+    Random,
+    /// One key for all.
+    Constant(String),
+}
+
+impl Default for KinesisConfig {
+    fn default() -> Self {
+        Self {
+            stream_name: String::new(),
+            region: String::new(),
+            profile: String::new(),
+            endpoint_url: String::new(),
+            role_arn: String::new(),
+            role_session_name: String::new(),
+            partition_key: PartitionKey::Path,
+            aggregate: false,
+            strict_order: true,
+            record_bytes_max: ByteSize(1 << 20),
+            requests_max: 8,
+            request_timeout: Span(Duration::from_secs(10)),
+        }
+    }
+}
+
+impl PartitionKey {
+    /// The key that a text of the configuration stands for.
+    ///
+    /// # Errors
+    /// If it is longer than Kinesis allows.
+    pub fn parse(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "" => Ok(Self::Path),
+            "random" => Ok(Self::Random),
+            _ if text.chars().count() <= PARTITION_KEY_CHARS_MAX => Ok(Self::Constant(text)),
+            _ => {
+                Err(format!("`{text}` is no partition key: use at most {PARTITION_KEY_CHARS_MAX} characters"))
+            }
+        }
+    }
+
+    /// The text that stands for it in the configuration.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Path => "",
+            Self::Random => "random",
+            Self::Constant(key) => key,
+        }
+    }
+}
+
+/// The keys in the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Table {
+    stream_name: Placed<String>,
+    region: Option<String>,
+    profile: Option<String>,
+    endpoint_url: Placed<String>,
+    role_arn: Placed<String>,
+    role_session_name: Placed<String>,
+    partition_key: Placed<String>,
+    aggregate: Option<bool>,
+    strict_order: Option<bool>,
+    record_bytes_max: Placed<ByteSize>,
+    requests_max: Placed<u32>,
+    request_timeout: Placed<Span>,
+}
+
+/// Takes over what the section says.
+pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
+    let to = &mut config.kinesis;
+    context.set(&mut to.stream_name, table.stream_name, checked_stream_name);
+    context.set(&mut to.endpoint_url, table.endpoint_url, checked_endpoint_url);
+    context.set(&mut to.role_arn, table.role_arn, checked_role_arn);
+    context.set(&mut to.role_session_name, table.role_session_name, checked_session_name);
+    context.set(&mut to.partition_key, table.partition_key, PartitionKey::parse);
+    context.set(&mut to.record_bytes_max, table.record_bytes_max, checked_record_bytes);
+    context.set(&mut to.requests_max, table.requests_max, checked_requests);
+    context.set(&mut to.request_timeout, table.request_timeout, checked_timeout);
+    to.region = table.region.unwrap_or_default();
+    to.profile = table.profile.unwrap_or_default();
+    to.aggregate = table.aggregate.unwrap_or(to.aggregate);
+    to.strict_order = table.strict_order.unwrap_or(to.strict_order);
+}
+
+/// The section, as the file has it.
+pub(super) fn print(kinesis: &KinesisConfig) -> Value {
+    Value::Table(table([
+        ("stream_name", text(&kinesis.stream_name)),
+        ("region", text(&kinesis.region)),
+        ("profile", text(&kinesis.profile)),
+        ("endpoint_url", text(&kinesis.endpoint_url)),
+        ("role_arn", text(&kinesis.role_arn)),
+        ("role_session_name", text(&kinesis.role_session_name)),
+        ("partition_key", text(kinesis.partition_key.text())),
+        ("aggregate", Some(kinesis.aggregate.into())),
+        ("strict_order", Some(kinesis.strict_order.into())),
+        ("record_bytes_max", text(kinesis.record_bytes_max)),
+        ("requests_max", Some(i64::from(kinesis.requests_max).into())),
+        ("request_timeout", text(kinesis.request_timeout)),
+    ]))
+}
+
+/// The characters and length that Kinesis allows (API reference, `CreateStream`).
+///
+/// # Errors
+/// If it is no stream's name.
+pub fn checked_stream_name(name: String) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if name.len() <= 128 && name.bytes().all(allowed) {
+        Ok(name)
+    } else {
+        Err(format!("`{name}` cannot name a stream: use 1 to 128 letters, digits, `.`, `_` or `-`"))
+    }
+}
+
+/// # Errors
+/// If it is no address of a web service.
+pub fn checked_endpoint_url(url: String) -> Result<String, String> {
+    let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    if url.is_empty() || host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) {
+        Ok(url)
+    } else {
+        Err(format!("`{url}` is not an endpoint: use https://host or http://host:port"))
+    }
+}
+
+/// # Errors
+/// If it is no role's name.
+pub fn checked_role_arn(arn: String) -> Result<String, String> {
+    if arn.is_empty() || arn.starts_with("arn:") && arn.contains(":role/") {
+        Ok(arn)
+    } else {
+        Err(format!("`{arn}` is not a role: use arn:aws:iam::ACCOUNT:role/NAME"))
+    }
+}
+
+/// The characters and length that STS allows (API reference, `AssumeRole`).
+///
+/// # Errors
+/// If it cannot name a session.
+pub fn checked_session_name(name: String) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b);
+    if name.is_empty() || (2..=64).contains(&name.len()) && name.bytes().all(allowed) {
+        Ok(name)
+    } else {
+        Err(format!("`{name}` cannot name a session: use 2 to 64 letters, digits or any of `_+=,.@-`"))
+    }
+}
+
+fn checked_record_bytes(size: ByteSize) -> Result<ByteSize, String> {
+    if (RECORD_BYTES_MIN..=RECORD_BYTES_MAX).contains(&size) {
+        Ok(size)
+    } else {
+        Err(format!("`{size}` cannot be a record's size: use {RECORD_BYTES_MIN} to {RECORD_BYTES_MAX}"))
+    }
+}
+
+fn checked_requests(n: u32) -> Result<u32, String> {
+    match positive(n)? {
+        n if n <= REQUESTS_MAX => Ok(n),
+        n => Err(format!("`{n}` is too large: use 1 to {REQUESTS_MAX}")),
+    }
+}
+
+fn checked_timeout(span: Span) -> Result<Span, String> {
+    if span.0.is_zero() {
+        Err("`0` gives no request time to succeed: use 1s or more".to_owned())
+    } else {
+        Ok(span)
+    }
+}
