@@ -108,6 +108,49 @@ fn a_short_and_a_long_record_are_seen_whole_and_in_sequence() {
     two_producers(push, push_long);
 }
 
+#[test]
+fn many_records_become_visible_together_and_wake_a_sleeper() {
+    explore(2, || {
+        let (_, producer, mut consumer) = ring(4);
+        let other = Arc::clone(&producer);
+        let pushing = thread::spawn(move || {
+            let reservation = other.reserve_some(&[8, 8], WEIGHT).unwrap();
+            for (part, value) in [7u64, 8].into_iter().enumerate() {
+                reservation.write(part, Kind::Write, &[&value.to_ne_bytes()]);
+            }
+            reservation.commit();
+        });
+        assert!(push(&producer, 9));
+        let values: Vec<u64> = drain(&mut consumer, 3).iter().map(|(_, _, p)| value(p)).collect();
+        assert!(values == [7, 8, 9] || values == [9, 7, 8], "{values:?}");
+        pushing.join().unwrap();
+    });
+}
+
+#[test]
+fn of_many_records_those_that_fit_are_taken() {
+    explore(2, || {
+        let (_, producer, mut consumer) = ring(3);
+        assert!(push(&producer, 1));
+        let reading = thread::spawn(move || {
+            let seen = drain(&mut consumer, 2);
+            assert_eq!((value(&seen[0].2), value(&seen[1].2)), (1, 2));
+            consumer
+        });
+        let reservation = producer.reserve_some(&[8, 8, 8], WEIGHT).unwrap();
+        let taken = reservation.records();
+        // The third fits only if the first of all was acknowledged by then.
+        assert!(taken == 2 || taken == 3);
+        for part in 0..taken {
+            reservation.write(part, Kind::Write, &[&(part as u64 + 2).to_ne_bytes()]);
+        }
+        reservation.commit();
+        let mut consumer = reading.join().unwrap();
+        let values: Vec<u64> = drain(&mut consumer, taken - 1).iter().map(|(_, _, p)| value(p)).collect();
+        assert_eq!(values, [3, 4][..taken - 1]);
+    });
+}
+
 /// A writer that was told that its write is recorded must be able to rely on it, whenever the agent is killed.
 #[test]
 fn a_push_that_has_returned_is_visible() {

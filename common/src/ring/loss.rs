@@ -82,12 +82,12 @@ impl LossLedger {
         ledger
     }
 
-    /// Adds one write to the totals.
-    pub(crate) fn count<M: Memory>(&mut self, memory: &M, reason: LossReason, weight: Weight) {
+    /// Adds writes to the totals; `weight` is that of all.
+    pub(crate) fn count<M: Memory>(&mut self, memory: &M, reason: LossReason, events: u64, weight: Weight) {
         let i = reason as usize;
         let fresh = self.totals[i] == self.staged.unwrap_or(self.announced)[i];
         self.dirty = true;
-        self.totals[i].events += 1;
+        self.totals[i].events += events;
         self.totals[i].bytes += weight.bytes;
         let first = if fresh { weight.time_ns } else { self.window[i].0.min(weight.time_ns) };
         let last = if fresh { weight.time_ns } else { self.window[i].1.max(weight.time_ns) };

@@ -4,7 +4,7 @@
 //! committed ones, so a reader never meets half a record, and all producers die together: there is nothing to
 //! repair in the segment after a crash.
 
-use std::collections::VecDeque;
+use std::{cell::Cell, collections::VecDeque};
 
 use crate::{
     fail_point::FailPoint,
@@ -87,6 +87,10 @@ pub struct Reservation<'a, M: Memory> {
     first_seq: u64,
     /// Payload lengths of the records.
     lens: &'a [usize],
+    /// The next part if they are written in order, and the position from which on it is looked for a place.
+    next: Cell<(usize, u64)>,
+    /// How many writes they are for, and what these weigh together.
+    events: u64,
     weight: Weight,
     committed: bool,
 }
@@ -186,13 +190,35 @@ impl<M: Memory> Producer<M> {
         let reason = if lens.iter().any(|len| *len > self.payload_max()) {
             LossReason::TooLarge
         } else {
-            match self.try_reserve(&mut state, lens, weight) {
+            match self.try_reserve(&mut state, lens, 1, weight) {
                 Some(reservation) => return Ok(reservation),
                 None => LossReason::RingFull,
             }
         };
-        state.ledger.count(&*self.memory, reason, weight);
+        state.ledger.count(&*self.memory, reason, 1, weight);
         Err(Lost(reason))
+    }
+
+    /// Reserves space for as many of the first records with payloads of `lens` bytes as fit now, side by side in order,
+    /// each for a write of its own, so that one commit makes all of them visible and wakes the consumer once. Nothing is
+    /// counted as lost: what does not fit is the caller's to count or to offer again. `weight` is that of all.
+    ///
+    /// Gives none if not even the first fits. No payload is over [`Self::payload_max`].
+    pub fn reserve_some<'a>(&'a self, lens: &'a [usize], weight: Weight) -> Option<Reservation<'a, M>> {
+        let mut state = lock(&self.state);
+        let capacity = self.memory.capacity();
+        let losses = state.ledger.unannounced().into_iter().map(|loss| loss.encode().len());
+        let mut end = losses.fold(state.reserved, |end, len| place(end, len, capacity).1);
+        let mut fitting = 0;
+        for len in lens {
+            end = place(end, *len, capacity).1;
+            if *len > self.payload_max() || !self.fits(&mut state, end) {
+                break;
+            }
+            fitting += 1;
+        }
+        let lens = lens.get(..fitting).filter(|lens| !lens.is_empty())?;
+        self.try_reserve(&mut state, lens, lens.len() as u64, weight)
     }
 
     /// Whether the space up to `end` is free.
@@ -206,7 +232,12 @@ impl<M: Memory> Producer<M> {
 
     /// Counts a write that is withheld from the ring for a reason of the caller's.
     pub fn count_loss(&self, reason: LossReason, weight: Weight) {
-        lock(&self.state).ledger.count(&*self.memory, reason, weight);
+        self.count_losses(reason, 1, weight);
+    }
+
+    /// Counts several writes that are not in the ring; `weight` is that of all.
+    pub fn count_losses(&self, reason: LossReason, events: u64, weight: Weight) {
+        lock(&self.state).ledger.count(&*self.memory, reason, events, weight);
     }
 
     /// Puts losses that no later record has announced yet into the ring, if there is room.
@@ -216,7 +247,7 @@ impl<M: Memory> Producer<M> {
             return;
         }
         let weight = Weight { bytes: 0, time_ns: 0 };
-        if let Some(reservation) = self.try_reserve(&mut state, &[], weight) {
+        if let Some(reservation) = self.try_reserve(&mut state, &[], 0, weight) {
             drop(state);
             reservation.commit();
         }
@@ -227,6 +258,7 @@ impl<M: Memory> Producer<M> {
         &'a self,
         state: &mut State,
         lens: &'a [usize],
+        events: u64,
         weight: Weight,
     ) -> Option<Reservation<'a, M>> {
         let capacity = self.memory.capacity();
@@ -255,7 +287,18 @@ impl<M: Memory> Producer<M> {
         let ticket = state.first_ticket + state.pending.len() as u64;
         state.pending.push_back(Pending { end, next_seq: state.next_seq, done: false, announces });
         FailPoint::Reserved.reach();
-        Some(Reservation { producer: self, ticket, from, first_seq, lens, weight, committed: false })
+        let next = Cell::new((0, from));
+        Some(Reservation {
+            producer: self,
+            ticket,
+            from,
+            first_seq,
+            lens,
+            next,
+            events,
+            weight,
+            committed: false,
+        })
     }
 
     /// The offset at which a record goes in reserved space from `from` on, and the position where it ends; pads the
@@ -320,11 +363,11 @@ impl<M: Memory> Producer<M> {
     /// Marks a reservation as complete, and makes what is now a whole prefix visible. Returns once the reservation is
     /// in it: what its writer is told to be recorded has to outlast this process. The only wait is for other threads'
     /// copies that were begun before.
-    fn commit(&self, ticket: u64, discarded: Option<Weight>) {
+    fn commit(&self, ticket: u64, discarded: Option<(u64, Weight)>) {
         FailPoint::Copied.reach();
         let mut state = lock(&self.state);
-        if let Some(weight) = discarded {
-            state.ledger.count(&*self.memory, LossReason::Discarded, weight);
+        if let Some((events, weight)) = discarded {
+            state.ledger.count(&*self.memory, LossReason::Discarded, events, weight);
         }
         let index = usize::try_from(ticket - state.first_ticket).unwrap_or(usize::MAX);
         if let Some(pending) = state.pending.get_mut(index) {
@@ -395,6 +438,11 @@ impl<M: Memory> Producer<M> {
 }
 
 impl<M: Memory> Reservation<'_, M> {
+    /// How many records there is space for.
+    pub fn records(&self) -> usize {
+        self.lens.len()
+    }
+
     /// Fills record `part` of those that were asked for. The slices' lengths add up to the length asked for.
     pub fn write(&self, part: usize, kind: Kind, slices: &[&[u8]]) {
         let len = slices.iter().map(|s| s.len()).sum::<usize>();
@@ -405,13 +453,16 @@ impl<M: Memory> Reservation<'_, M> {
         }
     }
 
-    /// Offset and sequence number of a part. Parts are at most a handful: each takes an eighth of the ring.
+    /// Offset and sequence number of a part. Takes no time if it is the one after the last that was asked for.
     fn part(&self, part: usize) -> Option<(u64, u64)> {
         let len = *self.lens.get(part)?;
-        let from = self.lens[..part]
-            .iter()
-            .fold(self.from, |from, len| place(from, *len, self.producer.memory.capacity()).1);
-        Some((self.producer.place_padded(from, len).0, self.first_seq + part as u64))
+        let (next, from) = self.next.get();
+        let (next, from) = if part < next { (0, self.from) } else { (next, from) };
+        let capacity = self.producer.memory.capacity();
+        let from = self.lens[next..part].iter().fold(from, |from, len| place(from, *len, capacity).1);
+        let (offset, end) = self.producer.place_padded(from, len);
+        self.next.set((part + 1, end));
+        Some((offset, self.first_seq + part as u64))
     }
 
     /// Makes the records visible, once all in front of them are. All parts have been written.
@@ -433,7 +484,7 @@ impl<M: Memory> Drop for Reservation<'_, M> {
             let header = RecordHeader { len, kind: Kind::Discarded as u8, seq, crc: 0 };
             self.producer.copy_in(offset, &RecordHeader { crc: header.mark(), ..header }.encode());
         }
-        self.producer.commit(self.ticket, Some(self.weight));
+        self.producer.commit(self.ticket, Some((self.events, self.weight)));
     }
 }
 

@@ -70,6 +70,7 @@ fn drain(consumer: &mut Consumer) -> Vec<(Entry, Vec<u8>)> {
 #[derive(Clone, Debug)]
 enum Step {
     Push(Vec<usize>),
+    PushSome(Vec<usize>),
     GiveUp(usize),
     Read(usize),
     Ack(usize),
@@ -82,7 +83,8 @@ fn step() -> impl Strategy<Value = Step> {
     let max = CAPACITY_MIN as usize / 8 - 24;
     let len = prop_oneof![4 => 0..300usize, 2 => 0..=max, 1 => Just(max), 1 => Just(max + 1)];
     prop_oneof![
-        8 => prop::collection::vec(len, 1..4).prop_map(Step::Push),
+        8 => prop::collection::vec(len.clone(), 1..4).prop_map(Step::Push),
+        4 => prop::collection::vec(len, 1..40).prop_map(Step::PushSome),
         1 => (0..300usize).prop_map(Step::GiveUp),
         4 => (0..20usize).prop_map(Step::Read),
         4 => (0..20usize).prop_map(Step::Ack),
@@ -115,9 +117,9 @@ impl Expected {
         }
     }
 
-    fn lose(&mut self, reason: LossReason, bytes: usize) {
+    fn lose(&mut self, reason: LossReason, events: usize, bytes: usize) {
         let sum = &mut self.losses[reason as usize];
-        *sum = (sum.0 + 1, sum.1 + bytes as u64);
+        *sum = (sum.0 + events as u64, sum.1 + bytes as u64);
     }
 }
 
@@ -155,8 +157,33 @@ fn run(steps: &[Step]) {
                             too_large || used + wanted as u64 > capacity,
                             "refused at {used} for {lens:?}"
                         );
-                        expected.lose(reason, bytes);
+                        expected.lose(reason, 1, bytes);
                     }
+                }
+            }
+            Step::PushSome(lens) => {
+                expected.pushes = expected.pushes.wrapping_add(1);
+                let payloads: Vec<Vec<u8>> = lens.iter().map(|len| vec![expected.pushes; *len]).collect();
+                let (used, capacity) = producer.fill();
+                let reservation = producer.reserve_some(lens, weight(0));
+                let taken = reservation.as_ref().map_or(0, Reservation::records);
+                if let Some(next) = lens.get(taken).filter(|len| **len <= producer.payload_max()) {
+                    let wanted: usize = lens[..taken].iter().map(|len| len + 32).sum();
+                    let most = wanted + 2 * (next + 32) + 3 * 128 + capacity as usize / 8;
+                    assert!(used as usize + most > capacity as usize, "{taken} of {lens:?} at {used}");
+                }
+                if let Some(reservation) = reservation {
+                    for (i, payload) in payloads[..taken].iter().enumerate() {
+                        reservation.write(i, Kind::Write, &[payload]);
+                    }
+                    reservation.commit();
+                    expected.announce();
+                    expected.records.extend(payloads[..taken].iter().map(|p| (Kind::Write, p.clone())));
+                }
+                let (events, bytes) = (lens.len() - taken, lens[taken..].iter().sum());
+                if events > 0 {
+                    producer.count_losses(LossReason::RingFull, events as u64, weight(bytes));
+                    expected.lose(LossReason::RingFull, events, bytes);
                 }
             }
             Step::GiveUp(len) => match producer.reserve(&[*len], weight(*len)) {
@@ -164,9 +191,9 @@ fn run(steps: &[Step]) {
                     drop(reservation);
                     expected.announce();
                     expected.records.push_back((Kind::Discarded, Vec::new()));
-                    expected.lose(LossReason::Discarded, *len);
+                    expected.lose(LossReason::Discarded, 1, *len);
                 }
-                Err(Lost(reason)) => expected.lose(reason, *len),
+                Err(Lost(reason)) => expected.lose(reason, 1, *len),
             },
             Step::Announce => {
                 let before = producer.fill().0;
