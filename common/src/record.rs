@@ -23,12 +23,23 @@ const BINCODE: Configuration<
     Limit<ENCODED_BYTES_MAX>,
 > = bincode::config::standard().with_limit::<ENCODED_BYTES_MAX>();
 
-/// One captured write.
+/// How a write came to the agent, and so what it knows of the writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Origin {
+    /// By write(2) on a file: the kernel says who wrote.
+    Write,
+    /// The kernel wrote the pages of a shared mapping back: nobody knows who stored into them.
+    Mapping,
+    /// Through a FIFO, which does not say who wrote.
+    Fifo,
+}
+
+/// One captured write, or a line or chunk from a FIFO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct Write<'a> {
     /// The absolute path that the writer sees.
     pub path: &'a [u8],
-    /// The writing process; 0 where the kernel does not say (see `unattributed`).
+    /// The writing process; 0 where nobody knows (see `origin`), as are the next two.
     pub pid: u32,
     /// The writer's effective user.
     pub uid: u32,
@@ -38,15 +49,16 @@ pub struct Write<'a> {
     pub time_ns: u64,
     /// The writer's arguments, each followed by a space.
     pub command: &'a [u8],
-    /// Where in the file the bytes begin.
+    /// Where in the file the bytes begin; in a FIFO, how many bytes came through it before, since the agent opened it.
     pub offset: u64,
-    /// Which open of the file wrote them: equal for writes through one open, unique in an agent's life.
+    /// Which open of the file wrote them: equal for writes through one open, unique in an agent's life. 0 for a FIFO.
     pub handle: u64,
-    /// The kernel wrote the pages of a shared mapping back: nobody knows who stored into them.
-    pub unattributed: bool,
+    /// How they came.
+    pub origin: Origin,
     /// Which part of the write this record holds, from 0.
     pub part: u32,
-    /// How many records hold the write, at least 1.
+    /// How many records hold the write. 0 where that is not known yet: the parts of a line that is longer than a FIFO's
+    /// limit leave as they come, and the last of them alone has the number.
     pub parts: u32,
 }
 
@@ -162,10 +174,11 @@ mod tests {
             command in prop::collection::vec(any::<u8>(), 0..200),
             data in prop::collection::vec(any::<u8>(), 0..200),
             (pid, uid, gid, time_ns) in any::<(u32, u32, u32, u64)>(),
-            (offset, handle, unattributed, part, parts) in any::<(u64, u64, bool, u32, u32)>(),
+            (offset, handle, part, parts) in any::<(u64, u64, u32, u32)>(),
+            origin in prop::sample::select(vec![Origin::Write, Origin::Mapping, Origin::Fifo]),
         ) {
             let write = Write {
-                path: &path, pid, uid, gid, time_ns, command: &command, offset, handle, unattributed, part, parts,
+                path: &path, pid, uid, gid, time_ns, command: &command, offset, handle, origin, part, parts,
             };
             let mut payload = Vec::new();
             write.encode_into(&mut payload);
@@ -192,7 +205,7 @@ mod tests {
             command: &long,
             offset: 5,
             handle: 6,
-            unattributed: false,
+            origin: Origin::Write,
             part: 0,
             parts: 1,
         };

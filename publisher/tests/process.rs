@@ -10,7 +10,7 @@ use std::{
 
 use bywash_common::{
     config::RingConfig,
-    record::Write,
+    record::{Origin, Write},
     ring::{AgentRing, Kind, SEGMENT_DIR, Weight},
     units::ByteSize,
 };
@@ -47,7 +47,7 @@ impl TestRing {
             command: b"cat ",
             offset: 0,
             handle: 1,
-            unattributed: false,
+            origin: Origin::Write,
             part: 0,
             parts: 1,
         };

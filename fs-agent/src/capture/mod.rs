@@ -15,7 +15,7 @@ use std::{
 };
 
 use bywash_common::{
-    record::{LossReason, Write},
+    record::{LossReason, Origin, Write},
     ring::{AgentRing, Kind, Producer, Weight},
     status::{AgentCounter, Listening},
 };
@@ -85,7 +85,7 @@ impl Capture {
             command: process.as_ref().map_or(&[], |process| &process.command),
             offset: event.offset,
             handle: event.handle,
-            unattributed: event.writer.is_none(),
+            origin: if event.writer.is_some() { Origin::Write } else { Origin::Mapping },
             part: 0,
             parts: 1,
         };
@@ -93,7 +93,7 @@ impl Capture {
             let status = &self.ring.status;
             status.add(AgentCounter::CapturedEvents, 1);
             status.add(AgentCounter::CapturedBytes, event.data.len() as u64);
-            if write.unattributed {
+            if write.origin == Origin::Mapping {
                 status.add(AgentCounter::UnattributedEvents, 1);
             }
         }

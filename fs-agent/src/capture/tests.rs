@@ -2,7 +2,7 @@
 
 use bywash_common::{
     config::RingConfig,
-    record::Loss,
+    record::{Loss, Origin},
     ring::{PublisherRing, SEGMENT_DIR},
     units::ByteSize,
 };
@@ -57,7 +57,7 @@ fn a_write_is_one_record_that_says_who_where_and_what() {
         assert_eq!((kind, data, write.path), (Kind::Write, &b"data"[..], &b"/srv/a"[..]));
         assert_eq!((write.pid, write.uid, write.gid), (std::process::id(), 1, 2));
         assert_eq!((write.offset, write.handle, write.part, write.parts), (10, 3, 0, 1));
-        assert!(!write.unattributed && write.time_ns > 0 && write.command.ends_with(b" "));
+        assert!(write.origin == Origin::Write && write.time_ns > 0 && write.command.ends_with(b" "));
     });
     assert_eq!(seen.len(), 1);
     let counters = capture.ring.status.snapshot();
@@ -72,7 +72,7 @@ fn pages_of_a_mapping_are_nobodys() {
     capture.record(&Event { writer: None, ..event(b"page") });
     ring.read(|_, payload| {
         let (write, _) = Write::decode(payload).unwrap();
-        assert!(write.unattributed && write.command.is_empty());
+        assert!(write.origin == Origin::Mapping && write.command.is_empty());
         assert_eq!((write.pid, write.uid, write.gid), (0, 0, 0));
     });
     assert_eq!(capture.ring.status.snapshot()[AgentCounter::UnattributedEvents as usize], 1);

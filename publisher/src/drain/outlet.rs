@@ -7,7 +7,7 @@ use std::{
 use bywash_common::{
     config::{Config, MessageKey},
     fail_point::FailPoint,
-    record::{Loss, Write},
+    record::{Loss, Origin, Write},
     ring::{Entry, PublisherRing},
     status::{PublisherCounter, PublisherStatus},
 };
@@ -116,7 +116,7 @@ impl Outlet {
             is_write: true,
         });
         self.name_event(format_args!("{}", entry.seq));
-        let names = (!write.unattributed)
+        let names = (write.origin == Origin::Write)
             .then(|| (self.names.name(Id::User(write.uid)), self.names.name(Id::Group(write.gid))));
         let writer = names.as_ref().map(|(user, group)| Writer {
             pid: write.pid,
@@ -131,12 +131,12 @@ impl Outlet {
         let event = WriteEvent {
             path: write.path,
             writer,
-            unattributed: write.unattributed,
+            unattributed: write.origin == Origin::Mapping,
             time_ns: write.time_ns,
             offset: write.offset,
             event_id: &event_id,
             sequence: entry.seq,
-            part: (write.parts > 1).then_some(agent_part),
+            part: (write.parts != 1).then_some(agent_part),
             piece: None,
             message: data,
         };

@@ -2,6 +2,7 @@ use std::{collections::VecDeque, sync::Mutex};
 
 use bywash_common::{
     config::{Encoder, RingConfig},
+    record::Origin,
     ring::{AgentRing, SEGMENT_DIR, Weight},
     units::ByteSize,
 };
@@ -33,7 +34,7 @@ impl TestRing {
             command: b"cat ",
             offset: 100,
             handle: 1,
-            unattributed: false,
+            origin: Origin::Write,
             part: part.0,
             parts: part.1,
         };

@@ -22,7 +22,7 @@ pub struct Writer<'a> {
 pub struct Part {
     /// Which one, from 0.
     pub index: u32,
-    /// How many there are.
+    /// How many there are; 0 where that is not known yet.
     pub count: u32,
 }
 

@@ -14,7 +14,7 @@
 //! | \[`command_base64`\] | as `@message_base64` |
 //! | `@version`, `@fields`, `@tags` | constants of the configuration |
 //! | `offset`, `event_id`, `sequence` | where in the file, which event, which record |
-//! | \[`part`, `parts`\] | of a write that was split |
+//! | \[`part`, `parts`\] | of a write that was split; `parts` of a FIFO's long line is in the last one alone |
 //! | \[`piece`, `pieces`\] | of an agent's part that was split again |
 //! | \[`unattributed`\] | `true`: a shared mapping's pages |
 //! | \[`path_base64`\] | the exact path, where it is not UTF-8 |
@@ -215,7 +215,9 @@ fn push_base64_beside(key: &str, bytes: &[u8], out: &mut Vec<u8>) {
 fn push_part(keys: [&str; 2], part: Option<Part>, out: &mut Vec<u8>) {
     if let Some(Part { index, count }) = part {
         push_number(keys[0], index.into(), out);
-        push_number(keys[1], count.into(), out);
+        if count > 0 {
+            push_number(keys[1], count.into(), out);
+        }
     }
 }
 

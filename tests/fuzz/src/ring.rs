@@ -15,7 +15,7 @@ use std::{
 
 use bywash_common::{
     config::{Config, RingConfig},
-    record::{Loss, Write},
+    record::{Loss, Origin, Write},
     ring::{AgentRing, CAPACITY_MIN, Kind, PublisherRing, SEGMENT_DIR, Weight, inspect},
     units::ByteSize,
 };
@@ -46,7 +46,7 @@ fn target() -> &'static Target {
             command: b"c ",
             offset: 5,
             handle: 6,
-            unattributed: false,
+            origin: Origin::Write,
             part: 0,
             parts: 1,
         };

@@ -1,7 +1,7 @@
 //! What an agent has captured, read from its ring by the test itself: a publisher without a broker.
 
 use bywash_common::{
-    record::{Loss, Write},
+    record::{Loss, Origin, Write},
     ring::{Kind, PublisherRing},
 };
 
@@ -48,7 +48,7 @@ impl Capture {
                         path: write.path.to_vec(),
                         offset: write.offset,
                         data: data.to_vec(),
-                        unattributed: write.unattributed,
+                        unattributed: write.origin == Origin::Mapping,
                     });
                 }
                 Kind::Lost => panic!("something was lost: {:?}", Loss::decode(&self.payload)),
