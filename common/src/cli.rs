@@ -2,7 +2,10 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::{config::ConfigArgs, logging};
+use crate::{
+    config::{ConfigArgs, fifo2kinesis},
+    logging,
+};
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
@@ -42,6 +45,8 @@ pub enum LogFormat {
 impl LogArgs {
     /// Sets logging up for the rest of the program's life.
     pub fn init(&self) {
-        logging::init(if self.debug { tracing::Level::DEBUG } else { self.log_level }, self.log_format);
+        let debug =
+            self.debug || std::env::var("FIFO2KINESIS_DEBUG").is_ok_and(|word| fifo2kinesis::is_on(&word));
+        logging::init(if debug { tracing::Level::DEBUG } else { self.log_level }, self.log_format);
     }
 }

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use crate::units::{ByteSize, Span};
 
-use super::{Config, Origin, Problem, agent, directory, kafka, kinesis, locate};
+use super::{Config, Origin, Problem, agent, directory, fifo, kafka, kinesis, locate};
 
 /// A value and its place in the file.
 pub(super) type Placed<T> = Option<Spanned<T>>;
@@ -20,6 +20,8 @@ struct File {
     event: Option<Event>,
     #[serde(default)]
     directory: Vec<directory::Table>,
+    #[serde(default)]
+    fifo: Vec<fifo::Table>,
     agent: Option<agent::Table>,
     publisher: Option<Publisher>,
     kafka: Option<kafka::Section>,
@@ -106,6 +108,10 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
     }
     for table in file.directory {
         directory::apply(table, config, &mut context);
+    }
+    // After the directories, which they must not lie in.
+    for table in file.fifo {
+        fifo::apply(table, config, &mut context);
     }
     if let Some(table) = file.agent {
         agent::apply(table, config, &mut context);

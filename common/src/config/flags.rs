@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use crate::units::{ByteSize, Span};
 
-use super::{Config, DirectoryConfig, Encoder, Origin, Problem, Sink, file, kafka};
+use super::{
+    Config, DirectoryConfig, Encoder, FifoConfig, Origin, PartitionKey, Problem, Sink, fifo2kinesis, file,
+    kafka, kinesis,
+};
 
 /// Flags that replace what the configuration file says. Both programs take them all, so that one set of
 /// variables can stand in both services' environment.
@@ -17,6 +20,12 @@ pub struct ConfigArgs {
     /// A directory to mount an overlay on; may be given more than once
     #[arg(long, value_name = "DIR", env = "BYWASH_DIRECTORY", global = true)]
     pub directory: Vec<PathBuf>,
+    /// A FIFO to read; may be given more than once
+    #[arg(long, value_name = "PATH", env = "BYWASH_FIFO", global = true)]
+    pub fifo: Vec<PathBuf>,
+    /// A FIFO to read, with fifo2kinesis's defaults: sink kinesis, encoder raw, 5s, 500 records, random partition keys
+    #[arg(long, value_name = "PATH", env = "BYWASH_FIFO_NAME", global = true)]
+    pub fifo_name: Option<PathBuf>,
     /// The ring's name in shared memory [default: bywash]
     #[arg(long, value_name = "NAME", env = "BYWASH_RING", global = true)]
     pub ring: Option<String>,
@@ -26,6 +35,9 @@ pub struct ConfigArgs {
     /// Where events go: kafka, kinesis or stdout [default: kafka]
     #[arg(long, value_name = "SINK", env = "BYWASH_SINK", global = true)]
     pub sink: Option<String>,
+    /// The same in fifo2kinesis's words: kinesis or logger, which is standard output
+    #[arg(long, value_name = "HANDLER", env = "BYWASH_FLUSH_HANDLER", global = true)]
+    pub flush_handler: Option<String>,
     /// Kafka brokers, host:port with commas between [default: localhost:9092]
     #[arg(long, value_name = "LIST", env = "BYWASH_BROKERS", value_delimiter = ',', global = true)]
     pub brokers: Vec<String>,
@@ -41,6 +53,21 @@ pub struct ConfigArgs {
     /// The most events in a batch
     #[arg(long, value_name = "N", env = "BYWASH_BUFFER_QUEUE_LIMIT", global = true)]
     pub buffer_queue_limit: Option<u32>,
+    /// The Kinesis stream
+    #[arg(long, value_name = "STREAM", env = "BYWASH_STREAM_NAME", global = true)]
+    pub stream_name: Option<String>,
+    /// What decides an event's shard: random, or one key for all [default: the event's path]
+    #[arg(long, value_name = "KEY", env = "BYWASH_PARTITION_KEY", global = true)]
+    pub partition_key: Option<String>,
+    /// The AWS region of the stream [default: what the AWS environment says]
+    #[arg(long, value_name = "REGION", env = "BYWASH_REGION", global = true)]
+    pub region: Option<String>,
+    /// The ARN of the AWS role to assume
+    #[arg(long, value_name = "ARN", env = "BYWASH_ROLE_ARN", global = true)]
+    pub role_arn: Option<String>,
+    /// The session's name when a role is assumed [default: bywash]
+    #[arg(long, value_name = "NAME", env = "BYWASH_ROLE_SESSION_NAME", global = true)]
+    pub role_session_name: Option<String>,
 }
 
 impl ConfigArgs {
@@ -66,10 +93,26 @@ impl ConfigArgs {
                 config.add_directory(new, |message| refuse("directory", "directory.path", message));
             }
         }
+        let fifos = self.fifo.iter().map(|path| ("fifo", path));
+        let fifos: Vec<_> = fifos.chain(self.fifo_name.iter().map(|path| ("fifo-name", path))).collect();
+        if !fifos.is_empty() {
+            config.fifos.clear();
+            for (flag, path) in fifos {
+                config.add_fifo(FifoConfig::at(path.clone()), |message| refuse(flag, "fifo.path", message));
+            }
+        }
         set!("ring", "ring.name", self.ring.clone(), config.ring.name, file::checked_ring_name);
         set!("ring-size", "ring.size", self.ring_size, config.ring.size, file::checked_ring_size);
         set!("sink", "publisher.sink", self.sink.as_deref(), config.publisher.sink, |s: &str| s
             .parse::<Sink>());
+        let handler = self.flush_handler.as_deref();
+        if self.sink.is_none() {
+            let to = &mut config.publisher.sink;
+            set!("flush-handler", "publisher.sink", handler, *to, fifo2kinesis::sink_of);
+        } else if let Some(handler) = handler {
+            let message = format!("`{handler}` and --sink name the sink twice: keep one of the two");
+            refuse("flush-handler", "publisher.sink", message);
+        }
         let brokers = (!self.brokers.is_empty()).then(|| self.brokers.clone());
         set!("brokers", "kafka.brokers", brokers, config.kafka.brokers, kafka::checked_brokers);
         set!("topic", "kafka.topic", self.topic.clone(), config.kafka.topic, kafka::checked_topic);
@@ -82,5 +125,33 @@ impl ConfigArgs {
         set!("buffer-queue-limit", "publisher.batch_records", limit, config.publisher.batch_records, |n| {
             file::positive(n).map(Some)
         });
+        self.apply_kinesis(config, &mut refuse);
+    }
+
+    fn apply_kinesis(&self, config: &mut Config, refuse: &mut impl FnMut(&'static str, &str, String)) {
+        let to = &mut config.kinesis;
+        let mut set = |flag: &'static str,
+                       key: &str,
+                       value: &Option<String>,
+                       to: &mut String,
+                       check: fn(String) -> Result<String, String>| {
+            match value.clone().map(check) {
+                Some(Ok(value)) => *to = value,
+                Some(Err(message)) => refuse(flag, key, message),
+                None => {}
+            }
+        };
+        let stream = &mut to.stream_name;
+        set("stream-name", "kinesis.stream_name", &self.stream_name, stream, kinesis::checked_stream_name);
+        set("region", "kinesis.region", &self.region, &mut to.region, Ok);
+        set("role-arn", "kinesis.role_arn", &self.role_arn, &mut to.role_arn, kinesis::checked_role_arn);
+        let session = &mut to.role_session_name;
+        let (key, check) = ("kinesis.role_session_name", kinesis::checked_session_name);
+        set("role-session-name", key, &self.role_session_name, session, check);
+        match self.partition_key.clone().map(PartitionKey::parse) {
+            Some(Ok(key)) => to.partition_key = key,
+            Some(Err(message)) => refuse("partition-key", "kinesis.partition_key", message),
+            None => {}
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! The configuration of both services: a TOML file, over it the environment, over that the flags.
 //!
-//! Precedence, highest first: flag, environment, file, default. Unknown keys and impossible values are errors
+//! Precedence, highest first: flag, environment, environment of fifo2kinesis, file, default. Unknown keys and impossible values are errors
 //! that name file, line and key.
 
 mod agent;
 mod directory;
+mod fifo;
+pub mod fifo2kinesis;
 mod file;
 mod flags;
 mod kafka;
@@ -14,7 +16,7 @@ mod print;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use indexmap::IndexMap;
 
@@ -22,6 +24,7 @@ use crate::units::{ByteSize, Span};
 
 pub use agent::AgentConfig;
 pub use directory::DirectoryConfig;
+pub use fifo::{EmptyLines, FifoConfig, FifoFraming, OnFull};
 pub use flags::ConfigArgs;
 pub use kafka::{KafkaConfig, MessageKey};
 pub use kinesis::{KinesisConfig, PARTITION_KEY_CHARS_MAX, PartitionKey, RECORD_BYTES_MAX};
@@ -38,6 +41,8 @@ pub struct Config {
     pub event: EventConfig,
     /// What fs-agent is mounted over; no path is equal to, above or below another.
     pub directories: Vec<DirectoryConfig>,
+    /// What fs-agent reads; no path is there twice.
+    pub fifos: Vec<FifoConfig>,
     /// How fs-agent works.
     pub agent: AgentConfig,
     /// How the publisher works.
@@ -123,6 +128,7 @@ impl Default for Config {
                 tags: Vec::new(),
             },
             directories: Vec::new(),
+            fifos: Vec::new(),
             agent: AgentConfig::default(),
             publisher: PublisherConfig {
                 sink: Sink::Kafka,
@@ -142,7 +148,7 @@ impl Default for Config {
 /// A closed set of words in the configuration.
 macro_rules! words {
     ($type:ty: $($word:literal => $value:expr),+) => {
-        impl FromStr for $type {
+        impl std::str::FromStr for $type {
             type Err = String;
             fn from_str(text: &str) -> Result<Self, String> {
                 match text {
@@ -161,6 +167,8 @@ macro_rules! words {
         }
     };
 }
+
+use words;
 
 words!(Encoder:
     "logstash_base64" => Encoder::LogstashBase64,
@@ -188,6 +196,8 @@ pub enum Origin {
     File(PathBuf, usize),
     /// A flag, or the environment variable that stands for it.
     Flag(&'static str),
+    /// An environment variable that stands for no flag of its own.
+    Variable(&'static str),
 }
 
 impl std::fmt::Display for Origin {
@@ -195,6 +205,7 @@ impl std::fmt::Display for Origin {
         match self {
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
             Self::Flag(flag) => write!(f, "--{flag}"),
+            Self::Variable(name) => write!(f, "{name}"),
         }
     }
 }
@@ -223,12 +234,17 @@ impl Config {
     pub fn load(args: &ConfigArgs) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let mut config = Self::default();
+        let seed = fifo2kinesis::flags(|name| std::env::var(name).ok(), &mut problems);
+        if args.fifo_name.is_some() || seed.fifo_name.is_some() {
+            fifo2kinesis::set_defaults(&mut config);
+        }
         let path = args.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
         match std::fs::read_to_string(&path) {
             Ok(text) => file::apply(&path, &text, &mut config, &mut problems),
             Err(error) if args.config.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(ConfigError::Unreadable { path, error }),
         }
+        seed.apply(&mut config, &mut problems);
         args.apply(&mut config, &mut problems);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(problems)) }
     }
@@ -240,11 +256,12 @@ impl Config {
 
     /// The topic or stream for what is written to `path`.
     pub fn topic_of(&self, path: &std::path::Path) -> &str {
-        let directory = self.directories.iter().find(|d| path.starts_with(&d.path));
-        directory.and_then(|d| d.topic.as_deref()).unwrap_or(self.default_topic())
+        let fifo = self.fifos.iter().find(|fifo| path == fifo.path).map(|fifo| &fifo.topic);
+        let directory = || self.directories.iter().find(|d| path.starts_with(&d.path)).map(|d| &d.topic);
+        fifo.or_else(directory).and_then(Option::as_deref).unwrap_or(self.default_topic())
     }
 
-    /// The topic or stream of what no directory gives another.
+    /// The topic or stream of what no directory and no FIFO gives another.
     pub fn default_topic(&self) -> &str {
         match self.publisher.sink {
             Sink::Kafka | Sink::Stdout => &self.kafka.topic,

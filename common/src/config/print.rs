@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use toml::{Table, Value};
 
-use super::{Config, agent, directory, kinesis};
+use super::{Config, agent, directory, fifo, kinesis};
 
 /// A table of the pairs whose value is there.
 pub(super) fn table<const N: usize>(pairs: [(&str, Option<Value>); N]) -> Table {
@@ -24,7 +24,7 @@ pub(super) fn text(value: impl ToString) -> Option<Value> {
 }
 
 pub(super) fn print(config: &Config) -> String {
-    let Config { ring, event, directories, agent, publisher, kafka, kinesis: streams } = config;
+    let Config { ring, event, directories, fifos, agent, publisher, kafka, kinesis: streams } = config;
     let whole = table([
         (
             "ring",
@@ -43,6 +43,7 @@ pub(super) fn print(config: &Config) -> String {
             ]))),
         ),
         ("directory", Some(directories.iter().map(directory::print).collect::<Vec<_>>().into())),
+        ("fifo", Some(fifos.iter().map(fifo::print).collect::<Vec<_>>().into())),
         ("agent", Some(agent::print(agent))),
         (
             "publisher",

@@ -176,3 +176,150 @@ fn the_sample_file_shows_every_key_and_no_other() {
     };
     assert_eq!(keys(&shown), keys(&printed));
 }
+
+#[test]
+fn a_fifo_has_every_key() {
+    let text = "[[fifo]]\npath = '/run//a.pipe'\ncreate = true\nmode = '0622'\nowner = 'o'\ngroup = 'g'\n\
+                topic = 't'\nframing = 'chunk'\non_full = 'wait'\nempty_lines = 'skip'\nline_bytes_max = '1KiB'\n\
+                line_idle = '200ms'\npipe_size = '64KiB'\n";
+    let config = parse(text).unwrap();
+    let expected = FifoConfig {
+        create: true,
+        mode: 0o622,
+        owner: Some("o".to_owned()),
+        group: Some("g".to_owned()),
+        topic: Some("t".to_owned()),
+        framing: FifoFraming::Chunk,
+        on_full: OnFull::Wait,
+        empty_lines: EmptyLines::Skip,
+        line_bytes_max: ByteSize(1024),
+        line_idle: Span(Duration::from_millis(200)),
+        pipe_size: ByteSize(64 << 10),
+        ..FifoConfig::at("/run/a.pipe".into())
+    };
+    assert_eq!(config.fifos, [expected]);
+    assert_eq!(parse(&config.print()), Ok(config));
+}
+
+#[test]
+fn what_is_wrong_with_a_fifo_is_named() {
+    let with = |key: &str| format!("[[fifo]]\npath = '/a'\n{key}\n");
+    refused(&with("quota = 1"), &["b.toml:3", "fifo.quota"]);
+    refused(&with("mode = '0999'"), &["b.toml:3", "fifo.mode", "0999"]);
+    refused(&with("mode = '4755'"), &["b.toml:3", "fifo.mode", "4755"]);
+    refused(&with("framing = 'word'"), &["b.toml:3", "fifo.framing", "word", "chunk"]);
+    refused(&with("on_full = 'block'"), &["b.toml:3", "fifo.on_full", "block", "wait"]);
+    refused(&with("empty_lines = 'no'"), &["b.toml:3", "fifo.empty_lines", "no", "skip"]);
+    refused(&with("line_bytes_max = 0"), &["b.toml:3", "fifo.line_bytes_max", "0"]);
+    refused(&with("line_bytes_max = '1GiB'"), &["b.toml:3", "fifo.line_bytes_max", "1GiB", "64MiB"]);
+    refused(&with("line_idle = 0"), &["b.toml:3", "fifo.line_idle", "0"]);
+    refused(&with("pipe_size = 1"), &["b.toml:3", "fifo.pipe_size", "4KiB"]);
+    refused("[[fifo]]\npath = 'a'\n", &["b.toml:2", "fifo.path", "`a`"]);
+    refused("[[fifo]]\npath = '/a'\n[[fifo]]\npath = '/a/'\n", &["b.toml:4", "fifo.path", "`/a`", "twice"]);
+    let under = "[[fifo]]\npath = '/d/a'\n[[directory]]\npath = '/d'\n";
+    refused(under, &["b.toml:2", "fifo.path", "`/d/a`", "`/d`"]);
+}
+
+#[test]
+fn a_fifo_decides_its_topic() {
+    let config = parse("[[fifo]]\npath = '/a'\ntopic = 'x'\n[[fifo]]\npath = '/b'\n").unwrap();
+    assert_eq!(config.topic_of(Path::new("/a")), "x");
+    assert_eq!(config.topic_of(Path::new("/a/f")), "logs");
+    assert_eq!(config.topic_of(Path::new("/b")), "logs");
+}
+
+/// What comes of flags, and of a file.
+fn load(args: ConfigArgs, file: &str) -> Result<Config, String> {
+    let file_path = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file_path.path(), file).unwrap();
+    let args = ConfigArgs { config: Some(file_path.path().to_owned()), ..args };
+    Config::load(&args).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_fifo_named_as_fifo2kinesis_did_brings_its_defaults_and_all_else_goes_before_them() {
+    let flag = || ConfigArgs { fifo_name: Some("/run/p".into()), ..ConfigArgs::default() };
+    let config = load(flag(), "").unwrap();
+    assert_eq!(config.fifos, [FifoConfig::at("/run/p".into())]);
+    assert_eq!((config.publisher.sink, config.event.encoder), (Sink::Kinesis, Encoder::Raw));
+    assert_eq!(config.publisher.batch_records, Some(500));
+    assert_eq!(config.publisher.flush_interval, Some(Span(Duration::from_secs(5))));
+    assert_eq!(config.kinesis.partition_key, PartitionKey::Random);
+    let file = "[publisher]\nsink = 'kafka'\nbatch_records = 7\n[event]\nencoder = 'text'\n[kinesis]\npartition_key = 'k'\n";
+    let config = load(flag(), file).unwrap();
+    assert_eq!((config.publisher.sink, config.event.encoder), (Sink::Kafka, Encoder::Text));
+    assert_eq!(config.publisher.batch_records, Some(7));
+    assert_eq!(config.kinesis.partition_key, PartitionKey::Constant("k".to_owned()));
+    let logger =
+        ConfigArgs { flush_handler: Some("logger".to_owned()), buffer_queue_limit: Some(1), ..flag() };
+    let config = load(logger, file).unwrap();
+    assert_eq!((config.publisher.sink, config.publisher.batch_records), (Sink::Stdout, Some(1)));
+    let plain = ConfigArgs { fifo: vec!["/run/p".into()], ..ConfigArgs::default() };
+    assert_eq!(load(plain, "").unwrap().event.encoder, Encoder::LogstashBase64);
+}
+
+#[test]
+fn wrong_flags_of_fifo2kinesis_are_named() {
+    let refused = |args: ConfigArgs, words: &[&str]| {
+        let Err(message) = load(args, "") else { panic!("accepted: {words:?}") };
+        words.iter().for_each(|word| assert!(message.contains(word), "`{word}` is not in: {message}"));
+    };
+    let args = ConfigArgs::default;
+    refused(
+        ConfigArgs { flush_handler: Some("fax".to_owned()), ..args() },
+        &["--flush-handler", "fax", "logger"],
+    );
+    let both = ConfigArgs { flush_handler: Some("logger".into()), sink: Some("kafka".into()), ..args() };
+    refused(both, &["--flush-handler", "--sink"]);
+    refused(ConfigArgs { stream_name: Some("a b".to_owned()), ..args() }, &["--stream-name", "a b"]);
+    refused(ConfigArgs { role_arn: Some("me".to_owned()), ..args() }, &["--role-arn", "me"]);
+    refused(ConfigArgs { role_session_name: Some("?".to_owned()), ..args() }, &["--role-session-name", "?"]);
+    refused(ConfigArgs { partition_key: Some("k".repeat(300)), ..args() }, &["--partition-key"]);
+    let twice = ConfigArgs { fifo: vec!["/a".into()], fifo_name: Some("/a".into()), ..args() };
+    refused(twice, &["--fifo-name", "/a", "twice"]);
+}
+
+#[test]
+fn the_variables_of_fifo2kinesis_stand_for_its_flags() {
+    let values = [
+        ("FIFO_NAME", "/run/p"),
+        ("STREAM_NAME", "s"),
+        ("PARTITION_KEY", "k"),
+        ("BUFFER_QUEUE_LIMIT", "1"),
+        ("FLUSH_INTERVAL", "0"),
+        ("FLUSH_HANDLER", "logger"),
+        ("REGION", "eu-west-1"),
+        ("ROLE_ARN", "arn:aws:iam::1:role/r"),
+        ("ROLE_SESSION_NAME", "me"),
+    ];
+    let look_up = |name: &str| {
+        let bare = name.strip_prefix(fifo2kinesis::PREFIX)?;
+        values.iter().find(|(name, _)| *name == bare).map(|(_, value)| (*value).to_owned())
+    };
+    let mut problems = Vec::new();
+    let flags = fifo2kinesis::flags(look_up, &mut problems);
+    let mut config = Config::default();
+    flags.apply(&mut config, &mut problems);
+    assert_eq!(problems, []);
+    assert_eq!(config.fifos, [FifoConfig::at("/run/p".into())]);
+    assert_eq!((config.publisher.batch_records, config.publisher.sink), (Some(1), Sink::Stdout));
+    assert_eq!(config.publisher.flush_interval, Some(Span(Duration::ZERO)));
+    assert_eq!((&*config.kinesis.stream_name, &*config.kinesis.region), ("s", "eu-west-1"));
+    assert_eq!(config.kinesis.partition_key, PartitionKey::Constant("k".to_owned()));
+    assert_eq!(
+        (&*config.kinesis.role_arn, &*config.kinesis.role_session_name),
+        ("arn:aws:iam::1:role/r", "me")
+    );
+
+    let flags =
+        fifo2kinesis::flags(|name| name.ends_with("INTERVAL").then(|| "soon".to_owned()), &mut problems);
+    assert_eq!(flags.flush_interval, None);
+    assert!(
+        problems[0].to_string().contains("FIFO2KINESIS_FLUSH_INTERVAL")
+            && problems[0].message.contains("soon")
+    );
+    assert!(
+        fifo2kinesis::flags(|_| Some(String::new()), &mut problems).fifo_name.is_none(),
+        "empty is unset"
+    );
+}
