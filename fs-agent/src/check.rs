@@ -7,10 +7,7 @@ use bywash_common::{
     exit::Exit,
 };
 
-use crate::{
-    cli::print,
-    mount::{self, Unusable},
-};
+use crate::{cli::print, mount::Unusable, services};
 
 /// Says whether `run` would accept the configuration. Changes nothing.
 ///
@@ -18,9 +15,7 @@ use crate::{
 /// What is wrong with it.
 pub fn check(args: &GlobalArgs, show: bool) -> Result<Exit> {
     let config = load(args)?;
-    for directory in &config.directories {
-        mount::check_directory(directory)?;
-    }
+    services::check(&config)?;
     let text = if show { config.print() } else { "the configuration is valid\n".to_owned() };
     print(text.as_bytes())
 }

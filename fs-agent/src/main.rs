@@ -10,6 +10,7 @@ mod mount;
 mod overlay;
 mod process;
 mod run;
+mod services;
 mod status;
 
 use std::process::ExitCode;

@@ -93,6 +93,27 @@ impl Bywash {
         Self { agent: None, publisher: None, config, ring, directories, root }
     }
 
+    /// Replaces a part of the configuration file, or appends to it where `part` is empty; tells nobody.
+    #[track_caller]
+    pub fn edit(&self, part: &str, by: &str) {
+        let text = std::fs::read_to_string(&self.config).expect("a configuration file");
+        assert!(text.contains(part), "{part:?} is not in the configuration:\n{text}");
+        let edited = if part.is_empty() { text + by } else { text.replacen(part, by, 1) };
+        std::fs::write(&self.config, edited).expect("a configuration file");
+    }
+
+    /// Has the agent read its configuration again; gives what it said of that.
+    #[track_caller]
+    pub fn reload_agent(&mut self) -> String {
+        let agent = self.agent.as_ref().expect("a started agent");
+        let before = agent.log().len();
+        agent.signal(Signal::SIGHUP);
+        wait::until("the agent to have reloaded", wait::PATIENCE, || {
+            let said = agent.log()[before..].to_owned();
+            if said.contains("SIGHUP: ") && said.ends_with('\n') { Ok(said) } else { Err(said) }
+        })
+    }
+
     /// Starts both services for a broker.
     pub fn start(broker: &Broker, settings: &Settings) -> Self {
         let mut bywash = Self::new(&broker.address(), settings);

@@ -14,6 +14,7 @@ mod kill;
 mod load;
 mod loss;
 mod overlay;
+mod reload;
 mod shutdown;
 mod tools;
 

@@ -1,0 +1,118 @@
+//! What the agent listens to: the one place where a configuration becomes overlays and whatever else feeds the ring.
+//!
+//! [`Services::apply`] serves the start, a reload, sleep and wake alike. It first starts what is new, which may fail
+//! and is then undone; only when all of it runs does it change what stays and stop what is gone.
+
+mod overlays;
+
+use std::{
+    sync::{Arc, mpsc::Sender},
+    time::Duration,
+};
+
+use anyhow::Result;
+use bywash_common::{
+    config::Config,
+    ring::AgentRing,
+    status::{Listening, ListeningKind},
+};
+
+use crate::{
+    capture::Capture,
+    mount::{self, Unusable},
+    run::Event,
+};
+
+pub use overlays::OverlayId;
+use overlays::Overlays;
+
+/// How long what is still in use may be used after the agent was told to end.
+pub const CLOSING_GRACE: Duration = Duration::from_secs(5);
+
+/// Whether `config` could be applied, as far as can be said without changing anything.
+///
+/// # Errors
+/// Why it could not.
+pub fn check(config: &Config) -> Result<(), Unusable> {
+    config.directories.iter().try_for_each(mount::check_directory)
+}
+
+/// Whether this process may do what `config` asks for.
+///
+/// # Errors
+/// What is missing, and how to get it.
+pub fn check_privileges(config: &Config) -> Result<()> {
+    if config.directories.is_empty() { Ok(()) } else { mount::check_privileges() }
+}
+
+/// Everything that feeds the ring.
+pub struct Services {
+    capture: Arc<Capture>,
+    overlays: Overlays,
+}
+
+impl Services {
+    /// Nothing yet, to feed `ring` and to report to `events`.
+    pub fn new(ring: AgentRing, ring_name: &str, events: Sender<Event>) -> Self {
+        let capture = Arc::new(Capture::new(ring));
+        let overlays = Overlays::new(Arc::clone(&capture), ring_name, events);
+        Self { capture, overlays }
+    }
+
+    /// Has listened to what `config` says, to that alone, and in the way it says.
+    ///
+    /// # Errors
+    /// What could not be started. All is then as it was.
+    pub fn apply(&mut self, config: &Config) -> Result<()> {
+        let overlays = self.overlays.start_new(&config.directories)?;
+        // Nothing can fail from here on.
+        self.overlays.settle(&config.directories, overlays);
+        self.announce();
+        Ok(())
+    }
+
+    /// Whether anything feeds the ring.
+    pub fn is_idle(&self) -> bool {
+        self.overlays.is_empty()
+    }
+
+    /// Somebody else has unmounted an overlay, or serving it has failed, or the last file in one that was unmounted is
+    /// closed.
+    pub fn overlay_ended(&mut self, id: OverlayId, result: std::io::Result<()>) {
+        if self.overlays.ended(id, result) {
+            self.announce();
+        }
+    }
+
+    /// What is to be done now and then.
+    pub fn tidy(&self) {
+        self.capture.tidy();
+        self.overlays.tidy();
+    }
+
+    /// Stops listening. What is in use goes on as long as this process does, or until [`Self::is_closed`].
+    pub fn stop(&mut self) {
+        self.capture.set_roster(&[]);
+        self.overlays.stop();
+    }
+
+    /// Whether nothing is in use any more of what was stopped.
+    pub fn is_closed(&self) -> bool {
+        self.overlays.is_closed()
+    }
+
+    /// Says what is cut off if the process ends now, and puts the last news into the ring.
+    pub fn abandon(&self) {
+        self.overlays.abandon();
+        self.capture.tidy();
+    }
+
+    /// Says to `status` what is listened to: all of it answers by now.
+    fn announce(&self) {
+        let directories = self.overlays.paths();
+        let roster: Vec<_> = directories
+            .map(|path| Listening { kind: ListeningKind::Directory, path: path.to_owned() })
+            .collect();
+        self.capture.set_roster(&roster);
+    }
+}
