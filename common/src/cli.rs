@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::{
-    config::{ConfigArgs, fifo2kinesis},
+    config::{Config, ConfigArgs, ConfigError, LogLevel, fifo2kinesis},
     logging,
 };
 
@@ -23,8 +23,9 @@ pub struct GlobalArgs {
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
     /// The least severe level that is logged: error, warn, info, debug or trace; RUST_LOG says it per module
-    #[arg(long, value_name = "LEVEL", default_value = "info", env = "BYWASH_LOG_LEVEL", global = true)]
-    pub log_level: tracing::Level,
+    /// [default: info]
+    #[arg(long, value_name = "LEVEL", env = "BYWASH_LOG_LEVEL", global = true)]
+    pub log_level: Option<LogLevel>,
     /// How log lines look
     #[arg(long, value_enum, default_value = "text", env = "BYWASH_LOG_FORMAT", global = true)]
     pub log_format: LogFormat,
@@ -42,11 +43,34 @@ pub enum LogFormat {
     Json,
 }
 
+impl GlobalArgs {
+    /// Reads the configuration, and from then on logs as much as it says.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] with everything that is wrong; what is logged has then not changed.
+    pub fn load_config(&self) -> Result<Config, ConfigError> {
+        let config = Config::load(&self.config)?;
+        self.log.follow(config.log.level);
+        Ok(config)
+    }
+}
+
 impl LogArgs {
     /// Sets logging up for the rest of the program's life.
     pub fn init(&self) {
+        logging::init(self.flagged().unwrap_or_default().into(), self.log_format);
+    }
+
+    fn flagged(&self) -> Option<LogLevel> {
         let debug =
             self.debug || std::env::var("FIFO2KINESIS_DEBUG").is_ok_and(|word| fifo2kinesis::is_on(&word));
-        logging::init(if debug { tracing::Level::DEBUG } else { self.log_level }, self.log_format);
+        if debug { Some(LogLevel::Debug) } else { self.log_level }
+    }
+
+    /// Logs as much as the file says, unless a flag or the environment says it.
+    fn follow(&self, level: LogLevel) {
+        if self.flagged().is_none() && std::env::var_os("RUST_LOG").is_none() {
+            logging::set_level(level.into());
+        }
     }
 }

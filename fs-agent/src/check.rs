@@ -25,7 +25,7 @@ pub fn check(args: &GlobalArgs, show: bool) -> Result<Exit> {
 /// # Errors
 /// What is wrong with it.
 pub fn load(args: &GlobalArgs) -> Result<Config> {
-    let config = Config::load(&args.config)?;
+    let config = args.load_config()?;
     if config.directories.is_empty() {
         return Err(Unusable::NoDirectories.into());
     }

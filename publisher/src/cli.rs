@@ -1,6 +1,6 @@
 //! The command line.
 
-use bywash_common::{cli::GlobalArgs, config::Config, exit::Exit};
+use bywash_common::{cli::GlobalArgs, exit::Exit};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -43,7 +43,7 @@ impl Cli {
     /// # Errors
     /// What went wrong, for people.
     pub fn execute(self) -> anyhow::Result<Exit> {
-        let config = || Config::load(&self.global.config);
+        let config = || self.global.load_config();
         match self.command {
             Command::Run => run::run(&config()?),
             Command::Status(args) => status::status(&config()?, &args),

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use crate::units::{ByteSize, Span};
 
-use super::{Config, Origin, Problem, agent, directory, fifo, kafka, kinesis, locate};
+use super::{Config, Origin, Problem, agent, directory, fifo, kafka, kinesis, locate, log};
 
 /// A value and its place in the file.
 pub(super) type Placed<T> = Option<Spanned<T>>;
@@ -26,6 +26,7 @@ struct File {
     publisher: Option<Publisher>,
     kafka: Option<kafka::Section>,
     kinesis: Option<kinesis::Table>,
+    log: Option<log::Table>,
 }
 
 #[derive(Deserialize)]
@@ -124,6 +125,9 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
     }
     if let Some(kinesis) = file.kinesis {
         kinesis::apply(kinesis, config, &mut context);
+    }
+    if let Some(table) = file.log {
+        log::apply(table, config, &mut context);
     }
 }
 

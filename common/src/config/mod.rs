@@ -11,7 +11,9 @@ mod file;
 mod flags;
 mod kafka;
 mod kinesis;
+pub mod legacy;
 mod locate;
+mod log;
 mod print;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ pub use fifo::{EmptyLines, FifoConfig, FifoFraming, OnFull};
 pub use flags::ConfigArgs;
 pub use kafka::{KafkaConfig, MessageKey};
 pub use kinesis::{KinesisConfig, PARTITION_KEY_CHARS_MAX, PartitionKey, RECORD_BYTES_MAX};
+pub use log::{LogConfig, LogLevel};
 
 /// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
 pub const DEFAULT_FILE: &str = "/etc/bywash/bywash.toml";
@@ -51,6 +54,8 @@ pub struct Config {
     pub kafka: KafkaConfig,
     /// Where Kinesis is.
     pub kinesis: KinesisConfig,
+    /// What both services log.
+    pub log: LogConfig,
 }
 
 /// `[ring]`
@@ -141,6 +146,7 @@ impl Default for Config {
             },
             kafka: KafkaConfig::default(),
             kinesis: KinesisConfig::default(),
+            log: LogConfig::default(),
         }
     }
 }
@@ -176,6 +182,12 @@ words!(Encoder:
     "text" => Encoder::Text,
     "raw" => Encoder::Raw);
 words!(Sink: "kafka" => Sink::Kafka, "kinesis" => Sink::Kinesis, "stdout" => Sink::Stdout);
+words!(LogLevel:
+    "error" => LogLevel::Error,
+    "warn" => LogLevel::Warn,
+    "info" => LogLevel::Info,
+    "debug" => LogLevel::Debug,
+    "trace" => LogLevel::Trace);
 
 /// One thing that is wrong with the configuration.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -240,6 +252,9 @@ impl Config {
         }
         let path = args.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
         match std::fs::read_to_string(&path) {
+            Ok(text) if legacy::is_fuse_kafka(&path, &text) => {
+                legacy::apply(&path, &text, &mut config, &mut problems);
+            }
             Ok(text) => file::apply(&path, &text, &mut config, &mut problems),
             Err(error) if args.config.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(ConfigError::Unreadable { path, error }),

@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use toml::{Table, Value};
 
-use super::{Config, agent, directory, fifo, kinesis};
+use super::{Config, agent, directory, fifo, kinesis, log};
 
 /// A table of the pairs whose value is there.
 pub(super) fn table<const N: usize>(pairs: [(&str, Option<Value>); N]) -> Table {
@@ -24,7 +24,8 @@ pub(super) fn text(value: impl ToString) -> Option<Value> {
 }
 
 pub(super) fn print(config: &Config) -> String {
-    let Config { ring, event, directories, fifos, agent, publisher, kafka, kinesis: streams } = config;
+    let Config { ring, event, directories, fifos, agent, publisher, kafka, kinesis: streams, log: logged } =
+        config;
     let whole = table([
         (
             "ring",
@@ -59,6 +60,7 @@ pub(super) fn print(config: &Config) -> String {
         ),
         ("kafka", Some(Value::Table(kafka.print()))),
         ("kinesis", Some(kinesis::print(streams))),
+        ("log", Some(log::print(logged))),
     ]);
     toml::to_string_pretty(&whole).unwrap_or_default()
 }

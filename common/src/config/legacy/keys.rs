@@ -1,0 +1,207 @@
+//! What each key of fuse_kafka's file becomes.
+
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+
+use crate::config::{Config, DirectoryConfig, Encoder, LogLevel, Origin, Problem, Sink, directory, kafka};
+
+use super::properties::{Item, Items};
+
+/// A key of fuse_kafka's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// The key of bywash that stands for it; none where there is nothing to configure.
+    pub becomes: Option<&'static str>,
+}
+
+const fn key(name: &'static str, becomes: &'static str) -> Key {
+    Key { name, becomes: Some(becomes) }
+}
+
+/// All keys that fuse_kafka knew. README shows them; a test holds it to this list.
+pub const KEYS: [Key; 16] = [
+    key("fuse_kafka_directories", "directory.path"),
+    Key { name: "fuse_kafka_excluded_files", becomes: None },
+    Key { name: "fuse_kafka_quota", becomes: None },
+    key("fuse_kafka_sleep", "agent.sleep"),
+    key("fuse_kafka_topic", "kafka.topic"),
+    key("fuse_kafka_brokers", "kafka.brokers"),
+    Key { name: "fuse_kafka_zookeepers", becomes: None },
+    key("fuse_kafka_fields", "event.fields"),
+    key("fuse_kafka_tags", "event.tags"),
+    key("fuse_kafka_encoder", "event.encoder"),
+    key("fuse_kafka_output", "publisher.sink"),
+    key("fuse_kafka_debug", "log.level"),
+    Key { name: "fuse_kafka_input", becomes: None },
+    Key { name: "fuse_kafka_log", becomes: None },
+    Key { name: "fuse_kafka_persist", becomes: None },
+    Key { name: "fuse_kafka_substitutions", becomes: None },
+];
+
+/// Takes over what the file says.
+pub(super) fn apply(items: Items, path: &Path, config: &mut Config, problems: &mut Vec<Problem>) {
+    let mut file = File { path, items, problems };
+    file.take_directories(config);
+    file.take_event(config);
+    file.take_kafka(config);
+    file.take_input();
+    file.take_rest(config);
+    file.refuse_unknown();
+}
+
+/// The items that are not taken yet, and what is wrong with those that are.
+struct File<'a> {
+    path: &'a Path,
+    items: Items,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl File<'_> {
+    fn take(&mut self, name: &str) -> Vec<Item> {
+        self.items.shift_remove(name).unwrap_or_default()
+    }
+
+    /// Of several items fuse_kafka used the first.
+    fn take_first(&mut self, name: &str) -> Option<Item> {
+        let items = self.take(name);
+        if let Some(second) = items.get(1) {
+            let (path, Item { text, line }) = (self.path.display(), second);
+            tracing::warn!(
+                "{path}:{line}: fuse_kafka_{name}: `{text}` is passed over: the first value counts"
+            );
+        }
+        items.into_iter().next()
+    }
+
+    fn refuse(&mut self, name: &str, line: usize, message: impl Into<String>) {
+        let origin = Origin::File(self.path.to_owned(), line);
+        self.problems.push(Problem { origin, key: format!("fuse_kafka_{name}"), message: message.into() });
+    }
+
+    /// Puts the first item where it belongs unless `check` finds something wrong with it.
+    fn set<T>(&mut self, name: &str, to: &mut T, check: impl FnOnce(String) -> Result<T, String>) {
+        let Some(Item { text, line }) = self.take_first(name) else { return };
+        match check(text) {
+            Ok(value) => *to = value,
+            Err(message) => self.refuse(name, line, message),
+        }
+    }
+
+    /// The same for a list of host:port, with commas between them in an item.
+    fn set_list(
+        &mut self,
+        name: &str,
+        to: &mut Vec<String>,
+        check: impl FnOnce(Vec<String>) -> Result<Vec<String>, String>,
+    ) {
+        let items = self.take(name);
+        let Some(line) = items.first().map(|item| item.line) else { return };
+        let list = items.iter().flat_map(|item| item.text.split(',')).map(|text| text.trim().to_owned());
+        match check(list.collect()) {
+            Ok(list) => *to = list,
+            Err(message) => self.refuse(name, line, message),
+        }
+    }
+
+    /// The launcher made directories that did not exist, and passed over those that were there twice.
+    fn take_directories(&mut self, config: &mut Config) {
+        for Item { text, line } in self.take("directories") {
+            let new = DirectoryConfig { create: true, ..DirectoryConfig::at(PathBuf::from(text)) };
+            config.add_directory(new, |message| self.refuse("directories", line, message));
+        }
+    }
+
+    fn take_event(&mut self, config: &mut Config) {
+        let fields = self.take("fields");
+        if let Some(Item { text, line }) = fields.last().filter(|_| fields.len() % 2 == 1) {
+            self.refuse("fields", *line, format!("`{text}` has no value: write {{\"{text}\": \"value\"}}"));
+        }
+        config.event.fields = fields
+            .chunks_exact(2)
+            .map(|pair| (pair[0].text.clone(), pair[1].text.clone()))
+            .collect::<IndexMap<_, _>>();
+        config.event.tags = self.take("tags").into_iter().map(|item| item.text).collect();
+        self.set("encoder", &mut config.event.encoder, |word| {
+            if word.contains("fpenzoyr") {
+                return Err(format!(
+                    "`{word}` inverts the events' bytes: encrypt instead, by \"security.protocol\" = \"ssl\" in \
+                     kafka.properties"
+                ));
+            }
+            word.parse::<Encoder>()
+        });
+    }
+
+    fn take_kafka(&mut self, config: &mut Config) {
+        self.set("topic", &mut config.kafka.topic, kafka::checked_topic);
+        self.set_list("brokers", &mut config.kafka.brokers, kafka::checked_brokers);
+        self.set("output", &mut config.publisher.sink, |word| word.parse::<Sink>());
+    }
+
+    /// Where fuse_kafka learned of writes. There is one way now.
+    fn take_input(&mut self) {
+        let Some(Item { text, line }) = self.take_first("input") else { return };
+        let message = match text.as_str() {
+            "overlay" => return,
+            // The default file has it: the overlay sees all that inotify saw.
+            "inotify" => {
+                let path = self.path.display();
+                return tracing::warn!(
+                    "{path}:{line}: fuse_kafka_input: an overlay takes the place of `inotify`: it sees the same \
+                     writes, and who wrote"
+                );
+            }
+            "inotify_nonrecursive" => {
+                "`inotify_nonrecursive` left out what is below subdirectories: use [\"overlay\"] and \
+                 fuse_kafka_excluded_files=[\"/*/*\"]"
+                    .to_owned()
+            }
+            other => format!("`{other}` is not there: the overlay is the only input; use [\"overlay\"]"),
+        };
+        self.refuse("input", line, message);
+    }
+
+    fn take_rest(&mut self, config: &mut Config) {
+        for Item { text, line } in self.take("sleep") {
+            match directory::checked_path(Path::new(&text)) {
+                Ok(path) => config.agent.sleep.push(path),
+                Err(message) => self.refuse("sleep", line, message),
+            }
+        }
+        // Any value turned it on.
+        if !self.take("debug").is_empty() {
+            config.log.level = LogLevel::Debug;
+        }
+        for Item { text, line } in self.take("log") {
+            let message = format!(
+                "`{text}`: logs go to standard error, where systemd's journal has them; for a file write \
+                 StandardError=append:{text} into the units, or 2>> {text} behind the command, and remove this line"
+            );
+            self.refuse("log", line, message);
+        }
+        for name in ["excluded_files", "quota", "zookeepers"] {
+            if let Some(Item { line, .. }) = self.take(name).first() {
+                self.refuse(name, *line, "this is not there yet: remove the line");
+            }
+        }
+        for name in ["persist", "substitutions"] {
+            if let Some(Item { line, .. }) = self.take(name).first() {
+                let path = self.path.display();
+                tracing::warn!(
+                    "{path}:{line}: fuse_kafka_{name} did nothing in fuse_kafka, and does nothing here"
+                );
+            }
+        }
+    }
+
+    fn refuse_unknown(&mut self) {
+        for (name, items) in std::mem::take(&mut self.items) {
+            let line = items.first().map_or(0, |item| item.line);
+            let known: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+            self.refuse(&name, line, format!("fuse_kafka knew no such key: use one of {}", known.join(", ")));
+        }
+    }
+}
