@@ -5,6 +5,7 @@
 //! specification of the shared memory.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod exit;
 pub mod fail_point;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bywash_common::{
+    clock::now_ns,
     config::Config,
     exit::Exit,
     ring::{Inspected, RingError, inspect},
@@ -14,7 +15,7 @@ use bywash_common::{
 };
 use serde::Serialize;
 
-use crate::{drain::now_ns, output};
+use crate::output;
 
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);

@@ -3,28 +3,33 @@
 use std::{
     fs::{self, File, Permissions},
     io,
-    os::unix::fs::PermissionsExt,
-    path::Path,
+    os::unix::fs::{MetadataExt, PermissionsExt},
 };
 
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, fcntl, posix_fallocate},
-    unistd::{Group, chown},
+    fcntl::{AT_FDCWD, RenameFlags, posix_fallocate, renameat2},
+    unistd::{Gid, Group, chown},
 };
 use uuid::Uuid;
 
-use crate::{config::RingConfig, fail_point::FailPoint};
+use crate::{clock::now_ns, config::RingConfig, fail_point::FailPoint};
 
 use super::{
     RingError, SEGMENT_DIR,
+    ends::agent_holds,
     layout::{self, Header},
     memory::Mapping,
-    object::{Claim, Generation, boot_id, io_error, now_ns, open_object, path_of, remove, write_lock},
+    object::{Generation, boot_id, io_error, lock_role, open_object, path_of, remove},
 };
 
-/// Makes a generation: built under temporary names, then renamed, the data segment last. The lock is taken before
-/// anyone else can see it.
+/// What the name of an object ends with while it is being made.
+const TEMPORARY: &str = ".tmp";
+
+/// Makes a generation: built under temporary names, then renamed, the data segment last.
+///
+/// The lock is taken as soon as the data segment's temporary object exists, and everything else is done under it: of
+/// several agents that begin at once, one goes on, and nobody can see a ring that is not locked.
 pub(super) fn create(generation: &Generation, config: &RingConfig, capacity: u64) -> Result<File, RingError> {
     let group = match &config.group {
         None => None,
@@ -41,53 +46,54 @@ pub(super) fn create(generation: &Generation, config: &RingConfig, capacity: u64
         created_ns: now_ns(),
     };
     let ack_header = Header { magic: layout::MAGIC_ACK, ..data_header };
-    let (ack, data) =
-        (temporary_name(&config.name, &generation.ack), temporary_name(&config.name, &generation.data));
-    // Both, before either has its name: where there is no room for them, nothing is left behind.
-    let built = build(&ack, layout::ACK_LEN as u64, &ack_header, group)
-        .and_then(|_| build(&data, layout::RECORDS as u64 + capacity, &data_header, group))
-        .and_then(|file| match fcntl(&file, FcntlArg::F_OFD_SETLK(&write_lock(Claim::Role))) {
-            Ok(_) => Ok(file),
-            Err(error) => Err(io_error("lock", path_of(&data))(error.into())),
-        });
-    let lock = built.inspect_err(|_| {
-        drop(remove(&ack));
-        drop(remove(&data));
-    })?;
-    publish(&ack, &generation.ack, &config.name)?;
-    FailPoint::RingHalfNamed.reach();
-    publish(&data, &generation.data, &config.name)?;
+    let data = temporary_name(&generation.data);
+    let ack = temporary_name(&generation.ack);
+    let (data_mapping, lock) = claim(&data, layout::RECORDS as u64 + capacity, &config.name)?;
+    let made = || {
+        // Since the generations were listed, another agent may have come and gone.
+        if path_of(&generation.data).exists() {
+            return Err(agent_holds(&config.name));
+        }
+        // Both are built before either has its name: where there is no room, nothing is left behind.
+        fill(&data, &data_mapping, &data_header, group)?;
+        let ack_mapping = make(&ack, layout::ACK_LEN as u64)?;
+        fill(&ack, &ack_mapping, &ack_header, group)?;
+        rename(&ack, &generation.ack, RenameFlags::empty())?;
+        FailPoint::RingHalfNamed.reach();
+        rename(&data, &generation.data, RenameFlags::RENAME_NOREPLACE)
+    };
+    made().inspect_err(|_| drop(remove_temporary(&data)))?;
     Ok(lock)
 }
 
-/// Gives a built object its name, unless another agent was faster.
-fn publish(temporary: &str, object: &str, ring: &str) -> Result<(), RingError> {
-    let (from, to) = (path_of(temporary), path_of(object));
-    // A consumer segment without a data segment is what a killed agent left; the data segment decides.
-    let flags = if object.ends_with(".ring") {
-        nix::fcntl::RenameFlags::RENAME_NOREPLACE
-    } else {
-        nix::fcntl::RenameFlags::empty()
-    };
-    match nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &from, nix::fcntl::AT_FDCWD, &to, flags) {
-        Ok(()) => Ok(()),
-        Err(Errno::EEXIST) => {
-            drop(remove(temporary));
-            Err(super::ends::agent_holds(ring))
+/// Makes the data segment's temporary object and takes the role's lock on it.
+fn claim(data: &str, len: u64, ring: &str) -> Result<(Mapping, File), RingError> {
+    let mapping = match make(data, len) {
+        // What a killed agent has left is removed by now: this is being made.
+        Err(RingError::Io { error, .. }) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(agent_holds(ring));
         }
-        Err(error) => Err(io_error("create", to)(error.into())),
+        mapping => mapping?,
+    };
+    // Before there is a lock, another agent can take the object for a leftover, and make its own.
+    match lock_role(data, || agent_holds(ring)) {
+        Ok(lock) if is_named(&lock, data) => Ok((mapping, lock)),
+        Err(RingError::Io { error, .. }) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("lock", path_of(data))(error))
+        }
+        _ => Err(agent_holds(ring)),
     }
 }
 
-fn build(
-    object: &str,
-    len: u64,
-    header: &Header,
-    group: Option<nix::unistd::Gid>,
-) -> Result<File, RingError> {
-    let path = path_of(object);
+fn make(object: &str, len: u64) -> Result<Mapping, RingError> {
     let size = usize::try_from(len).map_err(|_| RingError::NoRoom { bytes: len })?;
-    let mapping = Mapping::create(object, size).map_err(io_error("create", path.clone()))?;
+    Mapping::create(object, size).map_err(io_error("create", path_of(object)))
+}
+
+/// Takes the memory for an object, and gives it its header.
+fn fill(object: &str, mapping: &Mapping, header: &Header, group: Option<Gid>) -> Result<(), RingError> {
+    let path = path_of(object);
+    let len = mapping.len() as u64;
     let file = open_object(object)?;
     FailPoint::RingHalfBuilt.reach();
     // Without this, the first write into a page that a full tmpfs cannot give would kill the filesystem.
@@ -101,28 +107,45 @@ fn build(
     }
     mapping
         .write(0, &header.encode())
-        .map_err(|_| io_error("write to", path)(io::ErrorKind::InvalidData.into()))?;
-    Ok(file)
+        .map_err(|_| io_error("write to", path)(io::ErrorKind::InvalidData.into()))
 }
 
-fn temporary_name(ring: &str, object: &str) -> String {
-    let role = object.rsplit('.').next().unwrap_or_default();
-    format!("{ring}.{}.tmp-{role}", std::process::id())
+fn rename(from: &str, to: &str, flags: RenameFlags) -> Result<(), RingError> {
+    let to = path_of(to);
+    renameat2(AT_FDCWD, &path_of(from), AT_FDCWD, &to, flags)
+        .map_err(|errno| io_error("create", to)(errno.into()))
 }
 
-/// Removes what an agent that was killed while it made a ring has left, if that agent is gone.
+fn temporary_name(object: &str) -> String {
+    format!("{object}{TEMPORARY}")
+}
+
+/// Whether `file` is what goes by the name.
+fn is_named(file: &File, object: &str) -> bool {
+    let named = fs::metadata(path_of(object)).map(|m| (m.dev(), m.ino()));
+    let opened = file.metadata().map(|m| (m.dev(), m.ino()));
+    matches!((named, opened), (Ok(named), Ok(opened)) if named == opened)
+}
+
+/// Removes what an agent that was killed while it made a ring has left: nobody has its lock.
 pub(super) fn remove_leftovers(ring: &str) {
     let Ok(listing) = fs::read_dir(SEGMENT_DIR) else { return };
     for entry in listing.flatten() {
         let file_name = entry.file_name();
         let Some(name) = file_name.to_str() else { continue };
-        let pid = name
-            .strip_prefix(ring)
-            .and_then(|rest| rest.strip_prefix('.'))
-            .and_then(|rest| rest.strip_suffix(".tmp-ring").or_else(|| rest.strip_suffix(".tmp-ack")));
-        let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else { continue };
-        if !Path::new("/proc").join(pid.to_string()).exists() || pid == std::process::id() {
-            drop(remove(name));
+        let ours = name.strip_prefix(ring).is_some_and(|rest| rest.starts_with('.'));
+        if ours && name.ends_with(&temporary_name(".ring")) {
+            // Held while it is removed, so that nobody takes it for his own meanwhile.
+            let Ok(lock) = lock_role(name, || agent_holds(ring)) else { continue };
+            if is_named(&lock, name) {
+                drop(remove_temporary(name));
+            }
         }
     }
+}
+
+/// Removes both temporary objects of a generation, the one with the lock last.
+fn remove_temporary(data: &str) -> Result<(), RingError> {
+    remove(&data.replace(".ring", ".ack"))?;
+    remove(data)
 }

@@ -6,6 +6,7 @@ use nix::unistd::geteuid;
 use uuid::Uuid;
 
 use crate::{
+    clock::now_ns,
     config::RingConfig,
     status::{AgentCounter, AgentStatus, PublisherCounter, PublisherStatus},
 };
@@ -18,7 +19,7 @@ use super::{
     memory::Segments,
     object::{
         Generation, attach, boot_id, claim_at_work, generations, is_drained, lock_role, make_read_only,
-        now_ns, open_object, positions, remove,
+        open_object, positions, remove,
     },
 };
 

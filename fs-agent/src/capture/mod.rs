@@ -11,10 +11,10 @@ mod tests;
 use std::{
     cell::RefCell,
     sync::atomic::{AtomicBool, Ordering},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bywash_common::{
+    clock::now_ns,
     record::{LossReason, Origin, Write},
     ring::{AgentRing, Kind, Producer, Weight},
     status::{AgentCounter, Listening},
@@ -73,8 +73,7 @@ impl Capture {
 
     /// Puts `event` into the ring, or counts it as lost.
     pub fn record(&self, event: &Event<'_>) {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
+        let time_ns = now_ns();
         let process = event.writer.map(|writer| self.commands.process_of(writer.thread));
         let write = Write {
             path: event.path,

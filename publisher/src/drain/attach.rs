@@ -1,11 +1,9 @@
 //! The ring that is drained: waiting for it, and turning to the next one.
 
-use std::{
-    thread::sleep,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{thread::sleep, time::Duration};
 
 use bywash_common::{
+    clock::now_ns,
     ring::{Acker, PublisherRing, RingError, inspect},
     status::{PublisherCounter, PublisherStatus},
 };
@@ -91,10 +89,4 @@ impl Ledger for RingLedger {
         self.status.set(PublisherCounter::InFlightEvents, records);
         self.status.set(PublisherCounter::OldestUnackedNs, oldest_ns);
     }
-}
-
-/// The time, in nanoseconds since the epoch.
-pub fn now_ns() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
 }

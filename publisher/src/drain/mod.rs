@@ -18,6 +18,7 @@ use std::{
 };
 
 use bywash_common::{
+    clock::now_ns,
     config::Config,
     record::{Loss, Write},
     ring::{Entry, Kind, PublisherRing, ReadError, RingError},
@@ -30,7 +31,7 @@ use crate::{
     sink::{Sink, SinkError},
 };
 
-pub use attach::{RingLedger, attach, now_ns};
+pub use attach::{RingLedger, attach};
 pub use frontier::{Bounds, Frontier, Ticket};
 use outlet::Outlet;
 

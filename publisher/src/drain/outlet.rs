@@ -5,6 +5,7 @@ use std::{
 };
 
 use bywash_common::{
+    clock::now_ns,
     config::{Config, MessageKey},
     fail_point::FailPoint,
     record::{Loss, Origin, Write},
@@ -20,10 +21,7 @@ use crate::{
     sink::{Message, SendError, Sink, SinkError},
 };
 
-use super::{
-    attach::now_ns,
-    frontier::{Frontier, Record, Refused, Ticket},
-};
+use super::frontier::{Frontier, Record, Refused, Ticket};
 
 /// How long the drain waits for a delivery, while the sink is full, before it looks at the sink and at a stop again.
 const FULL_WAIT: Duration = Duration::from_millis(100);

@@ -1,0 +1,233 @@
+//! What each peer may do to the other, and what it is told.
+
+use crate::status::{AgentCounter, Listening, ListeningKind};
+
+use super::*;
+
+#[test]
+fn a_second_agent_and_a_second_publisher_are_refused_by_name() {
+    let ring = TestRing::new();
+    let _agent = ring.agent();
+    let _publisher = ring.publisher();
+    let message = AgentRing::open(&ring.0).err().map(|e| e.to_string()).unwrap_or_default();
+    let pid = format!("pid {}", std::process::id());
+    assert!(message.contains("held by another fs-agent") && message.contains(&pid), "{message}");
+    let again = PublisherRing::attach(&ring.0.name, None);
+    let message = again.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(message.contains("held by another publisher") && message.contains(&pid), "{message}");
+}
+
+#[test]
+fn a_publisher_without_a_ring_is_told_so() {
+    let ring = TestRing::new();
+    let missing = PublisherRing::attach(&ring.0.name, None).err();
+    assert!(matches!(missing, Some(RingError::Missing { .. })), "{missing:?}");
+}
+
+#[test]
+fn another_size_begins_a_new_generation_and_the_old_one_is_drained_first() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    agent.producer.push(Kind::Write, &[b"old"], weight(3)).unwrap();
+    drop(agent);
+    let larger = RingConfig { size: ByteSize(2 * CAPACITY_MIN), ..ring.0.clone() };
+    let agent = AgentRing::open(&larger).unwrap();
+    agent.producer.push(Kind::Write, &[b"new"], weight(3)).unwrap();
+    agent.remove_drained().unwrap();
+    let mut publisher = ring.publisher();
+    let old_uuid = publisher.uuid;
+    assert!(publisher.has_successor().unwrap());
+    let seen = drain(&mut publisher.consumer);
+    assert_eq!(seen.iter().map(|(_, p)| &p[..]).collect::<Vec<_>>(), [b"old"]);
+    assert!(!publisher.is_drained());
+    publisher.consumer.acker().ack(seen[0].0.end);
+    assert!(publisher.is_drained());
+    drop(publisher);
+    let mut publisher = ring.publisher();
+    assert_ne!(publisher.uuid, old_uuid);
+    assert_eq!(drain(&mut publisher.consumer)[0].1, b"new");
+    agent.remove_drained().unwrap();
+    assert_eq!(ring.objects().len(), 2, "{:?}", ring.objects());
+}
+
+#[test]
+fn a_damaged_ring_is_left_for_inspection_and_a_new_one_is_made() {
+    let ring = TestRing::new();
+    drop(ring.agent());
+    let file = fs::OpenOptions::new().write(true).open(ring.object("1.ring")).unwrap();
+    file.write_all_at(b"garbage", 0x20).unwrap();
+    let agent = ring.agent();
+    agent.producer.push(Kind::Write, &[b"x"], weight(1)).unwrap();
+    let mut publisher = ring.publisher();
+    assert_eq!(drain(&mut publisher.consumer).len(), 1);
+}
+
+/// Makes the generation as a program of another layout version would have: the version comes before the checksum.
+fn set_version(ring: &TestRing, generation: u32, version: u32) {
+    for role in ["ring", "ack"] {
+        let object = ring.object(&format!("{generation}.{role}"));
+        let file = fs::OpenOptions::new().write(true).open(object).unwrap();
+        file.write_all_at(&version.to_ne_bytes(), 0x08).unwrap();
+    }
+}
+
+#[test]
+fn an_agent_of_another_version_begins_beside_the_old_ring_which_is_drained_first() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    agent.producer.push(Kind::Write, &[b"old"], weight(3)).unwrap();
+    drop(agent);
+    // To the agent that now starts, the old ring is of a version that it does not know.
+    set_version(&ring, 1, VERSION - 1);
+    let agent = ring.agent();
+    agent.producer.push(Kind::Write, &[b"new"], weight(3)).unwrap();
+    agent.remove_drained().unwrap();
+    assert_eq!(ring.objects().len(), 4, "what cannot be read is not thrown away");
+    drop(agent);
+    // To the publisher of the old version, it is the other way round.
+    set_version(&ring, 1, VERSION);
+    set_version(&ring, 2, VERSION + 1);
+    let mut publisher = ring.publisher();
+    let seen = drain(&mut publisher.consumer);
+    assert_eq!(seen.iter().map(|(_, p)| &p[..]).collect::<Vec<_>>(), [b"old"]);
+    publisher.consumer.acker().ack(seen[0].0.end);
+    drop(publisher);
+    let refused = PublisherRing::attach(&ring.0.name, None).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(
+        refused.contains(&format!("version {}", VERSION + 1)) && refused.contains("publisher"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_ring_of_an_earlier_boot_is_left_behind_and_still_drained() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    agent.producer.push(Kind::Write, &[b"old"], weight(3)).unwrap();
+    drop(agent);
+    for (role, magic) in [("ring", layout::MAGIC_DATA), ("ack", layout::MAGIC_ACK)] {
+        let object = ring.object(&format!("1.{role}"));
+        let file = fs::OpenOptions::new().read(true).write(true).open(object).unwrap();
+        let mut bytes = [0; layout::HEADER_LEN];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        let mut header = layout::Header::decode("r", magic, &bytes).unwrap();
+        header.boot_id = [0xbb; 16];
+        file.write_all_at(&header.encode(), 0).unwrap();
+    }
+    let _agent = ring.agent();
+    let mut publisher = ring.publisher();
+    assert!(publisher.has_successor().unwrap());
+    assert_eq!(drain(&mut publisher.consumer)[0].1, b"old");
+}
+
+#[test]
+fn a_ring_of_another_owner_is_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can give a file away");
+        return;
+    }
+    let ring = TestRing::new();
+    drop(ring.agent());
+    std::os::unix::fs::chown(ring.object("1.ring"), Some(12345), None).unwrap();
+    let refused = AgentRing::open(&ring.0).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(refused.contains("uid 12345"), "{refused}");
+    let refused = PublisherRing::attach(&ring.0.name, None).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(refused.contains("uid 12345"), "{refused}");
+    assert!(PublisherRing::attach(&ring.0.name, Some(12345)).is_ok());
+}
+
+#[test]
+fn what_a_killed_agent_left_half_made_is_removed() {
+    let ring = TestRing::new();
+    let leftovers = [ring.object("1.ring.tmp"), ring.object("1.ack.tmp")];
+    for leftover in &leftovers {
+        fs::write(leftover, b"half").unwrap();
+    }
+    let _agent = ring.agent();
+    assert_eq!(ring.objects().len(), 2, "{:?}", ring.objects());
+}
+
+/// How often agents begin at once.
+const RACES: usize = 100;
+
+#[test]
+fn of_agents_that_begin_at_once_one_makes_the_ring_and_the_others_are_refused() {
+    for race in 0..RACES {
+        let ring = TestRing::new();
+        if race % 2 == 1 {
+            fs::write(ring.object("1.ring.tmp"), b"half").unwrap();
+        }
+        let start = std::sync::Barrier::new(4);
+        let begin = || {
+            start.wait();
+            AgentRing::open(&ring.0)
+        };
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(begin)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let refused = opened.iter().filter(|o| matches!(o, Err(RingError::AgentHolds { .. }))).count();
+        assert_eq!(refused, 3, "{:?}", opened.iter().map(|o| o.as_ref().err()).collect::<Vec<_>>());
+        assert_eq!(ring.objects().len(), 2, "{:?}", ring.objects());
+        drop(ring.publisher());
+    }
+}
+
+#[test]
+fn nobody_but_the_owner_may_open_a_ring() {
+    use std::os::unix::fs::PermissionsExt;
+    let ring = TestRing::new();
+    let _agent = ring.agent();
+    for end in ["1.ring", "1.ack"] {
+        let mode = fs::metadata(ring.object(end)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600, "{end}");
+    }
+}
+
+#[test]
+fn a_segment_that_a_peer_cuts_short_is_an_error_on_both_sides_and_kills_neither() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    agent.producer.push(Kind::Write, &[b"x"], weight(1)).unwrap();
+    let mut publisher = ring.publisher();
+    for end in ["1.ring", "1.ack"] {
+        fs::OpenOptions::new().write(true).open(ring.object(end)).unwrap().set_len(0).unwrap();
+    }
+    let read = publisher.consumer.next(&mut Vec::new());
+    assert_eq!(read, Err(ReadError::Truncated));
+    publisher.consumer.wait(std::time::Duration::from_millis(1));
+    for _ in 0..10_000 {
+        let _ = agent.producer.push(Kind::Write, &[&[0; 100]], weight(100));
+    }
+    let message = agent.check_intact().err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(message.contains("cut it short"), "{message}");
+    drop((agent, publisher));
+    let agent = ring.agent();
+    assert!(agent.check_intact().is_ok());
+    agent.producer.push(Kind::Write, &[b"y"], weight(1)).unwrap();
+    assert_eq!(drain(&mut ring.publisher().consumer)[0].1, b"y");
+}
+
+#[test]
+fn status_sees_roles_counters_roster_and_fill() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    let roster = vec![
+        Listening { kind: ListeningKind::Directory, path: "/var/log".into() },
+        Listening { kind: ListeningKind::Fifo, path: "/run/a b".into() },
+    ];
+    agent.status.set_roster(&roster);
+    agent.status.add(AgentCounter::CapturedEvents, 3);
+    agent.producer.push(Kind::Write, &[&[0; 100]], weight(100)).unwrap();
+    assert!(agent.producer.push(Kind::Write, &[&vec![0; CAPACITY_MIN as usize]], weight(5)).is_err());
+    let seen = inspect(&ring.0.name).unwrap();
+    assert_eq!((seen.agent_running, seen.publisher_running), (true, false));
+    assert_eq!((seen.roster, seen.used), (roster, 128));
+    assert_eq!(seen.losses[LossReason::TooLarge as usize], (LossReason::TooLarge, 1, 5));
+    let publisher = ring.publisher();
+    drop(agent);
+    let seen = inspect(&ring.0.name).unwrap();
+    assert_eq!((seen.agent_running, seen.publisher_running), (false, true));
+    assert_eq!(seen.agent(AgentCounter::CapturedEvents), 3);
+    drop(publisher);
+}
