@@ -78,7 +78,19 @@ impl Sleeper {
 }
 
 /// A thread is at work on a request.
-pub struct Duty<'a>(&'a Crew);
+pub struct Duty<'a> {
+    crew: &'a Crew,
+    /// The thread is one of those that wait for requests, and need not park.
+    watches: bool,
+}
+
+impl Duty<'_> {
+    /// The work is done, and nothing is left but to send the answer. To be said before that: else who asked may come
+    /// with the next request before this thread counts as waiting again, and one that is parked is called for nothing.
+    pub fn done(&mut self) {
+        self.watches = self.crew.watch();
+    }
+}
 
 impl Crew {
     /// All `size` threads wait for requests.
@@ -102,7 +114,7 @@ impl Crew {
         if self.watching.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.call();
         }
-        Duty(self)
+        Duty { crew: self, watches: false }
     }
 
     /// Has one more thread wait for requests, if there is one.
@@ -116,17 +128,17 @@ impl Crew {
         }
     }
 
-    /// A request is done: the thread waits for the next one, or parks until it is called.
-    fn end(&self) {
+    /// Counts the calling thread as one that waits for requests, if there are too few.
+    fn watch(&self) -> bool {
         let one_more = |watching| (watching < WATCHERS).then_some(watching + 1);
-        if self.watching.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok() {
-            return;
-        }
+        self.watching.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
+    }
+
+    /// The calling thread parks until it is called, unless it is to wait for requests.
+    fn park(&self) {
         let mut parked = self.lock();
         // Again under the lock: who took the last one's place has found nobody to call before.
-        if parked.dismissed
-            || self.watching.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
-        {
+        if parked.dismissed || self.watch() {
             return;
         }
         let sleeper = Arc::new(Sleeper { thread: thread::current(), called: AtomicBool::new(false) });
@@ -149,7 +161,9 @@ impl Crew {
 
 impl Drop for Duty<'_> {
     fn drop(&mut self) {
-        self.0.end();
+        if !self.watches && !self.crew.watch() {
+            self.crew.park();
+        }
     }
 }
 

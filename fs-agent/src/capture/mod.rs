@@ -71,6 +71,12 @@ impl Capture {
         Self { ring, commands: Commands::default(), said_broken: AtomicBool::new(false) }
     }
 
+    /// The longest write in bytes that the ring takes for sure once it is empty: half of what it holds. Descriptions of
+    /// parts, and what is left free where it wraps round, take up room as well.
+    pub fn write_bytes_max(&self) -> u64 {
+        self.ring.producer.fill().1 / 2
+    }
+
     /// Puts `event` into the ring, or counts it as lost.
     pub fn record(&self, event: &Event<'_>) {
         let time_ns = now_ns();

@@ -99,6 +99,28 @@ fn a_write_longer_than_a_record_comes_in_parts() {
 }
 
 #[test]
+fn the_longest_write_fits_into_an_empty_ring_wherever_it_begins() {
+    let ring = Ring::new("longest", 64 << 10);
+    let capture = ring.capture();
+    let longest = vec![1; usize::try_from(capture.write_bytes_max()).unwrap()];
+    let mut publisher = PublisherRing::attach(&ring.0.name, None).unwrap();
+    let mut payload = Vec::new();
+    for shift in 0..200 {
+        let shift = vec![0; shift * 40];
+        for data in [&shift, &longest] {
+            capture.record(&event(data));
+            let mut bytes = 0;
+            while let Some(entry) = publisher.consumer.next(&mut payload).unwrap() {
+                assert_eq!(entry.kind, Kind::Write, "{} bytes behind {} are lost", data.len(), shift.len());
+                bytes += Write::decode(&payload).unwrap().1.len();
+                publisher.consumer.acker().ack(entry.end);
+            }
+            assert_eq!(bytes, data.len());
+        }
+    }
+}
+
+#[test]
 fn what_has_no_room_is_counted_and_announced() {
     let ring = Ring::new("full", 64 << 10);
     let capture = ring.capture();

@@ -30,9 +30,9 @@ use crate::{
 use convert::errno;
 use modes::{Chosen, Modes};
 
-/// The most bytes in one write request. A request becomes one event, which has to fit into a broker's message in base64:
-/// 4/3 of this stays below the 1 MB that Kafka takes by default, so that an event id is one message's alone.
-const WRITE_BYTES_MAX: u32 = 512 << 10;
+/// The most bytes in one write request: as many as the kernel puts into one (256 pages, unless an administrator sets
+/// fs.fuse.max_pages_limit). Each request becomes one record.
+const WRITE_BYTES_MAX: u32 = 1 << 20;
 
 /// The offset with which an inode's attributes are invalidated and its pages are left alone.
 const ATTRIBUTES_ONLY: i64 = -1;
@@ -92,7 +92,8 @@ impl Adapter {
         if self.overlay.has_acls() && config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_err() {
             tracing::info!("this kernel does not check ACLs over FUSE: they are kept, and not in force here");
         }
-        config.set_max_write(WRITE_BYTES_MAX).map(drop).map_err(|nearest| {
+        let ring_takes = u32::try_from(self.capture.write_bytes_max()).unwrap_or(u32::MAX);
+        config.set_max_write(WRITE_BYTES_MAX.min(ring_takes)).map(drop).map_err(|nearest| {
             io::Error::other(format!("the FUSE library writes at most {nearest} bytes at once"))
         })
     }

@@ -32,8 +32,10 @@ const GENERATION: Generation = Generation(0);
 macro_rules! answer {
     ($self:ident, $reply:ident, $name:literal, $work:expr, $value:pat => $answer:expr) => {
         // Ends behind the answer.
-        let _duty = $self.crew.begin();
-        match attempt($name, || $work) {
+        let mut duty = $self.crew.begin();
+        let result = attempt($name, || $work);
+        duty.done();
+        match result {
             Ok($value) => $answer,
             Err(errno) => $reply.error(errno),
         }
