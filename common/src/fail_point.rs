@@ -38,11 +38,15 @@ pub enum FailPoint {
     DeliveryReported,
     /// Publisher: the head is moved.
     HeadMoved,
+    /// Publisher: dead letters are written, under a temporary name.
+    LetterHalfKept,
+    /// Publisher: dead letters are kept, and their records not yet dealt with.
+    LetterKept,
 }
 
 impl FailPoint {
     /// All places on the agent's side, then all on the publisher's.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: &[Self] = &[
         Self::RingHalfBuilt,
         Self::RingHalfNamed,
         Self::WrittenBelow,
@@ -59,6 +63,8 @@ impl FailPoint {
         Self::EventSent,
         Self::DeliveryReported,
         Self::HeadMoved,
+        Self::LetterHalfKept,
+        Self::LetterKept,
     ];
 
     /// Whether the publisher passes it, not the agent.

@@ -61,10 +61,12 @@ pub enum PublisherCounter {
     StartDeliveredEvents = 11,
     /// `DeliveredBytes` when this publisher started.
     StartDeliveredBytes = 12,
+    /// Refused messages that were kept as dead letters.
+    DeadLetters = 13,
 }
 
 const AGENT_COUNTERS: usize = AgentCounter::UncapturedMapperOpens as usize + 1;
-const PUBLISHER_COUNTERS: usize = PublisherCounter::StartDeliveredBytes as usize + 1;
+const PUBLISHER_COUNTERS: usize = PublisherCounter::DeadLetters as usize + 1;
 const _: () = assert!(AGENT_COUNTERS * 8 <= layout::COUNTERS_LEN);
 const _: () = assert!(PUBLISHER_COUNTERS * 8 <= layout::COUNTERS_LEN);
 

@@ -7,6 +7,7 @@ pub mod cli;
 mod consume;
 pub mod drain;
 pub mod encode;
+pub mod failed;
 mod names;
 mod output;
 mod rate;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use bywash_common::{config::Config, exit::Exit};
 
 use crate::{
-    drain::{self, Drain, Frontier},
+    drain::{self, Burial, Drain, Frontier},
     names::Names,
     signals, sink,
 };
@@ -14,16 +14,17 @@ use crate::{
 /// Drains the ring to the sink until a signal asks for a stop.
 ///
 /// # Errors
-/// If the sink or the ring cannot be used, or no more.
+/// If the sink, the ring or a configured directory cannot be used, or no more.
 pub fn run(config: &Config) -> anyhow::Result<Exit> {
     let stop = signals::take_over().context("cannot take over the signals")?;
     let names = Names::of_the_system().context("cannot start the look-up of names")?;
     sink::check(config)?;
+    let burial = Burial::open(config)?;
     let Some(ring) = drain::attach(&config.ring.name, &stop)? else { return Ok(Exit::Ok) };
     let frontier = Arc::new(Frontier::new(drain::bounds(config), Box::new(drain::RingLedger::new(&ring))));
     let sink = sink::open(config, Arc::clone(&frontier))?;
 
-    let mut drain = Drain::new(config, ring, sink, frontier, names, stop);
+    let mut drain = Drain::new(config, ring, sink, frontier, names, stop, burial);
     let drained = drain.run();
     // A sink that is broken delivers nothing more.
     drain.finish(if drained.is_ok() { config.publisher.shutdown_timeout.0 } else { Duration::ZERO });

@@ -51,6 +51,7 @@ struct Report {
     bytes_per_second: f64,
     seconds_since_last_delivery: Option<f64>,
     failed_messages: u64,
+    dead_letters: u64,
     corrupt_skips: u64,
     lost: Vec<Lost>,
 }
@@ -132,6 +133,7 @@ fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns: u6
         bytes_per_second: rate(bytes, then[1]),
         seconds_since_last_delivery: known(counter(Counter::LastDeliveryNs)),
         failed_messages: counter(Counter::FailedMessages),
+        dead_letters: counter(Counter::DeadLetters),
         corrupt_skips: counter(Counter::CorruptSkips),
         lost: lost
             .into_iter()
@@ -164,8 +166,8 @@ impl Report {
         );
         let _ = write!(
             text,
-            "in flight: {} records; failed: {} messages; damaged: {} times",
-            self.in_flight_records, self.failed_messages, self.corrupt_skips
+            "in flight: {} records; failed: {} messages, {} of them dead letters; damaged: {} times",
+            self.in_flight_records, self.failed_messages, self.dead_letters, self.corrupt_skips
         );
         for Lost { reason, events, bytes } in &self.lost {
             let _ = write!(text, "\nlost ({reason}): {events} writes, {bytes} bytes");

@@ -72,7 +72,7 @@ impl Drop for TestRing {
     }
 }
 
-/// A command whose environment says nothing about bywash.
+/// A command whose environment says nothing about bywash but that nothing is kept where others would find it.
 fn publisher(command: &str, args: &[&str]) -> Command {
     let mut publisher = Command::new(PUBLISHER);
     publisher.arg(command).args(args).env_remove("SELECT").env_remove("RUST_LOG");
@@ -81,6 +81,7 @@ fn publisher(command: &str, args: &[&str]) -> Command {
             publisher.env_remove(variable);
         }
     }
+    publisher.env("BYWASH_CONFIG", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/process.toml"));
     publisher
 }
 
@@ -178,7 +179,7 @@ fn without_brokers_it_ends_within_its_bound_and_the_ring_keeps_everything() {
     let ring = TestRing::new("dead");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bywash.toml");
-    std::fs::write(&path, "[publisher]\nshutdown_timeout = \"200ms\"\n").unwrap();
+    std::fs::write(&path, "[publisher]\nshutdown_timeout = \"200ms\"\n[failed]\nsize_max = 0\n").unwrap();
     let args = ["--brokers", DEAD_BROKER, "--config", path.to_str().unwrap()];
     ring.push(b"kept");
     let mut running = Running::start(&mut ring.command("run", &args));

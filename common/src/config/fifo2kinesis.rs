@@ -34,6 +34,7 @@ pub(super) fn flags(variable: impl Fn(&str) -> Option<String>, problems: &mut Ve
         region: text("REGION"),
         role_arn: text("ROLE_ARN"),
         role_session_name: text("ROLE_SESSION_NAME"),
+        failed_attempts_dir: text("FAILED_ATTEMPTS_DIR").map(Into::into),
         ..ConfigArgs::default()
     }
 }

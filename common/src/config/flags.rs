@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use crate::units::{ByteSize, Span};
 
 use super::{
-    Config, DirectoryConfig, Encoder, FifoConfig, Origin, PartitionKey, Problem, Sink, fifo2kinesis, file,
-    kafka, kinesis,
+    Config, DirectoryConfig, Encoder, FifoConfig, Origin, PartitionKey, Problem, Sink,
+    directory::checked_path, fifo2kinesis, file, kafka, kinesis,
 };
 
 /// Flags that replace what the configuration file says. Both programs take them all, so that one set of
@@ -68,6 +68,9 @@ pub struct ConfigArgs {
     /// The session's name when a role is assumed [default: bywash]
     #[arg(long, value_name = "NAME", env = "BYWASH_ROLE_SESSION_NAME", global = true)]
     pub role_session_name: Option<String>,
+    /// Where messages are kept that can never be delivered [default: /var/lib/bywash/failed]
+    #[arg(long, value_name = "DIR", env = "BYWASH_FAILED_ATTEMPTS_DIR", global = true)]
+    pub failed_attempts_dir: Option<PathBuf>,
 }
 
 impl ConfigArgs {
@@ -124,6 +127,10 @@ impl ConfigArgs {
         let limit = self.buffer_queue_limit;
         set!("buffer-queue-limit", "publisher.batch_records", limit, config.publisher.batch_records, |n| {
             file::positive(n).map(Some)
+        });
+        let failed = self.failed_attempts_dir.clone();
+        set!("failed-attempts-dir", "failed.dir", failed, config.failed.dir, |dir: PathBuf| {
+            checked_path(&dir).map(Some)
         });
         self.apply_kinesis(config, &mut refuse);
     }

@@ -23,3 +23,13 @@ pub(super) fn key_of(text: &str, at: usize) -> String {
     }
     [table, key].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(".")
 }
+
+/// The line, from 1, in which a dotted key is set; none if it is not, or not in a line of its own.
+pub(super) fn line_of_key(text: &str, key: &str) -> Option<usize> {
+    let mut at = 0;
+    text.split_inclusive('\n').zip(1..).find_map(|(line, number)| {
+        let sets = line.contains('=') && !line.trim_start().starts_with('#') && key_of(text, at) == key;
+        at += line.len();
+        sets.then_some(number)
+    })
+}

@@ -5,6 +5,7 @@
 
 mod agent;
 mod directory;
+mod failed;
 mod fifo;
 pub mod fifo2kinesis;
 mod file;
@@ -18,7 +19,10 @@ mod print;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use indexmap::IndexMap;
 
@@ -26,6 +30,7 @@ use crate::units::{ByteSize, Span};
 
 pub use agent::AgentConfig;
 pub use directory::DirectoryConfig;
+pub use failed::{DEFAULT_FAILED_DIR, FailedConfig};
 pub use fifo::{EmptyLines, FifoConfig, FifoFraming, OnFull};
 pub use flags::ConfigArgs;
 pub use kafka::{KafkaConfig, MessageKey};
@@ -56,6 +61,8 @@ pub struct Config {
     pub kinesis: KinesisConfig,
     /// What both services log.
     pub log: LogConfig,
+    /// Where messages are kept that can never be delivered.
+    pub failed: FailedConfig,
 }
 
 /// `[ring]`
@@ -147,6 +154,7 @@ impl Default for Config {
             kafka: KafkaConfig::default(),
             kinesis: KinesisConfig::default(),
             log: LogConfig::default(),
+            failed: FailedConfig::default(),
         }
     }
 }
@@ -210,6 +218,8 @@ pub enum Origin {
     Flag(&'static str),
     /// An environment variable that stands for no flag of its own.
     Variable(&'static str),
+    /// Nobody has set it.
+    Default,
 }
 
 impl std::fmt::Display for Origin {
@@ -218,6 +228,7 @@ impl std::fmt::Display for Origin {
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
             Self::Flag(flag) => write!(f, "--{flag}"),
             Self::Variable(name) => write!(f, "{name}"),
+            Self::Default => write!(f, "default"),
         }
     }
 }
@@ -251,16 +262,21 @@ impl Config {
             fifo2kinesis::set_defaults(&mut config);
         }
         let path = args.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+        let mut text = String::new();
         match std::fs::read_to_string(&path) {
-            Ok(text) if legacy::is_fuse_kafka(&path, &text) => {
-                legacy::apply(&path, &text, &mut config, &mut problems);
+            Ok(read) if legacy::is_fuse_kafka(&path, &read) => {
+                legacy::apply(&path, &read, &mut config, &mut problems);
             }
-            Ok(text) => file::apply(&path, &text, &mut config, &mut problems),
+            Ok(read) => {
+                text = read;
+                file::apply(&path, &text, &mut config, &mut problems);
+            }
             Err(error) if args.config.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(ConfigError::Unreadable { path, error }),
         }
         seed.apply(&mut config, &mut problems);
         args.apply(&mut config, &mut problems);
+        config.check_state_dirs(args, &path, &text, &mut problems);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(problems)) }
     }
 
@@ -281,6 +297,28 @@ impl Config {
         match self.publisher.sink {
             Sink::Kafka | Sink::Stdout => &self.kafka.topic,
             Sink::Kinesis => &self.kinesis.stream_name,
+        }
+    }
+
+    /// What the publisher writes under a watched directory would come back to it as events, without end.
+    fn check_state_dirs(&self, args: &ConfigArgs, file: &Path, text: &str, problems: &mut Vec<Problem>) {
+        let failed_flag = args.failed_attempts_dir.is_some().then_some("failed-attempts-dir");
+        let state_dirs = [("failed.dir", self.failed.directory(), failed_flag)];
+        for (key, dir, flag) in state_dirs {
+            let Some(dir) = dir else { continue };
+            let Some(watched) = self.directories.iter().find(|d| dir.starts_with(&d.path)) else { continue };
+            let origin = match (flag, locate::line_of_key(text, key)) {
+                (Some(flag), _) => Origin::Flag(flag),
+                (None, Some(line)) => Origin::File(file.to_owned(), line),
+                (None, None) => Origin::Default,
+            };
+            let message = format!(
+                "`{}` lies in the watched directory `{}`: what is written there would become events itself; choose \
+                 a place outside",
+                dir.display(),
+                watched.path.display()
+            );
+            problems.push(Problem { origin, key: key.to_owned(), message });
         }
     }
 }

@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use toml::{Table, Value};
 
-use super::{Config, agent, directory, fifo, kinesis, log};
+use super::{Config, agent, directory, failed, fifo, kinesis, log};
 
 /// A table of the pairs whose value is there.
 pub(super) fn table<const N: usize>(pairs: [(&str, Option<Value>); N]) -> Table {
@@ -24,8 +24,18 @@ pub(super) fn text(value: impl ToString) -> Option<Value> {
 }
 
 pub(super) fn print(config: &Config) -> String {
-    let Config { ring, event, directories, fifos, agent, publisher, kafka, kinesis: streams, log: logged } =
-        config;
+    let Config {
+        ring,
+        event,
+        directories,
+        fifos,
+        agent,
+        publisher,
+        kafka,
+        kinesis: streams,
+        log: logged,
+        failed: letters,
+    } = config;
     let whole = table([
         (
             "ring",
@@ -61,6 +71,7 @@ pub(super) fn print(config: &Config) -> String {
         ("kafka", Some(Value::Table(kafka.print()))),
         ("kinesis", Some(kinesis::print(streams))),
         ("log", Some(log::print(logged))),
+        ("failed", Some(failed::print(letters))),
     ]);
     toml::to_string_pretty(&whole).unwrap_or_default()
 }

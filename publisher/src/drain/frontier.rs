@@ -5,9 +5,14 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
+
+use crate::failed::Letter;
 
 /// What a delivery report is about: a record that was opened at the frontier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,15 +85,15 @@ pub struct Refused {
     pub ticket: Ticket,
     /// What the record is.
     pub record: Record,
-    /// Why, in the sink's words.
-    pub reason: String,
+    /// The message, and why.
+    pub letter: Letter,
 }
 
 struct Pending {
     record: Record,
     /// Messages whose delivery has not been reported.
     messages: u32,
-    /// One of its messages was refused, and that is being announced.
+    /// One of its messages was refused, and that is being announced in an event.
     announced: bool,
 }
 
@@ -110,6 +115,7 @@ pub struct Frontier {
     bounds: Bounds,
     state: Mutex<State>,
     moved: Condvar,
+    keeps_letters: AtomicBool,
 }
 
 impl Frontier {
@@ -124,7 +130,8 @@ impl Frontier {
             events: 0,
             waiting: 0,
         };
-        Self { bounds, state: Mutex::new(state), moved: Condvar::new() }
+        let keeps_letters = AtomicBool::new(false);
+        Self { bounds, state: Mutex::new(state), moved: Condvar::new(), keeps_letters }
     }
 
     /// The state is valid whenever the lock is free, also after a panic of its holder.
@@ -163,21 +170,32 @@ impl Frontier {
         self.notify(state);
     }
 
-    /// One of the record's messages will never be delivered. It stays open until an announcement of that is delivered in
-    /// its place; what cannot be announced either (a further part, or the announcement itself) counts as complete.
-    pub fn refuse(&self, ticket: Ticket, reason: String) {
+    /// One of the record's messages will never be delivered. It stays open until someone has dealt with the refusal, see
+    /// [`Self::take_refused`], and completes it.
+    pub fn refuse(&self, ticket: Ticket, letter: Letter) {
         let mut state = self.lock();
         let Some(pending) = state.get(ticket) else { return };
         let record = pending.record;
-        if pending.announced {
-            state.complete(ticket);
-            tracing::error!("{} cannot be delivered either: {reason}", Announcement(record));
-        } else {
-            pending.announced = true;
-            state.refused.push(Refused { ticket, record, reason });
-            state.events += 1;
-        }
+        state.refused.push(Refused { ticket, record, letter });
+        state.events += 1;
         self.notify(state);
+    }
+
+    /// Whether the loss of the record shall be announced in an event: true once for each write, and for nothing else.
+    pub fn announce(&self, ticket: Ticket) -> bool {
+        let mut state = self.lock();
+        state.get(ticket).is_some_and(|pending| !std::mem::replace(&mut pending.announced, true))
+    }
+
+    /// Whether refused messages are kept as dead letters, so that a sink may give up on what only an operator can mend.
+    /// Where they are not, such messages must wait for the operator: to refuse them would lose them.
+    pub fn keeps_letters(&self) -> bool {
+        self.keeps_letters.load(Ordering::Relaxed)
+    }
+
+    /// Says whether refused messages are kept from now on.
+    pub fn set_keeps_letters(&self, keeps: bool) {
+        self.keeps_letters.store(keeps, Ordering::Relaxed);
     }
 
     fn notify(&self, state: MutexGuard<'_, State>) {
@@ -250,19 +268,6 @@ impl State {
     fn note_in_flight(&mut self) {
         let oldest_ns = self.pending.front().map_or(0, |p| p.record.time_ns);
         self.ledger.in_flight(self.pending.len() as u64, oldest_ns);
-    }
-}
-
-/// How the log names the news of a record's fate.
-struct Announcement(Record);
-
-impl std::fmt::Display for Announcement {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let bytes = self.0.data_bytes;
-        match self.0.sequence {
-            Some(sequence) => write!(f, "the loss event of record {sequence} ({bytes} bytes)"),
-            None => write!(f, "the loss event of {bytes} damaged bytes"),
-        }
     }
 }
 

@@ -73,29 +73,35 @@ proptest! {
     }
 }
 
+fn letter() -> Letter {
+    Letter {
+        topic: "t".to_owned(),
+        key: None,
+        payload: b"x".to_vec(),
+        event_id: "u-0".to_owned(),
+        reason: "too large".to_owned(),
+    }
+}
+
 #[test]
-fn what_was_refused_stays_until_its_announcement_is_delivered() {
+fn what_was_refused_stays_until_that_is_dealt_with() {
     let (frontier, told) = frontier(10);
     let ticket = frontier.open(record(0));
-    frontier.refuse(ticket, "too large".to_owned());
-    let refused = frontier.take_refused();
-    assert_eq!(refused, [Refused { ticket, record: record(0), reason: "too large".to_owned() }]);
+    frontier.refuse(ticket, letter());
+    assert_eq!(frontier.take_refused(), [Refused { ticket, record: record(0), letter: letter() }]);
     assert!(told.0.lock().unwrap().0.is_empty());
     frontier.complete(ticket);
     assert_eq!(frontier.in_flight(), 0);
 }
 
 #[test]
-fn an_announcement_that_is_refused_too_does_not_block_the_rest() {
+fn a_loss_is_announced_once_for_a_write_and_never_for_an_announcement() {
     let (frontier, _) = frontier(10);
     let ticket = frontier.open(record(0));
-    frontier.refuse(ticket, "no".to_owned());
-    frontier.refuse(ticket, "no".to_owned());
-    assert_eq!((frontier.take_refused().len(), frontier.in_flight()), (1, 0));
-
+    assert_eq!([frontier.announce(ticket), frontier.announce(ticket)], [true, false]);
     let loss = frontier.open(Record { is_write: false, ..record(1) });
-    frontier.refuse(loss, "no".to_owned());
-    assert_eq!((frontier.take_refused().len(), frontier.in_flight()), (0, 0));
+    assert!(!frontier.announce(loss));
+    assert!(!frontier.announce(Ticket::from_number(99)));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! nothing but a second delivery under the same event ids.
 
 mod attach;
+mod burial;
 mod frontier;
 mod outlet;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use crate::{
 };
 
 pub use attach::{RingLedger, attach};
+pub use burial::Burial;
 pub use frontier::{Bounds, Frontier, Ticket};
 use outlet::Outlet;
 
@@ -87,8 +89,10 @@ impl Drain {
         frontier: Arc<Frontier>,
         names: Names,
         stop: Stop,
+        burial: Burial,
     ) -> Self {
-        let outlet = Outlet::new(config.clone(), names, sink, Arc::clone(&frontier), stop.clone(), &ring);
+        let outlet =
+            Outlet::new(config.clone(), names, sink, Arc::clone(&frontier), stop.clone(), burial, &ring);
         Self {
             ring,
             ring_name: config.ring.name.clone(),

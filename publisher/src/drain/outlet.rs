@@ -15,18 +15,19 @@ use bywash_common::{
 
 use crate::{
     encode::{self, Encode, LossEvent, Part, WriteEvent, Writer},
+    failed::Letter,
     names::{Id, Names},
-    rate::LogRate,
     signals::Stop,
     sink::{Message, SendError, Sink, SinkError},
 };
 
-use super::frontier::{Frontier, Record, Refused, Ticket};
+use super::{
+    burial::Burial,
+    frontier::{Frontier, Record, Refused, Ticket},
+};
 
 /// How long the drain waits for a delivery, while the sink is full, before it looks at the sink and at a stop again.
 const FULL_WAIT: Duration = Duration::from_millis(100);
-/// At most one line about refused messages in this time; the others are counted in it.
-const REFUSED_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Where records go.
 pub struct Outlet {
@@ -41,7 +42,7 @@ pub struct Outlet {
     id_prefix: String,
     event_id: String,
     payload: Vec<u8>,
-    refused_log: LogRate,
+    burial: Burial,
 }
 
 impl Outlet {
@@ -52,6 +53,7 @@ impl Outlet {
         sink: Box<dyn Sink>,
         frontier: Arc<Frontier>,
         stop: Stop,
+        burial: Burial,
         ring: &PublisherRing,
     ) -> Self {
         Self {
@@ -65,7 +67,7 @@ impl Outlet {
             id_prefix: format!("{}-", ring.uuid),
             event_id: String::new(),
             payload: Vec::new(),
-            refused_log: LogRate::new(REFUSED_LOG_INTERVAL),
+            burial,
         }
     }
 
@@ -75,29 +77,30 @@ impl Outlet {
         self.id_prefix = format!("{}-", ring.uuid);
     }
 
-    /// Lets the sink work on what does not move by itself, and announces what it refuses for good.
+    /// Lets the sink work on what does not move by itself, and deals with what it refuses for good.
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
     pub fn poll(&mut self) -> Result<(), SinkError> {
         self.sink.poll()?;
-        for refused in self.frontier.take_refused() {
-            self.announce_undeliverable(&refused)?;
-        }
-        Ok(())
+        let unkept = self.burial.poll(&self.frontier, &self.status);
+        self.announce(&unkept)
     }
 
-    /// Lets the sink send what it has gathered.
+    /// Lets the sink send what it has gathered: there is nothing more at the moment.
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
     pub fn push(&mut self) -> Result<(), SinkError> {
+        let unkept = self.burial.finish(&self.frontier, &self.status);
+        self.announce(&unkept)?;
         self.sink.push()
     }
 
-    /// Closes the sink; see [`Sink::close`].
-    pub fn close(self, deadline: std::time::Instant) {
+    /// Closes the sink; see [`Sink::close`]. What it has refused is kept if it can be kept, and stays in the ring if not.
+    pub fn close(mut self, deadline: std::time::Instant) {
         self.sink.close(deadline);
+        self.burial.finish(&self.frontier, &self.status);
     }
 
     /// Sends a write, if need be in parts.
@@ -158,7 +161,10 @@ impl Outlet {
         match encode::cuts(&mut *self.encoder, event, limit_bytes, &mut self.payload) {
             Ok(ends) => self.send_parts(event, &ends, ticket),
             Err(error) => {
-                self.frontier.refuse(ticket, error.to_string());
+                self.payload.clear();
+                self.encoder.write(event, &mut self.payload);
+                let letter = letter(&message(&self.config, event, &self.payload), error.to_string());
+                self.frontier.refuse(ticket, letter);
                 Ok(())
             }
         }
@@ -186,18 +192,8 @@ impl Outlet {
     }
 
     fn send_payload(&mut self, event: &WriteEvent<'_>, ticket: Ticket) -> Result<bool, SinkError> {
-        let key = match &self.config.kafka.key {
-            MessageKey::Path => Some(event.path),
-            MessageKey::None => None,
-            MessageKey::Constant(key) => Some(key.as_bytes()),
-        };
         FailPoint::EventEncoded.reach();
-        let message = Message {
-            topic: self.config.topic_of(Path::new(OsStr::from_bytes(event.path))),
-            key,
-            payload: &self.payload,
-            event_id: event.event_id,
-        };
+        let message = message(&self.config, event, &self.payload);
         send(&mut *self.sink, &self.frontier, &self.stop, &message, ticket)
     }
 
@@ -235,21 +231,21 @@ impl Outlet {
         self.send_loss(ticket, "corrupt", [events, bytes, now_ns, now_ns], sequence)
     }
 
-    /// Sends the news that a write cannot be delivered in that write's place: under its event id, and on its ticket, so
-    /// that the ring keeps the write until the news is out.
-    fn announce_undeliverable(&mut self, refused: &Refused) -> Result<(), SinkError> {
-        let Refused { ticket, record, reason } = refused;
-        let sequence = record.sequence.unwrap_or_default();
-        self.name_event(format_args!("{sequence}"));
-        self.status.add(PublisherCounter::FailedMessages, 1);
-        if let Some(others) = self.refused_log.pass() {
-            let (id, bytes) = (&self.event_id, record.data_bytes);
-            tracing::error!(
-                "event {id} ({bytes} bytes) cannot be delivered and is replaced by a loss event: {reason}{others}"
-            );
+    /// Sends the news that writes cannot be delivered, and not be kept either, in those writes' place: under their event
+    /// ids, and on their tickets, so that the ring keeps each until the news is out.
+    fn announce(&mut self, unkept: &[Refused]) -> Result<(), SinkError> {
+        for Refused { ticket, record, letter } in unkept {
+            if !self.frontier.announce(*ticket) {
+                // A further part of what was announced, or an announcement.
+                self.frontier.complete(*ticket);
+                continue;
+            }
+            self.event_id.clear();
+            self.event_id.push_str(&letter.event_id);
+            let numbers = [1, record.data_bytes, record.time_ns, record.time_ns];
+            self.send_loss(*ticket, "undeliverable", numbers, record.sequence)?;
         }
-        let numbers = [1, record.data_bytes, record.time_ns, record.time_ns];
-        self.send_loss(*ticket, "undeliverable", numbers, record.sequence)
+        Ok(())
     }
 
     /// `numbers` are events, bytes, first and last time.
@@ -303,7 +299,7 @@ fn send(
                 return Ok(true);
             }
             Err(SendError::Refused(reason)) => {
-                frontier.refuse(ticket, reason);
+                frontier.refuse(ticket, letter(message, reason));
                 return Ok(true);
             }
             Err(SendError::Broken(error)) => return Err(error),
@@ -313,6 +309,27 @@ fn send(
                 frontier.wait_past(seen, FULL_WAIT);
             }
         }
+    }
+}
+
+/// The message that carries an encoded write.
+fn message<'a>(config: &'a Config, event: &WriteEvent<'a>, payload: &'a [u8]) -> Message<'a> {
+    let key = match &config.kafka.key {
+        MessageKey::Path => Some(event.path),
+        MessageKey::None => None,
+        MessageKey::Constant(key) => Some(key.as_bytes()),
+    };
+    let topic = config.topic_of(Path::new(OsStr::from_bytes(event.path)));
+    Message { topic, key, payload, event_id: event.event_id }
+}
+
+fn letter(message: &Message<'_>, reason: String) -> Letter {
+    Letter {
+        topic: message.topic.to_owned(),
+        key: message.key.map(<[u8]>::to_vec),
+        payload: message.payload.to_vec(),
+        event_id: message.event_id.to_owned(),
+        reason,
     }
 }
 

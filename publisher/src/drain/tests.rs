@@ -122,6 +122,16 @@ impl Sink for Script {
 
 /// Drains the ring until it is empty.
 fn drain(ring: &TestRing, limit_bytes: usize, encoder: Encoder, answers: Vec<Answer>) -> (Taken, u64) {
+    drain_with(Burial::without(), ring, limit_bytes, encoder, answers)
+}
+
+fn drain_with(
+    burial: Burial,
+    ring: &TestRing,
+    limit_bytes: usize,
+    encoder: Encoder,
+    answers: Vec<Answer>,
+) -> (Taken, u64) {
     let mut config = Config::default();
     config.ring.name = ring.name.clone();
     config.event.encoder = encoder;
@@ -137,7 +147,7 @@ fn drain(ring: &TestRing, limit_bytes: usize, encoder: Encoder, answers: Vec<Ans
         limit_bytes,
     };
     let names = Names::of_the_system().unwrap();
-    let mut drain = Drain::new(&config, attached, Box::new(sink), frontier, names, stop);
+    let mut drain = Drain::new(&config, attached, Box::new(sink), frontier, names, stop, burial);
     drain.run().unwrap();
     let (used_bytes, _) = drain.ring.fill();
     drain.finish(Duration::ZERO);
@@ -211,6 +221,39 @@ fn a_write_that_will_never_be_taken_becomes_a_loss_event_in_its_place() {
     assert_eq!(events[0]["lost"]["reason"], "undeliverable");
     assert_eq!((&events[0]["lost"]["events"], &events[0]["lost"]["bytes"]), (&1.into(), &3.into()));
     assert_eq!((&events[0]["sequence"], &events[1]["@message"]), (&0.into(), &"good".into()));
+}
+
+#[test]
+fn a_write_that_will_never_be_taken_becomes_a_dead_letter_and_the_rest_goes_on() {
+    let ring = TestRing::new("letter");
+    ring.push(b"/f", b"bad", (0, 1));
+    ring.push(b"/f", b"good", (0, 1));
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.failed.dir = Some(dir.path().to_owned());
+    let burial = Burial::open(&config).unwrap();
+    let (taken, used_bytes) = drain_with(burial, &ring, usize::MAX, Encoder::Logstash, vec![Answer::Refuse]);
+    assert_eq!(used_bytes, 0);
+    let messages: Vec<Value> = taken.events().iter().map(|event| event["@message"].clone()).collect();
+    assert_eq!(messages, ["good"]);
+    let letters = dir.path().read_dir().unwrap().flatten().map(|entry| entry.path());
+    let [file] =
+        &letters.filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect::<Vec<_>>()[..]
+    else {
+        panic!("one file was expected");
+    };
+    let letter: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!((&letter["reason"], &letter["topic"]), (&"poison".into(), &"logs".into()));
+    assert_eq!(
+        (&letter["key"], &letter["event_id"]),
+        (&"/f".into(), &format!("{}-0", ring_uuid(&ring)).into())
+    );
+    let payload: Value = serde_json::from_str(letter["payload"].as_str().unwrap()).unwrap();
+    assert_eq!(payload["@message"], "bad");
+}
+
+fn ring_uuid(ring: &TestRing) -> String {
+    bywash_common::ring::inspect(&ring.name).unwrap().uuid.to_string()
 }
 
 #[test]

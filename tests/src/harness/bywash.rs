@@ -37,6 +37,8 @@ pub struct Settings {
     pub publisher: &'static str,
     /// More lines for `[kafka]`.
     pub kafka: &'static str,
+    /// More lines for `[failed]`.
+    pub failed: &'static str,
 }
 
 impl Default for Settings {
@@ -48,6 +50,7 @@ impl Default for Settings {
             topic: "logs",
             publisher: "",
             kafka: "",
+            failed: "",
         }
     }
 }
@@ -74,7 +77,8 @@ impl Bywash {
         let ring = format!("{PREFIX}-{pid}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let root = temporary_directory();
         let directories: Vec<_> = settings.directories.iter().map(|name| root.path().join(name)).collect();
-        let Settings { encoder, ring_size, topic, publisher, kafka, .. } = settings;
+        let Settings { encoder, ring_size, topic, publisher, kafka, failed, .. } = settings;
+        let failed_dir = root.path().join("failed");
         let mut text = format!(
             "[ring]\nname = {ring:?}\nsize = {ring_size:?}\n\n\
              [event]\nencoder = {encoder:?}\nfields = {{ hostname = \"test\" }}\ntags = [\"test\"]\n"
@@ -85,7 +89,8 @@ impl Bywash {
         }
         write!(
             text,
-            "\n[publisher]\n{publisher}\n\n[kafka]\nbrokers = [{brokers:?}]\ntopic = {topic:?}\n{kafka}\n"
+            "\n[publisher]\n{publisher}\n\n[kafka]\nbrokers = [{brokers:?}]\ntopic = {topic:?}\n{kafka}\n\n\
+             [failed]\ndir = {failed_dir:?}\n{failed}\n"
         )
         .expect("a string takes text");
         let config = root.path().join("bywash.toml");
@@ -217,6 +222,11 @@ impl Bywash {
             let status = self.publisher_status();
             if status["lag_bytes"] == 0 { Ok(()) } else { Err(status.to_string()) }
         });
+    }
+
+    /// The directory of the dead letters.
+    pub fn failed(&self) -> PathBuf {
+        self.root.path().join("failed")
     }
 
     /// Whether the first watched directory has its overlay.

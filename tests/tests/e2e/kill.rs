@@ -11,7 +11,7 @@ use bywash_tests::harness::{
 };
 use nix::sys::signal::Signal;
 
-use crate::append;
+use crate::{append, failed};
 
 /// Nobody waits for the end of this.
 const ENDLESS: u64 = 10_000_000;
@@ -247,6 +247,41 @@ fn at_delivery_reported() {
 #[test]
 fn at_head_moved() {
     assert_sent_again(FailPoint::HeadMoved);
+}
+
+/// Kills the publisher while it keeps writes that no message can carry: each of them is a dead letter in the end, under
+/// its own id, and the others arrive.
+#[track_caller]
+fn assert_kept(point: FailPoint) {
+    let settings = Settings { kafka: failed::TINY_MESSAGES, ..Settings::default() };
+    let broker = Broker::start();
+    let mut bywash = Bywash::new(&broker.address(), &settings);
+    bywash.start_agent();
+    bywash.publisher = Some(spawn_to_die("publisher", &bywash, point, 0));
+    let unsendable = failed::unsendable(&bywash);
+    for i in 0..5 {
+        append(&unsendable, format!("unsendable {i}").as_bytes());
+        append(&bywash.file("f"), b"x");
+    }
+    assert_dies(bywash.publisher(), point);
+    bywash.start_publisher();
+    bywash.drain(PATIENCE);
+    let (events, _) = ledger::distinct(broker.read("logs").events(5));
+    assert_eq!(ledger::delivered(&events), (5, 5));
+    let mut ids: Vec<String> = failed::letters(&bywash).into_iter().map(|letter| letter.event_id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 5, "{ids:?}");
+}
+
+#[test]
+fn at_letter_half_kept() {
+    assert_kept(FailPoint::LetterHalfKept);
+}
+
+#[test]
+fn at_letter_kept() {
+    assert_kept(FailPoint::LetterKept);
 }
 
 #[test]

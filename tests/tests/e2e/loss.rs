@@ -16,6 +16,7 @@ const SMALL_RING: Settings = Settings {
     topic: "logs",
     publisher: "",
     kafka: "",
+    failed: "",
 };
 
 /// Reads until delivered and lost make up what was written.

@@ -8,6 +8,7 @@
 mod commands;
 mod content;
 mod crash;
+mod failed;
 mod format;
 mod harness;
 mod kill;

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rdkafka::error::RDKafkaErrorCode;
+
 use crate::drain::Ticket;
 
 /// How long the first attempt waits after a failure; each further one twice as long.
@@ -31,6 +33,8 @@ pub struct Failed {
     pub event_id: String,
     /// Its batch was rejected: whether it is at fault shows when it is sent alone.
     pub alone: bool,
+    /// Only an operator can make it possible; why.
+    pub barred: Option<RDKafkaErrorCode>,
 }
 
 /// An attempt that may be made now.
@@ -144,6 +148,7 @@ mod tests {
             payload: vec![ticket as u8],
             event_id: String::new(),
             alone,
+            barred: None,
         }
     }
 

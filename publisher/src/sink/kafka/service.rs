@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use rdkafka::{
 
 use crate::{
     drain::{Frontier, Ticket},
+    failed::{Letter, Patience},
     rate::LogRate,
 };
 
@@ -54,6 +55,8 @@ impl Opaque {
 pub enum Verdict {
     /// It may be taken later.
     Again,
+    /// It will be taken once an operator has acted, and not before.
+    Barred,
     /// The message, or another one of its batch, will never be taken.
     Poison,
     /// The publisher is ending: the ring keeps the message.
@@ -72,6 +75,12 @@ pub fn verdict(code: RDKafkaErrorCode) -> Verdict {
         | Code::InvalidRecord
         | Code::InvalidTimestamp
         | Code::UnsupportedForMessageFormat => Verdict::Poison,
+        Code::UnknownTopic
+        | Code::UnknownTopicOrPartition
+        | Code::InvalidTopic
+        | Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::PolicyViolation => Verdict::Barred,
         _ => Verdict::Again,
     }
 }
@@ -89,6 +98,10 @@ pub struct Service {
     frontier: Arc<Frontier>,
     /// What is to be sent again.
     pub retries: Retries,
+    /// Which topics take nothing.
+    patience: Mutex<Patience>,
+    /// Whether `patience` knows of any; lets the common case do without the lock.
+    has_barred: AtomicBool,
     /// Something went wrong since the last delivery.
     is_troubled: AtomicBool,
     /// The log has said so, and not yet that it is over.
@@ -100,11 +113,13 @@ pub struct Service {
 
 impl Service {
     /// A service that reports to `frontier`.
-    pub fn new(frontier: Arc<Frontier>) -> Self {
+    pub fn new(frontier: Arc<Frontier>, patience: Patience) -> Self {
         let rate = || LogRate::new(LOG_INTERVAL);
         Self {
             frontier,
             retries: Retries::default(),
+            patience: Mutex::new(patience),
+            has_barred: AtomicBool::new(false),
             is_troubled: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
             fatal: Mutex::new(None),
@@ -140,11 +155,44 @@ impl Service {
     }
 
     /// A message will never be taken.
-    pub fn refuse(&self, ticket: Ticket, code: RDKafkaErrorCode) {
-        self.frontier.refuse(ticket, code.to_string());
+    pub fn refuse(&self, failed: Failed, reason: String) {
+        let Failed { ticket, topic, key, payload, event_id, .. } = failed;
+        self.frontier.refuse(ticket, Letter { topic, key, payload, event_id, reason });
     }
 
-    fn delivered(&self, ticket: Ticket) {
+    /// Whether a message of a topic that takes nothing is refused unsent, so that those of other topics go on.
+    pub fn refuses(&self, topic: &str) -> bool {
+        self.has_barred.load(Ordering::Acquire)
+            && self.frontier.keeps_letters()
+            && self.patience().refuses(topic)
+    }
+
+    /// Whether what waits for an operator has waited long enough.
+    pub fn gives_up(&self, failed: &Failed) -> bool {
+        failed.barred.is_some() && self.frontier.keeps_letters() && self.patience().is_over(&failed.topic)
+    }
+
+    /// Deals with a message that an operator has to make possible: it waits for that, or it has waited long enough.
+    pub fn bar(&self, failed: Failed, code: RDKafkaErrorCode) {
+        let is_over = self.patience().failed(&failed.topic);
+        self.has_barred.store(true, Ordering::Release);
+        if is_over && self.frontier.keeps_letters() {
+            self.refuse(failed, code.to_string());
+        } else {
+            self.hold(Failed { barred: Some(code), ..failed }, code);
+        }
+    }
+
+    fn patience(&self) -> MutexGuard<'_, Patience> {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn delivered(&self, ticket: Ticket, topic: &str) {
+        if self.has_barred.load(Ordering::Relaxed) {
+            let mut patience = self.patience();
+            patience.delivered(topic);
+            self.has_barred.store(!patience.is_calm(), Ordering::Release);
+        }
         if self.is_troubled.load(Ordering::Relaxed)
             && !self.retries.is_holding()
             && self.is_troubled.swap(false, Ordering::Relaxed)
@@ -161,7 +209,8 @@ impl Service {
         match verdict(code) {
             Verdict::Ended => {}
             Verdict::Again => self.hold(failed, code),
-            Verdict::Poison if opaque.alone => self.refuse(opaque.ticket, code),
+            Verdict::Barred => self.bar(failed, code),
+            Verdict::Poison if opaque.alone => self.refuse(failed, code.to_string()),
             Verdict::Poison => {
                 self.say(|voices| &mut voices.hold, |others| {
                     tracing::warn!(
@@ -191,7 +240,7 @@ impl ProducerContext for Service {
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
         let opaque = Opaque::from_number(opaque);
         match result {
-            Ok(_) => self.delivered(opaque.ticket),
+            Ok(message) => self.delivered(opaque.ticket, message.topic()),
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
                 let event_id = message
@@ -205,6 +254,7 @@ impl ProducerContext for Service {
                     payload: message.payload().unwrap_or_default().to_vec(),
                     event_id: event_id.unwrap_or_default(),
                     alone: false,
+                    barred: None,
                 };
                 self.failed(opaque, code, failed);
             }
@@ -275,11 +325,12 @@ mod tests {
         for (code, expected) in [
             (Code::MessageSizeTooLarge, Verdict::Poison),
             (Code::InvalidRecord, Verdict::Poison),
-            (Code::UnknownTopic, Verdict::Again),
-            (Code::UnknownTopicOrPartition, Verdict::Again),
-            (Code::TopicAuthorizationFailed, Verdict::Again),
+            (Code::UnknownTopic, Verdict::Barred),
+            (Code::UnknownTopicOrPartition, Verdict::Barred),
+            (Code::TopicAuthorizationFailed, Verdict::Barred),
             (Code::InvalidDifferentRecord, Verdict::Again),
-            (Code::PolicyViolation, Verdict::Again),
+            (Code::PolicyViolation, Verdict::Barred),
+            (Code::NotEnoughReplicas, Verdict::Again),
             (Code::PurgeInflight, Verdict::Ended),
             (Code::PurgeQueue, Verdict::Ended),
         ] {

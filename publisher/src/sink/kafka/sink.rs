@@ -16,6 +16,7 @@ use rdkafka::{
 
 use crate::{
     drain::{Frontier, Ticket},
+    failed::Patience,
     sink::{Message, OpenError, SendError, Sink, SinkError},
 };
 
@@ -67,8 +68,11 @@ impl KafkaSink {
     /// An [`OpenError`] that names what is wrong.
     pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Self, OpenError> {
         let client = producer_config(config)?;
-        let producer = BaseProducer::from_config_and_context(&client, Service::new(frontier))
-            .map_err(|error| OpenError::Producer(error.to_string()))?;
+        let producer = BaseProducer::from_config_and_context(
+            &client,
+            Service::new(frontier, Patience::new(&config.failed)),
+        )
+        .map_err(|error| OpenError::Producer(error.to_string()))?;
         let producer = Polled::start(producer).map_err(|error| OpenError::Producer(error.to_string()))?;
         tracing::info!("sending to Kafka at {}", config.kafka.brokers.join(","));
         let message_bytes_max = message_bytes_max(&client);
@@ -103,6 +107,10 @@ impl KafkaSink {
             let _ = self.producer.client().fetch_metadata(due.suspect.as_deref(), TOPIC_LOOK_TIMEOUT);
         }
         while let Some(failed) = retries.next(self.producer.in_flight_count() == 0) {
+            if let Some(code) = failed.barred.filter(|_| self.service().gives_up(&failed)) {
+                self.service().refuse(failed, code.to_string());
+                continue;
+            }
             let opaque = Opaque { ticket: failed.ticket, alone: failed.alone };
             let message = Message {
                 topic: &failed.topic,
@@ -132,7 +140,8 @@ impl KafkaSink {
     fn judge(&self, code: RDKafkaErrorCode, failed: Failed) -> Result<(), SinkError> {
         match verdict(code) {
             Verdict::Again => self.service().hold(failed, code),
-            Verdict::Poison => self.service().refuse(failed.ticket, code),
+            Verdict::Barred => self.service().bar(failed, code),
+            Verdict::Poison => self.service().refuse(failed, code.to_string()),
             Verdict::Ended => return Err(self.broken(code)),
         }
         Ok(())
@@ -153,6 +162,9 @@ impl Sink for KafkaSink {
         if self.service().retries.is_holding() {
             return Err(SendError::Full);
         }
+        if self.service().refuses(message.topic) {
+            return Err(SendError::Refused(format!("the topic `{}` takes nothing", message.topic)));
+        }
         match self.hand_over(message, Opaque { ticket, alone: false }) {
             Ok(()) => Ok(()),
             Err(RDKafkaErrorCode::QueueFull) => Err(SendError::Full),
@@ -165,6 +177,7 @@ impl Sink for KafkaSink {
                     payload: message.payload.to_vec(),
                     event_id: message.event_id.to_owned(),
                     alone: false,
+                    barred: None,
                 };
                 Ok(self.judge(code, failed)?)
             }

@@ -1,0 +1,80 @@
+//! `[failed]`: the dead letters.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use toml::Value;
+
+use crate::units::{ByteSize, Span};
+
+use super::{
+    directory::checked_path,
+    file::{Context, Placed},
+    print::{table, text},
+};
+
+/// Where dead letters are kept unless `failed.dir` says otherwise.
+pub const DEFAULT_FAILED_DIR: &str = "/var/lib/bywash/failed";
+
+/// `[failed]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedConfig {
+    /// Where messages are kept that the sink refuses for good; absolute. Without it they are kept in
+    /// [`DEFAULT_FAILED_DIR`] if that can be used, and nowhere if not.
+    pub dir: Option<PathBuf>,
+    /// How often they are sent again.
+    pub retry_interval: Span,
+    /// The most bytes that they take; 0 for no dead letters.
+    pub size_max: ByteSize,
+    /// How long an event waits for what only an operator can mend before it becomes a dead letter.
+    pub give_up_after: Span,
+}
+
+impl Default for FailedConfig {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            retry_interval: Span(Duration::from_secs(30)),
+            size_max: ByteSize(256 << 20),
+            give_up_after: Span(Duration::from_secs(60)),
+        }
+    }
+}
+
+impl FailedConfig {
+    /// The directory in effect; nothing if there shall be no dead letters.
+    pub fn directory(&self) -> Option<&Path> {
+        let dir = self.dir.as_deref().unwrap_or(Path::new(DEFAULT_FAILED_DIR));
+        (self.size_max.0 > 0).then_some(dir)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Failed {
+    dir: Placed<PathBuf>,
+    retry_interval: Placed<Span>,
+    size_max: Option<ByteSize>,
+    give_up_after: Option<Span>,
+}
+
+pub(super) fn apply(failed: Failed, to: &mut FailedConfig, context: &mut Context<'_>) {
+    context.set(&mut to.dir, failed.dir, |dir: PathBuf| checked_path(&dir).map(Some));
+    context.set(&mut to.retry_interval, failed.retry_interval, |span: Span| {
+        if span.0.is_zero() { Err("`0s` is too short: use 1s or more".to_owned()) } else { Ok(span) }
+    });
+    to.size_max = failed.size_max.unwrap_or(to.size_max);
+    to.give_up_after = failed.give_up_after.unwrap_or(to.give_up_after);
+}
+
+pub(super) fn print(failed: &FailedConfig) -> Value {
+    Value::Table(table([
+        ("dir", failed.dir.as_deref().and_then(|dir| text(dir.display()))),
+        ("retry_interval", text(failed.retry_interval)),
+        ("size_max", text(failed.size_max)),
+        ("give_up_after", text(failed.give_up_after)),
+    ]))
+}

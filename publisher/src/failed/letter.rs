@@ -1,0 +1,130 @@
+//! One message that cannot be delivered, and why.
+
+use base64_simd::STANDARD;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+/// A message that the sink refuses for good: all that is needed to understand it, and to send it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// Which of the sink's streams it was for.
+    pub topic: String,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// The encoded event.
+    pub payload: Vec<u8>,
+    /// The event's id.
+    pub event_id: String,
+    /// Why, in the sink's words.
+    pub reason: String,
+}
+
+/// A line is none that [`Letter::to_line`] could have made.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not a dead letter: {0}")]
+pub struct NotALetter(String);
+
+impl Letter {
+    /// The letter as a JSON object in one line, newline included: `time`, `reason`, `topic`, `key`, `event_id`,
+    /// `payload`. A key or payload that is not UTF-8 is in `key_base64` or `payload_base64` instead.
+    pub fn to_line(&self, time: Timestamp) -> Vec<u8> {
+        let mut fields = Map::new();
+        let mut put = |name: &str, value: String| fields.insert(name.to_owned(), value.into());
+        put("time", format!("{time:.3}"));
+        put("reason", self.reason.clone());
+        put("topic", self.topic.clone());
+        for (name, bytes) in [("key", self.key.as_deref())] {
+            if let Some(bytes) = bytes {
+                put_bytes(&mut put, name, bytes);
+            }
+        }
+        put("event_id", self.event_id.clone());
+        put_bytes(&mut put, "payload", &self.payload);
+        let mut line = Value::Object(fields).to_string().into_bytes();
+        line.push(b'\n');
+        line
+    }
+
+    /// Reads what [`Self::to_line`] made, and gives the time in it.
+    ///
+    /// # Errors
+    /// [`NotALetter`] if it is something else.
+    pub fn from_line(line: &[u8]) -> Result<(Self, String), NotALetter> {
+        let fields: Map<String, Value> =
+            serde_json::from_slice(line).map_err(|error| NotALetter(error.to_string()))?;
+        let text = |name: &str| match fields.get(name) {
+            Some(Value::String(text)) => Ok(text.clone()),
+            _ => Err(NotALetter(format!("it has no `{name}`"))),
+        };
+        let letter = Self {
+            topic: text("topic")?,
+            key: bytes(&fields, "key")?,
+            payload: bytes(&fields, "payload")?
+                .ok_or_else(|| NotALetter("it has no `payload`".to_owned()))?,
+            event_id: text("event_id")?,
+            reason: text("reason")?,
+        };
+        Ok((letter, text("time")?))
+    }
+}
+
+fn put_bytes(put: &mut impl FnMut(&str, String) -> Option<Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => put(name, text.to_owned()),
+        Err(_) => put(&format!("{name}_base64"), STANDARD.encode_to_string(bytes)),
+    };
+}
+
+fn bytes(fields: &Map<String, Value>, name: &str) -> Result<Option<Vec<u8>>, NotALetter> {
+    let base64 = format!("{name}_base64");
+    match (fields.get(name), fields.get(&base64)) {
+        (Some(Value::String(text)), _) => Ok(Some(text.clone().into_bytes())),
+        (None, Some(Value::String(text))) => STANDARD
+            .decode_to_vec(text)
+            .map(Some)
+            .map_err(|_| NotALetter(format!("its `{base64}` is not base64"))),
+        (None, None) => Ok(None),
+        _ => Err(NotALetter(format!("its `{name}` is no text"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_letter_is_read_back(
+            topic: String, key: Option<Vec<u8>>, payload: Vec<u8>, event_id: String, reason: String,
+        ) {
+            let letter = Letter { topic, key, payload, event_id, reason };
+            let line = letter.to_line(Timestamp::UNIX_EPOCH);
+            prop_assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
+            prop_assert_eq!(Letter::from_line(&line), Ok((letter, "1970-01-01T00:00:00.000Z".to_owned())));
+        }
+
+        #[test]
+        fn any_line_is_read_or_refused(line: Vec<u8>) {
+            let _ = Letter::from_line(&line);
+        }
+    }
+
+    #[test]
+    fn a_person_can_read_it() {
+        let letter = Letter {
+            topic: "t".to_owned(),
+            key: Some(b"/log/\xff".to_vec()),
+            payload: b"{\"a\":1}".to_vec(),
+            event_id: "u-1".to_owned(),
+            reason: "too large".to_owned(),
+        };
+        let line = String::from_utf8(letter.to_line(Timestamp::UNIX_EPOCH)).unwrap();
+        assert_eq!(
+            line,
+            "{\"time\":\"1970-01-01T00:00:00.000Z\",\"reason\":\"too large\",\"topic\":\"t\",\"key_base64\":\
+             \"L2xvZy//\",\"event_id\":\"u-1\",\"payload\":\"{\\\"a\\\":1}\"}\n"
+        );
+    }
+}

@@ -1,0 +1,283 @@
+//! The directory of dead letters.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use bywash_common::{fail_point::FailPoint, units::ByteSize};
+use jiff::Timestamp;
+use nix::unistd::{Group, geteuid};
+
+use super::Letter;
+
+/// What the names of files with letters end with.
+const SUFFIX: &str = "jsonl";
+/// Held by the publisher that writes letters.
+const PUBLISHER_LOCK: &str = "publisher.lock";
+
+/// Dead letters cannot be kept, or not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum FailedError {
+    /// Another publisher keeps its own there.
+    #[error("another publisher keeps its dead letters in {}: give this one another failed.dir", .0.display())]
+    Held(PathBuf),
+    /// It belongs to someone whom this process does not trust.
+    #[error("{} belongs to uid {uid}, not to uid {}: refused; chown it or choose another failed.dir", path.display(), geteuid())]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
+    /// Anybody could put letters there.
+    #[error("everybody may write to {}: refused; chmod o-w it or choose another failed.dir", .0.display())]
+    Open(PathBuf),
+    /// The group that shall have access does not exist.
+    #[error(
+        "the group `{0}` of ring.group does not exist: create it (groupadd --system {0}) or leave it out"
+    )]
+    Group(String),
+    /// They would take more room than they may.
+    #[error("{} holds {used} bytes of dead letters and may hold {max}: see to them (publisher failed list) or raise failed.size_max", dir.display())]
+    Full {
+        /// The directory.
+        dir: PathBuf,
+        /// What is in it.
+        used: ByteSize,
+        /// `failed.size_max`
+        max: ByteSize,
+    },
+    /// The system said no.
+    #[error("cannot {action} {}: {error}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FailedError {
+    move |error| FailedError::Io { action, path: path.to_owned(), error }
+}
+
+/// The directory of dead letters, as the one publisher that may write to it has it.
+pub struct Store {
+    dir: PathBuf,
+    size_max: u64,
+    used: u64,
+    /// Who may read besides the owner.
+    group: Option<u32>,
+    /// The number in the name of the file that was written last.
+    last: i128,
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the directory, and makes it if need be.
+    ///
+    /// # Errors
+    /// A [`FailedError`] if it cannot be used.
+    pub fn open(dir: &Path, size_max: ByteSize, group: Option<&str>) -> Result<Self, FailedError> {
+        let gid = |name: &str| match Group::from_name(name) {
+            Ok(Some(group)) => Ok(group.gid.as_raw()),
+            _ => Err(FailedError::Group(name.to_owned())),
+        };
+        let group = group.map(gid).transpose()?;
+        let mode = if group.is_some() { 0o750 } else { 0o700 };
+        if !dir.exists() {
+            let made = DirBuilder::new().recursive(true).mode(mode).create(dir);
+            made.map_err(io_error("create", dir))?;
+            chown(dir, None, group).map_err(io_error("give to the group", dir))?;
+        }
+        let found = fs::metadata(dir).map_err(io_error("examine", dir))?;
+        if found.uid() != geteuid().as_raw() && found.uid() != 0 {
+            return Err(FailedError::Owner { path: dir.to_owned(), uid: found.uid() });
+        }
+        if found.mode() & 0o002 != 0 {
+            return Err(FailedError::Open(dir.to_owned()));
+        }
+        let lock = lock_file(dir, PUBLISHER_LOCK)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(FailedError::Held(dir.to_owned())),
+            Err(TryLockError::Error(error)) => {
+                return Err(FailedError::Io { action: "lock", path: dir.to_owned(), error });
+            }
+        }
+        let mut store =
+            Self { dir: dir.to_owned(), size_max: size_max.0, used: 0, group, last: 0, _lock: lock };
+        store.remove_leftovers()?;
+        store.used = store.measure()?;
+        Ok(store)
+    }
+
+    /// Keeps letters: when this returns, they are on disk.
+    ///
+    /// # Errors
+    /// A [`FailedError`]; none of them is then kept.
+    pub fn keep<'l>(&mut self, letters: impl IntoIterator<Item = &'l Letter>) -> Result<(), FailedError> {
+        let time = Timestamp::now();
+        let lines: Vec<u8> = letters.into_iter().flat_map(|letter| letter.to_line(time)).collect();
+        self.make_room(lines.len() as u64)?;
+        self.last = time.as_nanosecond().max(self.last + 1);
+        let name = format!("{:020}.{SUFFIX}", self.last);
+        let mode = if self.group.is_some() { 0o640 } else { 0o600 };
+        write_whole(&self.dir, &name, &lines, mode, self.group)?;
+        self.used += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Whether there is room for anything more.
+    pub fn has_room(&self) -> bool {
+        self.used < self.size_max
+    }
+
+    /// Bytes of letters, as far as this process knows: someone may have dropped some.
+    pub fn used_bytes(&self) -> u64 {
+        self.used
+    }
+
+    fn make_room(&mut self, bytes: u64) -> Result<(), FailedError> {
+        if self.used.saturating_add(bytes) > self.size_max {
+            self.used = self.measure()?;
+        }
+        if self.used.saturating_add(bytes) > self.size_max {
+            let (used, max) = (ByteSize(self.used), ByteSize(self.size_max));
+            return Err(FailedError::Full { dir: self.dir.clone(), used, max });
+        }
+        Ok(())
+    }
+
+    fn measure(&self) -> Result<u64, FailedError> {
+        Ok(files(&self.dir)?.iter().filter_map(|file| Some(fs::metadata(file).ok()?.len())).sum())
+    }
+
+    /// What a publisher that was killed while it wrote has left.
+    fn remove_leftovers(&self) -> Result<(), FailedError> {
+        let listing = fs::read_dir(&self.dir).map_err(io_error("list", &self.dir))?;
+        for path in listing.flatten().map(|entry| entry.path()) {
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_file(&path).map_err(io_error("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The files with letters, oldest first.
+pub fn files(dir: &Path) -> Result<Vec<PathBuf>, FailedError> {
+    let listing = fs::read_dir(dir).map_err(io_error("list", dir))?;
+    let paths = listing.flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == SUFFIX)).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// Makes or replaces a file in one step.
+fn write_whole(
+    dir: &Path,
+    name: &str,
+    content: &[u8],
+    mode: u32,
+    group: Option<u32>,
+) -> Result<(), FailedError> {
+    let (path, temporary) = (dir.join(name), dir.join(format!("{name}.tmp")));
+    let written = (|| {
+        let mut file =
+            OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&temporary)?;
+        // Whatever the umask.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        chown(&temporary, None, group)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        FailPoint::LetterHalfKept.reach();
+        fs::rename(&temporary, &path)?;
+        File::open(dir)?.sync_all()
+    })();
+    written.map_err(|error| {
+        // It is also removed at the next start.
+        drop(fs::remove_file(&temporary));
+        FailedError::Io { action: "write", path, error }
+    })?;
+    FailPoint::LetterKept.reach();
+    Ok(())
+}
+
+/// Opens a file that is there to be locked.
+fn lock_file(dir: &Path, name: &str) -> Result<File, FailedError> {
+    let path = dir.join(name);
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    opened.map_err(io_error("open", &path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(payload: &[u8]) -> Letter {
+        Letter {
+            topic: "t".to_owned(),
+            key: None,
+            payload: payload.to_vec(),
+            event_id: "u-1".to_owned(),
+            reason: "no".to_owned(),
+        }
+    }
+
+    fn open(dir: &Path, size_max: u64) -> Result<Store, FailedError> {
+        Store::open(dir, ByteSize(size_max), None)
+    }
+
+    #[test]
+    fn letters_are_kept_in_files_that_only_the_owner_reads() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("a/b");
+        let mut store = open(&dir, 1 << 20).unwrap();
+        store.keep(&[letter(b"one"), letter(b"two")]).unwrap();
+        store.keep(&[letter(b"three")]).unwrap();
+        let files = files(&dir).unwrap();
+        let lines: Vec<usize> =
+            files.iter().map(|file| fs::read_to_string(file).unwrap().lines().count()).collect();
+        assert_eq!(lines, [2, 1]);
+        assert_eq!(fs::metadata(&files[0]).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(
+            store.used_bytes(),
+            files.iter().map(|file| fs::metadata(file).unwrap().len()).sum::<u64>()
+        );
+    }
+
+    #[test]
+    fn beyond_the_bound_nothing_is_kept_until_someone_makes_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path(), 150).unwrap();
+        store.keep(&[letter(b"one")]).unwrap();
+        let error = store.keep(&[letter(b"two")]).unwrap_err();
+        assert!(matches!(error, FailedError::Full { .. }) && error.to_string().contains("150"), "{error}");
+        for file in files(dir.path()).unwrap() {
+            fs::remove_file(file).unwrap();
+        }
+        store.keep(&[letter(b"two")]).unwrap();
+    }
+
+    #[test]
+    fn two_publishers_do_not_share_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = open(dir.path(), 1).unwrap();
+        assert!(matches!(open(dir.path(), 1), Err(FailedError::Held(_))));
+    }
+
+    #[test]
+    fn a_directory_that_anybody_may_write_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(open(dir.path(), 1), Err(FailedError::Open(_))));
+    }
+}

@@ -1,0 +1,113 @@
+//! Messages that can never be delivered: kept with their reason, and the rest goes on (G6).
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use bywash_tests::harness::{Broker, Bywash, Settings, ledger, wait::PATIENCE};
+use serde_json::Value;
+
+use crate::append;
+
+/// Messages so small that a long path leaves no room in them.
+pub const TINY_MESSAGES: &str = "properties = { \"message.max.bytes\" = 2000 }";
+
+/// A dead letter as it is on disk.
+#[derive(Debug)]
+pub struct Letter {
+    /// The event's id.
+    pub event_id: String,
+    /// The whole object.
+    pub json: Value,
+}
+
+/// A new file whose path alone fills a message.
+pub fn unsendable(bywash: &Bywash) -> PathBuf {
+    let deep: PathBuf = (0..5).map(|_| "d".repeat(250)).collect();
+    let directory = bywash.file("deep").join(deep);
+    fs::create_dir_all(&directory).expect("directories");
+    directory.join("file")
+}
+
+/// The files with dead letters, oldest first.
+pub fn files(directory: &Path) -> Vec<PathBuf> {
+    let Ok(listing) = fs::read_dir(directory) else { return Vec::new() };
+    let mut files: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    files.sort();
+    files
+}
+
+/// All dead letters, oldest first.
+pub fn letters(bywash: &Bywash) -> Vec<Letter> {
+    let text: String = files(&bywash.failed()).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let letter = |line: &str| {
+        let json: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        Letter { event_id: json["event_id"].as_str().expect("an id").to_owned(), json }
+    };
+    text.lines().map(letter).collect()
+}
+
+#[test]
+fn what_no_message_can_carry_is_kept_with_its_reason_and_the_rest_goes_on() {
+    let broker = Broker::start();
+    let bywash = Bywash::start(&broker, &Settings { kafka: TINY_MESSAGES, ..Settings::default() });
+    let unsendable = unsendable(&bywash);
+    append(&bywash.file("f"), b"before ");
+    append(&unsendable, b"too much");
+    append(&bywash.file("f"), b"after");
+    let (events, _) = ledger::distinct(broker.read("logs").events(2));
+    assert_eq!(ledger::replay(&events), b"before after");
+    bywash.drain(PATIENCE);
+
+    let [letter] = &letters(&bywash)[..] else { panic!("{:?}", letters(&bywash)) };
+    assert!(letter.json["reason"].as_str().unwrap().contains("the sink takes"), "{letter:?}");
+    assert_eq!(letter.json["topic"], "logs");
+    assert_eq!(letter.json["key"], unsendable.to_str().unwrap());
+    let event: Value = serde_json::from_str(letter.json["payload"].as_str().unwrap()).unwrap();
+    assert_eq!(event["@message"], base64_simd::STANDARD.encode_to_string("too much"));
+    assert_eq!(event["event_id"], letter.event_id);
+    let mode = fs::metadata(&files(&bywash.failed())[0]).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let status = bywash.publisher_status();
+    assert_eq!((&status["failed_messages"], &status["dead_letters"]), (&1.into(), &1.into()), "{status}");
+}
+
+#[test]
+fn without_dead_letters_a_loss_event_takes_the_messages_place() {
+    let broker = Broker::start();
+    let settings = Settings { kafka: TINY_MESSAGES, failed: "size_max = 0", ..Settings::default() };
+    let bywash = Bywash::start(&broker, &settings);
+    append(&unsendable(&bywash), b"too much");
+    append(&bywash.file("f"), b"after");
+    let events = broker.read("logs").events(2);
+    assert_eq!(
+        events[0].lost().map(|lost| (lost.reason, lost.events, lost.bytes)),
+        Some(("undeliverable".to_owned(), 1, 8))
+    );
+    assert_eq!(events[1].message(), b"after");
+}
+
+#[test]
+fn a_configured_directory_that_cannot_be_used_ends_the_start() {
+    let mut bywash = Bywash::new("localhost:9", &Settings::default());
+    bywash.start_agent();
+    fs::write(bywash.failed(), b"not a directory").unwrap();
+    let mut publisher = bywash_tests::harness::bywash::spawn("publisher", &bywash.config, bywash.root());
+    assert_eq!(publisher.wait(PATIENCE).code(), Some(1));
+    assert!(publisher.log().contains(bywash.failed().to_str().unwrap()), "{}", publisher.log());
+}
+
+#[test]
+fn a_directory_under_a_watched_one_is_refused_with_both_names() {
+    let bywash = Bywash::new("localhost:9", &Settings::default());
+    let inside = bywash.file("failed");
+    let flag = format!("--failed-attempts-dir={}", inside.display());
+    let check = bywash.publisher_command(&["check", &flag]);
+    assert_eq!(check.code, Some(78), "{check:?}");
+    for word in ["--failed-attempts-dir", inside.to_str().unwrap(), bywash.directory().to_str().unwrap()] {
+        assert!(check.stderr.contains(word), "{word}: {check:?}");
+    }
+}
