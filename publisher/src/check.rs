@@ -9,7 +9,7 @@ use bywash_common::{
 
 use crate::{
     output,
-    sink::{self, kafka},
+    sink::{self, kafka, kinesis},
 };
 
 /// Options of `publisher check`.
@@ -36,7 +36,7 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<Exit> {
     if args.connect {
         let lines = match config.publisher.sink {
             Sink::Kafka => kafka::connect(config, &topics(config))?,
-            Sink::Kinesis => Vec::new(),
+            Sink::Kinesis => kinesis::connect(config, &topics(config))?,
             Sink::Stdout => vec!["stdout: nothing to connect to".to_owned()],
         };
         text.push_str(&lines.join("\n"));

@@ -34,7 +34,9 @@ pub use failed::{DEFAULT_FAILED_DIR, FailedConfig};
 pub use fifo::{EmptyLines, FifoConfig, FifoFraming, OnFull};
 pub use flags::ConfigArgs;
 pub use kafka::{KafkaConfig, MessageKey};
-pub use kinesis::{KinesisConfig, PARTITION_KEY_CHARS_MAX, PartitionKey, RECORD_BYTES_MAX};
+pub use kinesis::{
+    KinesisConfig, PARTITION_KEY_CHARS_MAX, PartitionKey, RECORD_BYTES_MAX, checked_stream_name,
+};
 pub use log::{LogConfig, LogLevel};
 
 /// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
@@ -290,6 +292,23 @@ impl Config {
         let fifo = self.fifos.iter().find(|fifo| path == fifo.path).map(|fifo| &fifo.topic);
         let directory = || self.directories.iter().find(|d| path.starts_with(&d.path)).map(|d| &d.topic);
         fifo.or_else(directory).and_then(Option::as_deref).unwrap_or(self.default_topic())
+    }
+
+    /// The key of what is written to `path`, or of news that belong to no file: messages of one key keep their order.
+    pub fn key_of<'a>(&'a self, path: Option<&'a [u8]>) -> Option<&'a [u8]> {
+        let (kafka, kinesis) = (&self.kafka.key, &self.kinesis.partition_key);
+        match self.publisher.sink {
+            Sink::Kinesis => match kinesis {
+                PartitionKey::Path => path,
+                PartitionKey::Random => None,
+                PartitionKey::Constant(key) => Some(key.as_bytes()),
+            },
+            Sink::Kafka | Sink::Stdout => match kafka {
+                MessageKey::Path => path,
+                MessageKey::None => None,
+                MessageKey::Constant(key) => Some(key.as_bytes()),
+            },
+        }
     }
 
     /// The topic or stream of what no directory and no FIFO gives another.

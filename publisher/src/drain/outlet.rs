@@ -6,7 +6,7 @@ use std::{
 
 use bywash_common::{
     clock::now_ns,
-    config::{Config, MessageKey},
+    config::Config,
     fail_point::FailPoint,
     record::{Loss, Origin, Write},
     ring::{Entry, PublisherRing},
@@ -147,11 +147,7 @@ impl Outlet {
     }
 
     fn send_event(&mut self, event: &WriteEvent<'_>, ticket: Ticket) -> Result<(), SinkError> {
-        let key_bytes = match &self.config.kafka.key {
-            MessageKey::Path => event.path.len(),
-            MessageKey::None => 0,
-            MessageKey::Constant(key) => key.len(),
-        };
+        let key_bytes = self.config.key_of(Some(event.path)).map_or(0, <[u8]>::len);
         let limit_bytes = self.sink.payload_bytes_max(key_bytes);
         self.payload.clear();
         self.encoder.write(event, &mut self.payload);
@@ -266,10 +262,7 @@ impl Outlet {
             return Ok(());
         }
         // A loss belongs to no file.
-        let key = match &self.config.kafka.key {
-            MessageKey::Constant(key) => Some(key.as_bytes()),
-            MessageKey::Path | MessageKey::None => None,
-        };
+        let key = self.config.key_of(None);
         let message = Message { topic: self.config.default_topic(), key, payload: &self.payload, event_id };
         send(&mut *self.sink, &self.frontier, &self.stop, &message, ticket).map(drop)
     }
@@ -314,11 +307,7 @@ fn send(
 
 /// The message that carries an encoded write.
 fn message<'a>(config: &'a Config, event: &WriteEvent<'a>, payload: &'a [u8]) -> Message<'a> {
-    let key = match &config.kafka.key {
-        MessageKey::Path => Some(event.path),
-        MessageKey::None => None,
-        MessageKey::Constant(key) => Some(key.as_bytes()),
-    };
+    let key = config.key_of(Some(event.path));
     let topic = config.topic_of(Path::new(OsStr::from_bytes(event.path)));
     Message { topic, key, payload, event_id: event.event_id }
 }

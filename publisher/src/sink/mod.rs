@@ -1,6 +1,7 @@
 //! Where messages go. Each sink is a folder of its own and a line in [`open`].
 
 pub mod kafka;
+pub mod kinesis;
 mod stdout;
 
 use std::{sync::Arc, time::Instant};
@@ -45,6 +46,9 @@ pub enum SinkError {
     /// Standard output does not take what is written.
     #[error("cannot write to standard output: {0}")]
     Write(#[source] nix::errno::Errno),
+    /// The Kinesis service has ended.
+    #[error("the Kinesis service cannot go on: {0}; a restart sends everything unconfirmed again")]
+    Kinesis(String),
     /// librdkafka has given up on this producer.
     #[error("the Kafka producer cannot go on: {0}; a restart sends everything unconfirmed again")]
     Kafka(String),
@@ -59,15 +63,18 @@ pub enum OpenError {
     /// The system or the library says no.
     #[error("cannot set up the Kafka producer: {0}")]
     Producer(String),
-    /// Kinesis is being built.
-    #[error("publisher.sink: `kinesis` does not work yet: use kafka or stdout")]
-    Unfinished,
+    /// The configuration asks for what Kinesis does not do.
+    #[error(transparent)]
+    Setting(#[from] kinesis::SettingError),
+    /// The system says no.
+    #[error("cannot start the Kinesis service: {0}")]
+    Service(String),
 }
 
 impl OpenError {
     /// Whether the configuration has to change.
     pub fn is_config(&self) -> bool {
-        matches!(self, Self::Property(_) | Self::Unfinished)
+        matches!(self, Self::Property(_) | Self::Setting(_))
     }
 }
 
@@ -110,7 +117,7 @@ pub fn check(config: &Config) -> Result<(), OpenError> {
     match config.publisher.sink {
         SinkKind::Kafka => kafka::check(config),
         SinkKind::Stdout => Ok(()),
-        SinkKind::Kinesis => Err(OpenError::Unfinished),
+        SinkKind::Kinesis => Ok(kinesis::check(config)?),
     }
 }
 
@@ -121,7 +128,7 @@ pub fn check(config: &Config) -> Result<(), OpenError> {
 pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Box<dyn Sink>, OpenError> {
     Ok(match config.publisher.sink {
         SinkKind::Kafka => Box::new(kafka::KafkaSink::open(config, frontier)?),
-        SinkKind::Kinesis => return Err(OpenError::Unfinished),
+        SinkKind::Kinesis => Box::new(kinesis::KinesisSink::open(config, frontier)?),
         SinkKind::Stdout => Box::new(stdout::StdoutSink::new(std::io::stdout(), frontier)),
     })
 }

@@ -1,0 +1,391 @@
+//! What waits to be sent to one stream, in an order that failures cannot upset.
+//!
+//! A lane holds the records of one partition key, or, with aggregation, of one slice of the hash space. It is in one
+//! of three places: *ready*, in the order in which its oldest record arrived; *held* until a moment, after a failure; or
+//! *out*, with a request on its way that holds records of it. Only a ready lane gives records away, so that of each
+//! lane one request at most is out; what comes back goes to its front.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    aggregate::Packer,
+    record::{Record, SLICES, hash_key_of, slice_of},
+    retry::{BACK_OFF_MAX, back_off},
+};
+
+/// What a request may hold, and when it is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Only one record of a lane in a request.
+    pub strict_order: bool,
+    /// Pack what a lane holds into one record.
+    pub aggregate: bool,
+    /// The most records in a request; as many are sent at once.
+    pub batch_records: usize,
+    /// The most bytes in a request, unless it is a single record; as many are sent at once.
+    pub batch_bytes: usize,
+    /// The most bytes of a record, partition key included.
+    pub record_bytes: usize,
+    /// How long a record may wait for others.
+    pub flush_interval: Duration,
+}
+
+/// A record of a request: one of ours, or several that are packed together.
+#[derive(Debug)]
+pub struct Entry {
+    lane: Arc<str>,
+    /// The slice of the hash space that its partition key falls into.
+    pub slice: usize,
+    /// The explicit hash key, where it is not the partition key that decides.
+    pub hash_key: Option<Arc<str>>,
+    /// What it holds; never empty.
+    pub records: Vec<Record>,
+    /// The records packed into one, if they are several.
+    packed: Option<Vec<u8>>,
+}
+
+impl Entry {
+    /// The partition key that Kinesis is told.
+    pub fn partition_key(&self) -> &str {
+        self.records.first().map_or("", |record| &record.partition_key)
+    }
+
+    /// The data that Kinesis is given.
+    pub fn data(&self) -> &[u8] {
+        match (&self.packed, self.records.first()) {
+            (Some(packed), _) => packed,
+            (None, Some(record)) => &record.data,
+            (None, None) => &[],
+        }
+    }
+
+    /// The bytes that count against Kinesis' limits.
+    pub fn bytes(&self) -> usize {
+        self.partition_key().len() + self.data().len()
+    }
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is settled: delivered or refused.
+    Done,
+    /// It is to be sent again, as soon as the shard or the stream lets it.
+    Again,
+    /// It is to be sent again after its lane's own back-off.
+    AgainLater,
+    /// Each of its records is to be sent again by itself.
+    AgainAlone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Ready(u64),
+    Held(Instant, u64),
+    Out,
+}
+
+struct Lane {
+    queue: VecDeque<Record>,
+    bytes: usize,
+    slice: usize,
+    place: Place,
+    failures: u32,
+    held_until: Option<Instant>,
+}
+
+/// How much could be sent right now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Load {
+    records: usize,
+    bytes: usize,
+}
+
+/// The lanes of a stream.
+pub struct Lanes {
+    limits: Limits,
+    lanes: HashMap<Arc<str>, Lane>,
+    /// By the arrival of the oldest record.
+    ready: BTreeMap<u64, Arc<str>>,
+    /// By the moment that ends the hold.
+    held: BTreeMap<(Instant, u64), Arc<str>>,
+    load: Load,
+    slices_held: [Option<Instant>; SLICES],
+    hash_keys: Vec<Arc<str>>,
+    arrivals: u64,
+    /// Nothing waits for others any more.
+    is_flushing: bool,
+}
+
+impl Lane {
+    /// What it would add to a request.
+    fn load(&self, limits: &Limits) -> Load {
+        if limits.aggregate {
+            return Load { records: 1, bytes: self.bytes.min(limits.record_bytes) };
+        }
+        if limits.strict_order {
+            return Load { records: 1, bytes: self.queue.front().map_or(0, Record::bytes) };
+        }
+        Load { records: self.queue.len(), bytes: self.bytes }
+    }
+
+    fn pop(&mut self) -> Option<Record> {
+        let record = self.queue.pop_front()?;
+        self.bytes -= record.bytes();
+        Some(record)
+    }
+}
+
+impl Lanes {
+    /// Without anything.
+    pub fn new(limits: Limits) -> Self {
+        let hash_keys = (0..SLICES).filter(|_| limits.aggregate).map(|slice| hash_key_of(slice).into());
+        Self {
+            limits,
+            lanes: HashMap::new(),
+            ready: BTreeMap::new(),
+            held: BTreeMap::new(),
+            load: Load::default(),
+            slices_held: [None; SLICES],
+            hash_keys: hash_keys.collect(),
+            arrivals: 0,
+            is_flushing: false,
+        }
+    }
+
+    /// From now on everything is sent as soon as it may.
+    pub fn flush(&mut self) {
+        self.is_flushing = true;
+    }
+
+    /// Whether nothing waits and nothing is out.
+    pub fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
+    /// Takes a record.
+    pub fn push(&mut self, mut record: Record, now: Instant) {
+        self.arrivals += 1;
+        record.arrival = self.arrivals;
+        let packed = self.limits.aggregate.then(|| slice_of(&record.partition_key));
+        let name = packed.map_or(record.partition_key.as_str(), |slice| &self.hash_keys[slice]);
+        if let Some(lane) = self.lanes.get_mut(name) {
+            let before = lane.load(&self.limits);
+            lane.bytes += record.bytes();
+            lane.queue.push_back(record);
+            if let Place::Ready(_) = lane.place {
+                let after = lane.load(&self.limits);
+                self.load.records += after.records - before.records;
+                self.load.bytes += after.bytes - before.bytes;
+            }
+            return;
+        }
+        let name: Arc<str> = packed.map_or_else(|| name.into(), |slice| Arc::clone(&self.hash_keys[slice]));
+        let lane = Lane {
+            bytes: record.bytes(),
+            slice: packed.unwrap_or_else(|| slice_of(&record.partition_key)),
+            queue: VecDeque::from([record]),
+            place: Place::Out,
+            failures: 0,
+            held_until: None,
+        };
+        self.lanes.insert(Arc::clone(&name), lane);
+        self.release(name, now);
+    }
+
+    /// Holds what falls into a slice until a moment, or lets it go.
+    pub fn hold(&mut self, slice: usize, until: Option<Instant>) {
+        self.slices_held[slice] = until;
+    }
+
+    /// When [`Self::is_due`] may come true without anything else happening.
+    pub fn next_due(&self) -> Option<Instant> {
+        let ripe = self.oldest_ready().map(|arrived| arrived + self.limits.flush_interval);
+        let released = self.held.first_key_value().map(|((until, _), _)| *until);
+        ripe.into_iter().chain(released).min()
+    }
+
+    /// Whether a request should be sent now: there is enough for one, or the oldest record has waited long enough.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        self.end_holds(now);
+        let Some(oldest) = self.oldest_ready() else { return false };
+        self.is_flushing
+            || self.load.records >= self.limits.batch_records
+            || self.load.bytes >= self.limits.batch_bytes
+            || oldest + self.limits.flush_interval <= now
+    }
+
+    /// Takes a request's records out, the oldest first.
+    pub fn take(&mut self, now: Instant) -> Vec<Entry> {
+        self.end_holds(now);
+        let mut batch = Vec::new();
+        let mut left_bytes = self.limits.batch_bytes;
+        while batch.len() < self.limits.batch_records {
+            let Some(name) = self.ready.first_key_value().map(|(_, name)| Arc::clone(name)) else { break };
+            let Some(lane) = self.lanes.get(&name) else { break };
+            if self.slices_held[lane.slice].is_some_and(|until| until > now) {
+                self.unready(&name);
+                self.release(name, now);
+                continue;
+            }
+            let Some(front) = lane.queue.front() else { break };
+            if !batch.is_empty() && (front.alone || front.bytes() > left_bytes) {
+                break;
+            }
+            let is_alone = front.alone;
+            self.unready(&name);
+            let room = self.limits.batch_records - batch.len();
+            self.take_from(name, room, &mut left_bytes, &mut batch);
+            if is_alone {
+                break;
+            }
+        }
+        batch
+    }
+
+    /// Moves what may go from a lane into the batch. The first record is known to fit.
+    fn take_from(&mut self, name: Arc<str>, room: usize, left_bytes: &mut usize, batch: &mut Vec<Entry>) {
+        let Some(lane) = self.lanes.get_mut(&name) else { return };
+        let slice = lane.slice;
+        if self.limits.aggregate {
+            let hash_key = Arc::clone(&self.hash_keys[slice]);
+            let (records, packed) = pack(lane, &hash_key, self.limits.record_bytes.min(*left_bytes));
+            let entry = Entry { lane: name, slice, hash_key: Some(hash_key), records, packed };
+            *left_bytes = left_bytes.saturating_sub(entry.bytes());
+            return batch.push(entry);
+        }
+        let room = if self.limits.strict_order { 1 } else { room };
+        for taken in 0..room {
+            let fits = lane.queue.front().is_some_and(|r| r.bytes() <= *left_bytes && !r.alone);
+            if taken > 0 && !fits {
+                break;
+            }
+            let Some(record) = lane.pop() else { break };
+            *left_bytes = left_bytes.saturating_sub(record.bytes());
+            let is_alone = record.alone;
+            let (lane, records) = (Arc::clone(&name), vec![record]);
+            batch.push(Entry { lane, slice, hash_key: None, records, packed: None });
+            if is_alone {
+                break;
+            }
+        }
+    }
+
+    /// Takes a request's records back that are not done, and lets their lanes go on.
+    pub fn settle(&mut self, batch: Vec<(Entry, Fate)>, now: Instant) {
+        let mut names: Vec<Arc<str>> = Vec::with_capacity(batch.len());
+        // The last first, so that each lane's front is in order again.
+        for (entry, fate) in batch.into_iter().rev() {
+            let Entry { lane: name, records, .. } = entry;
+            let Some(lane) = self.lanes.get_mut(&name) else { continue };
+            match fate {
+                Fate::Done => lane.failures = 0,
+                Fate::Again | Fate::AgainAlone => {}
+                // Several of one lane are one failure.
+                Fate::AgainLater if lane.held_until > Some(now) => {}
+                Fate::AgainLater => {
+                    lane.failures += 1;
+                    lane.held_until = Some(now + back_off(lane.failures, BACK_OFF_MAX));
+                }
+            }
+            if fate != Fate::Done {
+                for mut record in records.into_iter().rev() {
+                    record.alone |= fate == Fate::AgainAlone;
+                    lane.bytes += record.bytes();
+                    lane.queue.push_front(record);
+                }
+            }
+            if names.last() != Some(&name) {
+                names.push(name);
+            }
+        }
+        for name in names {
+            self.release(name, now);
+        }
+    }
+
+    fn oldest_ready(&self) -> Option<Instant> {
+        let (_, name) = self.ready.first_key_value()?;
+        self.lanes.get(name)?.queue.front().map(|record| record.arrived)
+    }
+
+    /// Puts a lane that is out where it belongs now; one without records ceases to be.
+    fn release(&mut self, name: Arc<str>, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(&name) else { return };
+        if lane.place != Place::Out {
+            return;
+        }
+        let Some(arrival) = lane.queue.front().map(|record| record.arrival) else {
+            self.lanes.remove(&name);
+            return;
+        };
+        let held = lane.held_until.max(self.slices_held[lane.slice]).filter(|until| *until > now);
+        match held {
+            Some(until) => {
+                self.arrivals += 1;
+                lane.place = Place::Held(until, self.arrivals);
+                self.held.insert((until, self.arrivals), name);
+            }
+            None => {
+                lane.place = Place::Ready(arrival);
+                let load = lane.load(&self.limits);
+                self.load.records += load.records;
+                self.load.bytes += load.bytes;
+                self.ready.insert(arrival, name);
+            }
+        }
+    }
+
+    /// Takes a lane out of the ready ones.
+    fn unready(&mut self, name: &str) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        if let Place::Ready(arrival) = lane.place {
+            let load = lane.load(&self.limits);
+            self.load.records -= load.records;
+            self.load.bytes -= load.bytes;
+            self.ready.remove(&arrival);
+            lane.place = Place::Out;
+        }
+    }
+
+    fn end_holds(&mut self, now: Instant) {
+        while let Some(first) = self.held.first_entry().filter(|first| first.key().0 <= now) {
+            let name = first.remove();
+            if let Some(lane) = self.lanes.get_mut(&name) {
+                lane.place = Place::Out;
+                self.release(name, now);
+            }
+        }
+    }
+}
+
+/// Takes as many records out of a lane as an aggregate of at most `bytes_max` holds, and at least one; several are
+/// packed.
+fn pack(lane: &mut Lane, hash_key: &str, bytes_max: usize) -> (Vec<Record>, Option<Vec<u8>>) {
+    let mut packer = Packer::new(hash_key);
+    let mut records: Vec<Record> = Vec::new();
+    while let Some(front) = lane.queue.front() {
+        let is_alone = front.alone;
+        // The aggregate itself has the partition key of its first record.
+        let outer_key = records.first().map_or(&front.partition_key, |first| &first.partition_key);
+        let bytes = outer_key.len() + packer.bytes_with(&front.partition_key, &front.data);
+        if !records.is_empty() && (is_alone || bytes > bytes_max) {
+            break;
+        }
+        packer.add(&front.partition_key, &front.data);
+        records.extend(lane.pop());
+        if is_alone {
+            break;
+        }
+    }
+    let packed = (records.len() > 1).then(|| packer.finish());
+    (records, packed)
+}
+
+#[cfg(test)]
+#[path = "lanes_tests.rs"]
+mod tests;

@@ -1,0 +1,119 @@
+//! A message as Kinesis knows it: a partition key and data.
+
+use std::time::Instant;
+
+use bywash_common::config::PARTITION_KEY_CHARS_MAX;
+use md5::{Digest, Md5};
+
+use crate::{drain::Ticket, sink::Message};
+
+/// The hash space is looked at in this many equal slices: what aggregation packs together, and what is paced together as
+/// long as nobody knows the shards. A shard of a stream with at most as many shards is one or more of them.
+pub const SLICES: usize = 64;
+const SLICE_BITS: u32 = SLICES.trailing_zeros();
+/// An event id, which stands in for a partition key where there is none, is no longer than this: a UUID, a dash, and a
+/// number or `corrupt-` and a number.
+const EVENT_ID_BYTES_MAX: usize = 72;
+/// The most bytes of a partition key: its characters take up to four.
+const KEY_BYTES_MAX: usize = PARTITION_KEY_CHARS_MAX * 4;
+
+/// A message on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Which record of the ring it belongs to.
+    pub ticket: Ticket,
+    /// Its partition key.
+    pub partition_key: String,
+    /// The encoded event.
+    pub data: Vec<u8>,
+    /// The event's id.
+    pub event_id: String,
+    /// When the sink took it.
+    pub arrived: Instant,
+    /// How many arrived before it, and one; its lanes count.
+    pub arrival: u64,
+    /// Its request was rejected: whether it is at fault shows when it is sent alone.
+    pub alone: bool,
+}
+
+impl Record {
+    /// The bytes that count against Kinesis' limits.
+    pub fn bytes(&self) -> usize {
+        self.partition_key.len() + self.data.len()
+    }
+}
+
+/// The partition key of a message: its key if Kinesis can have that, the key's MD5 in hexadecimal digits if not (256
+/// characters of UTF-8 are the limit, and a path may be longer and is any bytes). A message without a key has its event
+/// id: spread as evenly as chance, and the same whenever it is sent.
+pub fn partition_key(message: &Message<'_>) -> String {
+    let Some(key) = message.key.filter(|key| !key.is_empty()) else { return message.event_id.to_owned() };
+    match str::from_utf8(key) {
+        Ok(text) if text.len() <= PARTITION_KEY_CHARS_MAX => text.to_owned(),
+        Ok(text) if text.chars().count() <= PARTITION_KEY_CHARS_MAX => text.to_owned(),
+        _ => format!("{:032x}", hash(key)),
+    }
+}
+
+/// The most bytes that the partition key of a message with a key of `key_bytes` takes.
+pub fn partition_key_bytes_max(key_bytes: usize) -> usize {
+    key_bytes.clamp(EVENT_ID_BYTES_MAX, KEY_BYTES_MAX)
+}
+
+/// Where Kinesis puts a partition key: its MD5, as a number (API reference, `PutRecord`).
+fn hash(key: &[u8]) -> u128 {
+    u128::from_be_bytes(Md5::digest(key).into())
+}
+
+/// The slice of the hash space that a partition key falls into.
+pub fn slice_of(partition_key: &str) -> usize {
+    // Below SLICES by the shift.
+    (hash(partition_key.as_bytes()) >> (u128::BITS - SLICE_BITS)) as usize
+}
+
+/// The explicit hash key that stands for a slice: its middle, so that it is in one shard for certain.
+pub fn hash_key_of(slice: usize) -> String {
+    let begin = (slice as u128) << (u128::BITS - SLICE_BITS);
+    (begin + (1 << (u128::BITS - SLICE_BITS - 1))).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key_of(key: Option<&[u8]>) -> String {
+        partition_key(&Message { topic: "s", key, payload: b"x", event_id: "u-1" })
+    }
+
+    #[test]
+    fn a_key_is_kept_as_far_as_kinesis_can_have_it() {
+        assert_eq!(key_of(Some(b"/var/log/a")), "/var/log/a");
+        assert_eq!(key_of(Some("ü".repeat(256).as_bytes())), "ü".repeat(256));
+        assert_eq!(key_of(None), "u-1");
+        assert_eq!(key_of(Some(b"")), "u-1");
+    }
+
+    #[test]
+    fn other_keys_become_their_md5() {
+        assert_eq!(key_of(Some(b"/\xff")).len(), 32);
+        let long = "x".repeat(257);
+        assert_eq!(key_of(Some(long.as_bytes())), format!("{:032x}", hash(long.as_bytes())));
+    }
+
+    #[test]
+    fn no_key_takes_more_than_is_reckoned_with() {
+        for key in [&b""[..], b"/f", &[0xff; 3000], "ü".repeat(256).as_bytes(), "x".repeat(5000).as_bytes()]
+        {
+            assert!(key_of(Some(key)).len() <= partition_key_bytes_max(key.len()));
+        }
+    }
+
+    #[test]
+    fn a_slice_is_where_kinesis_puts_the_key() {
+        // MD5("a") begins with 0x0c, MD5("b") with 0x92.
+        assert_eq!((slice_of("a"), slice_of("b")), (0x0c >> 2, 0x92 >> 2));
+        let middle: u128 = hash_key_of(SLICES - 1).parse().unwrap();
+        assert_eq!(middle >> 122, SLICES as u128 - 1);
+        assert_eq!(hash_key_of(0), (1_u128 << 121).to_string());
+    }
+}

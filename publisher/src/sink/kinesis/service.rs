@@ -1,0 +1,341 @@
+//! The other side of the sink: requests, their answers, and what follows from them, on one thread.
+
+use std::{future::pending, sync::Arc, time::Instant};
+
+use aws_sdk_kinesis::{
+    Client,
+    config::http::HttpResponse,
+    error::SdkError,
+    operation::put_records::{PutRecordsError, PutRecordsOutput},
+    primitives::Blob,
+    types::{PutRecordsRequestEntry, PutRecordsResultEntry},
+};
+use bywash_common::config::KinesisConfig;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{JoinError, JoinSet},
+    time::{sleep, sleep_until},
+};
+
+use crate::{drain::Frontier, failed::Letter};
+
+use super::{
+    client::{Ready, ready},
+    lanes::{Entry, Fate, Lanes, Limits},
+    record::{Record, SLICES},
+    retry::{OPERATOR_BACK_OFF_MAX, Paces, Said, back_off},
+    trouble::{Trouble, Voices, text_of},
+};
+
+/// How many batches of records are taken in before requests are looked at again.
+const TAKE_IN_BATCHES: usize = 16;
+/// What a throttled record's result says.
+const THROTTLED: &str = "ProvisionedThroughputExceededException";
+
+/// A record for a stream.
+pub struct Handed {
+    /// The stream's name.
+    pub stream: Arc<str>,
+    /// The record.
+    pub record: Record,
+}
+
+/// A stream, and how it is doing.
+struct Stream {
+    name: Arc<str>,
+    lanes: Lanes,
+    paces: Paces,
+    voices: Voices,
+    /// Requests on their way.
+    requests: u32,
+    /// Requests that failed as a whole, in a row.
+    failures: u32,
+    held_until: Option<Instant>,
+}
+
+/// What came of a request.
+struct Answer {
+    stream: usize,
+    entries: Vec<Entry>,
+    result: Result<PutRecordsOutput, Failure>,
+}
+
+/// Why a request failed as a whole.
+struct Failure {
+    trouble: Trouble,
+    text: String,
+}
+
+/// Sends what it is handed.
+pub struct Service {
+    config: KinesisConfig,
+    limits: Limits,
+    frontier: Arc<Frontier>,
+    streams: Vec<Stream>,
+    requests: JoinSet<Answer>,
+    /// Nothing more is handed over.
+    is_ending: bool,
+}
+
+impl Stream {
+    fn new(name: Arc<str>, limits: Limits) -> Self {
+        Self {
+            name,
+            lanes: Lanes::new(limits),
+            paces: Paces::new(),
+            voices: Voices::new(),
+            requests: 0,
+            failures: 0,
+            held_until: None,
+        }
+    }
+
+    /// Whether a request may be made now. After a failure a single one finds out whether that is over.
+    fn may_send(&self, now: Instant) -> bool {
+        self.held_until.is_none_or(|until| until <= now) && (self.failures == 0 || self.requests == 0)
+    }
+
+    /// When a request may become due without an answer or a record coming in.
+    fn next_due(&self) -> Option<Instant> {
+        if self.failures > 0 && self.requests > 0 {
+            return None;
+        }
+        self.lanes.next_due().map(|due| self.held_until.map_or(due, |until| until.max(due)))
+    }
+
+    /// A request failed as a whole.
+    fn fail(&mut self, failure: &Failure, now: Instant) {
+        self.voices.trouble(&self.name, failure.trouble, &failure.text);
+        // Those that were on their way with one that failed before are no further failure.
+        if self.held_until.is_none_or(|until| until <= now) {
+            self.failures += 1;
+            self.held_until = Some(now + back_off(self.failures, failure.trouble.back_off_max()));
+        }
+    }
+
+    /// A request succeeded; what of its records did shows by themselves.
+    fn succeed(&mut self) {
+        self.failures = 0;
+        self.held_until = None;
+    }
+}
+
+impl Service {
+    /// A service that reports to `frontier`.
+    pub fn new(config: KinesisConfig, limits: Limits, frontier: Arc<Frontier>) -> Self {
+        Self { config, limits, frontier, streams: Vec::new(), requests: JoinSet::new(), is_ending: false }
+    }
+
+    /// Works until nothing more is handed over and all is delivered, or until `end` comes.
+    pub async fn run(mut self, mut handed: mpsc::Receiver<Vec<Handed>>, mut end: oneshot::Receiver<()>) {
+        let ready = tokio::select! {
+            ready = self.connect() => ready,
+            _ = &mut end => return,
+        };
+        tracing::info!("sending to Kinesis, {}", ready.place);
+        while !(self.is_ending && self.streams.iter().all(|stream| stream.lanes.is_empty())) {
+            self.send(&ready.client);
+            let due = self.next_due();
+            tokio::select! {
+                _ = &mut end => return,
+                Some(answer) = self.requests.join_next() => self.heed(answer),
+                batch = handed.recv(), if !self.is_ending => self.take_in(batch, &mut handed),
+                () = wait(due) => {}
+            }
+        }
+    }
+
+    /// Sets the client up, however often that takes.
+    async fn connect(&self) -> Ready {
+        loop {
+            match ready(&self.config).await {
+                Ok(ready) => return ready,
+                Err(reason) => tracing::error!("cannot send to Kinesis: {reason}; trying again"),
+            }
+            sleep(OPERATOR_BACK_OFF_MAX).await;
+        }
+    }
+
+    /// Takes in what was handed over.
+    fn take_in(&mut self, first: Option<Vec<Handed>>, handed: &mut mpsc::Receiver<Vec<Handed>>) {
+        let now = Instant::now();
+        let Some(first) = first else {
+            self.is_ending = true;
+            return self.streams.iter_mut().for_each(|stream| stream.lanes.flush());
+        };
+        let more = std::iter::from_fn(|| handed.try_recv().ok()).take(TAKE_IN_BATCHES);
+        for Handed { stream: name, record } in std::iter::once(first).chain(more).flatten() {
+            let known = self.streams.iter().position(|stream| Arc::ptr_eq(&stream.name, &name));
+            let stream = known.unwrap_or_else(|| {
+                self.streams.push(Stream::new(name, self.limits));
+                self.streams.len() - 1
+            });
+            self.streams[stream].lanes.push(record, now);
+        }
+    }
+
+    /// Makes the requests that are due, as far as there may be more.
+    fn send(&mut self, client: &Client) {
+        let requests_max = self.config.requests_max as usize;
+        let now = Instant::now();
+        for (index, stream) in self.streams.iter_mut().enumerate() {
+            while self.requests.len() < requests_max && stream.may_send(now) && stream.lanes.is_due(now) {
+                let entries = stream.lanes.take(now);
+                if entries.is_empty() {
+                    break;
+                }
+                stream.requests += 1;
+                self.requests.spawn(put(client.clone(), index, Arc::clone(&stream.name), entries));
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        if self.requests.len() >= self.config.requests_max as usize {
+            return None;
+        }
+        self.streams.iter().filter_map(Stream::next_due).min()
+    }
+
+    /// Draws the conclusions from an answer.
+    fn heed(&mut self, answer: Result<Answer, JoinError>) {
+        let Answer { stream, entries, result } = match answer {
+            Ok(answer) => answer,
+            // A request's records are lost to this process: the ring has them, and a restart sends them again.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let now = Instant::now();
+        let stream = &mut self.streams[stream];
+        stream.requests -= 1;
+        let settled = match result {
+            Ok(output) => settle_each(stream, &self.frontier, entries, output.records(), now),
+            Err(failure) if failure.trouble == Trouble::Rejected => {
+                settle_rejected(stream, &self.frontier, entries, &failure.text)
+            }
+            Err(failure) => {
+                stream.fail(&failure, now);
+                entries.into_iter().map(|entry| (entry, Fate::Again)).collect()
+            }
+        };
+        stream.lanes.settle(settled, now);
+    }
+}
+
+/// Waits until then, or for ever.
+async fn wait(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => pending().await,
+    }
+}
+
+/// Makes a request.
+async fn put(client: Client, stream: usize, name: Arc<str>, entries: Vec<Entry>) -> Answer {
+    let records = entries.iter().filter_map(|entry| {
+        let hash_key = entry.hash_key.as_deref().map(str::to_owned);
+        let record = PutRecordsRequestEntry::builder()
+            .partition_key(entry.partition_key())
+            .set_explicit_hash_key(hash_key)
+            .data(Blob::new(entry.data()));
+        // Fails without data or key, and both are there.
+        record.build().ok()
+    });
+    let request = client.put_records().stream_name(&*name).set_records(Some(records.collect()));
+    let result = match request.send().await {
+        // Anything may stand between Kinesis and us.
+        Ok(output) if output.records().len() != entries.len() => {
+            let text = format!("an answer for {} of {} records", output.records().len(), entries.len());
+            Err(Failure { trouble: Trouble::Server, text })
+        }
+        Ok(output) => Ok(output),
+        Err(error) => Err(failure(&error)),
+    };
+    Answer { stream, entries, result }
+}
+
+fn failure(error: &SdkError<PutRecordsError, HttpResponse>) -> Failure {
+    let text = text_of(error);
+    Failure { trouble: Trouble::of(error, &text), text }
+}
+
+/// Deals with each record as its result says.
+fn settle_each(
+    stream: &mut Stream,
+    frontier: &Frontier,
+    entries: Vec<Entry>,
+    results: &[PutRecordsResultEntry],
+    now: Instant,
+) -> Vec<(Entry, Fate)> {
+    let mut said = [Said::default(); SLICES];
+    let mut has_failures = false;
+    let settled: Vec<_> = entries
+        .into_iter()
+        .zip(results)
+        .map(|(entry, result)| {
+            let said = &mut said[entry.slice];
+            let fate = match result.error_code() {
+                None => {
+                    said.delivered = true;
+                    if let Some(shard) = result.shard_id() {
+                        stream.paces.learn(entry.slice, shard);
+                    }
+                    entry.records.iter().for_each(|record| frontier.complete(record.ticket));
+                    return (entry, Fate::Done);
+                }
+                Some(THROTTLED) => {
+                    said.throttled = true;
+                    Fate::Again
+                }
+                Some(_) => Fate::AgainLater,
+            };
+            if !has_failures {
+                let text = format!(
+                    "a record failed: {}: {}",
+                    result.error_code().unwrap_or_default(),
+                    result.error_message().unwrap_or_default()
+                );
+                let trouble = if fate == Fate::Again { Trouble::Throttled } else { Trouble::Server };
+                stream.voices.trouble(&stream.name, trouble, &text);
+            }
+            has_failures = true;
+            (entry, fate)
+        })
+        .collect();
+    stream.paces.heed(&said, &mut stream.lanes, now);
+    stream.succeed();
+    if !has_failures {
+        stream.voices.well(&stream.name);
+    }
+    settled
+}
+
+/// Finds the record that is at fault, and refuses it.
+fn settle_rejected(
+    stream: &mut Stream,
+    frontier: &Frontier,
+    entries: Vec<Entry>,
+    text: &str,
+) -> Vec<(Entry, Fate)> {
+    stream.succeed();
+    if let [entry] = &entries[..]
+        && let [record] = &entry.records[..]
+    {
+        frontier.refuse(record.ticket, letter(&stream.name, record, text));
+        return entries.into_iter().map(|entry| (entry, Fate::Done)).collect();
+    }
+    stream.voices.rejected(&stream.name, text);
+    entries.into_iter().map(|entry| (entry, Fate::AgainAlone)).collect()
+}
+
+/// A record that Kinesis will never take.
+fn letter(stream: &str, record: &Record, text: &str) -> Letter {
+    // An event id that stands in for a key does so again when it is sent again.
+    let key = (record.partition_key != record.event_id).then(|| record.partition_key.clone().into_bytes());
+    Letter {
+        topic: stream.to_owned(),
+        key,
+        payload: record.data.clone(),
+        event_id: record.event_id.clone(),
+        reason: format!("Kinesis rejects it: {text}"),
+    }
+}
