@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod exit;
 pub mod fail_point;
+pub mod glob;
 pub mod logging;
 pub mod record;
 pub mod ring;

@@ -1,7 +1,7 @@
 //! What a record in the ring says. The only place that knows bincode.
 //!
 //! A write's payload is the encoded [`Write`] followed by the bytes that were written; a loss's is the encoded
-//! [`Loss`] alone. Integers are variable-length, so a typical description takes 60 to 150 bytes.
+//! [`Loss`], followed by the path of the file where it concerns one. Integers are variable-length, so a typical description takes 60 to 150 bytes.
 
 use bincode::{
     BorrowDecode, Decode, Encode,
@@ -72,11 +72,13 @@ pub enum LossReason {
     TooLarge = 1,
     /// The agent failed while it copied it.
     Discarded = 2,
+    /// Its file is written faster than its quota allows: withheld on purpose.
+    Quota = 3,
 }
 
 impl LossReason {
     /// All reasons; their numbers are their places in the segment.
-    pub const ALL: [Self; 3] = [Self::RingFull, Self::TooLarge, Self::Discarded];
+    pub const ALL: [Self; 4] = [Self::RingFull, Self::TooLarge, Self::Discarded, Self::Quota];
 
     /// The name under which users meet it in events, `status` and metrics.
     pub fn name(self) -> &'static str {
@@ -84,6 +86,7 @@ impl LossReason {
             Self::RingFull => "ring_full",
             Self::TooLarge => "too_large",
             Self::Discarded => "discarded",
+            Self::Quota => "quota",
         }
     }
 }
@@ -131,19 +134,27 @@ impl<'a> Write<'a> {
 }
 
 impl Loss {
-    /// The payload of a loss record.
+    /// The payload of a loss record that concerns no file in particular.
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_of_file(&[])
+    }
+
+    /// The payload of a loss record that concerns the file at `path`, which follows the description. A path over its
+    /// limit is cut.
+    pub fn encode_of_file(&self, path: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         encode_into(self, &mut out);
+        out.extend_from_slice(&path[..path.len().min(PATH_BYTES_MAX)]);
         out
     }
 
-    /// Reads a loss record's payload.
+    /// Takes a loss record's payload apart into the description and the file's path, empty if it concerns none.
     ///
     /// # Errors
-    /// [`Malformed`] if it is none.
-    pub fn decode(payload: &[u8]) -> Result<Self, Malformed> {
-        bincode::decode_from_slice(payload, BINCODE).map(|(loss, _)| loss).map_err(|_| Malformed)
+    /// [`Malformed`] if it does not begin with a description.
+    pub fn decode(payload: &[u8]) -> Result<(Self, &[u8]), Malformed> {
+        let (loss, used) = bincode::decode_from_slice(payload, BINCODE).map_err(|_| Malformed)?;
+        Ok((loss, payload.get(used..).ok_or(Malformed)?))
     }
 }
 

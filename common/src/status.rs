@@ -29,6 +29,10 @@ pub enum AgentCounter {
     /// Opens for reading and writing of files that others already had open for one of both: stores through shared
     /// mappings of these are not captured, the writes are.
     UncapturedMapperOpens = 5,
+    /// Writes to files that are excluded.
+    ExcludedEvents = 6,
+    /// Bytes of those writes.
+    ExcludedBytes = 7,
 }
 
 /// What the publisher counts. Each is a place in the consumer segment; new ones go to the end.
@@ -65,7 +69,7 @@ pub enum PublisherCounter {
     DeadLetters = 13,
 }
 
-const AGENT_COUNTERS: usize = AgentCounter::UncapturedMapperOpens as usize + 1;
+const AGENT_COUNTERS: usize = AgentCounter::ExcludedBytes as usize + 1;
 const PUBLISHER_COUNTERS: usize = PublisherCounter::DeadLetters as usize + 1;
 const _: () = assert!(AGENT_COUNTERS * 8 <= layout::COUNTERS_LEN);
 const _: () = assert!(PUBLISHER_COUNTERS * 8 <= layout::COUNTERS_LEN);

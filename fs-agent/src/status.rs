@@ -7,6 +7,7 @@ use bywash_common::{
     cli::GlobalArgs,
     config::Config,
     exit::Exit,
+    record::LossReason,
     ring::{Inspected, RingError, inspect},
     status::{AgentCounter, ListeningKind},
     units::ByteSize,
@@ -78,10 +79,20 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
     if let n @ 1.. = ring.agent(AgentCounter::UncapturedMapperOpens) {
         let _ = writeln!(out, "{n} opens whose stores through shared mappings, if any, were not captured");
     }
-    let lost = |pick: fn(&(_, u64, u64)) -> u64| ring.losses.iter().map(pick).sum::<u64>();
+    let (excluded, excluded_bytes) =
+        (ring.agent(AgentCounter::ExcludedEvents), ring.agent(AgentCounter::ExcludedBytes));
+    let (withheld, withheld_bytes) = withheld(ring);
+    if excluded + withheld > 0 {
+        let _ = writeln!(
+            out,
+            "excluded {excluded} events, {excluded_bytes} bytes; \
+             withheld by quotas {withheld} events, {withheld_bytes} bytes"
+        );
+    }
+    let lost = |pick: fn(&(LossReason, u64, u64)) -> u64| losses(ring).map(pick).sum::<u64>();
     let _ = write!(out, "lost {} events, {} bytes", lost(|l| l.1), lost(|l| l.2));
-    let reasons = ring.losses.iter().filter(|(_, events, _)| *events > 0);
-    let reasons: Vec<_> = reasons
+    let reasons: Vec<_> = losses(ring)
+        .filter(|(_, events, _)| *events > 0)
         .map(|(reason, events, bytes)| format!("{}: {events} events, {bytes} bytes", reason.name()))
         .collect();
     if !reasons.is_empty() {
@@ -89,6 +100,17 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
     }
     out.push('\n');
     out
+}
+
+/// What was lost, by reason. What a quota withholds is so on purpose, and shown for itself.
+fn losses(ring: &Inspected) -> impl Iterator<Item = &(LossReason, u64, u64)> {
+    ring.losses.iter().filter(|(reason, ..)| *reason != LossReason::Quota)
+}
+
+/// Events and bytes that quotas have withheld.
+fn withheld(ring: &Inspected) -> (u64, u64) {
+    let of_quotas = ring.losses.iter().find(|(reason, ..)| *reason == LossReason::Quota);
+    of_quotas.map_or((0, 0), |(_, events, bytes)| (*events, *bytes))
 }
 
 /// A size to a tenth of a unit.
@@ -106,9 +128,7 @@ fn as_json_text(name: &str, ring: Option<&Inspected>) -> String {
     let object = match ring {
         None => json!({ "running": false, "ring": { "name": name } }),
         Some(ring) => {
-            let losses: serde_json::Map<_, _> = ring
-                .losses
-                .iter()
+            let losses: serde_json::Map<_, _> = losses(ring)
                 .map(|(reason, events, bytes)| {
                     (reason.name().to_owned(), json!({ "events": events, "bytes": bytes }))
                 })
@@ -132,6 +152,11 @@ fn as_json_text(name: &str, ring: Option<&Inspected>) -> String {
                     "unattributed_events": ring.agent(AgentCounter::UnattributedEvents),
                     "uncaptured_mapper_opens": ring.agent(AgentCounter::UncapturedMapperOpens),
                 },
+                "excluded": {
+                    "events": ring.agent(AgentCounter::ExcludedEvents),
+                    "bytes": ring.agent(AgentCounter::ExcludedBytes),
+                },
+                "withheld": { "events": withheld(ring).0, "bytes": withheld(ring).1 },
                 "lost": losses,
             })
         }

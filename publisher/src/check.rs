@@ -61,9 +61,8 @@ mod tests {
     #[test]
     fn each_topic_counts_once() {
         let directory = |path: &str, topic: Option<&str>| DirectoryConfig {
-            path: path.into(),
             topic: topic.map(str::to_owned),
-            create: false,
+            ..DirectoryConfig::at(path.into())
         };
         let directories = vec![directory("/a", Some("x")), directory("/b", None), directory("/c", Some("x"))];
         let config = Config { directories, ..Config::default() };

@@ -5,10 +5,12 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
+use crate::{glob::Globs, units::ByteSize};
+
 use super::{
     Config,
-    file::Context,
-    print::{table, text},
+    file::{Context, Placed},
+    print::{table, text, texts},
 };
 
 /// Directories of the system itself: an overlay there would take the machine down.
@@ -23,12 +25,41 @@ pub struct DirectoryConfig {
     pub topic: Option<String>,
     /// Make the directory if it does not exist.
     pub create: bool,
+    /// What is not captured, by its path below the directory.
+    pub exclude: Globs,
+    /// How fast a file may be written to be captured in full.
+    pub quota: Option<QuotaConfig>,
 }
+
+/// `quota` of a directory.
+///
+/// Each file has an account of bytes. It is credited with `bytes_per_second` as time passes, up to `burst_bytes`, with
+/// which it also begins. A write is captured if the account is not overdrawn, and then its bytes are taken off, which
+/// may overdraw it; otherwise it is withheld, and costs nothing. So in any T seconds at most `bytes_per_second` * T
+/// + `burst_bytes` + one write are captured of a file, and a write that comes alone always is.
+///
+/// With a burst of 0, as fuse_kafka had it, a write is withheld that comes before the one captured last is paid for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaConfig {
+    /// What a file is credited with, in bytes per second; at least 1.
+    pub bytes_per_second: ByteSize,
+    /// The most that a file has to its credit, in bytes.
+    pub burst_bytes: ByteSize,
+    /// How many files have an account, 1 to [`FILES_TRACKED_MAX`]. With more, the one that was not written to for the
+    /// longest time loses its account, and begins with a new one.
+    pub files_tracked: u32,
+}
+
+/// The most files that can have an account, at some 300 bytes each.
+pub const FILES_TRACKED_MAX: u32 = 65_536;
+
+/// As many as fuse_kafka tracked.
+const FILES_TRACKED_DEFAULT: u32 = 20;
 
 impl DirectoryConfig {
     /// The directory at `path`, with every other key at its default.
     pub fn at(path: PathBuf) -> Self {
-        Self { path, topic: None, create: false }
+        Self { path, topic: None, create: false, exclude: Globs::default(), quota: None }
     }
 }
 
@@ -40,14 +71,45 @@ pub(super) struct Table {
     topic: Option<String>,
     #[serde(default)]
     create: bool,
+    exclude: Placed<Vec<String>>,
+    quota: Option<QuotaTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QuotaTable {
+    bytes_per_second: Spanned<ByteSize>,
+    burst_bytes: Option<ByteSize>,
+    files_tracked: Placed<u32>,
 }
 
 /// Takes over one section of the file.
 pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
     let at = table.path.span().start;
-    let Table { path, topic, create } = table;
-    let new = DirectoryConfig { topic, create, ..DirectoryConfig::at(path.into_inner()) };
+    let Table { path, topic, create, exclude, quota } = table;
+    let mut new = DirectoryConfig { topic, create, ..DirectoryConfig::at(path.into_inner()) };
+    context.set(&mut new.exclude, exclude, Globs::new);
+    new.quota = quota.map(|quota| apply_quota(quota, context));
     config.add_directory(new, |message| context.refuse(at, message));
+}
+
+fn apply_quota(table: QuotaTable, context: &mut Context<'_>) -> QuotaConfig {
+    let mut quota = QuotaConfig {
+        bytes_per_second: ByteSize(0),
+        burst_bytes: table.burst_bytes.unwrap_or(ByteSize(0)),
+        files_tracked: FILES_TRACKED_DEFAULT,
+    };
+    context.set(&mut quota.bytes_per_second, Some(table.bytes_per_second), |rate| match rate.0 {
+        0 => Err("a quota of `0` bytes per second captures nothing: use `exclude` for that".to_owned()),
+        _ => Ok(rate),
+    });
+    context.set(&mut quota.files_tracked, table.files_tracked, |files| {
+        if (1..=FILES_TRACKED_MAX).contains(&files) {
+            return Ok(files);
+        }
+        Err(format!("`{files}` files cannot be tracked: use 1 to {FILES_TRACKED_MAX}"))
+    });
+    quota
 }
 
 /// One section, as the file has it.
@@ -56,6 +118,16 @@ pub(super) fn print(directory: &DirectoryConfig) -> Value {
         ("path", text(directory.path.display())),
         ("topic", directory.topic.clone().map(Value::from)),
         ("create", Some(directory.create.into())),
+        ("exclude", texts(directory.exclude.patterns())),
+        ("quota", directory.quota.as_ref().map(print_quota)),
+    ]))
+}
+
+fn print_quota(quota: &QuotaConfig) -> Value {
+    Value::Table(table([
+        ("bytes_per_second", text(quota.bytes_per_second)),
+        ("burst_bytes", text(quota.burst_bytes)),
+        ("files_tracked", Some(i64::from(quota.files_tracked).into())),
     ]))
 }
 

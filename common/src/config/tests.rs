@@ -68,6 +68,28 @@ fn directories_must_be_absolute_and_apart() {
 }
 
 #[test]
+fn excludes_and_quotas_are_checked() {
+    let with = |line: &str| format!("[[directory]]\npath = '/a'\n{line}\n");
+    let at = "b.toml:3";
+    refused(&with("exclude = ['*.gz', 'a[']"), &[at, "directory.exclude", "a["]);
+    refused(&with("quota = { bytes_per_second = 0 }"), &[at, "directory.quota", "`0`"]);
+    refused(&with("quota = { files_tracked = 5 }"), &[at, "bytes_per_second"]);
+    refused(&with("quota = { bytes_per_second = 1, files_tracked = 0 }"), &[at, "`0` files", "65536"]);
+    refused(&with("quota = { bytes_per_second = 1, per_minute = 0 }"), &[at, "per_minute"]);
+    let quota = parse(&with("quota = { bytes_per_second = '500kB' }")).unwrap().directories[0].quota;
+    let expected =
+        QuotaConfig { bytes_per_second: ByteSize(500_000), burst_bytes: ByteSize(0), files_tracked: 20 };
+    assert_eq!(quota, Some(expected));
+}
+
+#[test]
+fn what_sleeps_is_given_by_absolute_paths() {
+    refused("[agent]\nsleep = ['a']\n", &["b.toml:2", "agent.sleep", "`a`"]);
+    let config = parse("[agent]\nsleep = ['/a/']\n").unwrap();
+    assert_eq!(config.agent.sleep, [PathBuf::from("/a")]);
+}
+
+#[test]
 fn the_same_directory_twice_counts_once() {
     let config = parse("[[directory]]\npath = '/a/'\ntopic = 'x'\n[[directory]]\npath = '/a'\n");
     let paths = config.map(|c| c.directories.iter().map(|d| d.path.clone()).collect::<Vec<_>>());
@@ -109,7 +131,8 @@ fn a_named_file_must_exist() {
 #[test]
 fn what_is_printed_is_the_same_configuration_without_secrets() {
     let text = "[ring]\nsize = '1MiB'\ngroup = 'g'\n[event]\nencoder = 'text'\ntags = ['t']\n\
-                fields = { b = '1', a = '2' }\n[[directory]]\npath = '/a'\ntopic = 'x'\n\
+                fields = { b = '1', a = '2' }\n[[directory]]\npath = '/a'\ntopic = 'x'\nexclude = ['*.gz']\n\
+                quota = { bytes_per_second = 7, files_tracked = 3 }\n[agent]\nsleep = ['/a']\n\
                 [publisher]\nflush_interval = '200ms'\n[kafka]\nkey = 'k'\n\
                 properties = { 'linger.ms' = 5, 'sasl.password' = 'hunter2' }\n";
     let mut config = parse(text).unwrap();
@@ -162,8 +185,7 @@ fn the_sample_file_shows_every_key_and_no_other() {
     let all: String = SAMPLE.lines().map(|line| example(line) + "\n").collect();
     parse(&all).unwrap_or_else(|message| panic!("{message}\n{all}"));
     let shown: toml::Table = toml::from_str(&all).unwrap();
-    let mut full = parse(&all).unwrap();
-    full.directories[0].topic = Some("t".to_owned());
+    let full = parse(&all).unwrap();
     let printed: toml::Table = toml::from_str(&full.print()).unwrap();
     let keys = |table: &toml::Table| {
         let mut keys = Vec::new();

@@ -214,7 +214,7 @@ fn a_loss_is_announced_once_in_front_of_the_next_record_that_fits() {
             assert!(push(&producer, 5));
         }
         let seen = drain(&mut consumer, 2);
-        let loss = Loss::decode(&seen[0].2).unwrap();
+        let (loss, _) = Loss::decode(&seen[0].2).unwrap();
         assert_eq!((seen[0].0, loss.reason), (Kind::Lost, LossReason::RingFull));
         assert_eq!(loss.events, if taken { 1 } else { 2 });
         assert_eq!(value(&seen[1].2), if taken { 4 } else { 5 });

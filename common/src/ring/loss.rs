@@ -3,6 +3,10 @@
 //! Totals by reason only grow. An announcement (a LOST record) carries the difference between the totals and
 //! what was announced before; the announced totals lie in two slots, each bound to the tail that makes its
 //! announcement visible, so that after a crash exactly one of them is valid.
+//!
+//! What a quota withholds is announced file by file, with the file's path. The segment holds its totals alone; which
+//! file had how much of them is for the agent to know, and until it says so the ledger *holds* that part back. Of an
+//! agent that was killed nobody knows it any more: its successor announces the sum.
 
 use crate::{
     fail_point::FailPoint,
@@ -30,6 +34,19 @@ struct Sum {
     bytes: u64,
 }
 
+impl Sum {
+    fn plus(self, other: Self) -> Self {
+        Self { events: self.events + other.events, bytes: self.bytes + other.bytes }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            events: self.events.saturating_sub(other.events),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+}
+
 /// The losses of one ring: the agent's private copy of what the segment holds.
 pub(crate) struct LossLedger {
     totals: [Sum; REASONS],
@@ -40,8 +57,10 @@ pub(crate) struct LossLedger {
     staged: Option<[Sum; REASONS]>,
     /// Which announcement slot is written next.
     slot: usize,
-    /// Whether the totals are ahead of what is announced and staged.
+    /// Whether the totals, less what is held, are ahead of what is announced and staged.
     dirty: bool,
+    /// What of the totals for [`LossReason::Quota`] is to be announced file by file.
+    held: Sum,
 }
 
 impl LossLedger {
@@ -55,6 +74,7 @@ impl LossLedger {
             staged: None,
             slot: 0,
             dirty: false,
+            held: Sum::default(),
         };
         for i in 0..REASONS {
             let at = LOSS_TOTALS + i * LOSS_TOTAL_LEN;
@@ -86,9 +106,13 @@ impl LossLedger {
     pub(crate) fn count<M: Memory>(&mut self, memory: &M, reason: LossReason, events: u64, weight: Weight) {
         let i = reason as usize;
         let fresh = self.totals[i] == self.staged.unwrap_or(self.announced)[i];
-        self.dirty = true;
-        self.totals[i].events += events;
-        self.totals[i].bytes += weight.bytes;
+        let sum = Sum { events, bytes: weight.bytes };
+        self.totals[i] = self.totals[i].plus(sum);
+        if reason == LossReason::Quota {
+            self.held = self.held.plus(sum);
+        } else {
+            self.dirty = true;
+        }
         let first = if fresh { weight.time_ns } else { self.window[i].0.min(weight.time_ns) };
         let last = if fresh { weight.time_ns } else { self.window[i].1.max(weight.time_ns) };
         self.window[i] = (first, last);
@@ -101,6 +125,24 @@ impl LossLedger {
         FailPoint::LossCounted.reach();
     }
 
+    /// Part of what is held is not to be announced by file any more, but with the rest.
+    pub(crate) fn let_go(&mut self, events: u64, bytes: u64) {
+        self.held = self.held.minus(Sum { events, bytes });
+        self.dirty = true;
+    }
+
+    /// Whether an announcement is on its way.
+    pub(crate) fn is_staged(&self) -> bool {
+        self.staged.is_some()
+    }
+
+    /// The totals without what is held.
+    fn due(&self) -> [Sum; REASONS] {
+        let mut due = self.totals;
+        due[LossReason::Quota as usize] = due[LossReason::Quota as usize].minus(self.held);
+        due
+    }
+
     /// Whether there is anything to announce, or an announcement on its way.
     pub(crate) fn has_news(&self) -> bool {
         self.dirty || self.staged.is_some()
@@ -111,27 +153,31 @@ impl LossLedger {
         if self.staged.is_some() || !self.dirty {
             return Vec::new();
         }
+        let due = self.due();
         let losses = LossReason::ALL.iter().filter_map(|&reason| {
             let i = reason as usize;
-            let events = self.totals[i].events.saturating_sub(self.announced[i].events);
-            let bytes = self.totals[i].bytes.saturating_sub(self.announced[i].bytes);
+            let Sum { events, bytes } = due[i].minus(self.announced[i]);
             let (first_ns, last_ns) = self.window[i];
             (events > 0).then_some(Loss { reason, events, bytes, first_ns, last_ns })
         });
         losses.collect()
     }
 
-    /// Notes that all losses so far are announced by records that become visible with the tail `bound`.
-    pub(crate) fn stage<M: Memory>(&mut self, memory: &M, bound: u64) {
+    /// Notes that all losses so far, and `of_file` of what is held, are announced by records that become visible with
+    /// the tail `bound`.
+    pub(crate) fn stage<M: Memory>(&mut self, memory: &M, bound: u64, of_file: Option<&Loss>) {
+        let of_file = of_file.map_or(Sum::default(), |loss| Sum { events: loss.events, bytes: loss.bytes });
+        self.held = self.held.minus(of_file);
+        let due = self.due();
         let at = slot_at(self.slot);
         memory.data_word(at).store(NO_TAIL, Ordering::Release);
-        for (i, sum) in self.totals.iter().enumerate() {
+        for (i, sum) in due.iter().enumerate() {
             memory.data_word(at + 8 + i * 16).store(sum.events, Ordering::Release);
             memory.data_word(at + 16 + i * 16).store(sum.bytes, Ordering::Release);
         }
         memory.data_word(at).store(bound, Ordering::Release);
         FailPoint::AnnouncementStaged.reach();
-        self.staged = Some(self.totals);
+        self.staged = Some(due);
         self.dirty = false;
     }
 

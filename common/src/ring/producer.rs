@@ -190,7 +190,7 @@ impl<M: Memory> Producer<M> {
         let reason = if lens.iter().any(|len| *len > self.payload_max()) {
             LossReason::TooLarge
         } else {
-            match self.try_reserve(&mut state, lens, 1, weight) {
+            match self.try_reserve(&mut state, lens, 1, weight, None) {
                 Some(reservation) => return Ok(reservation),
                 None => LossReason::RingFull,
             }
@@ -218,7 +218,7 @@ impl<M: Memory> Producer<M> {
             fitting += 1;
         }
         let lens = lens.get(..fitting).filter(|lens| !lens.is_empty())?;
-        self.try_reserve(&mut state, lens, lens.len() as u64, weight)
+        self.try_reserve(&mut state, lens, lens.len() as u64, weight, None)
     }
 
     /// Whether the space up to `end` is free.
@@ -247,22 +247,47 @@ impl<M: Memory> Producer<M> {
             return;
         }
         let weight = Weight { bytes: 0, time_ns: 0 };
-        if let Some(reservation) = self.try_reserve(&mut state, &[], 0, weight) {
+        if let Some(reservation) = self.try_reserve(&mut state, &[], 0, weight, None) {
             drop(state);
             reservation.commit();
         }
     }
 
-    /// Lays out the losses to announce and the wanted records behind the last reservation.
+    /// Announces what was counted as withheld by the quota of the file at `path`, if there is room now. Gives whether
+    /// it is announced.
+    pub fn announce_withheld(&self, loss: &Loss, path: &[u8]) -> bool {
+        let mut state = lock(&self.state);
+        if state.ledger.is_staged() {
+            return false;
+        }
+        let weight = Weight { bytes: 0, time_ns: 0 };
+        let Some(reservation) = self.try_reserve(&mut state, &[], 0, weight, Some((loss, path))) else {
+            return false;
+        };
+        drop(state);
+        reservation.commit();
+        true
+    }
+
+    /// What was counted as withheld by a file's quota is to be announced with other losses, without the file.
+    pub fn let_go_of_withheld(&self, loss: &Loss) {
+        lock(&self.state).ledger.let_go(loss.events, loss.bytes);
+    }
+
+    /// Lays out the losses to announce, with what a file's quota has withheld in front, and the wanted records behind
+    /// the last reservation.
     fn try_reserve<'a>(
         &'a self,
         state: &mut State,
         lens: &'a [usize],
         events: u64,
         weight: Weight,
+        withheld: Option<(&Loss, &[u8])>,
     ) -> Option<Reservation<'a, M>> {
         let capacity = self.memory.capacity();
-        let losses: Vec<Vec<u8>> = state.ledger.unannounced().iter().map(Loss::encode).collect();
+        let of_file = withheld.map(|(loss, path)| loss.encode_of_file(path));
+        let losses = state.ledger.unannounced();
+        let losses: Vec<Vec<u8>> = of_file.into_iter().chain(losses.iter().map(Loss::encode)).collect();
         let mut end = state.reserved;
         for len in losses.iter().map(Vec::len).chain(lens.iter().copied()) {
             end = place(end, len, capacity).1;
@@ -282,7 +307,7 @@ impl<M: Memory> Producer<M> {
         state.lap = end - end % capacity;
         state.next_seq += lens.len() as u64;
         if announces {
-            state.ledger.stage(&*self.memory, end);
+            state.ledger.stage(&*self.memory, end, withheld.map(|(loss, _)| loss));
         }
         let ticket = state.first_ticket + state.pending.len() as u64;
         state.pending.push_back(Pending { end, next_seq: state.next_seq, done: false, announces });

@@ -5,6 +5,10 @@
 mod commands;
 mod patience;
 mod process;
+mod quota;
+#[cfg(test)]
+mod quota_tests;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +25,7 @@ use bywash_common::{
 };
 
 use commands::Commands;
+pub use source::Source;
 
 /// How much longer the description of a part may be than that of the whole: the offset, the part's number and the
 /// count of parts, each at most 9 bytes as bincode's variable-length integers.
@@ -107,6 +112,12 @@ impl Capture {
     /// Counts an open whose shared mappings are not captured.
     pub fn count_uncaptured_mapper(&self) {
         self.ring.status.add(AgentCounter::UncapturedMapperOpens, 1);
+    }
+
+    /// Counts a write to a file that is excluded.
+    fn count_excluded(&self, bytes: u64) {
+        self.ring.status.add(AgentCounter::ExcludedEvents, 1);
+        self.ring.status.add(AgentCounter::ExcludedBytes, bytes);
     }
 
     /// What is to be done now and then: announces losses that no record came after, and lets go of what is drained.

@@ -129,7 +129,7 @@ fn what_has_no_room_is_counted_and_announced() {
     capture.tidy();
     let losses = ring.read(|kind, payload| {
         assert_eq!(kind, Kind::Lost);
-        let loss = Loss::decode(payload).unwrap();
+        let (loss, _) = Loss::decode(payload).unwrap();
         (loss.events, loss.bytes)
     });
     assert_eq!(losses, [(1, 100_000)]);

@@ -21,7 +21,7 @@ use fuser::{
 };
 
 use crate::{
-    capture::{Capture, Event, Writer},
+    capture::{Event, Source, Writer},
     crew::Crew,
     mount::may_administer,
     overlay::{self, OpenFile, Overlay, WriteRequest},
@@ -55,7 +55,7 @@ const CAPABILITIES: [InitFlags; 6] = [
 /// One overlay, as the kernel talks to it.
 pub struct Adapter {
     overlay: Overlay,
-    capture: Arc<Capture>,
+    source: Arc<Source>,
     /// Tells the kernel what it does not know; there once the overlay is mounted.
     notifier: Arc<OnceLock<Notifier>>,
     modes: Modes<BackingId>,
@@ -64,9 +64,9 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Serves `overlay` with `crew` and has its writes captured.
-    pub fn new(overlay: Overlay, capture: Arc<Capture>, crew: Arc<Crew>) -> Self {
-        Self { overlay, capture, notifier: Arc::default(), modes: Modes::default(), crew }
+    /// Serves `overlay` with `crew` and hands its writes to `source`.
+    pub fn new(overlay: Overlay, source: Arc<Source>, crew: Arc<Crew>) -> Self {
+        Self { overlay, source, notifier: Arc::default(), modes: Modes::default(), crew }
     }
 
     /// How many threads shall call this.
@@ -92,7 +92,7 @@ impl Adapter {
         if self.overlay.has_acls() && config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_err() {
             tracing::info!("this kernel does not check ACLs over FUSE: they are kept, and not in force here");
         }
-        let ring_takes = u32::try_from(self.capture.write_bytes_max()).unwrap_or(u32::MAX);
+        let ring_takes = u32::try_from(self.source.write_bytes_max()).unwrap_or(u32::MAX);
         config.set_max_write(WRITE_BYTES_MAX.min(ring_takes)).map(drop).map_err(|nearest| {
             io::Error::other(format!("the FUSE library writes at most {nearest} bytes at once"))
         })
@@ -133,7 +133,7 @@ impl Adapter {
             chosen.flags |= FopenFlags::FOPEN_NOFLUSH;
         }
         if chosen.maps_uncaptured {
-            self.capture.count_uncaptured_mapper();
+            self.source.count_uncaptured_mapper();
         }
         chosen
     }
@@ -166,14 +166,13 @@ impl Adapter {
                 (!from_mapping).then(|| Writer { thread: req.pid(), uid: req.uid(), gid: req.gid() });
             // What is written is written: whatever happens to the record, the writer gets its count.
             let _ = attempt("capture", || {
+                if self.source.excludes(&file.note, || self.overlay.known_path_of(&file)) {
+                    self.source.count_excluded(data.len());
+                    return Ok(());
+                }
                 let path = self.overlay.path_of(&file);
-                self.capture.record(&Event {
-                    path: &path,
-                    writer,
-                    offset: written.offset,
-                    handle: file.id,
-                    data,
-                });
+                let event = Event { path: &path, writer, offset: written.offset, handle: file.id, data };
+                self.source.record(file.inode.id, &path, &event);
                 Ok(())
             });
         }

@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicU64},
 };
 
 use rustix::{
@@ -81,6 +81,7 @@ impl Overlay {
             position: Mutex::new(()),
             without_append: OnceLock::new(),
             path: Mutex::new(KnownPath { link, directory_moves, bytes }),
+            note: AtomicU64::new(0),
         })
     }
 

@@ -71,6 +71,8 @@ pub struct OpenFile {
     pub without_append: OnceLock<OwnedFd>,
     /// Where it was last found.
     pub path: Mutex<KnownPath>,
+    /// For whoever is served: what it has to remember about this open. 0 at first.
+    pub note: AtomicU64,
 }
 
 /// A path, and what it was put together from.

@@ -138,6 +138,11 @@ impl Overlay {
         Arc::clone(&known.bytes)
     }
 
+    /// The absolute path that [`Self::path_of`] gave last, or else the one by which `file` was opened.
+    pub fn known_path_of(&self, file: &OpenFile) -> Arc<[u8]> {
+        Arc::clone(&lock(&file.path).bytes)
+    }
+
     /// Opens a file that is held with O_PATH.
     fn reopen(&self, fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
         openat(&self.own_fds, DecInt::from_fd(fd), flags | OFlags::CLOEXEC, Mode::empty())

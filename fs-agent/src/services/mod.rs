@@ -86,8 +86,8 @@ impl Services {
 
     /// What is to be done now and then.
     pub fn tidy(&self) {
-        self.capture.tidy();
         self.overlays.tidy();
+        self.capture.tidy();
     }
 
     /// Stops listening. What is in use goes on as long as this process does, or until [`Self::is_closed`].

@@ -20,7 +20,7 @@ use rustix::fs::statvfs;
 
 use super::CLOSING_GRACE;
 use crate::{
-    capture::Capture,
+    capture::{Capture, Source},
     crew::{self, Crew},
     fuse::Adapter,
     mount::{self, Unmounted},
@@ -41,6 +41,7 @@ struct Served {
     id: OverlayId,
     path: PathBuf,
     crew: Arc<Crew>,
+    source: Arc<Source>,
     /// Its end of the kernel's connection.
     device: OwnedFd,
 }
@@ -134,23 +135,28 @@ impl Overlays {
         let overlay = Overlay::open(&path, Identity::of_this_process(), fds_max)
             .with_context(|| format!("cannot open {}", path.display()))?;
         let crew = Crew::new(crew::threads_each(overlays));
-        let adapter = Adapter::new(overlay, Arc::clone(&self.capture), Arc::clone(&crew));
+        let source = Arc::new(Source::new(Arc::clone(&self.capture), directory));
+        let adapter = Adapter::new(overlay, Arc::clone(&source), Arc::clone(&crew));
         let session = mount::mount(&path, &self.ring, adapter)?;
         let device = session.as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
         let id = OverlayId(self.next_id);
         self.next_id += 1;
         serve_session(session, id, self.events.clone())?;
-        Ok(Served { id, path, crew, device })
+        Ok(Served { id, path, crew, source, device })
     }
 
-    /// Takes `new` in, and takes out of the tree what is not `wanted` any more.
+    /// Takes `new` in, has the others go by what is `wanted`, and takes out of the tree what is not any more.
     pub fn settle(&mut self, wanted: &[DirectoryConfig], mut new: New) {
         for served in std::mem::take(&mut self.mounted) {
-            if wanted.iter().any(|directory| directory.path == served.path) {
-                self.mounted.push(served);
-            } else {
-                served.unmount(&self.ring);
-                self.leaving.push(served);
+            match wanted.iter().find(|directory| directory.path == served.path) {
+                Some(directory) => {
+                    served.source.change(directory);
+                    self.mounted.push(served);
+                }
+                None => {
+                    served.unmount(&self.ring);
+                    self.leaving.push(served);
+                }
             }
         }
         for served in std::mem::take(&mut new.served) {
@@ -182,9 +188,12 @@ impl Overlays {
         true
     }
 
-    /// Notices those that nobody uses any more.
+    /// Notices those that nobody uses any more, and announces what quotas have withheld.
     pub fn tidy(&self) {
-        self.mounted.iter().chain(&self.leaving).for_each(Served::dismiss_if_ended);
+        for served in self.mounted.iter().chain(&self.leaving) {
+            served.dismiss_if_ended();
+            served.source.tidy();
+        }
     }
 
     /// Takes all of them out of the tree.
@@ -200,10 +209,11 @@ impl Overlays {
         self.leaving.is_empty()
     }
 
-    /// Says what is cut off if the process ends now.
+    /// Says what is cut off if the process ends now, and what quotas have withheld.
     pub fn abandon(&self) {
-        for Served { path, .. } in &self.leaving {
+        for Served { path, source, .. } in &self.leaving {
             let shown = path.display();
+            source.finish();
             tracing::warn!("files are still open in {shown} after {CLOSING_GRACE:?}: they are cut off now");
         }
     }

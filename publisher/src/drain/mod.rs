@@ -150,8 +150,8 @@ impl Drain {
                 }
             }
             Kind::Lost => {
-                if let Ok(loss) = Loss::decode(&self.payload) {
-                    return self.outlet.loss(entry, &loss);
+                if let Ok((loss, path)) = Loss::decode(&self.payload) {
+                    return self.outlet.loss(entry, &loss, Some(path).filter(|path| !path.is_empty()));
                 }
             }
             // The loss that it is comes as a record of its own.

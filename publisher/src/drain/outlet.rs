@@ -8,7 +8,7 @@ use bywash_common::{
     clock::now_ns,
     config::Config,
     fail_point::FailPoint,
-    record::{Loss, Origin, Write},
+    record::{Loss, LossReason, Origin, Write},
     ring::{Entry, PublisherRing},
     status::{PublisherCounter, PublisherStatus},
 };
@@ -193,17 +193,22 @@ impl Outlet {
         send(&mut *self.sink, &self.frontier, &self.stop, &message, ticket)
     }
 
-    /// Sends the news that the agent could not take some writes.
+    /// Sends the news that the agent could not, or was not to, take some writes; of the file at `path`, if there is one.
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn loss(&mut self, entry: Entry, loss: &Loss) -> Result<(), SinkError> {
+    pub fn loss(&mut self, entry: Entry, loss: &Loss, path: Option<&[u8]>) -> Result<(), SinkError> {
         let reason = loss.reason.name();
-        tracing::error!("{} writes ({} bytes) were lost: {reason}", loss.events, loss.bytes);
+        // What a quota withholds is as the operator wants it.
+        if loss.reason == LossReason::Quota {
+            tracing::debug!("{} writes ({} bytes) were withheld: {reason}", loss.events, loss.bytes);
+        } else {
+            tracing::error!("{} writes ({} bytes) were lost: {reason}", loss.events, loss.bytes);
+        }
         let ticket = self.frontier.open(loss_record(entry.end, Some(entry.seq), loss.last_ns));
         self.name_event(format_args!("{}", entry.seq));
         let Loss { events, bytes, first_ns, last_ns, .. } = *loss;
-        self.send_loss(ticket, reason, [events, bytes, first_ns, last_ns], Some(entry.seq))
+        self.send_loss(ticket, reason, path, [events, bytes, first_ns, last_ns], Some(entry.seq))
     }
 
     /// Sends the news that the ring's content up to `end` is damaged. `events` is 0 where nobody knows how many.
@@ -224,7 +229,7 @@ impl Outlet {
             Some(sequence) => self.name_event(format_args!("{sequence}")),
             None => self.name_event(format_args!("corrupt-{end}")),
         }
-        self.send_loss(ticket, "corrupt", [events, bytes, now_ns, now_ns], sequence)
+        self.send_loss(ticket, "corrupt", None, [events, bytes, now_ns, now_ns], sequence)
     }
 
     /// Sends the news that writes cannot be delivered, and not be kept either, in those writes' place: under their event
@@ -239,7 +244,7 @@ impl Outlet {
             self.event_id.clear();
             self.event_id.push_str(&letter.event_id);
             let numbers = [1, record.data_bytes, record.time_ns, record.time_ns];
-            self.send_loss(*ticket, "undeliverable", numbers, record.sequence)?;
+            self.send_loss(*ticket, "undeliverable", None, numbers, record.sequence)?;
         }
         Ok(())
     }
@@ -249,21 +254,25 @@ impl Outlet {
         &mut self,
         ticket: Ticket,
         reason: &str,
+        path: Option<&[u8]>,
         numbers: [u64; 4],
         sequence: Option<u64>,
     ) -> Result<(), SinkError> {
         let [events, bytes, first_ns, last_ns] = numbers;
         let event_id = &self.event_id;
-        let event = LossEvent { reason, events, bytes, first_ns, last_ns, event_id, sequence };
+        let event = LossEvent { reason, path, events, bytes, first_ns, last_ns, event_id, sequence };
         self.payload.clear();
         if !self.encoder.loss(&event, &mut self.payload) {
             tracing::error!("the raw format cannot carry the news that {}", event.sentence());
             self.frontier.complete(ticket);
             return Ok(());
         }
-        // A loss belongs to no file.
-        let key = self.config.key_of(None);
-        let message = Message { topic: self.config.default_topic(), key, payload: &self.payload, event_id };
+        // It goes where the file's events go, if it is about one.
+        let key = self.config.key_of(path);
+        let topic = path.map_or(self.config.default_topic(), |path| {
+            self.config.topic_of(Path::new(OsStr::from_bytes(path)))
+        });
+        let message = Message { topic, key, payload: &self.payload, event_id };
         send(&mut *self.sink, &self.frontier, &self.stop, &message, ticket).map(drop)
     }
 

@@ -60,6 +60,8 @@ pub struct WriteEvent<'a> {
 pub struct LossEvent<'a> {
     /// Why: a [`bywash_common::record::LossReason`]'s name, `corrupt` or `undeliverable`.
     pub reason: &'a str,
+    /// The file that it is about, where it is about one.
+    pub path: Option<&'a [u8]>,
     /// How many writes; 0 where nobody can tell.
     pub events: u64,
     /// How many bytes.
@@ -82,12 +84,14 @@ impl LossEvent<'_> {
             "too_large" => "they are larger than the ring takes",
             "discarded" => "the agent failed while it copied them",
             "corrupt" => "the ring's content was damaged",
+            "quota" => "faster than the quota of their file",
             "undeliverable" => "the sink refuses them for good",
             other => other,
         };
+        let of = self.path.map_or(String::new(), |path| format!(" to {}", String::from_utf8_lossy(path)));
         match self.events {
             0 => format!("an unknown number of writes ({} bytes in the ring) was lost: {why}", self.bytes),
-            events => format!("{events} writes ({} bytes) were lost: {why}", self.bytes),
+            events => format!("{events} writes ({} bytes){of} were lost: {why}", self.bytes),
         }
     }
 }

@@ -130,6 +130,12 @@ impl Encode for Logstash {
         }
         out.extend_from_slice(b",\"lost\":{\"reason\":");
         json::push_str(event.reason, out);
+        if let Some(path) = event.path {
+            push_key("path", out);
+            if !json::push_bytes(path, out) {
+                push_base64_beside("path", path, out);
+            }
+        }
         push_number("events", event.events, out);
         push_number("bytes", event.bytes, out);
         self.push_time("first", event.first_ns, out);

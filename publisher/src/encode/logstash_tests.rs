@@ -101,6 +101,7 @@ fn an_unattributed_write_names_nobody() {
 fn a_loss_is_an_event() {
     let event = LossEvent {
         reason: "ring_full",
+        path: None,
         events: 3,
         bytes: 40,
         first_ns: 1_000_000_000,

@@ -77,6 +77,7 @@ mod tests {
     fn loss() -> LossEvent<'static> {
         LossEvent {
             reason: "ring_full",
+            path: None,
             events: 2,
             bytes: 30,
             first_ns: 0,

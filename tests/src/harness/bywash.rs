@@ -31,6 +31,8 @@ pub struct Settings {
     pub ring_size: &'static str,
     /// Names of the watched directories.
     pub directories: &'static [&'static str],
+    /// More lines for each of them.
+    pub directory: &'static str,
     /// `kafka.topic`
     pub topic: &'static str,
     /// More lines for `[publisher]`.
@@ -47,6 +49,7 @@ impl Default for Settings {
             encoder: "logstash_base64",
             ring_size: "64MiB",
             directories: &["logs"],
+            directory: "",
             topic: "logs",
             publisher: "",
             kafka: "",
@@ -77,7 +80,7 @@ impl Bywash {
         let ring = format!("{PREFIX}-{pid}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let root = temporary_directory();
         let directories: Vec<_> = settings.directories.iter().map(|name| root.path().join(name)).collect();
-        let Settings { encoder, ring_size, topic, publisher, kafka, failed, .. } = settings;
+        let Settings { encoder, ring_size, directory: more, topic, publisher, kafka, failed, .. } = settings;
         let failed_dir = root.path().join("failed");
         let mut text = format!(
             "[ring]\nname = {ring:?}\nsize = {ring_size:?}\n\n\
@@ -85,7 +88,7 @@ impl Bywash {
         );
         for directory in &directories {
             std::fs::create_dir(directory).expect("a new directory");
-            write!(text, "\n[[directory]]\npath = {directory:?}\n").expect("a string takes text");
+            write!(text, "\n[[directory]]\npath = {directory:?}\n{more}").expect("a string takes text");
         }
         write!(
             text,

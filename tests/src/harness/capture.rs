@@ -37,7 +37,18 @@ impl Capture {
     /// If the ring is damaged, or says that something was lost.
     #[track_caller]
     pub fn take(&mut self) -> Vec<Captured> {
-        let mut taken = Vec::new();
+        let (taken, losses) = self.take_with_losses();
+        assert!(losses.is_empty(), "something was lost: {losses:?}");
+        taken
+    }
+
+    /// The same, with what the ring says was lost and the path of the file that it was of, if any.
+    ///
+    /// # Panics
+    /// If the ring is damaged.
+    #[track_caller]
+    pub fn take_with_losses(&mut self) -> (Vec<Captured>, Vec<(Loss, Vec<u8>)>) {
+        let (mut taken, mut losses) = (Vec::new(), Vec::new());
         let mut end = None;
         while let Some(entry) = self.ring.consumer.next(&mut self.payload).unwrap_or_else(|e| panic!("{e}")) {
             end = Some(entry.end);
@@ -51,13 +62,16 @@ impl Capture {
                         unattributed: write.origin == Origin::Mapping,
                     });
                 }
-                Kind::Lost => panic!("something was lost: {:?}", Loss::decode(&self.payload)),
+                Kind::Lost => {
+                    let (loss, path) = Loss::decode(&self.payload).expect("a loss that can be decoded");
+                    losses.push((loss, path.to_vec()));
+                }
                 Kind::Discarded => {}
             }
         }
         if let Some(end) = end {
             self.ring.consumer.acker().ack(end);
         }
-        taken
+        (taken, losses)
     }
 }

@@ -22,6 +22,8 @@ pub type Identity = (String, Option<u64>, Option<u64>);
 pub struct Lost {
     /// Why.
     pub reason: String,
+    /// Of which file, if of one.
+    pub path: Option<String>,
     /// How many writes.
     pub events: u64,
     /// How many bytes.
@@ -113,6 +115,7 @@ impl Event {
         let lost = self.json.get("lost")?;
         let number = |key: &str| lost[key].as_u64().unwrap_or_else(|| panic!("no {key} in {lost}"));
         let reason = lost["reason"].as_str().unwrap_or_else(|| panic!("no reason in {lost}")).to_owned();
-        Some(Lost { reason, events: number("events"), bytes: number("bytes") })
+        let path = lost["path"].as_str().map(str::to_owned);
+        Some(Lost { reason, path, events: number("events"), bytes: number("bytes") })
     }
 }

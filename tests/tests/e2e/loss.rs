@@ -13,6 +13,7 @@ const SMALL_RING: Settings = Settings {
     encoder: "logstash_base64",
     ring_size: "64KiB",
     directories: &["logs"],
+    directory: "",
     topic: "logs",
     publisher: "",
     kafka: "",

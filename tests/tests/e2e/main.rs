@@ -8,6 +8,7 @@
 mod commands;
 mod content;
 mod crash;
+mod exclude;
 mod failed;
 mod format;
 mod harness;
@@ -15,6 +16,7 @@ mod kill;
 mod load;
 mod loss;
 mod overlay;
+mod quota;
 mod reload;
 mod shutdown;
 mod tools;

@@ -2,6 +2,7 @@
 
 mod peers;
 mod property;
+mod withheld;
 
 use std::{fs, os::unix::fs::FileExt, path::PathBuf, sync::atomic};
 
@@ -86,7 +87,7 @@ fn an_announcement_that_never_became_visible_is_made_again() {
     agent.producer.announce_losses();
     let seen = drain(&mut ring.publisher().consumer);
     let losses: Vec<Loss> =
-        seen.iter().filter(|(e, _)| e.kind == Kind::Lost).map(|(_, p)| Loss::decode(p).unwrap()).collect();
+        seen.iter().filter(|(e, _)| e.kind == Kind::Lost).map(|(_, p)| Loss::decode(p).unwrap().0).collect();
     assert_eq!(losses.iter().map(|l| (l.events, l.bytes)).collect::<Vec<_>>(), [(1, 7)]);
     assert_eq!(seen.len(), 11);
 }

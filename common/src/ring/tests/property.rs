@@ -40,7 +40,7 @@ struct Expected {
     /// How many of them the publisher has read.
     read: usize,
     /// Events and bytes by reason.
-    losses: [(u64, u64); 3],
+    losses: [(u64, u64); LossReason::ALL.len()],
     pushes: u8,
 }
 
