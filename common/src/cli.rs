@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::{
-    config::{Config, ConfigArgs, ConfigError, LogLevel, fifo2kinesis},
+    config::{Config, ConfigArgs, ConfigError, LogLevel, legacy::fifo2kinesis},
     logging,
 };
 

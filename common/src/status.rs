@@ -35,6 +35,22 @@ pub enum AgentCounter {
     ExcludedBytes = 7,
 }
 
+/// What the agent counts for each FIFO, for the first [`FIFO_SLOTS`] of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum FifoCounter {
+    /// Lines, or chunks, that became records; the parts of a long line count one by one.
+    Lines = 0,
+    /// Bytes of those.
+    Bytes = 1,
+    /// Lines that the ring had no room for.
+    LostLines = 2,
+    /// Bytes of those.
+    LostBytes = 3,
+    /// 1 while there is no FIFO at the path.
+    Missing = 4,
+}
+
 /// What the publisher counts. Each is a place in the consumer segment; new ones go to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -69,9 +85,16 @@ pub enum PublisherCounter {
     DeadLetters = 13,
 }
 
+/// For how many FIFOs there are counters of their own.
+pub const FIFO_SLOTS: usize = 88;
+const FIFO_COUNTERS: usize = FifoCounter::Missing as usize + 1;
+/// Behind the agent's counters and some that may come.
+const FIFO_COUNTERS_AT: usize = 64;
+
 const AGENT_COUNTERS: usize = AgentCounter::ExcludedBytes as usize + 1;
 const PUBLISHER_COUNTERS: usize = PublisherCounter::DeadLetters as usize + 1;
-const _: () = assert!(AGENT_COUNTERS * 8 <= layout::COUNTERS_LEN);
+const _: () = assert!(AGENT_COUNTERS <= FIFO_COUNTERS_AT);
+const _: () = assert!((FIFO_COUNTERS_AT + FIFO_SLOTS * FIFO_COUNTERS) * 8 <= layout::COUNTERS_LEN);
 const _: () = assert!(PUBLISHER_COUNTERS * 8 <= layout::COUNTERS_LEN);
 
 /// What kind of thing the agent listens to.
@@ -79,8 +102,11 @@ const _: () = assert!(PUBLISHER_COUNTERS * 8 <= layout::COUNTERS_LEN);
 pub enum ListeningKind {
     /// An overlay over a directory.
     Directory,
-    /// A FIFO.
-    Fifo,
+    /// A FIFO, and the place of its counters if there are any.
+    Fifo {
+        /// Below [`FIFO_SLOTS`].
+        slot: Option<usize>,
+    },
 }
 
 /// One thing that the agent listens to.
@@ -119,6 +145,36 @@ impl AgentStatus {
         self.word(counter as usize).store(value, Ordering::Relaxed);
     }
 
+    fn fifo_word(&self, slot: usize, counter: FifoCounter) -> Option<&AtomicU64> {
+        (slot < FIFO_SLOTS).then(|| self.word(FIFO_COUNTERS_AT + slot * FIFO_COUNTERS + counter as usize))
+    }
+
+    /// Adds to a FIFO's counter.
+    pub fn add_fifo(&self, slot: usize, counter: FifoCounter, n: u64) {
+        if let Some(word) = self.fifo_word(slot, counter) {
+            word.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets a FIFO's counter.
+    pub fn set_fifo(&self, slot: usize, counter: FifoCounter, value: u64) {
+        if let Some(word) = self.fifo_word(slot, counter) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// A FIFO's counter; 0 for one without.
+    pub fn fifo(&self, slot: usize, counter: FifoCounter) -> u64 {
+        self.fifo_word(slot, counter).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    /// Has a FIFO's counters begin at 0.
+    pub fn clear_fifo(&self, slot: usize) {
+        for counter in FifoCounter::ALL {
+            self.set_fifo(slot, counter, 0);
+        }
+    }
+
     /// All counters, in their order.
     pub fn snapshot(&self) -> Vec<u64> {
         (0..AGENT_COUNTERS).map(|i| self.word(i).load(Ordering::Relaxed)).collect()
@@ -128,10 +184,10 @@ impl AgentStatus {
     pub fn set_roster(&self, roster: &[Listening]) {
         let mut text = Vec::new();
         for listening in roster {
-            let mut line = vec![match listening.kind {
-                ListeningKind::Directory => b'd',
-                ListeningKind::Fifo => b'f',
-            }];
+            let mut line = match listening.kind {
+                ListeningKind::Directory => b"d".to_vec(),
+                ListeningKind::Fifo { slot } => format!("f{}", slot.unwrap_or(FIFO_SLOTS)).into_bytes(),
+            };
             line.extend_from_slice(listening.path.as_os_str().as_bytes());
             line.push(0);
             if text.len() + line.len() <= ROSTER_TEXT_MAX {
@@ -147,6 +203,12 @@ impl AgentStatus {
         debug_assert!(written.is_ok());
         data.word(layout::ROSTER).store((version | 1).wrapping_add(1), Ordering::Release);
     }
+}
+
+impl FifoCounter {
+    /// All of them, in their order.
+    pub const ALL: [Self; FIFO_COUNTERS] =
+        [Self::Lines, Self::Bytes, Self::LostLines, Self::LostBytes, Self::Missing];
 }
 
 const ROSTER_HEADER: usize = 16;
@@ -171,10 +233,14 @@ fn try_roster(data: &Mapping) -> Option<Vec<Listening>> {
         return None;
     }
     let lines = text.split(|b| *b == 0).filter_map(|line| {
-        let (kind, path) = line.split_first()?;
-        let kind = match kind {
-            b'd' => ListeningKind::Directory,
-            b'f' => ListeningKind::Fifo,
+        // Paths are absolute: the kind ends where the path begins.
+        let (kind, path) = line.split_at(line.iter().position(|b| *b == b'/')?);
+        let kind = match kind.split_first()? {
+            (b'd', []) => ListeningKind::Directory,
+            (b'f', digits) => {
+                let slot = std::str::from_utf8(digits).ok()?.parse().ok()?;
+                ListeningKind::Fifo { slot: Some(slot).filter(|slot| *slot < FIFO_SLOTS) }
+            }
             _ => return None,
         };
         Some(Listening { kind, path: PathBuf::from(std::ffi::OsStr::from_bytes(path)) })

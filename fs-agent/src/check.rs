@@ -7,7 +7,7 @@ use bywash_common::{
     exit::Exit,
 };
 
-use crate::{cli::print, mount::Unusable, services};
+use crate::{cli::print, fifo, mount::Unusable, services};
 
 /// Says whether `run` would accept the configuration. Changes nothing.
 ///
@@ -26,13 +26,16 @@ pub fn check(args: &GlobalArgs, show: bool) -> Result<Exit> {
 /// What is wrong with it.
 pub fn load(args: &GlobalArgs) -> Result<Config> {
     let config = args.load_config()?;
-    if config.directories.is_empty() {
-        return Err(Unusable::NoDirectories.into());
+    if config.directories.is_empty() && config.fifos.is_empty() {
+        return Err(Unusable::Nothing.into());
     }
     Ok(config)
 }
 
 /// The exit code for an error.
 pub fn exit_of(error: &anyhow::Error) -> Exit {
-    if error.is::<ConfigError>() || error.is::<Unusable>() { Exit::Config } else { Exit::Failed }
+    let is_config = error.is::<ConfigError>()
+        || error.is::<Unusable>()
+        || error.downcast_ref::<fifo::Unusable>().is_some_and(fifo::Unusable::is_config);
+    if is_config { Exit::Config } else { Exit::Failed }
 }

@@ -5,6 +5,7 @@ mod capture;
 mod check;
 mod cli;
 mod crew;
+mod fifo;
 mod fuse;
 mod mount;
 mod overlay;

@@ -74,7 +74,7 @@ impl Agent<'_> {
                 Ok(Event::Ended(id, result)) => {
                     self.services.overlay_ended(id, result);
                     if self.services.is_idle() {
-                        anyhow::bail!("no overlay is left to serve");
+                        anyhow::bail!("no overlay is left to serve, and no FIFO to read");
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {

@@ -9,7 +9,7 @@ use bywash_common::{
     exit::Exit,
     record::LossReason,
     ring::{Inspected, RingError, inspect},
-    status::{AgentCounter, ListeningKind},
+    status::{AgentCounter, FifoCounter, ListeningKind},
     units::ByteSize,
 };
 use serde_json::json;
@@ -60,6 +60,15 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
         State::Running => {
             for listening in &ring.roster {
                 let _ = writeln!(out, "listening on {}", listening.path.display());
+                if let ListeningKind::Fifo { slot: Some(slot) } = listening.kind {
+                    let [lines, bytes, lost_lines, lost_bytes, missing] =
+                        FifoCounter::ALL.map(|counter| ring.fifo(slot, counter));
+                    let missing = if missing > 0 { "; there is no FIFO at the moment" } else { "" };
+                    let _ = writeln!(
+                        out,
+                        "    {lines} lines, {bytes} bytes; lost {lost_lines} lines, {lost_bytes} bytes{missing}"
+                    );
+                }
             }
             write!(out, "fs-agent is running (pid {pid})")
         }
@@ -169,11 +178,21 @@ fn listening(ring: &Inspected) -> Vec<serde_json::Value> {
     let roster = ring.roster.iter().filter(|_| ring.agent_running);
     roster
         .map(|listening| {
-            let kind = match listening.kind {
-                ListeningKind::Directory => "directory",
-                ListeningKind::Fifo => "fifo",
-            };
-            json!({ "kind": kind, "path": listening.path.to_string_lossy() })
+            let path = listening.path.to_string_lossy();
+            match listening.kind {
+                ListeningKind::Directory => json!({ "kind": "directory", "path": path }),
+                ListeningKind::Fifo { slot: None } => json!({ "kind": "fifo", "path": path }),
+                ListeningKind::Fifo { slot: Some(slot) } => {
+                    let count = |counter| ring.fifo(slot, counter);
+                    json!({
+                        "kind": "fifo",
+                        "path": path,
+                        "missing": count(FifoCounter::Missing) > 0,
+                        "captured": { "events": count(FifoCounter::Lines), "bytes": count(FifoCounter::Bytes) },
+                        "lost": { "events": count(FifoCounter::LostLines), "bytes": count(FifoCounter::LostBytes) },
+                    })
+                }
+            }
         })
         .collect()
 }

@@ -6,7 +6,7 @@ use crate::units::{ByteSize, Span};
 
 use super::{
     Config, DirectoryConfig, Encoder, FifoConfig, Origin, PartitionKey, Problem, Sink,
-    directory::checked_path, fifo2kinesis, file, kafka, kinesis,
+    directory::checked_path, file, kafka, kinesis, legacy::fifo2kinesis,
 };
 
 /// Flags that replace what the configuration file says. Both programs take them all, so that one set of

@@ -7,7 +7,6 @@ mod agent;
 mod directory;
 mod failed;
 mod fifo;
-pub mod fifo2kinesis;
 mod file;
 mod flags;
 mod kafka;
@@ -259,9 +258,9 @@ impl Config {
     pub fn load(args: &ConfigArgs) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let mut config = Self::default();
-        let seed = fifo2kinesis::flags(|name| std::env::var(name).ok(), &mut problems);
+        let seed = legacy::fifo2kinesis::flags(|name| std::env::var(name).ok(), &mut problems);
         if args.fifo_name.is_some() || seed.fifo_name.is_some() {
-            fifo2kinesis::set_defaults(&mut config);
+            legacy::fifo2kinesis::set_defaults(&mut config);
         }
         let path = args.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
         let mut text = String::new();

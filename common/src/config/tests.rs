@@ -315,11 +315,11 @@ fn the_variables_of_fifo2kinesis_stand_for_its_flags() {
         ("ROLE_SESSION_NAME", "me"),
     ];
     let look_up = |name: &str| {
-        let bare = name.strip_prefix(fifo2kinesis::PREFIX)?;
+        let bare = name.strip_prefix(legacy::fifo2kinesis::PREFIX)?;
         values.iter().find(|(name, _)| *name == bare).map(|(_, value)| (*value).to_owned())
     };
     let mut problems = Vec::new();
-    let flags = fifo2kinesis::flags(look_up, &mut problems);
+    let flags = legacy::fifo2kinesis::flags(look_up, &mut problems);
     let mut config = Config::default();
     flags.apply(&mut config, &mut problems);
     assert_eq!(problems, []);
@@ -333,15 +333,17 @@ fn the_variables_of_fifo2kinesis_stand_for_its_flags() {
         ("arn:aws:iam::1:role/r", "me")
     );
 
-    let flags =
-        fifo2kinesis::flags(|name| name.ends_with("INTERVAL").then(|| "soon".to_owned()), &mut problems);
+    let flags = legacy::fifo2kinesis::flags(
+        |name| name.ends_with("INTERVAL").then(|| "soon".to_owned()),
+        &mut problems,
+    );
     assert_eq!(flags.flush_interval, None);
     assert!(
         problems[0].to_string().contains("FIFO2KINESIS_FLUSH_INTERVAL")
             && problems[0].message.contains("soon")
     );
     assert!(
-        fifo2kinesis::flags(|_| Some(String::new()), &mut problems).fifo_name.is_none(),
+        legacy::fifo2kinesis::flags(|_| Some(String::new()), &mut problems).fifo_name.is_none(),
         "empty is unset"
     );
 }

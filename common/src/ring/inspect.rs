@@ -7,7 +7,10 @@ use uuid::Uuid;
 
 use crate::{
     record::LossReason,
-    status::{AgentCounter, AgentStatus, Listening, PublisherCounter, PublisherStatus, read_roster},
+    status::{
+        AgentCounter, AgentStatus, FIFO_SLOTS, FifoCounter, Listening, PublisherCounter, PublisherStatus,
+        read_roster,
+    },
 };
 
 use super::{
@@ -37,6 +40,7 @@ pub struct Inspected {
     /// What the agent listens to.
     pub roster: Vec<Listening>,
     agent: Vec<u64>,
+    fifos: Vec<[u64; FifoCounter::ALL.len()]>,
     publisher: Vec<u64>,
 }
 
@@ -44,6 +48,11 @@ impl Inspected {
     /// One of the agent's counters.
     pub fn agent(&self, counter: AgentCounter) -> u64 {
         self.agent.get(counter as usize).copied().unwrap_or(0)
+    }
+
+    /// One of the counters of a FIFO.
+    pub fn fifo(&self, slot: usize, counter: FifoCounter) -> u64 {
+        self.fifos.get(slot).map_or(0, |counters| counters[counter as usize])
     }
 
     /// One of the publisher's counters.
@@ -73,6 +82,8 @@ pub fn inspect(name: &str) -> Result<Inspected, RingError> {
     // The publisher may still be at an older generation.
     let publisher_running = all.iter().any(|g| open_object(&g.ack).is_ok_and(|f| is_at_work(&f)));
     let segments = Arc::new(segments);
+    let agent = AgentStatus::new(Arc::clone(&segments));
+    let fifo = |slot| FifoCounter::ALL.map(|counter| agent.fifo(slot, counter));
     Ok(Inspected {
         generation: newest.number,
         uuid: Uuid::from_bytes(header.uuid),
@@ -83,7 +94,8 @@ pub fn inspect(name: &str) -> Result<Inspected, RingError> {
         publisher_running,
         losses: loss::totals(&*segments),
         roster: read_roster(&segments),
-        agent: AgentStatus::new(Arc::clone(&segments)).snapshot(),
+        fifos: (0..FIFO_SLOTS).map(fifo).collect(),
+        agent: agent.snapshot(),
         publisher: PublisherStatus::new(segments).snapshot(),
     })
 }

@@ -82,6 +82,11 @@ impl Capture {
         self.ring.producer.fill().1 / 2
     }
 
+    /// The ring, for what is not written through an overlay.
+    pub fn ring(&self) -> &AgentRing {
+        &self.ring
+    }
+
     /// Puts `event` into the ring, or counts it as lost.
     pub fn record(&self, event: &Event<'_>) {
         let time_ns = now_ns();

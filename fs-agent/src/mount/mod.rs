@@ -35,8 +35,11 @@ const DEVICE: &str = "/dev/fuse";
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
     /// There is nothing to do.
-    #[error("no directory is configured: give --directory DIR, or [[directory]] in the configuration file")]
-    NoDirectories,
+    #[error(
+        "no directory and no FIFO is configured: give --directory DIR or --fifo PATH, or [[directory]] or [[fifo]] in the \
+         configuration file"
+    )]
+    Nothing,
     /// It is not there.
     #[error("the directory {} does not exist: create it, or set `create = true` for it", .0.display())]
     Missing(PathBuf),

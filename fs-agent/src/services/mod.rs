@@ -19,7 +19,8 @@ use bywash_common::{
 
 use crate::{
     capture::Capture,
-    mount::{self, Unusable},
+    fifo::{self, Fifos},
+    mount,
     run::Event,
 };
 
@@ -33,8 +34,10 @@ pub const CLOSING_GRACE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Why it could not.
-pub fn check(config: &Config) -> Result<(), Unusable> {
-    config.directories.iter().try_for_each(mount::check_directory)
+pub fn check(config: &Config) -> Result<()> {
+    config.directories.iter().try_for_each(mount::check_directory)?;
+    fifo::check(config)?;
+    Ok(())
 }
 
 /// Whether this process may do what `config` asks for.
@@ -49,6 +52,7 @@ pub fn check_privileges(config: &Config) -> Result<()> {
 pub struct Services {
     capture: Arc<Capture>,
     overlays: Overlays,
+    fifos: Fifos,
 }
 
 impl Services {
@@ -56,7 +60,8 @@ impl Services {
     pub fn new(ring: AgentRing, ring_name: &str, events: Sender<Event>) -> Self {
         let capture = Arc::new(Capture::new(ring));
         let overlays = Overlays::new(Arc::clone(&capture), ring_name, events);
-        Self { capture, overlays }
+        let fifos = Fifos::new(Arc::clone(&capture));
+        Self { capture, overlays, fifos }
     }
 
     /// Has listened to what `config` says, to that alone, and in the way it says.
@@ -64,16 +69,18 @@ impl Services {
     /// # Errors
     /// What could not be started. All is then as it was.
     pub fn apply(&mut self, config: &Config) -> Result<()> {
+        let fifos = self.fifos.open_new(&config.fifos)?;
         let overlays = self.overlays.start_new(&config.directories)?;
-        // Nothing can fail from here on.
+        // Nothing can fail from here on but for want of threads.
         self.overlays.settle(&config.directories, overlays);
+        let settled = self.fifos.settle(&config.fifos, fifos);
         self.announce();
-        Ok(())
+        settled
     }
 
     /// Whether anything feeds the ring.
     pub fn is_idle(&self) -> bool {
-        self.overlays.is_empty()
+        self.overlays.is_empty() && self.fifos.is_empty()
     }
 
     /// Somebody else has unmounted an overlay, or serving it has failed, or the last file in one that was unmounted is
@@ -93,7 +100,9 @@ impl Services {
     /// Stops listening. What is in use goes on as long as this process does, or until [`Self::is_closed`].
     pub fn stop(&mut self) {
         self.capture.set_roster(&[]);
+        self.fifos.stop();
         self.overlays.stop();
+        self.fifos.join();
     }
 
     /// Whether nothing is in use any more of what was stopped.
@@ -112,6 +121,7 @@ impl Services {
         let directories = self.overlays.paths();
         let roster: Vec<_> = directories
             .map(|path| Listening { kind: ListeningKind::Directory, path: path.to_owned() })
+            .chain(self.fifos.roster())
             .collect();
         self.capture.set_roster(&roster);
     }

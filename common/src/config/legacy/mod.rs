@@ -3,6 +3,7 @@
 //! fuse_kafka's file has a key and a JSON value a line, `fuse_kafka_topic=["logs"]`; what its launcher made of each is
 //! in its `src/fuse_kafka.py`, what its program did with that in its `src/arguments.c` and `src/output.c`.
 
+pub mod fifo2kinesis;
 mod keys;
 mod properties;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What each peer may do to the other, and what it is told.
 
-use crate::status::{AgentCounter, Listening, ListeningKind};
+use crate::status::{AgentCounter, FIFO_SLOTS, FifoCounter, Listening, ListeningKind};
 
 use super::*;
 
@@ -214,14 +214,18 @@ fn status_sees_roles_counters_roster_and_fill() {
     let agent = ring.agent();
     let roster = vec![
         Listening { kind: ListeningKind::Directory, path: "/var/log".into() },
-        Listening { kind: ListeningKind::Fifo, path: "/run/a b".into() },
+        Listening { kind: ListeningKind::Fifo { slot: Some(FIFO_SLOTS - 1) }, path: "/run/a b".into() },
+        Listening { kind: ListeningKind::Fifo { slot: None }, path: "/run/c".into() },
     ];
     agent.status.set_roster(&roster);
     agent.status.add(AgentCounter::CapturedEvents, 3);
+    agent.status.add_fifo(FIFO_SLOTS - 1, FifoCounter::Missing, 1);
     agent.producer.push(Kind::Write, &[&[0; 100]], weight(100)).unwrap();
     assert!(agent.producer.push(Kind::Write, &[&vec![0; CAPACITY_MIN as usize]], weight(5)).is_err());
     let seen = inspect(&ring.0.name).unwrap();
     assert_eq!((seen.agent_running, seen.publisher_running), (true, false));
+    assert_eq!(seen.fifo(FIFO_SLOTS - 1, FifoCounter::Missing), 1);
+    assert_eq!(seen.fifo(FIFO_SLOTS - 1, FifoCounter::LostBytes), 0);
     assert_eq!((seen.roster, seen.used), (roster, 128));
     assert_eq!(seen.losses[LossReason::TooLarge as usize], (LossReason::TooLarge, 1, 5));
     let publisher = ring.publisher();

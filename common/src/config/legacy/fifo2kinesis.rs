@@ -6,7 +6,7 @@ use std::{str::FromStr, time::Duration};
 
 use crate::units::Span;
 
-use super::{Config, ConfigArgs, Encoder, Origin, PartitionKey, Problem, Sink};
+use crate::config::{Config, ConfigArgs, Encoder, Origin, PartitionKey, Problem, Sink};
 
 /// What begins the names of its environment variables.
 pub const PREFIX: &str = "FIFO2KINESIS_";
@@ -21,7 +21,10 @@ pub fn is_on(word: &str) -> bool {
 }
 
 /// Its environment variables, as the flags that they stand for. `variable` gives a variable's value.
-pub(super) fn flags(variable: impl Fn(&str) -> Option<String>, problems: &mut Vec<Problem>) -> ConfigArgs {
+pub(in crate::config) fn flags(
+    variable: impl Fn(&str) -> Option<String>,
+    problems: &mut Vec<Problem>,
+) -> ConfigArgs {
     // It did not tell an empty variable from none.
     let text = |name: &str| variable(&format!("{PREFIX}{name}")).filter(|value| !value.is_empty());
     ConfigArgs {
@@ -55,7 +58,7 @@ fn parsed<T: FromStr<Err: ToString>>(
 }
 
 /// Whoever names a FIFO as fifo2kinesis's users do, `--fifo-name`, gets what they had where nothing else is said.
-pub(super) fn set_defaults(config: &mut Config) {
+pub(in crate::config) fn set_defaults(config: &mut Config) {
     config.event.encoder = Encoder::Raw;
     config.publisher.sink = Sink::Kinesis;
     config.publisher.batch_records = Some(QUEUE_LIMIT);
@@ -64,7 +67,7 @@ pub(super) fn set_defaults(config: &mut Config) {
 }
 
 /// The sink that a flush handler is.
-pub(super) fn sink_of(handler: &str) -> Result<Sink, String> {
+pub(in crate::config) fn sink_of(handler: &str) -> Result<Sink, String> {
     match handler {
         "kinesis" => Ok(Sink::Kinesis),
         "logger" => Ok(Sink::Stdout),

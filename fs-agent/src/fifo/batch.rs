@@ -1,0 +1,94 @@
+//! From pieces of a stream to records in the ring, many under one commit and one wake-up of the publisher.
+
+use bywash_common::{
+    record::{Origin, Write},
+    ring::{Kind, Producer, Weight},
+};
+
+use super::splitter::{Piece, Splitter};
+
+/// The most records under one commit.
+const RECORDS_MAX: usize = 512;
+/// The most bytes under one commit, but for a single longer piece: the writes of others wait until all are copied.
+const BYTES_MAX: usize = 64 << 10;
+
+/// Buffers for the records of one commit, kept so that a line needs no allocation.
+#[derive(Default)]
+pub struct Batch {
+    lens: Vec<usize>,
+    descriptions: Vec<u8>,
+    /// Where in `descriptions` each ends.
+    ends: Vec<usize>,
+}
+
+/// What a piece's record says beside the piece.
+fn described<'a>(path: &'a [u8], time_ns: u64, piece: &Piece) -> Write<'a> {
+    Write {
+        path,
+        pid: 0,
+        uid: 0,
+        gid: 0,
+        time_ns,
+        command: b"",
+        offset: piece.offset,
+        handle: 0,
+        origin: Origin::Fifo,
+        part: piece.part,
+        parts: piece.parts,
+    }
+}
+
+/// The longest piece from the FIFO at `path` that one record of a ring takes whose records have `payload_max` bytes.
+pub fn piece_bytes_max(path: &[u8], payload_max: usize) -> usize {
+    let widest = Piece { range: 0..0, offset: u64::MAX, part: u32::MAX, parts: u32::MAX };
+    let mut description = Vec::new();
+    described(path, u64::MAX, &widest).encode_into(&mut description);
+    payload_max.saturating_sub(description.len()).max(1)
+}
+
+/// Those of the first pieces that go under one commit.
+pub fn head(pieces: &[Piece]) -> &[Piece] {
+    let mut bytes = 0;
+    let fitting = pieces.iter().take(RECORDS_MAX).take_while(|piece| {
+        let is_first = bytes == 0;
+        bytes += piece.range.len() + 1;
+        is_first || bytes <= BYTES_MAX
+    });
+    &pieces[..fitting.count()]
+}
+
+impl Batch {
+    /// Puts as many of the first pieces into the ring as fit, and gives their number.
+    pub fn push(
+        &mut self,
+        producer: &Producer,
+        path: &[u8],
+        time_ns: u64,
+        splitter: &Splitter,
+        pieces: &[Piece],
+    ) -> usize {
+        self.lens.clear();
+        self.descriptions.clear();
+        self.ends.clear();
+        for piece in pieces {
+            let begin = self.descriptions.len();
+            described(path, time_ns, piece).encode_into(&mut self.descriptions);
+            self.ends.push(self.descriptions.len());
+            self.lens.push(self.descriptions.len() - begin + piece.range.len());
+        }
+        let Some(reservation) = producer.reserve_some(&self.lens, weight(pieces, time_ns)) else { return 0 };
+        let taken = reservation.records();
+        let mut begin = 0;
+        for (i, (piece, end)) in pieces.iter().zip(&self.ends).take(taken).enumerate() {
+            reservation.write(i, Kind::Write, &[&self.descriptions[begin..*end], splitter.bytes(piece)]);
+            begin = *end;
+        }
+        reservation.commit();
+        taken
+    }
+}
+
+/// What pieces weigh if they are lost.
+pub fn weight(pieces: &[Piece], time_ns: u64) -> Weight {
+    Weight { bytes: pieces.iter().map(|piece| piece.range.len() as u64).sum(), time_ns }
+}

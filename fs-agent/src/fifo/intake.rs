@@ -1,0 +1,137 @@
+//! The way of a FIFO's pieces into the ring, and what is counted on it.
+
+use std::{
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bywash_common::{
+    config::{FifoConfig, OnFull},
+    record::LossReason,
+    status::{AgentCounter, FifoCounter},
+};
+
+use super::{
+    batch::{self, Batch},
+    splitter::{Piece, Rules, Splitter},
+};
+use crate::capture::Capture;
+
+/// Writers who can wait fill no more than this many quarters of the ring: the rest is for those who cannot.
+const WAIT_QUARTERS_MAX: u64 = 3;
+/// The fraction of the ring that is asked for at once at most.
+const READ_FRACTION: u64 = 8;
+
+/// What of a FIFO goes into the ring.
+pub struct Intake {
+    capture: Arc<Capture>,
+    path: PathBuf,
+    on_full: OnFull,
+    batch: Batch,
+    /// Where this FIFO's counters are, if it has some.
+    slot: Option<usize>,
+}
+
+impl Intake {
+    /// The way into the ring for what comes through the FIFO of `config`.
+    pub fn new(capture: Arc<Capture>, config: &FifoConfig, slot: Option<usize>) -> Self {
+        Self { capture, path: config.path.clone(), on_full: config.on_full, batch: Batch::default(), slot }
+    }
+
+    /// Where the FIFO is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn set_on_full(&mut self, on_full: OnFull) {
+        self.on_full = on_full;
+    }
+
+    /// How the stream is taken apart.
+    pub fn rules(&self, config: &FifoConfig) -> Rules {
+        let record = batch::piece_bytes_max(
+            self.path.as_os_str().as_bytes(),
+            self.capture.ring().producer.payload_max(),
+        );
+        let wanted = usize::try_from(config.line_bytes_max.0).unwrap_or(usize::MAX);
+        Rules {
+            framing: config.framing,
+            empty_lines: config.empty_lines,
+            bytes_max: wanted.min(record).max(1),
+        }
+    }
+
+    /// How much may be read at once.
+    pub fn read_bytes_max(&self) -> usize {
+        usize::try_from(self.capture.ring().producer.fill().1 / READ_FRACTION).unwrap_or(usize::MAX)
+    }
+
+    /// Whether `bytes` more may be read: what is in the pipe is safer there than in this process.
+    pub fn invites(&self, bytes: usize) -> bool {
+        match self.on_full {
+            OnFull::Drop => true,
+            OnFull::Wait => {
+                let (used, capacity) = self.capture.ring().producer.fill();
+                used + bytes as u64 <= capacity / 4 * WAIT_QUARTERS_MAX
+            }
+        }
+    }
+
+    /// Puts pieces into the ring, or counts them as lost, and gives how many of the first are done with: less than all if
+    /// the others are to wait.
+    pub fn take(&mut self, splitter: &Splitter, pieces: &[Piece], time_ns: u64) -> usize {
+        let mut done = 0;
+        while done < pieces.len() {
+            let head = batch::head(&pieces[done..]);
+            let bytes = usize::try_from(batch::weight(head, 0).bytes).unwrap_or(usize::MAX);
+            if !self.invites(bytes) {
+                break;
+            }
+            let path = self.path.as_os_str().as_bytes();
+            let taken = self.batch.push(&self.capture.ring().producer, path, time_ns, splitter, head);
+            self.count(FifoCounter::Lines, FifoCounter::Bytes, &head[..taken]);
+            let status = &self.capture.ring().status;
+            status.add(AgentCounter::CapturedEvents, taken as u64);
+            status.add(AgentCounter::CapturedBytes, batch::weight(&head[..taken], 0).bytes);
+            done += taken;
+            if taken < head.len() {
+                if self.on_full == OnFull::Wait {
+                    break;
+                }
+                self.lose(&head[taken..], time_ns);
+                done += head.len() - taken;
+            }
+        }
+        done
+    }
+
+    /// Counts pieces as lost.
+    pub fn lose(&self, pieces: &[Piece], time_ns: u64) {
+        let weight = batch::weight(pieces, time_ns);
+        self.capture.ring().producer.count_losses(LossReason::RingFull, pieces.len() as u64, weight);
+        self.count(FifoCounter::LostLines, FifoCounter::LostBytes, pieces);
+    }
+
+    /// Sets one of the FIFO's counters.
+    pub fn set(&self, counter: FifoCounter, value: u64) {
+        if let Some(slot) = self.slot {
+            self.capture.ring().status.set_fifo(slot, counter, value);
+        }
+    }
+
+    fn count(&self, lines: FifoCounter, bytes: FifoCounter, pieces: &[Piece]) {
+        if let Some(slot) = self.slot.filter(|_| !pieces.is_empty()) {
+            let status = &self.capture.ring().status;
+            status.add_fifo(slot, lines, pieces.len() as u64);
+            status.add_fifo(slot, bytes, batch::weight(pieces, 0).bytes);
+        }
+    }
+}
+
+/// Nanoseconds since the epoch.
+pub fn now_ns() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
+}

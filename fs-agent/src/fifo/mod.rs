@@ -1,0 +1,184 @@
+//! FIFOs: each is read by a thread of its own, whose records go into the same ring as the overlays'.
+//!
+//! A thread each, because a FIFO whose writers may wait can keep its reader waiting, and because the kernel then shares the
+//! processors out between FIFOs. It sleeps while nothing comes.
+//!
+//! What the kernel does with bytes that nobody has read: it keeps them while anybody, writer or reader, has the FIFO open,
+//! and throws them away when the last one closes it. While no reader has it open, a new writer waits in open(2), and one
+//! that has it open gets SIGPIPE.
+
+mod batch;
+mod intake;
+mod reader;
+mod source;
+mod splitter;
+mod stream;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Context, Result};
+use bywash_common::{
+    config::{Config, FifoConfig},
+    status::{FIFO_SLOTS, Listening, ListeningKind},
+};
+
+use crate::capture::Capture;
+use intake::Intake;
+use reader::{Control, Reader};
+use source::{FileId, Opened};
+
+pub use source::Unusable;
+
+/// Whether the FIFOs of `config` can be read, as far as can be said without changing anything.
+///
+/// # Errors
+/// Why one cannot.
+pub fn check(config: &Config) -> Result<(), Unusable> {
+    for fifo in &config.fifos {
+        if let Some(directory) = config.directory_around(&fifo.path) {
+            let (path, directory) = (fifo.path.clone(), directory.to_owned());
+            return Err(Unusable::Watched { path, directory });
+        }
+        source::check(fifo)?;
+    }
+    Ok(())
+}
+
+/// A FIFO that is read.
+struct Read {
+    config: FifoConfig,
+    id: FileId,
+    control: Arc<Control>,
+    slot: Option<usize>,
+    thread: JoinHandle<()>,
+}
+
+/// All FIFOs.
+pub struct Fifos {
+    capture: Arc<Capture>,
+    read: Vec<Read>,
+    /// Told to end.
+    leaving: Vec<Read>,
+}
+
+/// FIFOs that are open and not read yet. Dropped, they are closed again.
+pub struct New(Vec<(FifoConfig, Opened)>);
+
+impl Fifos {
+    /// None yet. What comes through them goes to `capture`.
+    pub fn new(capture: Arc<Capture>) -> Self {
+        Self { capture, read: Vec::new(), leaving: Vec::new() }
+    }
+
+    /// Opens those of `wanted` that are not read.
+    ///
+    /// # Errors
+    /// Why one cannot be. None of the new ones is then left open.
+    pub fn open_new(&self, wanted: &[FifoConfig]) -> Result<New> {
+        let is_read = |fifo: &&FifoConfig| self.read.iter().any(|read| read.config.path == fifo.path);
+        let mut new = New(Vec::new());
+        for fifo in wanted.iter().filter(|fifo| !is_read(fifo)) {
+            self.refuse_known(fifo, &new)?;
+            new.0.push((fifo.clone(), source::open_fifo(fifo)?));
+        }
+        Ok(new)
+    }
+
+    /// Another path may lead to a FIFO that is read.
+    fn refuse_known(&self, fifo: &FifoConfig, new: &New) -> Result<(), Unusable> {
+        let Ok(source::Found::Fifo(id)) = source::look(&fifo.path) else { return Ok(()) };
+        let read = self.read.iter().map(|read| (&read.config.path, read.id));
+        let mut known = read.chain(new.0.iter().map(|(config, opened)| (&config.path, opened.id)));
+        match known.find(|(_, known)| *known == id) {
+            Some((other, _)) => Err(Unusable::Twice { path: fifo.path.clone(), other: other.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins to read `new`, has those that stay go on by what `wanted` says, and stops reading what is not wanted.
+    ///
+    /// # Errors
+    /// If the system has no thread or descriptor to give; the FIFO is then not read.
+    pub fn settle(&mut self, wanted: &[FifoConfig], new: New) -> Result<()> {
+        for mut read in std::mem::take(&mut self.read) {
+            match wanted.iter().find(|fifo| fifo.path == read.config.path) {
+                Some(fifo) => {
+                    if *fifo != read.config {
+                        read.control.change(fifo.clone());
+                        read.config = fifo.clone();
+                    }
+                    self.read.push(read);
+                }
+                None => {
+                    tracing::info!("not listening on {} any more", read.config.path.display());
+                    read.control.stop();
+                    self.leaving.push(read);
+                }
+            }
+        }
+        self.leaving.retain(|read| !read.thread.is_finished());
+        new.0.into_iter().try_for_each(|(config, opened)| self.start(config, opened))
+    }
+
+    fn start(&mut self, config: FifoConfig, opened: Opened) -> Result<()> {
+        let slot = self.free_slot();
+        if let Some(slot) = slot {
+            self.capture.ring().status.clear_fifo(slot);
+        }
+        let id = opened.id;
+        let control = Arc::new(Control::new().context("cannot make an eventfd")?);
+        let intake = Intake::new(Arc::clone(&self.capture), &config, slot);
+        let reader = Reader::new(config.clone(), opened, Arc::clone(&control), intake)
+            .with_context(|| format!("cannot wait for the FIFO {}", config.path.display()))?;
+        let thread = thread::Builder::new()
+            .name("fifo".to_owned())
+            .spawn(move || reader.run())
+            .context("cannot start a thread")?;
+        tracing::info!("listening on {}", config.path.display());
+        self.read.push(Read { config, id, control, slot, thread });
+        Ok(())
+    }
+
+    /// Counters that no FIFO uses.
+    fn free_slot(&self) -> Option<usize> {
+        let used = |slot: &usize| self.read.iter().chain(&self.leaving).any(|read| read.slot == Some(*slot));
+        (0..FIFO_SLOTS).find(|slot| !used(slot))
+    }
+
+    /// What is read.
+    pub fn roster(&self) -> impl Iterator<Item = Listening> {
+        self.read.iter().map(|read| Listening {
+            kind: ListeningKind::Fifo { slot: read.slot },
+            path: read.config.path.clone(),
+        })
+    }
+
+    /// Whether no FIFO is read.
+    pub fn is_empty(&self) -> bool {
+        self.read.is_empty()
+    }
+
+    /// Has all readers read out what the pipes hold, and end.
+    pub fn stop(&mut self) {
+        for read in self.read.drain(..) {
+            read.control.stop();
+            self.leaving.push(read);
+        }
+    }
+
+    /// Waits until all readers that were told to end have done so: each does within a bounded time.
+    pub fn join(&mut self) {
+        for read in self.leaving.drain(..) {
+            let path: PathBuf = read.config.path;
+            match read.thread.join() {
+                Ok(()) => tracing::info!("closed {}", path.display()),
+                // Its panic has been reported.
+                Err(_) => tracing::error!("the reader of {} has failed", path.display()),
+            }
+        }
+    }
+}

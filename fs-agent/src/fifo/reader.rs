@@ -1,0 +1,359 @@
+//! The thread that reads a FIFO.
+//!
+//! It holds the reading end alone. That is enough to keep the bytes of writers that have gone, and it makes the kernel say
+//! when the last writer has closed, which a writing end of our own would hide: read(2) gives 0. It sleeps in
+//! epoll_wait(2) until the FIFO changes (edge-triggered: having no writers is no reason to wake up), and ends when it is
+//! told to by an eventfd: nothing in the stream is a command.
+//!
+//! What was removed from the filesystem is read on until its last writer has closed, beside the FIFO that took its place.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use bywash_common::{config::FifoConfig, status::FifoCounter};
+use nix::sys::{
+    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    eventfd::{EfdFlags, EventFd},
+};
+use rustix::io::ioctl_fionread;
+
+use super::{
+    intake::Intake,
+    source::{self, FileId, Found, Opened},
+    stream::{Progress, Stream},
+};
+
+/// How often the path is looked at, for a FIFO that was removed and made again.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a reader that has just read something looks away before it asks to be woken: under load it then meets many
+/// lines at once, and wakes the publisher once for all of them.
+const NAP: Duration = Duration::from_micros(500);
+/// Whoever fills more than this fraction of the pipe at once could fill the rest during a nap.
+const NAP_FRACTION: usize = 4;
+/// The shortest and the longest time between two looks whether the ring has room again.
+const RETRY_MIN: Duration = Duration::from_millis(1);
+const RETRY_MAX: Duration = Duration::from_millis(50);
+/// How long a reader that is told to end tries to get what the pipe holds into the ring.
+const READ_OUT_TIME_MAX: Duration = Duration::from_secs(2);
+/// The most streams of removed FIFOs whose writers have not closed yet.
+const REMOVED_MAX: usize = 8;
+
+/// How epoll names the eventfd; streams have other numbers.
+const WAKE_KEY: u64 = 0;
+
+/// What the reader and who controls it share.
+pub struct Control {
+    wake: EventFd,
+    stop: AtomicBool,
+    changed: Mutex<Option<FifoConfig>>,
+}
+
+impl Control {
+    /// # Errors
+    /// If the system has no descriptor to give.
+    pub fn new() -> nix::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { wake, stop: AtomicBool::new(false), changed: Mutex::new(None) })
+    }
+
+    /// Has the reader read out what the pipe holds, and end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    /// Has the reader go on by another configuration of the same FIFO.
+    pub fn change(&self, config: FifoConfig) {
+        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(config);
+        self.ring();
+    }
+
+    fn ring(&self) {
+        // It fails only if it has rung 2^64 times.
+        let _ = self.wake.write(1);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn take_change(&self) -> Option<FifoConfig> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Reads one FIFO, and those that were at its path before.
+pub struct Reader {
+    config: FifoConfig,
+    control: Arc<Control>,
+    intake: Intake,
+    epoll: Epoll,
+    /// What is read; the last one is at the path, unless nothing is.
+    streams: Vec<Stream>,
+    /// Which FIFO is at the path.
+    current: Option<FileId>,
+    next_key: u64,
+    looked: Instant,
+    /// What was wrong with the path when it was last looked at.
+    complaint: Option<String>,
+    retry: Duration,
+}
+
+/// What a round over all streams has come to.
+#[derive(Default)]
+struct Round {
+    read_bytes: usize,
+    /// Some stream has pieces for which the ring has no room, and waits.
+    is_blocked: bool,
+    /// Some stream may have more to read.
+    has_more: bool,
+}
+
+impl Reader {
+    /// A reader of `opened`, which was opened for `config`.
+    ///
+    /// # Errors
+    /// If the system has no descriptor to give.
+    pub fn new(
+        config: FifoConfig,
+        opened: Opened,
+        control: Arc<Control>,
+        intake: Intake,
+    ) -> nix::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&control.wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE_KEY))?;
+        let mut reader = Self {
+            config,
+            control,
+            intake,
+            epoll,
+            streams: Vec::new(),
+            current: None,
+            next_key: WAKE_KEY + 1,
+            looked: Instant::now(),
+            complaint: None,
+            retry: RETRY_MIN,
+        };
+        reader.take_in(opened)?;
+        Ok(reader)
+    }
+
+    /// Reads until it is told to end.
+    pub fn run(mut self) {
+        while !self.control.is_stopped() {
+            self.take_over_change();
+            let round = self.read_round();
+            self.end_idle_lines();
+            self.look_if_due();
+            if round.read_bytes > 0 && !round.is_blocked {
+                self.nap(round.read_bytes);
+                continue;
+            }
+            let timeout = match &round {
+                Round { is_blocked: true, .. } => self.retry_wait(),
+                Round { has_more: true, .. } => Duration::ZERO,
+                _ => self.next_deadline(),
+            };
+            self.wait(timeout);
+        }
+        self.read_out();
+    }
+
+    fn read_round(&mut self) -> Round {
+        let mut round = Round::default();
+        let Self { streams, intake, .. } = self;
+        streams.retain_mut(|stream| match stream.read(intake) {
+            Progress::Read(bytes) => {
+                round.read_bytes += bytes;
+                true
+            }
+            Progress::Blocked => {
+                round.is_blocked = true;
+                true
+            }
+            Progress::Empty => true,
+            // Nobody can open a removed FIFO again.
+            Progress::Ended => !stream.is_removed,
+            Progress::Failed(error) => {
+                tracing::error!("cannot read from the FIFO {}: {error}", intake.path().display());
+                stream.abandon(intake);
+                false
+            }
+        });
+        round.has_more = self.streams.iter().any(Stream::has_more);
+        if !round.is_blocked {
+            self.retry = RETRY_MIN;
+        }
+        if self.streams.iter().all(|stream| stream.is_removed) {
+            self.current = None;
+        }
+        round
+    }
+
+    /// Lets more come before it is read, where there is room for that.
+    fn nap(&mut self, read_bytes: usize) {
+        let pipe_bytes = self.streams.iter().map(|stream| stream.opened.pipe_bytes).min().unwrap_or(0);
+        if read_bytes < pipe_bytes / NAP_FRACTION {
+            thread::sleep(NAP);
+        }
+        self.streams.iter_mut().for_each(Stream::look_again);
+    }
+
+    fn retry_wait(&mut self) -> Duration {
+        let wait = self.retry;
+        self.retry = (wait * 2).min(RETRY_MAX);
+        wait
+    }
+
+    /// How long nothing is to be done unless something happens.
+    fn next_deadline(&self) -> Duration {
+        let now = Instant::now();
+        let look = LOOK_INTERVAL.saturating_sub(now - self.looked);
+        let idle_max = self.config.line_idle.0;
+        let idle = self.streams.iter().filter_map(|stream| stream.idle_since());
+        idle.map(|since| idle_max.saturating_sub(now - since)).fold(look, Duration::min)
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        let mut events = [EpollEvent::empty(); REMOVED_MAX + 2];
+        // Rounded up: a wait that ends just before its time would be begun again and again.
+        let millis = timeout.as_nanos().div_ceil(1_000_000);
+        let timeout = EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX));
+        // An interrupted wait is one that ended early.
+        let count = self.epoll.wait(&mut events, timeout).unwrap_or(0);
+        for event in &events[..count] {
+            match event.data() {
+                WAKE_KEY => drop(self.control.wake.read()),
+                key => {
+                    self.streams.iter_mut().filter(|stream| stream.key == key).for_each(Stream::look_again)
+                }
+            }
+        }
+    }
+
+    fn take_over_change(&mut self) {
+        let Some(config) = self.control.take_change() else { return };
+        self.intake.set_on_full(config.on_full);
+        let rules = self.intake.rules(&config);
+        for stream in &mut self.streams {
+            stream.set_rules(rules);
+            stream.opened.pipe_bytes = source::enlarge(&stream.opened.fd, config.pipe_size.0, &config.path);
+        }
+        self.config = config;
+    }
+
+    /// Lines that have waited long enough for their end become events.
+    fn end_idle_lines(&mut self) {
+        let idle_max = self.config.line_idle.0;
+        for stream in &mut self.streams {
+            if stream.idle_since().is_some_and(|since| since.elapsed() >= idle_max) {
+                stream.finish(&mut self.intake);
+            }
+        }
+    }
+
+    fn look_if_due(&mut self) {
+        if self.looked.elapsed() < LOOK_INTERVAL {
+            return;
+        }
+        self.looked = Instant::now();
+        self.streams.iter_mut().for_each(Stream::rest);
+        let was_missing = self.current.is_none();
+        match source::look(&self.config.path) {
+            Ok(Found::Fifo(id)) if Some(id) == self.current => return,
+            Ok(Found::Fifo(_)) => return self.open_again(),
+            // Who removes it may be about to make another: it has until the next look.
+            Ok(Found::Nothing) if was_missing && self.config.create => return self.open_again(),
+            Ok(Found::Nothing) => self.complain("it is gone".to_owned()),
+            Ok(Found::Other(what)) => self.complain(format!("there is {what} in its place")),
+            Err(error) => self.complain(error.to_string()),
+        }
+        self.retire();
+    }
+
+    /// There is another FIFO at the path, or shall be.
+    fn open_again(&mut self) {
+        match source::open_fifo(&self.config) {
+            Ok(opened) => {
+                self.retire();
+                if let Err(error) = self.take_in(opened) {
+                    return self.complain(error.to_string());
+                }
+                self.complaint = None;
+                tracing::info!("reading another FIFO at {}", self.config.path.display());
+            }
+            Err(error) => self.complain(error.to_string()),
+        }
+    }
+
+    fn take_in(&mut self, opened: Opened) -> nix::Result<()> {
+        let key = self.next_key;
+        self.next_key += 1;
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        self.epoll.add(&opened.fd, EpollEvent::new(interest, key))?;
+        self.current = Some(opened.id);
+        self.intake.set(FifoCounter::Missing, 0);
+        self.streams.push(Stream::new(key, opened, self.intake.rules(&self.config)));
+        Ok(())
+    }
+
+    /// What was at the path is read on until its writers are gone.
+    fn retire(&mut self) {
+        self.current = None;
+        self.intake.set(FifoCounter::Missing, 1);
+        for stream in &mut self.streams {
+            stream.is_removed = true;
+            // It ends at once if it has no writers.
+            stream.look_again();
+        }
+        if self.streams.len() > REMOVED_MAX {
+            tracing::warn!(
+                "{} was made again {REMOVED_MAX} times while writers kept the old ones open: the oldest is \
+                 not read any more",
+                self.config.path.display()
+            );
+            let mut oldest = self.streams.remove(0);
+            oldest.finish(&mut self.intake);
+            oldest.abandon(&mut self.intake);
+        }
+    }
+
+    /// Says what is wrong with the path, once.
+    fn complain(&mut self, complaint: String) {
+        if self.complaint.as_ref() != Some(&complaint) {
+            let shown = self.config.path.display();
+            tracing::warn!(
+                "the FIFO {shown} cannot be read for now: {complaint}; it will be once it is there"
+            );
+            self.complaint = Some(complaint);
+        }
+    }
+
+    /// Gets what the pipes hold by now into the ring, and not what writers add meanwhile: they may never pause.
+    fn read_out(mut self) {
+        let deadline = Instant::now() + READ_OUT_TIME_MAX;
+        for stream in &mut self.streams {
+            let held = ioctl_fionread(&stream.opened.fd).unwrap_or(0);
+            let mut left = usize::try_from(held).unwrap_or(usize::MAX);
+            while left > 0 && Instant::now() < deadline {
+                stream.look_again();
+                match stream.read(&mut self.intake) {
+                    Progress::Read(bytes) => left = left.saturating_sub(bytes),
+                    Progress::Blocked => thread::sleep(RETRY_MIN),
+                    Progress::Empty | Progress::Ended | Progress::Failed(_) => break,
+                }
+            }
+            stream.finish(&mut self.intake);
+            while stream.is_blocked(&mut self.intake) && Instant::now() < deadline {
+                thread::sleep(RETRY_MIN);
+            }
+            stream.abandon(&mut self.intake);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! A FIFO in the filesystem: whether it can be read, making it, opening it.
+
+use std::{
+    fs::{self, Metadata},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use bywash_common::{config::FifoConfig, units::ByteSize};
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    unistd::{Group, User},
+};
+use rustix::fs::{
+    Access, AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Uid, accessat, fchmod, fchown, flock,
+    mknodat, open,
+};
+
+/// Until it belongs to whom it shall, a new FIFO is nobody else's.
+const MODE_AT_FIRST: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// A configured FIFO cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It is not there.
+    #[error("the FIFO {0} does not exist: make it (mkfifo {0}), or set `create = true` for it", path.display())]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// Nor is the directory in which it is to be made.
+    #[error("cannot make the FIFO {}: the directory {} does not exist", path.display(), parent.display())]
+    NoParent {
+        /// Where it should be.
+        path: PathBuf,
+        /// The directory.
+        parent: PathBuf,
+    },
+    /// It is something else.
+    #[error("{} is {what}, not a FIFO: choose another path, or move it away and make a FIFO (mkfifo)", path.display())]
+    NotAFifo {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        what: &'static str,
+    },
+    /// A watched directory is around it.
+    #[error(
+        "the FIFO {} lies under the watched directory {}: put it elsewhere, such as in /run",
+        path.display(), directory.display()
+    )]
+    Watched {
+        /// The FIFO.
+        path: PathBuf,
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Nobody has the name of the owner or the group.
+    #[error("the {kind} `{name}` of the FIFO {} does not exist", path.display())]
+    Nobody {
+        /// The FIFO.
+        path: PathBuf,
+        /// `user` or `group`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// Two paths lead to it.
+    #[error("{} and {} are the same FIFO: keep one of the two", path.display(), other.display())]
+    Twice {
+        /// One path.
+        path: PathBuf,
+        /// The other.
+        other: PathBuf,
+    },
+    /// Somebody else reads it.
+    #[error("the FIFO {} is read by another fs-agent: stop that one, or leave the FIFO to it", path.display())]
+    Held {
+        /// The FIFO.
+        path: PathBuf,
+    },
+    /// The system says no.
+    #[error("cannot {action} the FIFO {}: {error}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl Unusable {
+    /// Whether the configuration has to change, rather than the machine.
+    pub fn is_config(&self) -> bool {
+        !matches!(self, Self::Held { .. } | Self::Io { .. })
+    }
+
+    fn io(action: &'static str, path: &Path, error: impl Into<io::Error>) -> Self {
+        Self::Io { action, path: path.to_owned(), error: error.into() }
+    }
+}
+
+/// Tells a FIFO from another one at the same path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// The reading end of a FIFO.
+#[derive(Debug)]
+pub struct Opened {
+    /// Does not block.
+    pub fd: OwnedFd,
+    /// Which it is.
+    pub id: FileId,
+    /// How many bytes the pipe holds.
+    pub pipe_bytes: usize,
+}
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A FIFO.
+    Fifo(FileId),
+    /// Nothing.
+    Nothing,
+    /// Something else.
+    Other(&'static str),
+}
+
+/// Looks what is at `path`, through symbolic links.
+///
+/// # Errors
+/// If the system does not say.
+pub fn look(path: &Path) -> io::Result<Found> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.file_type().is_fifo() => Ok(Found::Fifo(FileId::of(&metadata))),
+        Ok(metadata) => Ok(Found::Other(kind_of(&metadata))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+        Err(error) => Err(error),
+    }
+}
+
+fn kind_of(metadata: &Metadata) -> &'static str {
+    let kind = metadata.file_type();
+    match () {
+        () if kind.is_dir() => "a directory",
+        () if kind.is_file() => "a regular file",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    }
+}
+
+/// Whether `fifo` can be read, as far as can be said without changing anything.
+///
+/// # Errors
+/// Why it cannot.
+pub fn check(fifo: &FifoConfig) -> Result<(), Unusable> {
+    let path = &fifo.path;
+    match look(path).map_err(|error| Unusable::io("look at", path, error))? {
+        Found::Fifo(_) => accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS)
+            .map_err(|error| Unusable::io("read from", path, error)),
+        Found::Other(what) => Err(Unusable::NotAFifo { path: path.clone(), what }),
+        Found::Nothing if fifo.create => check_creatable(fifo),
+        Found::Nothing => Err(Unusable::Missing { path: path.clone() }),
+    }
+}
+
+fn check_creatable(fifo: &FifoConfig) -> Result<(), Unusable> {
+    owner_of(fifo)?;
+    let parent = fifo.path.parent().unwrap_or(Path::new("/"));
+    if parent.is_dir() {
+        Ok(())
+    } else {
+        Err(Unusable::NoParent { path: fifo.path.clone(), parent: parent.to_owned() })
+    }
+}
+
+/// Opens `fifo` for reading, after making it if it shall be made and is not there. Its pipe becomes as large as
+/// configured if the kernel allows it.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn open_fifo(fifo: &FifoConfig) -> Result<Opened, Unusable> {
+    check(fifo)?;
+    let path = &fifo.path;
+    if fifo.create && look(path).is_ok_and(|found| found == Found::Nothing) {
+        create(fifo)?;
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = open(path, flags, Mode::empty()).map_err(|error| Unusable::io("open", path, error))?;
+    let file = fs::File::from(fd);
+    let metadata = file.metadata().map_err(|error| Unusable::io("look at", path, error))?;
+    // Another one than was looked at, perhaps.
+    if !metadata.file_type().is_fifo() {
+        return Err(Unusable::NotAFifo { path: path.clone(), what: kind_of(&metadata) });
+    }
+    // Two readers would share the bytes out between them. The kernel lets go however this process ends.
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Err(Unusable::Held { path: path.clone() });
+    }
+    let pipe_bytes = enlarge(&file, fifo.pipe_size.0, path);
+    Ok(Opened { fd: file.into(), id: FileId::of(&metadata), pipe_bytes })
+}
+
+/// Makes the pipe hold `wanted` bytes, if it holds less; gives what it holds then.
+pub fn enlarge(pipe: impl AsFd, wanted: u64, path: &Path) -> usize {
+    let held = fcntl(&pipe, FcntlArg::F_GETPIPE_SZ).unwrap_or(0);
+    let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
+    let set = if wanted > held { fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(wanted)) } else { Ok(held) };
+    let holds = usize::try_from(*set.as_ref().unwrap_or(&held)).unwrap_or(0);
+    if let Err(error) = set {
+        let (shown, held, wanted) = (path.display(), ByteSize(holds as u64), ByteSize(wanted as u64));
+        tracing::info!("the pipe of {shown} stays at {held}, the kernel does not allow {wanted}: {error}");
+    }
+    holds
+}
+
+/// Makes the FIFO. One that somebody else has made meanwhile is taken as it is.
+fn create(fifo: &FifoConfig) -> Result<(), Unusable> {
+    let path = &fifo.path;
+    let (owner, group) = owner_of(fifo)?;
+    match mknodat(CWD, path, FileType::Fifo, MODE_AT_FIRST, 0) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::EXIST) => return Ok(()),
+        Err(error) => return Err(Unusable::io("make", path, error)),
+    }
+    let failed = |action, error: rustix::io::Errno| Unusable::io(action, path, error);
+    // By a descriptor: who may write to the directory could put another file there by now.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = open(path, flags, Mode::empty()).map_err(|error| failed("open", error))?;
+    if owner.is_some() || group.is_some() {
+        fchown(&made, owner, group).map_err(|error| failed("change the owner of", error))?;
+    }
+    fchmod(&made, Mode::from_raw_mode(fifo.mode)).map_err(|error| failed("change the mode of", error))?;
+    tracing::info!("made the FIFO {}", path.display());
+    Ok(())
+}
+
+/// Whose it shall be, where configured.
+fn owner_of(fifo: &FifoConfig) -> Result<(Option<Uid>, Option<Gid>), Unusable> {
+    let nobody = |kind, name: &String| Unusable::Nobody { path: fifo.path.clone(), kind, name: name.clone() };
+    let user = |name: &String| match User::from_name(name) {
+        Ok(Some(user)) => Ok(Uid::from_raw(user.uid.as_raw())),
+        _ => Err(nobody("user", name)),
+    };
+    let group = |name: &String| match Group::from_name(name) {
+        Ok(Some(group)) => Ok(Gid::from_raw(group.gid.as_raw())),
+        _ => Err(nobody("group", name)),
+    };
+    Ok((fifo.owner.as_ref().map(user).transpose()?, fifo.group.as_ref().map(group).transpose()?))
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -1,0 +1,153 @@
+//! From a stream of bytes to what becomes events: lines, parts of long lines, or chunks.
+
+use std::ops::Range;
+
+use bywash_common::config::{EmptyLines, FifoFraming};
+
+/// How a stream is taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    pub framing: FifoFraming,
+    pub empty_lines: EmptyLines,
+    /// The most bytes of one piece; at least 1.
+    pub bytes_max: usize,
+}
+
+/// What becomes one record. Valid until the next [`Splitter::release`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its bytes, in [`Splitter::bytes`].
+    pub range: Range<usize>,
+    /// How many bytes came before it in the stream.
+    pub offset: u64,
+    /// Which part of a long line it is, from 0.
+    pub part: u32,
+    /// How many parts the line has: 1 for a whole line, 0 for a part that is not the last.
+    pub parts: u32,
+}
+
+/// The bytes of one stream that are not given away yet.
+///
+/// Memory is bounded: beside what is read at once, at most one piece and the two bytes that its end may have.
+pub struct Splitter {
+    rules: Rules,
+    buffer: Vec<u8>,
+    /// Where the bytes begin that no piece has, and their place in the stream.
+    begin: usize,
+    offset: u64,
+    /// Up to where no line ends.
+    scanned: usize,
+    /// The number of the unfinished line's next part.
+    part: u32,
+}
+
+impl Splitter {
+    pub fn new(rules: Rules) -> Self {
+        Self { rules, buffer: Vec::new(), begin: 0, offset: 0, scanned: 0, part: 0 }
+    }
+
+    /// Goes on by other rules.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+        self.scanned = self.begin;
+    }
+
+    /// Where the next bytes of the stream are to be appended, with room for at least `len`.
+    pub fn space(&mut self, len: usize) -> &mut Vec<u8> {
+        self.buffer.reserve(len);
+        &mut self.buffer
+    }
+
+    /// A piece's bytes.
+    pub fn bytes(&self, piece: &Piece) -> &[u8] {
+        self.buffer.get(piece.range.clone()).unwrap_or_default()
+    }
+
+    /// Whether there are bytes that no piece has.
+    pub fn is_unfinished(&self) -> bool {
+        self.begin < self.buffer.len()
+    }
+
+    /// Appends the pieces that are complete.
+    pub fn cut(&mut self, pieces: &mut Vec<Piece>) {
+        match self.rules.framing {
+            FifoFraming::Line => self.cut_lines(pieces),
+            FifoFraming::Chunk => self.cut_chunks(pieces),
+        }
+    }
+
+    /// Appends what is unfinished as if it ended here.
+    pub fn finish(&mut self, pieces: &mut Vec<Piece>) {
+        self.cut(pieces);
+        if self.is_unfinished() {
+            self.end_line(self.buffer.len(), pieces);
+            self.scanned = self.buffer.len();
+        }
+    }
+
+    /// Forgets the bytes of all pieces. Little stays in memory while nothing comes.
+    pub fn release(&mut self) {
+        self.buffer.copy_within(self.begin.., 0);
+        self.buffer.truncate(self.buffer.len() - self.begin);
+        self.scanned -= self.begin;
+        self.begin = 0;
+    }
+
+    /// Gives memory back that only a rush needs.
+    pub fn shrink(&mut self, bytes: usize) {
+        self.buffer.shrink_to(bytes);
+    }
+
+    fn cut_lines(&mut self, pieces: &mut Vec<Piece>) {
+        while let Some(at) = memchr::memchr(b'\n', &self.buffer[self.scanned..]) {
+            let end = self.scanned + at;
+            self.end_line(end, pieces);
+            self.begin = end + 1;
+            self.offset += 1;
+            self.scanned = end + 1;
+        }
+        self.scanned = self.buffer.len();
+        // One more may be the CR of an end that is on its way.
+        while self.buffer.len() - self.begin > self.rules.bytes_max + 1 {
+            self.push_part(pieces);
+        }
+    }
+
+    /// The line that has begun ends at `end`, where its LF is or would be.
+    fn end_line(&mut self, end: usize, pieces: &mut Vec<Piece>) {
+        let has_cr = end > self.begin && self.buffer[end - 1] == b'\r';
+        let text_end = if has_cr { end - 1 } else { end };
+        while text_end - self.begin > self.rules.bytes_max {
+            self.push_part(pieces);
+        }
+        let range = self.begin..text_end;
+        let part = std::mem::take(&mut self.part);
+        if !range.is_empty() || self.rules.empty_lines == EmptyLines::Keep {
+            pieces.push(Piece { range, offset: self.offset, part, parts: part + 1 });
+        }
+        self.offset += (end - self.begin) as u64;
+        self.begin = end;
+    }
+
+    fn push_part(&mut self, pieces: &mut Vec<Piece>) {
+        let range = self.begin..self.begin + self.rules.bytes_max;
+        pieces.push(Piece { range: range.clone(), offset: self.offset, part: self.part, parts: 0 });
+        self.part += 1;
+        self.offset += range.len() as u64;
+        self.begin = range.end;
+    }
+
+    fn cut_chunks(&mut self, pieces: &mut Vec<Piece>) {
+        while self.is_unfinished() {
+            let end = self.buffer.len().min(self.begin + self.rules.bytes_max);
+            pieces.push(Piece { range: self.begin..end, offset: self.offset, part: 0, parts: 1 });
+            self.offset += (end - self.begin) as u64;
+            self.begin = end;
+        }
+        self.scanned = self.begin;
+    }
+}
+
+#[cfg(test)]
+#[path = "splitter_tests.rs"]
+mod tests;

@@ -1,0 +1,133 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn rules(bytes_max: usize) -> Rules {
+    Rules { framing: FifoFraming::Line, empty_lines: EmptyLines::Keep, bytes_max }
+}
+
+/// Text, offset, part and parts of what comes of a stream that is read in these portions and then ends.
+fn pieces_of(rules: Rules, portions: &[&[u8]]) -> Vec<(Vec<u8>, u64, u32, u32)> {
+    let mut splitter = Splitter::new(rules);
+    let mut all = Vec::new();
+    let mut take = |splitter: &mut Splitter, pieces: Vec<Piece>| {
+        all.extend(pieces.iter().map(|p| (splitter.bytes(p).to_vec(), p.offset, p.part, p.parts)));
+        splitter.release();
+    };
+    for portion in portions {
+        splitter.space(portion.len()).extend_from_slice(portion);
+        let mut pieces = Vec::new();
+        splitter.cut(&mut pieces);
+        take(&mut splitter, pieces);
+    }
+    let mut pieces = Vec::new();
+    splitter.finish(&mut pieces);
+    take(&mut splitter, pieces);
+    assert!(!splitter.is_unfinished());
+    all
+}
+
+fn lines(portions: &[&[u8]]) -> Vec<Vec<u8>> {
+    pieces_of(rules(100), portions).into_iter().map(|piece| piece.0).collect()
+}
+
+#[test]
+fn a_line_ends_with_lf_or_crlf_and_the_last_one_with_the_stream() {
+    assert_eq!(lines(&[b"one\ntwo\r\n\nthree"]), [&b"one"[..], b"two", b"", b"three"]);
+    assert_eq!(lines(&[b"\r\n\r\n"]), [b"", b""]);
+    assert_eq!(lines(&[b"a\rb\n"]), [b"a\rb"], "a CR within a line is a byte like others");
+    assert_eq!(lines(&[b"\0\xff\xfe\n"]), [b"\0\xff\xfe"]);
+    assert!(lines(&[b""]).is_empty());
+}
+
+#[test]
+fn a_line_may_come_in_portions() {
+    assert_eq!(lines(&[b"o", b"ne\r", b"\ntw", b"o", b"\n"]), [b"one", b"two"]);
+}
+
+#[test]
+fn empty_lines_are_skipped_if_wanted() {
+    let rules = Rules { empty_lines: EmptyLines::Skip, ..rules(100) };
+    let pieces = pieces_of(rules, &[b"\na\n\r\n\nb\n"]);
+    assert_eq!(pieces, [(b"a".to_vec(), 1, 0, 1), (b"b".to_vec(), 6, 0, 1)]);
+}
+
+#[test]
+fn a_long_line_leaves_in_parts_and_the_last_says_how_many() {
+    let expected = [
+        (b"abcd".to_vec(), 0, 0, 0),
+        (b"efgh".to_vec(), 4, 1, 0),
+        (b"ij".to_vec(), 8, 2, 3),
+        (b"xyz".to_vec(), 11, 0, 1),
+    ];
+    assert_eq!(pieces_of(rules(4), &[b"abcdefghij\nxyz\n"]), expected);
+    assert_eq!(pieces_of(rules(4), &[b"abcde", b"fghi", b"j", b"\nxyz"]), expected);
+}
+
+#[test]
+fn a_line_of_exactly_the_limit_is_whole_whatever_its_end() {
+    for end in [&b"\n"[..], b"\r\n", b""] {
+        let text = [b"abcd", end].concat();
+        let portions: Vec<&[u8]> = text.chunks(1).collect();
+        assert_eq!(pieces_of(rules(4), &portions), [(b"abcd".to_vec(), 0, 0, 1)], "{end:?}");
+        let text = [b"abcde", end].concat();
+        let portions: Vec<&[u8]> = text.chunks(1).collect();
+        let expected = [(b"abcd".to_vec(), 0, 0, 0), (b"e".to_vec(), 4, 1, 2)];
+        assert_eq!(pieces_of(rules(4), &portions), expected, "{end:?}");
+    }
+}
+
+#[test]
+fn chunks_are_what_came_at_once_up_to_the_limit() {
+    let rules = Rules { framing: FifoFraming::Chunk, ..rules(4) };
+    let pieces = pieces_of(rules, &[b"a\nb", b"cdefg\n"]);
+    assert_eq!(
+        pieces,
+        [(b"a\nb".to_vec(), 0, 0, 1), (b"cdef".to_vec(), 3, 0, 1), (b"g\n".to_vec(), 7, 0, 1)]
+    );
+}
+
+proptest! {
+    /// Lines as a plain reading of the text gives them, joined from their parts, whatever the portions; each in its place.
+    #[test]
+    fn every_byte_is_in_its_line(
+        text in prop::collection::vec(prop::sample::select(b"ab\r\n\0\xff".to_vec()), 0..200),
+        cuts in prop::collection::vec(1..30usize, 1..50),
+        bytes_max in 1..20usize,
+    ) {
+        let mut portions = Vec::new();
+        let mut rest = &text[..];
+        for cut in cuts.iter().cycle() {
+            let (portion, after) = rest.split_at(rest.len().min(*cut));
+            portions.push(portion);
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let mut seen: Vec<Vec<u8>> = Vec::new();
+        let mut line: Vec<u8> = Vec::new();
+        for (bytes, offset, part, parts) in pieces_of(rules(bytes_max), &portions) {
+            let at = usize::try_from(offset).unwrap();
+            prop_assert_eq!(&text[at..at + bytes.len()], &bytes[..]);
+            prop_assert!(bytes.len() <= bytes_max);
+            prop_assert_eq!(part == 0, line.is_empty());
+            prop_assert!(parts == 0 || parts == part + 1);
+            line.extend(bytes);
+            if parts > 0 {
+                seen.push(std::mem::take(&mut line));
+            }
+        }
+        prop_assert!(line.is_empty(), "the last part of a line is missing");
+        let mut expected: Vec<Vec<u8>> = text.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
+        if expected.last().is_some_and(Vec::is_empty) {
+            expected.pop();
+        }
+        for line in &mut expected {
+            if line.ends_with(b"\r") {
+                line.pop();
+            }
+        }
+        prop_assert_eq!(seen, expected);
+    }
+}
