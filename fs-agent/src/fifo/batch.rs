@@ -7,10 +7,12 @@ use bywash_common::{
 
 use super::splitter::{Piece, Splitter};
 
-/// The most records under one commit.
-const RECORDS_MAX: usize = 512;
-/// The most bytes under one commit, but for a single longer piece: the writes of others wait until all are copied.
+/// The most bytes of records under one commit, but for a single longer one: the writes of others wait until all are copied.
 const BYTES_MAX: usize = 64 << 10;
+/// The fraction of the ring that they are at most.
+const RING_FRACTION: u64 = 8;
+/// What a record has beside its payload, paddings included (see the ring's documentation).
+const HEADER_BYTES: usize = 32;
 
 /// Buffers for the records of one commit, kept so that a line needs no allocation.
 #[derive(Default)]
@@ -46,15 +48,35 @@ pub fn piece_bytes_max(path: &[u8], payload_max: usize) -> usize {
     payload_max.saturating_sub(description.len()).max(1)
 }
 
-/// Those of the first pieces that go under one commit.
-pub fn head(pieces: &[Piece]) -> &[Piece] {
-    let mut bytes = 0;
-    let fitting = pieces.iter().take(RECORDS_MAX).take_while(|piece| {
-        let is_first = bytes == 0;
-        bytes += piece.range.len() + 1;
-        is_first || bytes <= BYTES_MAX
-    });
-    &pieces[..fitting.count()]
+/// How much goes under one commit.
+#[derive(Clone, Copy, Debug)]
+pub struct Portion {
+    /// Bytes of the records.
+    bytes_max: usize,
+    /// The most that a record has beside its piece.
+    overhead: usize,
+}
+
+impl Portion {
+    /// For records from the FIFO at `path` in a ring of `capacity` bytes.
+    pub fn new(path: &[u8], capacity: u64) -> Self {
+        let share = usize::try_from(capacity / RING_FRACTION).unwrap_or(usize::MAX);
+        let overhead = usize::MAX - piece_bytes_max(path, usize::MAX) + HEADER_BYTES;
+        Self { bytes_max: share.min(BYTES_MAX), overhead }
+    }
+
+    /// Those of the first pieces that go under one commit, and how many bytes their records have at most.
+    pub fn of<'p>(&self, pieces: &'p [Piece]) -> (&'p [Piece], usize) {
+        let mut bytes = 0;
+        for (i, piece) in pieces.iter().enumerate() {
+            let with_this = bytes + piece.range.len() + self.overhead;
+            if i > 0 && with_this > self.bytes_max {
+                return (&pieces[..i], bytes);
+            }
+            bytes = with_this;
+        }
+        (pieces, bytes)
+    }
 }
 
 impl Batch {

@@ -14,22 +14,26 @@ use bywash_common::{
 };
 
 use super::{
-    batch::{self, Batch},
+    batch::{self, Batch, Portion},
     splitter::{Piece, Rules, Splitter},
 };
 use crate::capture::Capture;
 
 /// Writers who can wait fill no more than this many quarters of the ring: the rest is for those who cannot.
 const WAIT_QUARTERS_MAX: u64 = 3;
-/// The fraction of the ring that is asked for at once at most.
-const READ_FRACTION: u64 = 8;
+/// The fraction of the ring that is asked for at once at most: with what each line's record has beside the line, it still
+/// fits into the quarter that is left when a reader ends.
+const READ_FRACTION: u64 = 64;
 
 /// What of a FIFO goes into the ring.
 pub struct Intake {
     capture: Arc<Capture>,
     path: PathBuf,
     on_full: OnFull,
+    /// The reader ends: what it has read already may fill all of the ring.
+    is_closing: bool,
     batch: Batch,
+    portion: Portion,
     /// Where this FIFO's counters are, if it has some.
     slot: Option<usize>,
 }
@@ -37,7 +41,11 @@ pub struct Intake {
 impl Intake {
     /// The way into the ring for what comes through the FIFO of `config`.
     pub fn new(capture: Arc<Capture>, config: &FifoConfig, slot: Option<usize>) -> Self {
-        Self { capture, path: config.path.clone(), on_full: config.on_full, batch: Batch::default(), slot }
+        let path = config.path.clone();
+        let (_, capacity) = capture.ring().producer.fill();
+        let portion = Portion::new(path.as_os_str().as_bytes(), capacity);
+        let (on_full, is_closing, batch) = (config.on_full, false, Batch::default());
+        Self { capture, path, on_full, is_closing, batch, portion, slot }
     }
 
     /// Where the FIFO is.
@@ -47,6 +55,11 @@ impl Intake {
 
     pub fn set_on_full(&mut self, on_full: OnFull) {
         self.on_full = on_full;
+    }
+
+    /// From now on all of the ring may be filled.
+    pub fn close(&mut self) {
+        self.is_closing = true;
     }
 
     /// How the stream is taken apart.
@@ -72,6 +85,7 @@ impl Intake {
     pub fn invites(&self, bytes: usize) -> bool {
         match self.on_full {
             OnFull::Drop => true,
+            OnFull::Wait if self.is_closing => true,
             OnFull::Wait => {
                 let (used, capacity) = self.capture.ring().producer.fill();
                 used + bytes as u64 <= capacity / 4 * WAIT_QUARTERS_MAX
@@ -84,8 +98,7 @@ impl Intake {
     pub fn take(&mut self, splitter: &Splitter, pieces: &[Piece], time_ns: u64) -> usize {
         let mut done = 0;
         while done < pieces.len() {
-            let head = batch::head(&pieces[done..]);
-            let bytes = usize::try_from(batch::weight(head, 0).bytes).unwrap_or(usize::MAX);
+            let (head, bytes) = self.portion.of(&pieces[done..]);
             if !self.invites(bytes) {
                 break;
             }

@@ -349,6 +349,12 @@ impl Reader {
                     Progress::Empty | Progress::Ended | Progress::Failed(_) => break,
                 }
             }
+        }
+        // What is still in the pipes stays there. What is not, must not be lost.
+        let deadline = deadline.max(Instant::now() + RETRY_MAX);
+        self.intake.close();
+        for stream in &mut self.streams {
+            stream.complete_line(deadline);
             stream.finish(&mut self.intake);
             while stream.is_blocked(&mut self.intake) && Instant::now() < deadline {
                 thread::sleep(RETRY_MIN);

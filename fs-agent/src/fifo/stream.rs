@@ -139,6 +139,19 @@ impl Stream {
         }
     }
 
+    /// Reads to the end of the line that has begun, as far as it is there, and no further.
+    pub fn complete_line(&mut self, deadline: Instant) {
+        while self.splitter.is_unfinished() && Instant::now() < deadline {
+            let mut byte = [0];
+            match rustix::io::read(&self.opened.fd, &mut byte) {
+                Ok(1) => self.splitter.space(1).extend_from_slice(&byte),
+                Err(Errno::INTR) => {}
+                _ => break,
+            }
+            self.splitter.cut(&mut self.pieces);
+        }
+    }
+
     /// What is unfinished becomes an event.
     pub fn finish(&mut self, intake: &mut Intake) {
         // What is complete comes first, and its bytes must be gone before others take their place.

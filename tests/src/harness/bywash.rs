@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::{signal::Signal, stat::Mode},
+    unistd::mkfifo,
+};
 use serde_json::Value;
 
 use super::{
@@ -108,6 +111,17 @@ impl Bywash {
         assert!(text.contains(part), "{part:?} is not in the configuration:\n{text}");
         let edited = if part.is_empty() { text + by } else { text.replacen(part, by, 1) };
         std::fs::write(&self.config, edited).expect("a configuration file");
+    }
+
+    /// Has the agent read a FIFO beside the watched directories, from its next start or reload on; `keys` are more lines of
+    /// its section. It is made here, unless the agent is to.
+    pub fn add_fifo(&self, name: &str, keys: &str) -> PathBuf {
+        let path = self.root().join(name);
+        if !keys.contains("create") {
+            mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("a new FIFO");
+        }
+        self.edit("", &format!("\n[[fifo]]\npath = {path:?}\n{keys}\n"));
+        path
     }
 
     /// Has the agent read its configuration again; gives what it said of that.

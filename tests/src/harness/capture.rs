@@ -16,6 +16,8 @@ pub struct Captured {
     pub data: Vec<u8>,
     /// Whether the kernel wrote them, from a mapping.
     pub unattributed: bool,
+    /// Which part of how many, 0 where that is not known yet.
+    pub part: (u32, u32),
 }
 
 /// The reading end of an agent's ring.
@@ -60,6 +62,7 @@ impl Capture {
                         offset: write.offset,
                         data: data.to_vec(),
                         unattributed: write.origin == Origin::Mapping,
+                        part: (write.part, write.parts),
                     });
                 }
                 Kind::Lost => {

@@ -10,6 +10,7 @@ mod content;
 mod crash;
 mod exclude;
 mod failed;
+mod fifo;
 mod format;
 mod harness;
 mod kill;

@@ -84,7 +84,7 @@ fn a_broken_configuration_is_refused_with_its_error_and_the_old_one_stays() {
         (good.replace(&section(&b), "\n[[directory]]\npaht = \"/x\"\n"), "paht"),
         // Right in itself, and one directory of it cannot be had: none of the rest is applied either.
         (good.replace(&section(&b), &section(&gone)), gone.to_str().unwrap()),
-        (String::new(), "no directory is configured"),
+        (String::new(), "no directory and no FIFO is configured"),
     ];
     for (text, word) in broken {
         fs::write(&bywash.config, text).unwrap();
