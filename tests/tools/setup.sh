@@ -4,6 +4,8 @@
 set -euo pipefail
 
 readonly NOIDA_DB_VERSION=0.2.3
+readonly MINISTACK_VERSION=1.5.33
+readonly KINESIS_AGG_VERSION=1.2.3
 readonly FSX_VERSION=0.3.2
 readonly PJDFSTEST_VERSION=0.2.2
 target=${CARGO_TARGET_DIR:-target}
@@ -105,9 +107,25 @@ install_broker() {
     touch "$mark"
 }
 
+# ministack answers as Kinesis and STS do, started by tests and demo on a port of its own. aws-kinesis-agg takes the
+# Kinesis Producer Library's records apart, as readers do: what ours are held to.
+install_kinesis() {
+    local tools=$target/tools
+    local mark=$tools/ministack-$MINISTACK_VERSION-$KINESIS_AGG_VERSION
+    [ -e "$mark" ] && [ -x "$tools/ministack" ] && return 0
+    say "missing: ministack $MINISTACK_VERSION, which answers as Kinesis does, and aws-kinesis-agg $KINESIS_AGG_VERSION; into $tools"
+    mkdir -p "$tools"
+    python3 -m venv --clear "$tools/aws"
+    "$tools/aws/bin/pip" install --quiet --disable-pip-version-check \
+        "ministack==$MINISTACK_VERSION" "aws-kinesis-agg==$KINESIS_AGG_VERSION"
+    ln -sfn aws/bin/ministack "$tools/ministack"
+    touch "$mark"
+}
+
 install_packages "$PACKAGES"
 install_nextest
 install_broker
+install_kinesis
 install_crate fsx "$FSX_VERSION" 'which checks that a file reads as it was written'
 case ${1:-} in
     conformance)

@@ -1,14 +1,35 @@
-//! `publisher consume`: reads events back from the configured topics and prints them for people.
+//! `publisher consume`: reads events back from the configured topics or streams and prints them for people.
 
+mod kafka;
+mod kinesis;
 mod print;
-mod reader;
 
-use bywash_common::{config::Config, exit::Exit};
+use anyhow::bail;
+use bywash_common::{
+    config::{Config, Sink},
+    exit::Exit,
+};
 
 use crate::{check::topics, output, signals};
 
 use print::{Printer, Selection};
-use reader::Reader;
+
+/// One event as it lay in the topic or stream.
+struct Event {
+    /// The format that its publisher named.
+    encoder: Option<String>,
+    /// The encoded event.
+    payload: Vec<u8>,
+}
+
+/// Where events are read from.
+trait Source {
+    /// The next event, if one comes soon.
+    ///
+    /// # Errors
+    /// If it cannot be read, and waiting does not help.
+    fn next(&mut self) -> anyhow::Result<Option<Event>>;
+}
 
 /// Options of `publisher consume`.
 #[derive(Debug, clap::Args)]
@@ -32,11 +53,15 @@ pub struct ConsumeArgs {
 pub fn consume(config: &Config, args: &ConsumeArgs) -> anyhow::Result<Exit> {
     let stop = signals::take_over()?;
     let printer = Printer::new(config.event.encoder, args.select.clone());
-    let mut reader = Reader::open(config, &topics(config), args.from_beginning)?;
+    let mut source: Box<dyn Source> = match config.publisher.sink {
+        Sink::Kafka => Box::new(kafka::Topics::open(config, &topics(config), args.from_beginning)?),
+        Sink::Kinesis => Box::new(kinesis::Streams::open(config, &topics(config), args.from_beginning)?),
+        Sink::Stdout => bail!("nothing can be read back from standard output: use --sink kafka or kinesis"),
+    };
     let mut left = args.max.unwrap_or(u64::MAX);
     let mut text = Vec::new();
     while left > 0 && !stop.is_requested() {
-        let Some(event) = reader.next()? else { continue };
+        let Some(event) = source.next()? else { continue };
         text.clear();
         printer.print(event.encoder.as_deref(), &event.payload, &mut text);
         if !output::print(&text)? {

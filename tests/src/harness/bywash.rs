@@ -25,6 +25,15 @@ const SEGMENTS: &str = "/dev/shm";
 /// An orderly end takes less than this when no broker has to be waited for.
 const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// Credentials that any service takes which does not look at signatures, and nothing of whoever runs the test.
+const AWS_ENVIRONMENT: [&str; 5] = [
+    "AWS_ACCESS_KEY_ID=test",
+    "AWS_SECRET_ACCESS_KEY=test",
+    "AWS_CONFIG_FILE=/dev/null",
+    "AWS_SHARED_CREDENTIALS_FILE=/dev/null",
+    "AWS_EC2_METADATA_DISABLED=true",
+];
+
 /// What a test may want otherwise.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -42,22 +51,30 @@ pub struct Settings {
     pub publisher: &'static str,
     /// More lines for `[kafka]`.
     pub kafka: &'static str,
+    /// More lines for `[kinesis]`.
+    pub kinesis: &'static str,
     /// More lines for `[failed]`.
     pub failed: &'static str,
 }
 
+impl Settings {
+    /// What most tests want.
+    pub const DEFAULT: Self = Self {
+        encoder: "logstash_base64",
+        ring_size: "64MiB",
+        directories: &["logs"],
+        directory: "",
+        topic: "logs",
+        publisher: "",
+        kafka: "",
+        kinesis: "",
+        failed: "",
+    };
+}
+
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            encoder: "logstash_base64",
-            ring_size: "64MiB",
-            directories: &["logs"],
-            directory: "",
-            topic: "logs",
-            publisher: "",
-            kafka: "",
-            failed: "",
-        }
+        Self::DEFAULT
     }
 }
 
@@ -72,18 +89,41 @@ pub struct Bywash {
     /// The ring's name.
     pub ring: String,
     directories: Vec<PathBuf>,
+    /// What both programs find in their environment, `NAME=value`.
+    pub environment: Vec<String>,
     root: tempfile::TempDir,
 }
 
 impl Bywash {
-    /// Writes a configuration; starts nothing.
+    /// Writes a configuration for a Kafka broker; starts nothing.
     pub fn new(brokers: &str, settings: &Settings) -> Self {
+        let Settings { topic, publisher, kafka, .. } = settings;
+        let sink = format!(
+            "[publisher]\n{publisher}\n\n[kafka]\nbrokers = [{brokers:?}]\ntopic = {topic:?}\n{kafka}\n"
+        );
+        Self::with_sink(&sink, settings)
+    }
+
+    /// Writes a configuration for Kinesis at a URL, with credentials in the environment; starts nothing.
+    pub fn for_kinesis(url: &str, settings: &Settings) -> Self {
+        let Settings { topic, publisher, kinesis, .. } = settings;
+        let sink = format!(
+            "[publisher]\nsink = \"kinesis\"\n{publisher}\n\n[kinesis]\nendpoint_url = {url:?}\nregion = \"us-east-1\"\n\
+             stream_name = {topic:?}\n{kinesis}\n"
+        );
+        let mut bywash = Self::with_sink(&sink, settings);
+        bywash.environment = AWS_ENVIRONMENT.map(str::to_owned).to_vec();
+        bywash.environment.push(format!("AWS_ENDPOINT_URL_STS={url}"));
+        bywash
+    }
+
+    fn with_sink(sink: &str, settings: &Settings) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let pid = std::process::id();
         let ring = format!("{PREFIX}-{pid}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let root = temporary_directory();
         let directories: Vec<_> = settings.directories.iter().map(|name| root.path().join(name)).collect();
-        let Settings { encoder, ring_size, directory: more, topic, publisher, kafka, failed, .. } = settings;
+        let Settings { encoder, ring_size, directory: more, failed, .. } = settings;
         let failed_dir = root.path().join("failed");
         let mut text = format!(
             "[ring]\nname = {ring:?}\nsize = {ring_size:?}\n\n\
@@ -93,15 +133,10 @@ impl Bywash {
             std::fs::create_dir(directory).expect("a new directory");
             write!(text, "\n[[directory]]\npath = {directory:?}\n{more}").expect("a string takes text");
         }
-        write!(
-            text,
-            "\n[publisher]\n{publisher}\n\n[kafka]\nbrokers = [{brokers:?}]\ntopic = {topic:?}\n{kafka}\n\n\
-             [failed]\ndir = {failed_dir:?}\n{failed}\n"
-        )
-        .expect("a string takes text");
+        write!(text, "\n{sink}\n\n[failed]\ndir = {failed_dir:?}\n{failed}\n").expect("a string takes text");
         let config = root.path().join("bywash.toml");
         std::fs::write(&config, text).expect("a configuration file");
-        Self { agent: None, publisher: None, config, ring, directories, root }
+        Self { agent: None, publisher: None, config, ring, directories, environment: Vec::new(), root }
     }
 
     /// Replaces a part of the configuration file, or appends to it where `part` is empty; tells nobody.
@@ -187,8 +222,8 @@ impl Bywash {
     /// Starts the publisher and waits until it drains the ring.
     #[track_caller]
     pub fn start_publisher(&mut self) {
-        let process = self.publisher.insert(spawn("publisher", &self.config, self.root.path()));
-        let config = &self.config;
+        let (environment, config) = (&self.environment, &self.config);
+        let process = self.publisher.insert(spawn_in(environment, "publisher", config, self.root.path()));
         wait::until("the publisher to run", wait::PATIENCE, || {
             assert!(process.ended().is_none(), "the publisher ended: {:?}", process.ended());
             let status = command("publisher", &["status"], config);
@@ -217,7 +252,7 @@ impl Bywash {
     /// Runs a `publisher` command with this configuration.
     #[track_caller]
     pub fn publisher_command(&self, arguments: &[&str]) -> Finished {
-        command("publisher", arguments, &self.config)
+        command_in(&self.environment, "publisher", arguments, &self.config)
     }
 
     /// `fs-agent status --json`.
@@ -279,15 +314,29 @@ impl Drop for Bywash {
 /// Runs a command of one of the two programs.
 #[track_caller]
 pub fn command(name: &str, arguments: &[&str], config: &Path) -> Finished {
-    process::run(Command::new(program(name)).args(arguments).arg("--config").arg(config), wait::PATIENCE)
+    command_in(&[], name, arguments, config)
+}
+
+#[track_caller]
+fn command_in(environment: &[String], name: &str, arguments: &[&str], config: &Path) -> Finished {
+    let mut command = Command::new("env");
+    command.args(environment).arg(program(name)).args(arguments).arg("--config").arg(config);
+    process::run(&mut command, wait::PATIENCE)
 }
 
 /// Starts one of the two services, and does not wait for it.
 pub fn spawn(name: &str, config: &Path, log_directory: &Path) -> Process {
+    spawn_in(&[], name, config, log_directory)
+}
+
+/// The same with more in its environment, `NAME=value`.
+pub fn spawn_in(environment: &[String], name: &str, config: &Path, log_directory: &Path) -> Process {
     assert!(Path::new("/dev/fuse").exists(), "there is no /dev/fuse: load the fuse module (modprobe fuse)");
-    let arguments = ["run".as_ref(), "--config".as_ref(), config.as_os_str()];
+    let program = program(name);
+    let run = [program.as_os_str(), "run".as_ref(), "--config".as_ref(), config.as_os_str()];
+    let arguments = environment.iter().map(AsRef::as_ref).chain(run);
     // SIGTERM: should this process be killed, the agent still takes its mounts away.
-    Process::spawn(name, &program(name), arguments, log_directory, Signal::SIGTERM)
+    Process::spawn(name, Path::new("env"), arguments, log_directory, Signal::SIGTERM)
 }
 
 #[track_caller]

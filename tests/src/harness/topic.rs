@@ -1,4 +1,4 @@
-//! Reads a topic with librdkafka, so that no test depends on the program under test to see its own results.
+//! Reads a topic or a stream, so that no test depends on the program under test to see its own results.
 
 use std::time::Duration;
 
@@ -35,9 +35,40 @@ impl Message {
     }
 }
 
-/// Reads the only partition of a topic from its beginning and keeps what it has read.
+/// Where messages come from.
+pub trait Source {
+    /// Appends what there is by now, or some of it.
+    ///
+    /// # Errors
+    /// What the broker says; it is asked again.
+    fn poll(&mut self, messages: &mut Vec<Message>) -> Result<(), String>;
+}
+
+/// The only partition of a Kafka topic, from its beginning, by librdkafka.
+struct Partition(BaseConsumer);
+
+impl Source for Partition {
+    fn poll(&mut self, messages: &mut Vec<Message>) -> Result<(), String> {
+        // Bounded: a stream that never pauses must not keep the reader from looking.
+        for polled in std::iter::from_fn(|| self.0.poll(POLL_TIME)).take(MESSAGES_AT_ONCE) {
+            match polled {
+                Ok(message) => messages.push(Message {
+                    key: message.key().map(<[u8]>::to_vec),
+                    payload: message.payload().unwrap_or_default().to_vec(),
+                    position: message.offset(),
+                }),
+                // The topic does not exist before the first event.
+                Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a topic or stream from its beginning and keeps what it has read.
 pub struct Reader {
-    consumer: BaseConsumer,
+    source: Box<dyn Source>,
     topic: String,
     messages: Vec<Message>,
 }
@@ -59,7 +90,12 @@ impl Reader {
         let mut partitions = TopicPartitionList::new();
         partitions.add_partition_offset(topic, 0, Offset::Beginning).expect("the beginning is an offset");
         consumer.assign(&partitions).expect("an assignment");
-        Self { consumer, topic: topic.to_owned(), messages: Vec::new() }
+        Self::new(Box::new(Partition(consumer)), topic)
+    }
+
+    /// A reader of what a source gives.
+    pub fn new(source: Box<dyn Source>, topic: &str) -> Self {
+        Self { source, topic: topic.to_owned(), messages: Vec::new() }
     }
 
     /// Reads until `enough` says `Ok`; its `Err` says what is missing.
@@ -73,22 +109,10 @@ impl Reader {
         within: Duration,
         mut enough: impl FnMut(&[Message]) -> Result<(), String>,
     ) -> &[Message] {
-        let Self { consumer, topic, messages } = self;
+        let Self { source, topic, messages } = self;
         let what = format!("{what} in topic {topic}");
         wait::until(&what, within, || {
-            // Bounded: a stream that never pauses must not keep it from looking.
-            for polled in std::iter::from_fn(|| consumer.poll(POLL_TIME)).take(MESSAGES_AT_ONCE) {
-                match polled {
-                    Ok(message) => messages.push(Message {
-                        key: message.key().map(<[u8]>::to_vec),
-                        payload: message.payload().unwrap_or_default().to_vec(),
-                        position: message.offset(),
-                    }),
-                    // The topic does not exist before the first event.
-                    Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
-                    Err(error) => return Err(error.to_string()),
-                }
-            }
+            source.poll(messages)?;
             enough(messages).map_err(|missing| format!("{} messages read; {missing}", messages.len()))
         });
         messages

@@ -9,16 +9,7 @@ use crate::append;
 /// Many times what the ring below holds.
 const WRITES: u64 = 5_000;
 const BYTES: usize = 200;
-const SMALL_RING: Settings = Settings {
-    encoder: "logstash_base64",
-    ring_size: "64KiB",
-    directories: &["logs"],
-    directory: "",
-    topic: "logs",
-    publisher: "",
-    kafka: "",
-    failed: "",
-};
+const SMALL_RING: Settings = Settings { ring_size: "64KiB", ..Settings::DEFAULT };
 
 /// Reads until delivered and lost make up what was written.
 #[track_caller]

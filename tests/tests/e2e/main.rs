@@ -14,6 +14,7 @@ mod fifo;
 mod format;
 mod harness;
 mod kill;
+mod kinesis;
 mod load;
 mod loss;
 mod overlay;

@@ -197,6 +197,21 @@ impl Lanes {
         self.release(name, now);
     }
 
+    /// Takes everything out that waits, in the order of arrival: it is given up.
+    pub fn give_up(&mut self) -> Vec<Record> {
+        let mut given_up = Vec::new();
+        for lane in self.lanes.values_mut() {
+            given_up.extend(lane.queue.drain(..));
+            lane.bytes = 0;
+        }
+        self.lanes.retain(|_, lane| lane.place == Place::Out);
+        self.ready.clear();
+        self.held.clear();
+        self.load = Load::default();
+        given_up.sort_by_key(|record| record.arrival);
+        given_up
+    }
+
     /// Holds what falls into a slice until a moment, or lets it go.
     pub fn hold(&mut self, slice: usize, until: Option<Instant>) {
         self.slices_held[slice] = until;

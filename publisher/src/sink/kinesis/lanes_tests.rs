@@ -184,6 +184,23 @@ fn an_aggregate_holds_a_slices_records_up_to_a_records_size() {
     assert_eq!(seen, (0..100).collect::<Vec<_>>());
 }
 
+#[test]
+fn what_is_given_up_is_all_that_waits() {
+    let now = Instant::now();
+    let mut lanes = Lanes::new(Limits { batch_records: 1, ..LIMITS });
+    for (number, key) in [(0, "a"), (1, "b"), (2, "a"), (3, "c")] {
+        lanes.push(record(number, key, 8, now), now);
+    }
+    let out = lanes.take(now);
+    let given_up: Vec<u64> = lanes.give_up().iter().map(|record| record.ticket.number()).collect();
+    assert_eq!((numbers(&out), given_up), (vec![0], vec![1, 2, 3]));
+    assert!(!lanes.is_empty() && !lanes.is_due(now) && lanes.next_due().is_none());
+    settle_all(&mut lanes, out, Fate::Done, now);
+    assert!(lanes.is_empty());
+    lanes.push(record(4, "a", 8, now), now);
+    assert_eq!(numbers(&lanes.take(now)), [4]);
+}
+
 /// What may become of entries, one after the other.
 fn fates() -> impl Strategy<Value = Vec<u8>> {
     vec(0..4_u8, 0..2000)

@@ -8,9 +8,10 @@
 //! | a record is throttled (its shard takes no more for now) | all records for that shard wait, jittered, 0.1 s to 5 s |
 //! | a record failed inside Kinesis | it and what follows it in its lane wait as long |
 //! | the request was throttled, timed out, broke off, or met a 5xx | the stream waits, 0.1 s to 5 s |
-//! | the stream is missing; credentials, rights, clock or encryption key are wrong | the stream waits, up to 30 s; the log says what to do |
+//! | credentials or clock are wrong | the stream waits, up to 30 s; the log says what to do |
+//! | the stream is missing; its rights or its encryption key do not suffice | the same, for `failed.give_up_after`; then all become dead letters |
 //! | the request is rejected as invalid | each of its records is sent alone, to find the culprit |
-//! | a record is rejected alone | refused: a loss event takes its place |
+//! | a record is rejected alone | refused: it becomes a dead letter |
 //! | the publisher ends | nothing: the ring has it |
 //!
 //! **Order.** Records of one partition key form a lane ([`lanes`]); a lane has at most one request on its way, which in
@@ -36,3 +37,4 @@ pub use client::{Ready, ready};
 pub use config::{SettingError, check};
 pub use connect::connect;
 pub use sink::KinesisSink;
+pub use trouble::{Trouble, text_of};

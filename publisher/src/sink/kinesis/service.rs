@@ -17,7 +17,10 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-use crate::{drain::Frontier, failed::Letter};
+use crate::{
+    drain::Frontier,
+    failed::{Letter, Patience},
+};
 
 use super::{
     client::{Ready, ready},
@@ -71,6 +74,7 @@ pub struct Service {
     config: KinesisConfig,
     limits: Limits,
     frontier: Arc<Frontier>,
+    patience: Patience,
     streams: Vec<Stream>,
     requests: JoinSet<Answer>,
     /// Nothing more is handed over.
@@ -122,8 +126,9 @@ impl Stream {
 
 impl Service {
     /// A service that reports to `frontier`.
-    pub fn new(config: KinesisConfig, limits: Limits, frontier: Arc<Frontier>) -> Self {
-        Self { config, limits, frontier, streams: Vec::new(), requests: JoinSet::new(), is_ending: false }
+    pub fn new(config: KinesisConfig, limits: Limits, patience: Patience, frontier: Arc<Frontier>) -> Self {
+        let (streams, requests) = (Vec::new(), JoinSet::new());
+        Self { config, limits, frontier, patience, streams, requests, is_ending: false }
     }
 
     /// Works until nothing more is handed over and all is delivered, or until `end` comes.
@@ -170,7 +175,13 @@ impl Service {
                 self.streams.push(Stream::new(name, self.limits));
                 self.streams.len() - 1
             });
-            self.streams[stream].lanes.push(record, now);
+            let stream = &mut self.streams[stream];
+            if self.frontier.keeps_letters() && self.patience.refuses(&stream.name) {
+                let text = "it takes nothing, as was said before";
+                self.frontier.refuse(record.ticket, letter(&stream.name, &record, text));
+            } else {
+                stream.lanes.push(record, now);
+            }
         }
     }
 
@@ -207,17 +218,28 @@ impl Service {
         let now = Instant::now();
         let stream = &mut self.streams[stream];
         stream.requests -= 1;
+        let (mut gives_up, mut reason) = (false, String::new());
         let settled = match result {
-            Ok(output) => settle_each(stream, &self.frontier, entries, output.records(), now),
+            Ok(output) => {
+                self.patience.delivered(&stream.name);
+                settle_each(stream, &self.frontier, entries, output.records(), now)
+            }
             Err(failure) if failure.trouble == Trouble::Rejected => {
                 settle_rejected(stream, &self.frontier, entries, &failure.text)
             }
             Err(failure) => {
                 stream.fail(&failure, now);
+                gives_up = failure.trouble.is_streams_own() && self.patience.failed(&stream.name);
+                reason = failure.text;
                 entries.into_iter().map(|entry| (entry, Fate::Again)).collect()
             }
         };
         stream.lanes.settle(settled, now);
+        if gives_up && self.frontier.keeps_letters() {
+            for record in stream.lanes.give_up() {
+                self.frontier.refuse(record.ticket, letter(&stream.name, &record, &reason));
+            }
+        }
     }
 }
 
@@ -336,6 +358,6 @@ fn letter(stream: &str, record: &Record, text: &str) -> Letter {
         key,
         payload: record.data.clone(),
         event_id: record.event_id.clone(),
-        reason: format!("Kinesis rejects it: {text}"),
+        reason: format!("the Kinesis stream does not take it: {text}"),
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     drain::{Frontier, Ticket},
+    failed::Patience,
     sink::{Message, OpenError, SendError, Sink, SinkError},
 };
 
@@ -52,9 +53,9 @@ impl KinesisSink {
         let (service, handed) = mpsc::channel(HAND_OVER_BATCHES);
         let (alive, end) = tokio::sync::oneshot::channel();
         let (has_ended, ended) = std::sync::mpsc::channel();
-        let kinesis = config.kinesis.clone();
+        let (kinesis, patience) = (config.kinesis.clone(), Patience::new(&config.failed));
         let serve = move || {
-            runtime.block_on(Service::new(kinesis, limits, frontier).run(handed, end));
+            runtime.block_on(Service::new(kinesis, limits, patience, frontier).run(handed, end));
             drop(has_ended);
             // Does not wait for a name server that does not answer.
             runtime.shutdown_background();

@@ -106,6 +106,11 @@ impl Trouble {
         !matches!(self, Self::Throttled | Self::Unreachable | Self::Server)
     }
 
+    /// Whether it is this stream's alone, so that others may do well.
+    pub fn is_streams_own(self) -> bool {
+        matches!(self, Self::Missing | Self::Denied | Self::EncryptionKey)
+    }
+
     /// The longest wait between attempts.
     pub fn back_off_max(self) -> Duration {
         if self.needs_operator() { OPERATOR_BACK_OFF_MAX } else { BACK_OFF_MAX }

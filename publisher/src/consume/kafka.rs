@@ -20,6 +20,8 @@ use crate::{
     sink::kafka::{ENCODER_HEADER, consumer_config},
 };
 
+use super::{Event, Source};
+
 /// How long a poll waits: how soon a signal is heeded.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 /// How often topics that do not exist yet are looked for.
@@ -46,16 +48,8 @@ impl ClientContext for Log {
 
 impl ConsumerContext for Log {}
 
-/// One event as it lay in the topic.
-pub struct Event {
-    /// The format that its publisher named.
-    pub encoder: Option<String>,
-    /// The encoded event.
-    pub payload: Vec<u8>,
-}
-
 /// Reads events.
-pub struct Reader {
+pub struct Topics {
     consumer: BaseConsumer<Log>,
     assigned: TopicPartitionList,
     /// Topics that do not exist yet.
@@ -64,7 +58,7 @@ pub struct Reader {
     looked: Option<Instant>,
 }
 
-impl Reader {
+impl Topics {
     /// A reader of `topics`. One that does not exist yet is waited for, and then read from its beginning.
     ///
     /// # Errors
@@ -75,37 +69,6 @@ impl Reader {
             .context("cannot set up a Kafka consumer")?;
         let missing = topics.iter().map(ToString::to_string).collect();
         Ok(Self { consumer, assigned: TopicPartitionList::new(), missing, from_beginning, looked: None })
-    }
-
-    /// The next event, if one comes soon.
-    ///
-    /// # Errors
-    /// If a topic cannot be read.
-    pub fn next(&mut self) -> anyhow::Result<Option<Event>> {
-        if !self.missing.is_empty() && self.looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
-            self.look_for_topics()?;
-        }
-        let message = match self.consumer.poll(POLL_WAIT) {
-            None => return Ok(None),
-            Some(Ok(message)) => message,
-            Some(Err(error)) => {
-                return match error.rdkafka_error_code() {
-                    Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                        Err(error).context("cannot read the topic")
-                    }
-                    // librdkafka tries again by itself.
-                    _ => {
-                        tracing::debug!("{error}");
-                        Ok(None)
-                    }
-                };
-            }
-        };
-        let encoder = message
-            .headers()
-            .and_then(|headers| headers.iter().find(|h| h.key == ENCODER_HEADER)?.value)
-            .map(|word| String::from_utf8_lossy(word).into_owned());
-        Ok(Some(Event { encoder, payload: message.payload().unwrap_or_default().to_vec() }))
     }
 
     fn look_for_topics(&mut self) -> anyhow::Result<()> {
@@ -180,5 +143,34 @@ impl Reader {
             positions.push((partition.id(), offset));
         }
         Ok((!positions.is_empty()).then_some(positions))
+    }
+}
+
+impl Source for Topics {
+    fn next(&mut self) -> anyhow::Result<Option<Event>> {
+        if !self.missing.is_empty() && self.looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
+            self.look_for_topics()?;
+        }
+        let message = match self.consumer.poll(POLL_WAIT) {
+            None => return Ok(None),
+            Some(Ok(message)) => message,
+            Some(Err(error)) => {
+                return match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                        Err(error).context("cannot read the topic")
+                    }
+                    // librdkafka tries again by itself.
+                    _ => {
+                        tracing::debug!("{error}");
+                        Ok(None)
+                    }
+                };
+            }
+        };
+        let encoder = message
+            .headers()
+            .and_then(|headers| headers.iter().find(|h| h.key == ENCODER_HEADER)?.value)
+            .map(|word| String::from_utf8_lossy(word).into_owned());
+        Ok(Some(Event { encoder, payload: message.payload().unwrap_or_default().to_vec() }))
     }
 }
