@@ -8,6 +8,7 @@ mod consume;
 pub mod drain;
 pub mod encode;
 pub mod failed;
+pub mod lines;
 mod names;
 mod output;
 mod rate;

@@ -5,11 +5,15 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
-use crate::{glob::Globs, units::ByteSize};
+use crate::{
+    glob::Globs,
+    units::{ByteSize, Span},
+};
 
 use super::{
-    Config,
+    Config, FramingConfig,
     file::{Context, Placed},
+    framing,
     print::{table, text, texts},
 };
 
@@ -29,6 +33,8 @@ pub struct DirectoryConfig {
     pub exclude: Globs,
     /// How fast a file may be written to be captured in full.
     pub quota: Option<QuotaConfig>,
+    /// What becomes one event.
+    pub framing: FramingConfig,
 }
 
 /// `quota` of a directory.
@@ -59,7 +65,14 @@ const FILES_TRACKED_DEFAULT: u32 = 20;
 impl DirectoryConfig {
     /// The directory at `path`, with every other key at its default.
     pub fn at(path: PathBuf) -> Self {
-        Self { path, topic: None, create: false, exclude: Globs::default(), quota: None }
+        Self {
+            path,
+            topic: None,
+            create: false,
+            exclude: Globs::default(),
+            quota: None,
+            framing: FramingConfig::default(),
+        }
     }
 }
 
@@ -73,6 +86,9 @@ pub(super) struct Table {
     create: bool,
     exclude: Placed<Vec<String>>,
     quota: Option<QuotaTable>,
+    framing: Placed<String>,
+    line_bytes_max: Placed<ByteSize>,
+    line_wait: Placed<Span>,
 }
 
 #[derive(Deserialize)]
@@ -86,10 +102,11 @@ struct QuotaTable {
 /// Takes over one section of the file.
 pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
     let at = table.path.span().start;
-    let Table { path, topic, create, exclude, quota } = table;
+    let Table { path, topic, create, exclude, quota, framing, line_bytes_max, line_wait } = table;
     let mut new = DirectoryConfig { topic, create, ..DirectoryConfig::at(path.into_inner()) };
     context.set(&mut new.exclude, exclude, Globs::new);
     new.quota = quota.map(|quota| apply_quota(quota, context));
+    framing::apply(framing::Keys { framing, line_bytes_max, line_wait }, &mut new.framing, context);
     config.add_directory(new, |message| context.refuse(at, message));
 }
 
@@ -114,13 +131,15 @@ fn apply_quota(table: QuotaTable, context: &mut Context<'_>) -> QuotaConfig {
 
 /// One section, as the file has it.
 pub(super) fn print(directory: &DirectoryConfig) -> Value {
-    Value::Table(table([
+    let mut keys = table([
         ("path", text(directory.path.display())),
         ("topic", directory.topic.clone().map(Value::from)),
         ("create", Some(directory.create.into())),
         ("exclude", texts(directory.exclude.patterns())),
         ("quota", directory.quota.as_ref().map(print_quota)),
-    ]))
+    ]);
+    keys.extend(table(framing::print(&directory.framing)));
+    Value::Table(keys)
 }
 
 fn print_quota(quota: &QuotaConfig) -> Value {

@@ -9,6 +9,7 @@ mod failed;
 mod fifo;
 mod file;
 mod flags;
+mod framing;
 mod kafka;
 mod kinesis;
 pub mod legacy;
@@ -32,6 +33,7 @@ pub use directory::{DirectoryConfig, QuotaConfig};
 pub use failed::{DEFAULT_FAILED_DIR, FailedConfig};
 pub use fifo::{EmptyLines, FifoConfig, FifoFraming, OnFull};
 pub use flags::ConfigArgs;
+pub use framing::{Framing, FramingConfig};
 pub use kafka::{KafkaConfig, MessageKey};
 pub use kinesis::{
     KinesisConfig, PARTITION_KEY_CHARS_MAX, PartitionKey, RECORD_BYTES_MAX, checked_stream_name,
@@ -191,6 +193,7 @@ words!(Encoder:
     "text" => Encoder::Text,
     "raw" => Encoder::Raw);
 words!(Sink: "kafka" => Sink::Kafka, "kinesis" => Sink::Kinesis, "stdout" => Sink::Stdout);
+words!(Framing: "write" => Framing::Write, "line" => Framing::Line);
 words!(LogLevel:
     "error" => LogLevel::Error,
     "warn" => LogLevel::Warn,

@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    Consumer, Producer, RingError,
+    Ahead, AheadSlots, Consumer, Producer, RingError,
     create::{create, remove_leftovers},
     inspect::inspect,
     layout,
@@ -202,6 +202,18 @@ impl PublisherRing {
     /// [`RingError::Io`] if the segments' directory cannot be read.
     pub fn has_successor(&self) -> Result<bool, RingError> {
         Ok(generations(&self.name)?.iter().any(|g| g.number > self.generation.number))
+    }
+
+    #[cfg(test)]
+    pub(super) fn segments(&self) -> &Arc<Segments> {
+        &self.segments
+    }
+
+    /// Where to write down what is delivered behind the head, and what a publisher before this one has written down. To
+    /// be called before anything is acknowledged.
+    pub fn ahead(&self) -> (AheadSlots, Vec<Ahead>) {
+        let head = positions(&self.segments).map_or(0, |(_, head)| head);
+        AheadSlots::attach(Arc::clone(&self.segments), head)
     }
 
     /// Whether all that is in this generation is acknowledged.

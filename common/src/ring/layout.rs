@@ -35,6 +35,8 @@ pub(crate) const RECORDS: usize = 0x8000;
 // The consumer segment.
 pub(crate) const HEAD: usize = 0x080;
 pub(crate) const WAITER: usize = 0x0c0;
+pub(crate) const AHEAD_SLOTS: usize = 0x100;
+pub(crate) const AHEAD_SLOT_LEN: usize = 0x780;
 pub(crate) const PUBLISHER_COUNTERS: usize = 0x1000;
 /// Bytes of the consumer segment.
 pub(crate) const ACK_LEN: usize = 0x2000;
@@ -62,6 +64,7 @@ const _: () = {
     assert!(8 + 8 * 16 <= ANNOUNCE_SLOT_LEN);
     assert!(AGENT_COUNTERS + COUNTERS_LEN <= ROSTER);
     assert!(ROSTER + ROSTER_LEN <= RECORDS);
+    assert!(WAITER + 4 <= AHEAD_SLOTS && AHEAD_SLOTS + 2 * AHEAD_SLOT_LEN <= PUBLISHER_COUNTERS);
     assert!(PUBLISHER_COUNTERS + COUNTERS_LEN <= ACK_LEN);
     assert!(HEADER_LEN <= TAIL && HEADER_LEN <= HEAD);
     assert!(CAPACITY_MAX / RECORD_FRACTION < u32::MAX as u64);

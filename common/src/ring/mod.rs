@@ -62,6 +62,8 @@
 //! 0x0000     header as above, magic "BYWASHA\0", the same uuid
 //! 0x0080  8  head: position up to which everything is acknowledged; only grows
 //! 0x00c0  4  waiter: a futex; odd while the publisher waits, another value for each wait
+//! 0x0100     what is delivered behind the head, slot 0 (see `ahead`)
+//! 0x0880     the same, slot 1
 //! 0x1000     the publisher's counters, u64 each (see `status`)
 //! ```
 //!
@@ -127,6 +129,8 @@
 //!
 //! Lost by nature: the segments live in memory, so a reboot ends them.
 
+#[cfg(not(loom))]
+mod ahead;
 mod consumer;
 #[cfg(not(loom))]
 mod create;
@@ -141,6 +145,8 @@ pub(crate) mod memory;
 mod object;
 mod producer;
 
+#[cfg(not(loom))]
+pub use ahead::{AHEAD_MAX, Ahead, AheadSlots};
 pub use consumer::{Entry, ReadError};
 #[cfg(not(loom))]
 pub use ends::{AgentRing, PublisherRing};

@@ -4,7 +4,7 @@ use std::{thread::sleep, time::Duration};
 
 use bywash_common::{
     clock::now_ns,
-    ring::{Acker, PublisherRing, RingError, inspect},
+    ring::{Acker, Ahead, AheadSlots, PublisherRing, RingError, inspect},
     status::{PublisherCounter, PublisherStatus},
 };
 
@@ -65,12 +65,13 @@ fn start_counters(name: &str, status: &PublisherStatus) {
 pub struct RingLedger {
     acker: Acker,
     status: PublisherStatus,
+    ahead: AheadSlots,
 }
 
 impl RingLedger {
     /// The ledger of an attached ring.
     pub fn new(ring: &PublisherRing) -> Self {
-        Self { acker: ring.consumer.acker(), status: ring.status.clone() }
+        Self { acker: ring.consumer.acker(), status: ring.status.clone(), ahead: ring.ahead().0 }
     }
 }
 
@@ -83,6 +84,10 @@ impl Ledger for RingLedger {
         self.status.add(PublisherCounter::DeliveredEvents, progress.events);
         self.status.add(PublisherCounter::DeliveredBytes, progress.bytes);
         self.status.set(PublisherCounter::LastDeliveryNs, now_ns());
+    }
+
+    fn tell_ahead(&mut self, end: u64, ahead: &[Ahead]) {
+        self.ahead.write(end, ahead);
     }
 
     fn in_flight(&mut self, records: u64, oldest_ns: u64) {

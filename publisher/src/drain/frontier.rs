@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
+use bywash_common::ring::Ahead;
+
 use crate::failed::Letter;
+
+use super::spans::{Span, Spans};
 
 /// What a delivery report is about: a record that was opened at the frontier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +69,9 @@ pub trait Ledger: Send {
     /// Everything before `progress.end` is delivered. Called with growing ends.
     fn advance(&mut self, progress: &Progress);
 
+    /// What of the records behind `end` is delivered, before [`Self::advance`] moves there.
+    fn tell_ahead(&mut self, _end: u64, _ahead: &[Ahead]) {}
+
     /// How many records are on their way, and when the oldest was captured; 0 without any.
     fn in_flight(&mut self, records: u64, oldest_ns: u64);
 }
@@ -102,6 +109,7 @@ struct State {
     pending: VecDeque<Pending>,
     /// The ticket of the front of `pending`.
     first: u64,
+    spans: Spans,
     held_bytes: u64,
     refused: Vec<Refused>,
     /// Counts what may let a waiting drain go on.
@@ -125,6 +133,7 @@ impl Frontier {
             ledger,
             pending: VecDeque::new(),
             first: 0,
+            spans: Spans::default(),
             held_bytes: 0,
             refused: Vec::new(),
             events: 0,
@@ -146,7 +155,7 @@ impl Frontier {
         state.ledger = ledger;
     }
 
-    /// Takes a record on its way. It is complete after one report, or as many as [`Self::expect`] says.
+    /// Takes a record on its way. It is complete after one report, or as many more as [`Self::expect_more`] says.
     pub fn open(&self, record: Record) -> Ticket {
         let mut state = self.lock();
         let ticket = Ticket(state.first + state.pending.len() as u64);
@@ -156,11 +165,28 @@ impl Frontier {
         ticket
     }
 
-    /// Says how many messages the record becomes. To be called before the first of them is sent.
-    pub fn expect(&self, ticket: Ticket, messages: u32) {
+    /// Says that the record becomes this many messages more. To be called before the last one known so far is sent.
+    pub fn expect_more(&self, ticket: Ticket, messages: u32) {
         if let Some(pending) = self.lock().get(ticket) {
-            pending.messages = messages;
+            pending.messages = pending.messages.saturating_add(messages);
         }
+    }
+
+    /// A message that is about to be sent holds several records.
+    pub fn add_span(&self, span: Span) {
+        self.lock().spans.add(span);
+    }
+
+    /// The ticket that the next record will get.
+    pub fn next_ticket(&self) -> Ticket {
+        let state = self.lock();
+        Ticket(state.first + state.pending.len() as u64)
+    }
+
+    /// The oldest record on its way.
+    pub fn oldest(&self) -> Option<Ticket> {
+        let state = self.lock();
+        (!state.pending.is_empty()).then_some(Ticket(state.first))
     }
 
     /// One of the record's messages is delivered.
@@ -260,6 +286,10 @@ impl State {
             }
         }
         if progress.end > 0 {
+            let ahead = self.spans.pass(Ticket(self.first));
+            if !ahead.is_empty() {
+                self.ledger.tell_ahead(progress.end, ahead);
+            }
             self.ledger.advance(&progress);
             self.note_in_flight();
         }

@@ -8,6 +8,7 @@ mod attach;
 mod burial;
 mod frontier;
 mod outlet;
+mod spans;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use bywash_common::{
 };
 
 use crate::{
+    lines::Lines,
     names::Names,
     signals::Stop,
     sink::{Sink, SinkError},
@@ -35,7 +37,8 @@ use crate::{
 pub use attach::{RingLedger, attach};
 pub use burial::Burial;
 pub use frontier::{Bounds, Frontier, Ticket};
-use outlet::Outlet;
+pub use outlet::{Outlet, write_record};
+pub use spans::Span;
 
 /// How long an idle drain sleeps at most; a new record ends it at once, but for one whose agent was killed before it
 /// could say so. With librdkafka's own three or four, an idle publisher wakes less than ten times a second.
@@ -73,6 +76,7 @@ pub struct Drain {
     ring: PublisherRing,
     ring_name: String,
     outlet: Outlet,
+    lines: Lines,
     frontier: Arc<Frontier>,
     stop: Stop,
     /// The record that was read last.
@@ -93,10 +97,12 @@ impl Drain {
     ) -> Self {
         let outlet =
             Outlet::new(config.clone(), names, sink, Arc::clone(&frontier), stop.clone(), burial, &ring);
+        let lines = Lines::new(config, Arc::clone(&frontier), &ring);
         Self {
             ring,
             ring_name: config.ring.name.clone(),
             outlet,
+            lines,
             frontier,
             stop,
             payload: Vec::new(),
@@ -111,6 +117,7 @@ impl Drain {
     pub fn run(&mut self) -> Result<(), DrainError> {
         while !self.stop.is_requested() {
             self.outlet.poll()?;
+            self.keep_room()?;
             if !self.frontier.has_room() {
                 self.wait_for_room()?;
                 continue;
@@ -142,11 +149,12 @@ impl Drain {
 
     fn take(&mut self, entry: Entry) -> Result<(), SinkError> {
         self.ring.status.add(PublisherCounter::ReadEvents, 1);
+        self.lines.meet(entry.seq);
         let read_bytes = self.payload.len() as u64;
         match entry.kind {
             Kind::Write => {
                 if let Ok((write, data)) = Write::decode(&self.payload) {
-                    return self.outlet.write(entry, &write, data);
+                    return self.lines.take(entry, &write, data, &mut self.outlet);
                 }
             }
             Kind::Lost => {
@@ -173,6 +181,18 @@ impl Drain {
         self.outlet.corrupt(entry.end, Some(entry.seq), 1, read_bytes)
     }
 
+    /// A line without an end must not keep others waiting.
+    fn keep_room(&mut self) -> Result<(), SinkError> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        let (used_bytes, capacity_bytes) = self.ring.fill();
+        if used_bytes > capacity_bytes / 2 || !self.frontier.has_room() {
+            self.lines.make_room(&mut self.outlet)?;
+        }
+        Ok(())
+    }
+
     fn wait_for_room(&mut self) -> Result<(), SinkError> {
         let seen = self.frontier.events();
         // What the sink holds back to send it with more would wait for ever.
@@ -184,6 +204,7 @@ impl Drain {
     }
 
     fn idle(&mut self) -> Result<(), DrainError> {
+        self.lines.idle(&mut self.outlet)?;
         self.outlet.push()?;
         if self.looked_for_successor.elapsed() >= SUCCESSOR_INTERVAL {
             self.looked_for_successor = Instant::now();
@@ -202,6 +223,7 @@ impl Drain {
         let Some(next) = attach(&self.ring_name, &self.stop)? else { return Ok(()) };
         self.frontier.follow(Box::new(RingLedger::new(&next)));
         self.outlet.follow(&next);
+        self.lines.follow(&next);
         self.ring = next;
         Ok(())
     }

@@ -16,6 +16,7 @@ use bywash_common::{
 use crate::{
     encode::{self, Encode, LossEvent, Part, WriteEvent, Writer},
     failed::Letter,
+    lines::Stretch,
     names::{Id, Names},
     signals::Stop,
     sink::{Message, SendError, Sink, SinkError},
@@ -108,15 +109,27 @@ impl Outlet {
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
     pub fn write(&mut self, entry: Entry, write: &Write<'_>, data: &[u8]) -> Result<(), SinkError> {
-        let ticket = self.frontier.open(Record {
-            end: entry.end,
-            sequence: Some(entry.seq),
-            time_ns: write.time_ns,
-            data_bytes: data.len() as u64,
-            held_bytes: (write.path.len() + write.command.len() + data.len()) as u64,
-            is_write: true,
-        });
-        self.name_event(format_args!("{}", entry.seq));
+        let ticket = self.frontier.open(write_record(entry, write, data));
+        self.send_write(ticket, entry.seq, None, write, data)
+    }
+
+    /// Sends some bytes on the ticket of the record in which they begin: `stretch` says which, none for all of that
+    /// record. `write` describes them.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn send_write(
+        &mut self,
+        ticket: Ticket,
+        sequence: u64,
+        stretch: Option<Stretch>,
+        write: &Write<'_>,
+        message: &[u8],
+    ) -> Result<(), SinkError> {
+        match stretch {
+            None => self.name_event(format_args!("{sequence}")),
+            Some(Stretch { begin, len }) => self.name_event(format_args!("{sequence}.{begin}+{len}")),
+        }
         let names = (write.origin == Origin::Write)
             .then(|| (self.names.name(Id::User(write.uid)), self.names.name(Id::Group(write.gid))));
         let writer = names.as_ref().map(|(user, group)| Writer {
@@ -136,10 +149,10 @@ impl Outlet {
             time_ns: write.time_ns,
             offset: write.offset,
             event_id: &event_id,
-            sequence: entry.seq,
+            sequence,
             part: (write.parts != 1).then_some(agent_part),
             piece: None,
-            message: data,
+            message,
         };
         let sent = self.send_event(&event, ticket);
         self.event_id = event_id;
@@ -174,7 +187,7 @@ impl Outlet {
     ) -> Result<(), SinkError> {
         // A record is shorter than 4 GiB, and no part is empty.
         let count = u32::try_from(ends.len()).unwrap_or(u32::MAX);
-        self.frontier.expect(ticket, count);
+        self.frontier.expect_more(ticket, count.saturating_sub(1));
         let begins = std::iter::once(0).chain(ends.iter().copied());
         for (index, (begin, end)) in (0..count).zip(begins.zip(ends.iter().copied())) {
             let part = part_of(event, begin..end, Part { index, count });
@@ -338,6 +351,18 @@ fn part_of<'a>(event: &WriteEvent<'a>, bytes: Range<usize>, part: Part) -> Write
     match event.part {
         Some(_) => WriteEvent { offset, message, piece: Some(part), ..*event },
         None => WriteEvent { offset, message, part: Some(part), ..*event },
+    }
+}
+
+/// What the frontier keeps of a write.
+pub fn write_record(entry: Entry, write: &Write<'_>, data: &[u8]) -> Record {
+    Record {
+        end: entry.end,
+        sequence: Some(entry.seq),
+        time_ns: write.time_ns,
+        data_bytes: data.len() as u64,
+        held_bytes: (write.path.len() + write.command.len() + data.len()) as u64,
+        is_write: true,
     }
 }
 

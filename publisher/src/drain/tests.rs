@@ -11,6 +11,9 @@ use serde_json::Value;
 use super::*;
 use crate::sink::{Message, SendError};
 
+#[path = "line_tests.rs"]
+mod line_tests;
+
 /// A ring of its own for each test, removed with it.
 struct TestRing {
     agent: AgentRing,
@@ -38,6 +41,10 @@ impl TestRing {
             part: part.0,
             parts: part.1,
         };
+        self.push_write(&write, data);
+    }
+
+    fn push_write(&self, write: &Write<'_>, data: &[u8]) {
         let mut description = Vec::new();
         write.encode_into(&mut description);
         self.push_raw(&[&description, data]);
@@ -75,11 +82,14 @@ impl Taken {
     }
 }
 
+#[derive(Debug)]
 enum Answer {
     Full,
     Refuse,
     /// Taken, and never reported.
     Silence,
+    /// Taken and delivered, as everything is after the script's end.
+    Deliver,
 }
 
 /// Answers as the script says, and after its end takes and delivers everything. Asks for a stop once it was idle.
@@ -101,7 +111,7 @@ impl Sink for Script {
             Some(Answer::Full) => return Err(SendError::Full),
             Some(Answer::Refuse) => return Err(SendError::Refused("poison".to_owned())),
             Some(Answer::Silence) => {}
-            None => self.frontier.complete(ticket),
+            Some(Answer::Deliver) | None => self.frontier.complete(ticket),
         }
         let key = String::from_utf8_lossy(message.key.unwrap_or_default()).into_owned();
         self.taken.0.lock().unwrap().push((message.event_id.to_owned(), key, message.payload.to_vec()));
@@ -133,8 +143,18 @@ fn drain_with(
     answers: Vec<Answer>,
 ) -> (Taken, u64) {
     let mut config = Config::default();
-    config.ring.name = ring.name.clone();
     config.event.encoder = encoder;
+    drain_configured(config, burial, ring, limit_bytes, answers)
+}
+
+fn drain_configured(
+    mut config: Config,
+    burial: Burial,
+    ring: &TestRing,
+    limit_bytes: usize,
+    answers: Vec<Answer>,
+) -> (Taken, u64) {
+    config.ring.name = ring.name.clone();
     let stop = Stop::default();
     let attached = attach(&ring.name, &stop).unwrap().unwrap();
     let frontier = Arc::new(Frontier::new(bounds(&config), Box::new(RingLedger::new(&attached))));

@@ -20,7 +20,7 @@ const WRITING_TIME_MAX: Duration = Duration::from_secs(60);
 const PASSES: u32 = 200;
 
 /// Starts one of the two services so that it dies at `point`.
-fn spawn_to_die(name: &str, bywash: &Bywash, point: FailPoint, passes: u32) -> Process {
+pub fn spawn_to_die(name: &str, bywash: &Bywash, point: FailPoint, passes: u32) -> Process {
     let plan = format!("BYWASH_FAIL_POINT={point:?}:{passes}");
     let program = program(name);
     let config = bywash.config.as_os_str();
@@ -28,8 +28,9 @@ fn spawn_to_die(name: &str, bywash: &Bywash, point: FailPoint, passes: u32) -> P
     Process::spawn(name, Path::new("env"), arguments, bywash.root(), Signal::SIGTERM)
 }
 
+/// Waits for the death.
 #[track_caller]
-fn assert_dies(process: &mut Process, point: FailPoint) {
+pub fn assert_dies(process: &mut Process, point: FailPoint) {
     let status = wait::until(&format!("the death at {point:?}"), PATIENCE, || {
         process.ended().ok_or_else(|| "it lives; was it built with the feature fail-points?".to_owned())
     });

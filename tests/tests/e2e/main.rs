@@ -15,6 +15,7 @@ mod format;
 mod harness;
 mod kill;
 mod kinesis;
+mod lines;
 mod load;
 mod loss;
 mod overlay;

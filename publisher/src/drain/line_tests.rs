@@ -1,0 +1,159 @@
+//! Lines across publishers that die with some of what they sent unconfirmed.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use bywash_common::config::{DirectoryConfig, Framing, FramingConfig};
+use proptest::prelude::*;
+
+use super::*;
+
+/// One write of a test, at the end of what its handle wrote.
+#[derive(Clone, Debug)]
+struct Wrote {
+    handle: u64,
+    data: String,
+}
+
+/// What has become an event: path, offset, message.
+type Sent = (String, u64, String);
+
+fn config() -> Config {
+    let framing = FramingConfig { by: Framing::Line, ..FramingConfig::default() };
+    let directory = DirectoryConfig { framing, ..DirectoryConfig::at("/w".into()) };
+    let mut config = Config { directories: vec![directory], ..Config::default() };
+    config.event.encoder = Encoder::Logstash;
+    config
+}
+
+/// A ring, and how far each handle has written.
+struct Files {
+    ring: TestRing,
+    ends: HashMap<u64, u64>,
+}
+
+impl Files {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("lines-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        Self { ring: TestRing::new(&name), ends: HashMap::new() }
+    }
+
+    fn write(&mut self, wrote: &Wrote) {
+        let Wrote { handle, data } = wrote;
+        let end = self.ends.entry(*handle).or_default();
+        let path = format!("/w/{handle}");
+        let write = Write {
+            path: path.as_bytes(),
+            pid: 1,
+            uid: 0,
+            gid: 0,
+            time_ns: 1,
+            command: b"cat ",
+            offset: *end,
+            handle: *handle,
+            origin: Origin::Write,
+            part: 0,
+            parts: 1,
+        };
+        self.ring.push_write(&write, data.as_bytes());
+        *end += data.len() as u64;
+    }
+
+    /// A publisher lives and dies: gives what it has sent, and adds it to `all`.
+    fn live(&self, answers: Vec<Answer>, all: &mut BTreeMap<String, Sent>) -> (Vec<Sent>, u64) {
+        let (taken, used_bytes) =
+            drain_configured(config(), Burial::without(), &self.ring, usize::MAX, answers);
+        let sent = taken.events().into_iter().map(|event| {
+            let text = |key: &str| event[key].as_str().unwrap().to_owned();
+            let sent = (text("path"), event["offset"].as_u64().unwrap(), text("@message"));
+            let before = all.insert(text("event_id"), sent.clone());
+            assert!(before.is_none_or(|before| before == sent), "one id for two contents: {event}");
+            sent
+        });
+        (sent.collect(), used_bytes)
+    }
+}
+
+fn any_writes() -> impl Strategy<Value = Vec<Wrote>> {
+    let one = (0..3_u64, "[ab\n]{1,8}").prop_map(|(handle, data)| Wrote { handle, data });
+    prop::collection::vec(one, 1..20)
+}
+
+fn any_answers() -> impl Strategy<Value = Vec<Answer>> {
+    let one =
+        any::<bool>().prop_map(|is_delivered| if is_delivered { Answer::Deliver } else { Answer::Silence });
+    prop::collection::vec(one, 0..30)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    /// Of what all of them sent, each byte of each file is in exactly one event, if those that came twice count once.
+    #[test]
+    fn whatever_is_confirmed_before_a_kill_no_byte_is_missing_or_in_two_events(
+        first in any_writes(),
+        second in any_writes(),
+        third in any_writes(),
+        answers in (any_answers(), any_answers(), any_answers()),
+    ) {
+        let mut files = Files::new();
+        let mut all = BTreeMap::new();
+        for (wrote, answers) in [(&first, answers.0), (&second, answers.1), (&third, answers.2)] {
+            wrote.iter().for_each(|wrote| files.write(wrote));
+            files.live(answers, &mut all);
+        }
+        // Every line has an end.
+        for handle in 0..3 {
+            files.write(&Wrote { handle, data: "\n".to_owned() });
+        }
+        let (_, used_bytes) = files.live(Vec::new(), &mut all);
+        prop_assert_eq!(used_bytes, 0);
+        let mut by_path: BTreeMap<String, Vec<(u64, String)>> = BTreeMap::new();
+        for (path, offset, message) in all.into_values() {
+            by_path.entry(path).or_default().push((offset, message));
+        }
+        for handle in 0..3 {
+            let written: String =
+                [&first, &second, &third].into_iter().flatten().filter(|w| w.handle == handle).map(|w| w.data.as_str()).chain(["\n"]).collect();
+            let mut events = by_path.remove(&format!("/w/{handle}")).unwrap();
+            events.sort();
+            let mut joined = String::new();
+            for (offset, message) in &events {
+                prop_assert_eq!(*offset, joined.len() as u64, "{:?}", &events);
+                joined.push_str(message);
+            }
+            prop_assert_eq!(joined, written);
+            prop_assert!(events.iter().all(|(_, message)| message.find('\n') == Some(message.len() - 1)));
+        }
+    }
+}
+
+#[test]
+fn a_line_that_has_no_end_yet_keeps_its_record_in_the_ring_and_nothing_is_sent() {
+    let mut files = Files::new();
+    let mut all = BTreeMap::new();
+    files.write(&Wrote { handle: 1, data: "whole\npart".to_owned() });
+    files.write(&Wrote { handle: 2, data: "other\n".to_owned() });
+    let (sent, used_bytes) = files.live(Vec::new(), &mut all);
+    let messages: Vec<_> = sent.iter().map(|(_, _, message)| message.as_str()).collect();
+    assert_eq!(messages, ["whole\n", "other\n"]);
+    assert!(used_bytes > 0);
+    files.write(&Wrote { handle: 1, data: " and end\n".to_owned() });
+    let (sent, used_bytes) = files.live(Vec::new(), &mut all);
+    assert!(sent.contains(&("/w/1".to_owned(), 6, "part and end\n".to_owned())), "{sent:?}");
+    assert_eq!(used_bytes, 0);
+}
+
+#[test]
+fn an_event_that_is_all_of_one_write_has_the_id_that_it_has_without_lines() {
+    let mut files = Files::new();
+    let mut all = BTreeMap::new();
+    files.write(&Wrote { handle: 1, data: "one\n".to_owned() });
+    files.write(&Wrote { handle: 1, data: "two\nthree\n".to_owned() });
+    files.live(Vec::new(), &mut all);
+    let ends: Vec<_> = all.keys().map(|id| id.rsplit('-').next().unwrap()).collect();
+    assert_eq!(ends, ["0", "1.0+4", "1.4+6"]);
+}

@@ -1,0 +1,244 @@
+//! `framing = "line"`: the writes of one handle become one event for each line.
+//!
+//! # Which bytes are an event
+//! A line ends behind its newline, or when it has `line_bytes_max` bytes; what follows is the next one. A write goes on
+//! with the line that the handle's last one left without an end if it begins where that ended, under the same path,
+//! and was made at most `line_wait` after the write in which the line begins. Otherwise that line is sent as it is. It
+//! is sent as it is, too,
+//! - once any write is read that was made more than `line_wait` after it began, or once the ring has been read to its
+//!   end and that time is over;
+//! - when it is all that keeps the ring from being emptied, and the ring is half full or the publisher has as much on
+//!   its way as it may.
+//!
+//! Pages of mappings that the kernel writes back, and what came through a FIFO, are not joined.
+//!
+//! The events' messages, one behind the other, are the bytes that were written. An event has the offset of its first
+//! byte, and for everything else (time, process, user) what the write in which it begins has.
+//!
+//! # Delivery
+//! A line's delivery is that of the record in which it begins: that record stays in the ring until every line that
+//! begins in it is delivered, and with it stays everything behind it. So a record in which no line begins needs no
+//! delivery of its own, and what is pending is kept by the ring alone: whatever ends the publisher loses nothing, and an
+//! orderly stop does not tear a line.
+//!
+//! Where a line is delivered and the head comes to stand between its records, the publisher writes down how far the
+//! line goes ([`bywash_common::ring::AheadSlots`]), so that the next one does not send its end a second time. There is
+//! room for [`bywash_common::ring::AHEAD_MAX`] files at a time; of others, a kill may send the end of a line again, as an
+//! event of its own.
+//!
+//! # Event ids
+//! `<ring uuid>-<sequence>` for an event that is all bytes of one write, as without lines. Otherwise
+//! `<ring uuid>-<sequence>.<begin>+<length>`: that many bytes from byte `begin` of that write on. Which writes join is
+//! decided by what is in the ring, so lines that are sent again have the same ids; where it was not (a full ring, the
+//! clock), they may be cut elsewhere the second time, and then have other ids. One id never stands for two contents.
+
+mod joiner;
+#[cfg(test)]
+mod tests;
+
+use std::{cmp::Ordering, collections::HashMap, os::unix::ffi::OsStrExt, sync::Arc, time::Instant};
+
+use bywash_common::{
+    config::{Config, Framing, FramingConfig},
+    record::{Origin, Write},
+    ring::{Ahead, Entry, PublisherRing},
+};
+
+use crate::{
+    drain::{Frontier, Outlet, Span, Ticket, write_record},
+    sink::SinkError,
+};
+
+pub use joiner::Stretch;
+use joiner::{End, Joiner, Limits, Line, Record};
+
+/// The stage between the ring and the sink that makes lines of writes.
+pub struct Lines {
+    /// The directories whose writes become lines.
+    directories: Vec<(Vec<u8>, Limits)>,
+    joiner: Joiner<Ticket>,
+    frontier: Arc<Frontier>,
+    /// What a publisher before this one has delivered behind the ring's head, by handle.
+    ahead: HashMap<u64, Ahead>,
+    /// The frontier knows of `ahead`.
+    ahead_is_known: bool,
+}
+
+/// Has the outlet send lines.
+fn into(
+    outlet: &mut Outlet,
+    frontier: &Arc<Frontier>,
+) -> impl FnMut(&Line<'_, Ticket>) -> Result<(), SinkError> {
+    let frontier = Arc::clone(frontier);
+    move |line| {
+        if let Some(End { ticket, sequence, len }) = line.end {
+            let len = u32::try_from(len).unwrap_or(u32::MAX);
+            let ahead = Ahead { handle: line.write.handle, sequence, len };
+            frontier.add_span(Span { first: line.ticket, last: ticket, ahead });
+        }
+        outlet.send_write(line.ticket, line.sequence, line.stretch, &line.write, line.message)
+    }
+}
+
+impl Lines {
+    /// The stage that the configuration asks for, for the records of `ring`.
+    pub fn new(config: &Config, frontier: Arc<Frontier>, ring: &PublisherRing) -> Self {
+        let directories = directories(config);
+        let mut lines = Self {
+            directories,
+            joiner: Joiner::new(),
+            frontier,
+            ahead: HashMap::new(),
+            ahead_is_known: true,
+        };
+        lines.follow(ring);
+        lines
+    }
+
+    /// Turns to the records of another ring. Nothing may be pending.
+    pub fn follow(&mut self, ring: &PublisherRing) {
+        let (_, ahead) = ring.ahead();
+        self.ahead = ahead.into_iter().map(|ahead| (ahead.handle, ahead)).collect();
+        self.ahead_is_known = self.ahead.is_empty();
+    }
+
+    /// The record of this number has been read and not yet opened at the frontier. To be called for each record, so that
+    /// what is known of those behind it outlives this publisher too.
+    pub fn meet(&mut self, sequence: u64) {
+        if std::mem::replace(&mut self.ahead_is_known, true) {
+            return;
+        }
+        let next = self.frontier.next_ticket().number();
+        for ahead in self.ahead.values() {
+            // Tickets and records count alike.
+            let Some(after) = ahead.sequence.checked_sub(sequence) else { continue };
+            let last = Ticket::from_number(next.saturating_add(after));
+            self.frontier.add_span(Span { first: Ticket::from_number(0), last, ahead: *ahead });
+        }
+    }
+
+    /// Follows another configuration. What is pending is sent as it is if that changes what a line is.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn reconfigure(&mut self, config: &Config, outlet: &mut Outlet) -> Result<(), SinkError> {
+        let new = directories(config);
+        if new != self.directories {
+            while !self.joiner.is_empty() {
+                self.joiner.flush_oldest(&mut into(outlet, &self.frontier))?;
+            }
+            self.directories = new;
+        }
+        Ok(())
+    }
+
+    /// Takes a write.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn take(
+        &mut self,
+        entry: Entry,
+        write: &Write<'_>,
+        data: &[u8],
+        outlet: &mut Outlet,
+    ) -> Result<(), SinkError> {
+        let from = self.delivered(entry.seq, write.handle, data.len());
+        if from > 0 && from == data.len() {
+            let ticket = self.frontier.open(write_record(entry, write, data));
+            self.frontier.complete(ticket);
+            return Ok(());
+        }
+        let is_joined = write.origin == Origin::Write && !data.is_empty();
+        let limits = if is_joined { self.limits_of(write.path) } else { None };
+        let Some(limits) = limits else { return self.pass(entry, write, data, from, outlet) };
+        let record = Record { write, data, from, sequence: entry.seq };
+        let frontier = &self.frontier;
+        let open = |events: u32| {
+            let ticket = frontier.open(write_record(entry, write, data));
+            match events.checked_sub(1) {
+                Some(more) => frontier.expect_more(ticket, more),
+                // A record before it is still open, so this does not give it back to the agent.
+                None => frontier.complete(ticket),
+            }
+            ticket
+        };
+        self.joiner.take(&record, limits, Instant::now(), open, &mut into(outlet, frontier))
+    }
+
+    /// Sends a write from `from` on that does not become lines.
+    fn pass(
+        &mut self,
+        entry: Entry,
+        write: &Write<'_>,
+        data: &[u8],
+        from: usize,
+        outlet: &mut Outlet,
+    ) -> Result<(), SinkError> {
+        if !self.joiner.is_empty() {
+            self.joiner.pass_time(write.time_ns, &mut into(outlet, &self.frontier))?;
+            // Its own line comes before it.
+            self.joiner.flush(write.handle, &mut into(outlet, &self.frontier))?;
+        }
+        if from == 0 {
+            return outlet.write(entry, write, data);
+        }
+        let ticket = self.frontier.open(write_record(entry, write, data));
+        let rest = Write { offset: write.offset.saturating_add(from as u64), ..*write };
+        let stretch = Stretch { begin: from, len: data.len() - from };
+        outlet.send_write(ticket, entry.seq, Some(stretch), &rest, &data[from..])
+    }
+
+    /// How many of a record's bytes a publisher before this one has delivered with an earlier record.
+    fn delivered(&mut self, sequence: u64, handle: u64, len: usize) -> usize {
+        let Some(ahead) = self.ahead.get(&handle).copied() else { return 0 };
+        match sequence.cmp(&ahead.sequence) {
+            Ordering::Less => return len,
+            Ordering::Equal | Ordering::Greater => self.ahead.remove(&handle),
+        };
+        if sequence == ahead.sequence { len.min(ahead.len as usize) } else { 0 }
+    }
+
+    /// Sends what nothing will join any more. To be called when the ring has been read to its end.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn idle(&mut self, outlet: &mut Outlet) -> Result<(), SinkError> {
+        self.joiner.flush_stale(Instant::now(), &mut into(outlet, &self.frontier))
+    }
+
+    /// Sends the oldest line if it is all that keeps the ring from being emptied. To be called when room is short.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn make_room(&mut self, outlet: &mut Outlet) -> Result<(), SinkError> {
+        match self.joiner.oldest() {
+            Some(oldest) if self.frontier.oldest() == Some(oldest) => {
+                self.joiner.flush_oldest(&mut into(outlet, &self.frontier))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether no line waits for its end.
+    pub fn is_empty(&self) -> bool {
+        self.joiner.is_empty()
+    }
+
+    fn limits_of(&self, path: &[u8]) -> Option<Limits> {
+        let contains =
+            |directory: &[u8]| path.strip_prefix(directory).is_some_and(|below| below.starts_with(b"/"));
+        self.directories.iter().find(|(directory, _)| contains(directory)).map(|(_, limits)| *limits)
+    }
+}
+
+fn directories(config: &Config) -> Vec<(Vec<u8>, Limits)> {
+    let with_lines = config.directories.iter().filter(|directory| directory.framing.by == Framing::Line);
+    let limited = with_lines.map(|directory| {
+        let FramingConfig { line_bytes_max, line_wait, .. } = directory.framing;
+        let bytes_max = usize::try_from(line_bytes_max.0).unwrap_or(usize::MAX);
+        let limits = Limits { bytes_max, wait: line_wait.0 };
+        (directory.path.as_os_str().as_bytes().to_vec(), limits)
+    });
+    limited.collect()
+}
