@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::{time::ClockId, unistd::Pid};
+
 /// The median of the figures; 0 for none.
 pub fn median(figures: &mut [f64]) -> f64 {
     figures.sort_by(f64::total_cmp);
@@ -13,4 +15,10 @@ pub fn percentile(sorted: &[Duration], p: f64) -> Duration {
     let last = sorted.len().saturating_sub(1);
     let index = (last as f64 * p).round() as usize;
     sorted.get(index).copied().unwrap_or_default()
+}
+
+/// Processor time that a process has taken so far, with all its threads; nothing if there is no such process.
+pub fn cpu_time(pid: i32) -> Duration {
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid));
+    clock.and_then(ClockId::now).map_or(Duration::ZERO, Duration::from)
 }

@@ -44,7 +44,7 @@ pub struct ConfigArgs {
     /// The Kafka topic [default: logs]
     #[arg(long, value_name = "TOPIC", env = "BYWASH_TOPIC", global = true)]
     pub topic: Option<String>,
-    /// The events' format: logstash_base64, logstash, text or raw [default: logstash_base64]
+    /// The events' format: logstash_base64, logstash, ecs, text or raw [default: logstash_base64]
     #[arg(long, value_name = "FORMAT", env = "BYWASH_ENCODER", global = true)]
     pub encoder: Option<String>,
     /// How long an event may wait to be sent with others, such as 5s or 200ms

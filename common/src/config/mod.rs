@@ -97,6 +97,8 @@ pub enum Encoder {
     LogstashBase64,
     /// The same with message and command as JSON strings.
     Logstash,
+    /// Logstash v1 JSON with the Elastic Common Schema's fields.
+    Ecs,
     /// `TIMESTAMP: PATH: MESSAGE`.
     Text,
     /// The written bytes alone.
@@ -190,6 +192,7 @@ use words;
 words!(Encoder:
     "logstash_base64" => Encoder::LogstashBase64,
     "logstash" => Encoder::Logstash,
+    "ecs" => Encoder::Ecs,
     "text" => Encoder::Text,
     "raw" => Encoder::Raw);
 words!(Sink: "kafka" => Sink::Kafka, "kinesis" => Sink::Kinesis, "stdout" => Sink::Stdout);

@@ -12,6 +12,12 @@ const SIZE_SUFFIX: &str = "_size-added";
 const BASE64_SUFFIX: &str = "_base64";
 /// The keys that `logstash_base64` encodes.
 const BASE64_KEYS: [&str; 2] = ["@message", "command"];
+/// Where `ecs` keeps exact bytes, and the key that they belong beside.
+const ECS_BESIDE: [(&str, &str); 3] = [
+    ("bywash.message_base64", "message_base64"),
+    ("bywash.path_base64", "file.path_base64"),
+    ("bywash.command_line_base64", "process.command_line_base64"),
+];
 /// In front of the lines of a text after its first one.
 const CONTINUATION: &[u8] = b"\n        ";
 
@@ -47,12 +53,15 @@ impl Printer {
     pub fn print(&self, encoder: Option<&str>, payload: &[u8], out: &mut Vec<u8>) {
         let encoder = encoder.and_then(|word| word.parse().ok()).unwrap_or(self.encoder);
         let parsed = match encoder {
-            Encoder::Logstash | Encoder::LogstashBase64 => serde_json::from_slice(payload),
+            Encoder::Logstash | Encoder::LogstashBase64 | Encoder::Ecs => serde_json::from_slice(payload),
             // What is text stays text, even if it looks like an event.
             Encoder::Text | Encoder::Raw => Ok(Value::Null),
         };
         out.extend_from_slice(b"event:\n");
         let fields = match parsed {
+            Ok(Value::Object(fields)) if encoder == Encoder::Ecs => {
+                Fields { fields: flattened(fields), encoder }
+            }
             Ok(Value::Object(fields)) => Fields { fields, encoder },
             _ => return self.print_bytes("@message", payload, out),
         };
@@ -170,6 +179,24 @@ impl Fields {
     }
 }
 
+/// An event of the Elastic Common Schema with dotted names, as people write them, and the exact bytes beside what they are of.
+fn flattened(event: Map<String, Value>) -> Map<String, Value> {
+    let mut flat = Map::new();
+    let mut rest: Vec<(String, Value)> = event.into_iter().rev().collect();
+    while let Some((name, value)) = rest.pop() {
+        match value {
+            Value::Object(inner) => {
+                rest.extend(inner.into_iter().rev().map(|(key, value)| (format!("{name}.{key}"), value)));
+            }
+            value => {
+                let place = ECS_BESIDE.iter().find(|(ours, _)| *ours == name).map(|(_, beside)| *beside);
+                flat.insert(place.map_or(name, str::to_owned), value);
+            }
+        }
+    }
+    flat
+}
+
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -232,6 +259,21 @@ mod tests {
         let printer = Printer { is_terminal: false, ..Printer::new(Encoder::LogstashBase64, None) };
         printer.print(Some("logstash"), event, &mut out);
         assert_eq!(out, b"event:\n    @message: Zm9v\n    command: x \xff\n");
+    }
+
+    #[test]
+    fn ecs_has_dotted_names_and_exact_bytes() {
+        let event = br#"{"message":"x \ufffd","event":{"id":"u-1","category":["file"]},"file":{"path":"/f"},
+                         "labels":{"a":"b"},"bywash":{"offset":0,"message_base64":"eCD/"}}"#;
+        let mut out = Vec::new();
+        let printer = Printer { is_terminal: false, ..Printer::new(Encoder::Ecs, None) };
+        printer.print(None, event, &mut out);
+        let expected =
+            b"event:\n    message: x \xff\n    event.id: u-1\n    event.category:\n        -  file\n    \
+                         file.path: /f\n    labels.a: b\n    bywash.offset: 0\n";
+        assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(expected));
+        let selected = printed(Some("message_size-added file.path"), Some("ecs"), event, false);
+        assert_eq!(selected, "event:\n    message_size-added: 3\n    file.path: /f\n");
     }
 
     #[test]

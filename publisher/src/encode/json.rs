@@ -1,10 +1,18 @@
 //! JSON texts, written by hand: this is the hot path, and any bytes may come in.
 
+use super::Part;
+
 /// What U+FFFD, the replacement character, is in UTF-8.
 const REPLACEMENT: &str = "\u{fffd}";
 
 /// The most bytes that one byte of valid UTF-8 becomes (`\u001f`).
-pub const ESCAPED_BYTES_MAX: usize = 6;
+const ESCAPED_BYTES_MAX: usize = 6;
+
+/// Bytes that `,"@message_base64":""` and base64's padding add, rounded up.
+const BESIDE_BYTES: usize = 24;
+
+/// The most that a byte of no valid UTF-8 becomes: an escape in the text, and 4/3 beside it, rounded up.
+const BYTES_PER_BYTE_MAX: usize = ESCAPED_BYTES_MAX + 2;
 
 /// Appends `text` as a JSON string, quotes included.
 pub fn push_str(text: &str, out: &mut Vec<u8>) {
@@ -16,14 +24,16 @@ pub fn push_str(text: &str, out: &mut Vec<u8>) {
 /// Appends bytes as a JSON string, quotes included; what is not UTF-8 becomes U+FFFD. Returns whether all was UTF-8.
 pub fn push_bytes(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     out.push(b'"');
-    let mut is_utf8 = true;
-    for chunk in bytes.utf8_chunks() {
-        push_escaped(chunk.valid().as_bytes(), out);
-        if !chunk.invalid().is_empty() {
-            is_utf8 = false;
-            out.extend_from_slice(REPLACEMENT.as_bytes());
-        }
-    }
+    let mut rest = bytes;
+    // Not `utf8_chunks`, which looks at every byte by itself; `from_utf8` takes ASCII in words.
+    let is_utf8 = loop {
+        let Err(error) = std::str::from_utf8(rest) else { break rest.len() == bytes.len() };
+        push_escaped(&rest[..error.valid_up_to()], out);
+        out.extend_from_slice(REPLACEMENT.as_bytes());
+        let invalid_bytes = error.error_len().unwrap_or(rest.len() - error.valid_up_to());
+        rest = &rest[error.valid_up_to() + invalid_bytes..];
+    };
+    push_escaped(rest, out);
     out.push(b'"');
     is_utf8
 }
@@ -50,6 +60,60 @@ pub fn push_number(number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[at..]);
 }
 
+/// Appends the items between the brackets, with commas between.
+pub fn push_list<T>(
+    brackets: &[u8; 2],
+    items: impl Iterator<Item = T>,
+    out: &mut Vec<u8>,
+    push: impl Fn(T, &mut Vec<u8>),
+) {
+    out.push(brackets[0]);
+    for (i, item) in items.enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        push(item, out);
+    }
+    out.push(brackets[1]);
+}
+
+/// Appends `,"KEY":`. Keys are ours and need no escapes.
+pub fn push_key(key: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+/// Appends `,"KEY":NUMBER`.
+pub fn push_number_at(key: &str, number: u64, out: &mut Vec<u8>) {
+    push_key(key, out);
+    push_number(number, out);
+}
+
+/// Appends `,"KEY":"TEXT"`.
+pub fn push_text_at(key: &str, text: &str, out: &mut Vec<u8>) {
+    push_key(key, out);
+    push_str(text, out);
+}
+
+/// Appends `,"KEY_base64":"BASE64"`.
+pub fn push_base64_beside(key: &str, bytes: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"_base64\":");
+    push_base64(bytes, out);
+}
+
+/// Appends the number and the count of a part, if there is one.
+pub fn push_part(keys: [&str; 2], part: Option<Part>, out: &mut Vec<u8>) {
+    if let Some(Part { index, count }) = part {
+        push_number_at(keys[0], index.into(), out);
+        if count > 0 {
+            push_number_at(keys[1], count.into(), out);
+        }
+    }
+}
+
 /// How many bytes a byte of valid UTF-8 becomes within a JSON string.
 pub fn escaped_len(byte: u8) -> usize {
     match byte {
@@ -59,15 +123,51 @@ pub fn escaped_len(byte: u8) -> usize {
     }
 }
 
+/// How many of the message's first bytes surely take at most `room_bytes` more than an empty message, as a string with its base64
+/// beside it where it is not UTF-8.
+pub fn fitting(message: &[u8], room_bytes: usize) -> usize {
+    let Ok(text) = std::str::from_utf8(message) else {
+        return message.len().min(room_bytes.saturating_sub(BESIDE_BYTES) / BYTES_PER_BYTE_MAX);
+    };
+    let mut used_bytes = 0;
+    // A cut between characters keeps each part UTF-8.
+    let end = text.char_indices().find(|(at, c)| {
+        let bytes = &message[*at..*at + c.len_utf8()];
+        used_bytes += bytes.iter().map(|b| escaped_len(*b)).sum::<usize>();
+        used_bytes > room_bytes
+    });
+    end.map_or(message.len(), |(at, _)| at)
+}
+
 /// Appends valid UTF-8, escaped where JSON asks for it.
 fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
-    let mut rest = text;
-    while let Some(at) = rest.iter().position(|b| escaped_len(*b) > 1) {
-        out.extend_from_slice(&rest[..at]);
-        push_escape(rest[at], out);
-        rest = &rest[at + 1..];
+    // What is copied as it is lies between `copied` and the next byte that is not.
+    let (mut copied, mut at) = (0, 0);
+    while let Some(clean) = text.get(at..).map(clean_prefix) {
+        at += clean;
+        let Some(byte) = text.get(at) else { break };
+        out.extend_from_slice(&text[copied..at]);
+        push_escape(*byte, out);
+        at += 1;
+        copied = at;
     }
-    out.extend_from_slice(rest);
+    out.extend_from_slice(&text[copied..]);
+}
+
+/// How many bytes are looked at together: the compiler makes vector instructions of it.
+const LANES: usize = 32;
+
+/// How many of the first bytes stand in a JSON string as they are.
+fn clean_prefix(text: &[u8]) -> usize {
+    let (chunks, _) = text.as_chunks::<LANES>();
+    let is_clean = |chunk: &&[u8; LANES]| !chunk.iter().fold(false, |found, b| found | is_special(*b));
+    let clean = chunks.iter().take_while(is_clean).count() * LANES;
+    let tail = &text[clean..];
+    clean + tail.iter().position(|b| is_special(*b)).unwrap_or(tail.len())
+}
+
+fn is_special(byte: u8) -> bool {
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
 }
 
 fn push_escape(byte: u8, out: &mut Vec<u8>) {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::encode::{Writer, cuts};
+use crate::encode::{Part, Writer, cuts};
 
 fn config(fields: &[(&str, &str)], tags: &[&str]) -> EventConfig {
     EventConfig {

@@ -1,5 +1,7 @@
 //! From an event to the bytes that leave.
 
+mod cache;
+mod ecs;
 mod event;
 mod json;
 mod logstash;
@@ -14,6 +16,8 @@ pub use split::cuts;
 
 /// The program's version, as events carry it.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The tag of a loss.
+const LOST_TAG: &str = "_lost";
 
 /// A format of events. Output is appended, so that callers can reuse one buffer.
 pub trait Encode {
@@ -32,6 +36,7 @@ pub fn encoder(config: &EventConfig) -> Box<dyn Encode> {
     match config.encoder {
         Encoder::LogstashBase64 => Box::new(logstash::Logstash::new(config, logstash::Style::Base64)),
         Encoder::Logstash => Box::new(logstash::Logstash::new(config, logstash::Style::Text)),
+        Encoder::Ecs => Box::new(ecs::Ecs::new(config, &ecs::host_name())),
         Encoder::Text => Box::new(text::Text::new()),
         Encoder::Raw => Box::new(text::Raw),
     }

@@ -1,9 +1,10 @@
-//! Times as the seed's events write them: `2014-09-11T14:19:09.000+0000`, always UTC.
+//! Times as the formats write them, always UTC.
 
 use jiff::{Timestamp, tz::Offset};
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
-const NS_PER_MILLI: u64 = 1_000_000;
+/// Digits of a fraction that counts nanoseconds.
+const NS_DIGITS: usize = 9;
 
 /// Writes times. Remembers the last second, since events come many a second.
 pub struct TimestampWriter {
@@ -18,18 +19,34 @@ impl TimestampWriter {
         Self { second: 0, text: text_of(0) }
     }
 
-    /// Appends the time that is `time_ns` nanoseconds after the epoch.
+    /// Appends the time that is `time_ns` nanoseconds after the epoch as fuse_kafka's events have it:
+    /// `2014-09-11T14:19:09.000+0000`.
     pub fn push(&mut self, time_ns: u64, out: &mut Vec<u8>) {
+        self.push_fraction::<3>(time_ns, out);
+        out.extend_from_slice(b"+0000");
+    }
+
+    /// The same in full, by RFC 3339: `2014-09-11T14:19:09.000000000Z`.
+    pub fn push_rfc3339(&mut self, time_ns: u64, out: &mut Vec<u8>) {
+        self.push_fraction::<9>(time_ns, out);
+        out.push(b'Z');
+    }
+
+    fn push_fraction<const DIGITS: usize>(&mut self, time_ns: u64, out: &mut Vec<u8>) {
         let second = time_ns / NS_PER_SECOND;
         if second != self.second {
             self.second = second;
             self.text = text_of(second);
         }
         out.extend_from_slice(self.text.as_bytes());
-        let millis = time_ns % NS_PER_SECOND / NS_PER_MILLI;
-        let digit = |n: u64| b'0' + (n % 10) as u8;
-        out.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis)]);
-        out.extend_from_slice(b"+0000");
+        let mut digits = [b'0'; NS_DIGITS];
+        let mut rest = time_ns % NS_PER_SECOND;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        out.push(b'.');
+        out.extend_from_slice(&digits[..DIGITS]);
     }
 }
 
@@ -58,11 +75,18 @@ mod tests {
     }
 
     #[test]
+    fn rfc_3339_has_every_nanosecond() {
+        let mut out = Vec::new();
+        TimestampWriter::new().push_rfc3339(1_410_445_149_007_654_321, &mut out);
+        assert_eq!(out, b"2014-09-11T14:19:09.007654321Z");
+    }
+
+    #[test]
     fn a_writer_goes_from_second_to_second() {
         let (mut writer, mut out) = (TimestampWriter::new(), Vec::new());
         for second in [5, 5, 6, 4] {
             out.clear();
-            writer.push(second * NS_PER_SECOND + 70 * NS_PER_MILLI, &mut out);
+            writer.push(second * NS_PER_SECOND + 70_000_000, &mut out);
             assert_eq!(out, format!("1970-01-01T00:00:0{second}.070+0000").as_bytes());
         }
     }

@@ -8,6 +8,7 @@
 mod commands;
 mod content;
 mod crash;
+mod ecs;
 mod exclude;
 mod failed;
 mod fifo;

@@ -1,0 +1,115 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)] // A benchmark that cannot measure has to stop.
+//! Ring to Kafka, beside a bare librdkafka producer: `cargo bench --bench delivery`.
+//!
+//! ```text
+//! cargo bench --bench delivery -- [--rounds N] [--events N]
+//! ```
+//!
+//! The ring is filled before the clock starts. The publisher's time runs from the start of its process until the broker has confirmed
+//! the last event; the bare producer's from its creation until the same, with the same keys and the payloads that the publisher sends,
+//! encoded beforehand. Both send to the same broker in turns, to topics of their own.
+
+mod bare;
+mod ring;
+
+use std::time::Duration;
+
+use bywash_benches::median;
+use bywash_tests::harness::Broker;
+
+/// Rounds of each measurement; the table shows medians.
+const ROUNDS: usize = 5;
+/// Events of 200 bytes in a round; of larger ones as many as make the same number of bytes, but at least a tenth.
+const EVENTS: usize = 400_000;
+/// Bytes of a message.
+const SIZES: [usize; 2] = [200, 4096];
+
+/// One measurement.
+pub struct Taken {
+    /// From the start until the last confirmation.
+    pub wall: Duration,
+    /// Processor time that it took on this side of the broker.
+    pub cpu: Duration,
+}
+
+/// What the command line says.
+struct Arguments {
+    rounds: usize,
+    events: usize,
+}
+
+impl Arguments {
+    fn parse() -> Self {
+        let mut parsed = Self { rounds: ROUNDS, events: EVENTS };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut value =
+                || arguments.next().and_then(|v| v.parse().ok()).expect("a number behind the option");
+            match argument.as_str() {
+                // From cargo.
+                "--bench" => {}
+                "--rounds" => parsed.rounds = value(),
+                "--events" => parsed.events = value(),
+                other => panic!("{other} is no option"),
+            }
+        }
+        parsed
+    }
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    println!(
+        "| bytes | events | bywash events/s | bare events/s | bywash/bare | bywash CPU us | bare CPU us |"
+    );
+    println!("|---:|---:|---:|---:|---:|---:|---:|");
+    for size in SIZES {
+        let events = (arguments.events * SIZES[0] / size).max(arguments.events / 10);
+        let (mut ours, mut bares) = (Figures::default(), Figures::default());
+        for round in 0..arguments.rounds {
+            eprintln!("{size} bytes: round {} of {}", round + 1, arguments.rounds);
+            // The broker keeps everything in memory.
+            let broker = Broker::start();
+            // Whoever comes first finds another machine than whoever comes last.
+            for turn in 0..2 {
+                if (turn + round) % 2 == 0 {
+                    ours.add(ring::measure(&broker, size, events));
+                } else {
+                    bares.add(bare::measure(&broker, size, events));
+                }
+            }
+        }
+        let rate = |seconds: f64| events as f64 / seconds;
+        let (our, bare) = (ours.wall_median(), bares.wall_median());
+        println!(
+            "| {size} | {events} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2} |",
+            rate(our),
+            rate(bare),
+            bare / our,
+            ours.cpu_median() * 1e6 / events as f64,
+            bares.cpu_median() * 1e6 / events as f64,
+        );
+    }
+}
+
+/// What the rounds gave, in seconds.
+#[derive(Default)]
+struct Figures {
+    wall: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
+impl Figures {
+    fn add(&mut self, taken: Taken) {
+        self.wall.push(taken.wall.as_secs_f64());
+        self.cpu.push(taken.cpu.as_secs_f64());
+    }
+
+    fn wall_median(&mut self) -> f64 {
+        median(&mut self.wall)
+    }
+
+    fn cpu_median(&mut self) -> f64 {
+        median(&mut self.cpu)
+    }
+}
