@@ -107,6 +107,8 @@ pub enum ListeningKind {
         /// Below [`FIFO_SLOTS`].
         slot: Option<usize>,
     },
+    /// A directory that would have an overlay if the agent did not sleep.
+    AsleepDirectory,
 }
 
 /// One thing that the agent listens to.
@@ -187,6 +189,7 @@ impl AgentStatus {
             let mut line = match listening.kind {
                 ListeningKind::Directory => b"d".to_vec(),
                 ListeningKind::Fifo { slot } => format!("f{}", slot.unwrap_or(FIFO_SLOTS)).into_bytes(),
+                ListeningKind::AsleepDirectory => b"z".to_vec(),
             };
             line.extend_from_slice(listening.path.as_os_str().as_bytes());
             line.push(0);
@@ -241,6 +244,7 @@ fn try_roster(data: &Mapping) -> Option<Vec<Listening>> {
                 let slot = std::str::from_utf8(digits).ok()?.parse().ok()?;
                 ListeningKind::Fifo { slot: Some(slot).filter(|slot| *slot < FIFO_SLOTS) }
             }
+            (b'z', []) => ListeningKind::AsleepDirectory,
             _ => return None,
         };
         Some(Listening { kind, path: PathBuf::from(std::ffi::OsStr::from_bytes(path)) })

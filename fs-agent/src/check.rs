@@ -7,7 +7,7 @@ use bywash_common::{
     exit::Exit,
 };
 
-use crate::{cli::print, fifo, mount::Unusable, services};
+use crate::{cli::print, fifo, mount::Unusable, services, sleep::NothingSleeps};
 
 /// Says whether `run` would accept the configuration. Changes nothing.
 ///
@@ -36,6 +36,7 @@ pub fn load(args: &GlobalArgs) -> Result<Config> {
 pub fn exit_of(error: &anyhow::Error) -> Exit {
     let is_config = error.is::<ConfigError>()
         || error.is::<Unusable>()
+        || error.is::<NothingSleeps>()
         || error.downcast_ref::<fifo::Unusable>().is_some_and(fifo::Unusable::is_config);
     if is_config { Exit::Config } else { Exit::Failed }
 }

@@ -35,6 +35,10 @@ pub enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Stop listening to the directories under `agent.sleep`, until `wake` or a reboot
+    Sleep,
+    /// Listen again to what sleeps
+    Wake,
     /// Print the completions for a shell
     Completions {
         /// Which shell

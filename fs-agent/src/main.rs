@@ -12,6 +12,7 @@ mod overlay;
 mod process;
 mod run;
 mod services;
+mod sleep;
 mod status;
 
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ fn main() -> ExitCode {
         Command::Run => run::run(&global),
         Command::Status { json } => status::status(&global, json),
         Command::Check { print } => check::check(&global, print),
+        Command::Sleep => sleep::sleep(&global),
+        Command::Wake => sleep::wake(&global),
         Command::Completions { shell } => cli::completions(shell),
         Command::Man => cli::man(),
     };

@@ -15,10 +15,13 @@ use rustix::{
     process::{geteuid, umask},
 };
 
-use crate::{overlay, run::Event};
+use crate::{overlay, run::Event, sleep::LOOK_SIGNAL};
 
 /// The signals that the agent handles.
-const HANDLED: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+const HANDLED: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, LOOK_SIGNAL];
+
+/// What the agent's process is called (TASK_COMM_LEN of linux/sched.h cuts names at 15 bytes).
+const NAME: &str = "fs-agent";
 
 /// The most descriptors of inodes in an overlay. Each keeps an inode of the directory below in memory, about 1 KiB.
 const INODE_DESCRIPTORS_MAX: usize = 1 << 16;
@@ -70,6 +73,11 @@ pub fn prepare() {
              who may create a file only by way of a supplementary group may be refused"
         );
     }
+}
+
+/// Whether `pid` is an agent's process, by its name.
+pub fn is_agent(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == NAME)
 }
 
 /// How many descriptors each of `overlays` may hold for what the kernel caches: together half of all, so that as

@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use crate::{
     check, process,
     services::{self, CLOSING_GRACE, OverlayId, Services},
+    sleep::{LOOK_SIGNAL, asleep},
 };
 
 /// How often losses are announced and drained rings removed.
@@ -47,7 +48,7 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     let (sender, events) = channel();
     process::watch_signals(sender.clone())?;
     let mut services = Services::new(ring, &config.ring.name, sender);
-    services.apply(&config)?;
+    services.apply(&config, asleep(&config)).inspect_err(|_| services.stop())?;
     Agent { args, config, services, events }.serve()
 }
 
@@ -66,6 +67,7 @@ impl Agent<'_> {
         loop {
             match self.events.recv_timeout(TIDY_INTERVAL.saturating_sub(tidied.elapsed())) {
                 Ok(Event::Signal(Signal::SIGHUP)) => self.reload(),
+                Ok(Event::Signal(LOOK_SIGNAL)) => self.sleep_or_wake(),
                 Ok(Event::Signal(signal)) => {
                     tracing::info!("{signal}: stopping");
                     self.stop();
@@ -103,9 +105,19 @@ impl Agent<'_> {
         services::check_privileges(&new)?;
         services::check(&new)?;
         keep_ring(&self.config.ring, &mut new.ring);
-        self.services.apply(&new)?;
+        self.services.apply(&new, asleep(&new))?;
         self.config = new;
         Ok(())
+    }
+
+    /// Somebody has put the agent to sleep or woken it. The configuration is not read again.
+    fn sleep_or_wake(&mut self) {
+        let asleep = asleep(&self.config);
+        let what = if asleep.is_empty() { "awake" } else { "asleep" };
+        match self.services.apply(&self.config, asleep) {
+            Ok(()) => tracing::info!("{LOOK_SIGNAL}: {what}"),
+            Err(error) => tracing::error!("{LOOK_SIGNAL}: cannot be {what}: {error:#}"),
+        }
     }
 
     /// Stops listening, and gives what is still in use a while.
@@ -115,7 +127,7 @@ impl Agent<'_> {
         while !self.services.is_closed() {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Event::Ended(id, result)) => self.services.overlay_ended(id, result),
-                Ok(Event::Signal(Signal::SIGHUP)) => {}
+                Ok(Event::Signal(Signal::SIGHUP | LOOK_SIGNAL)) => {}
                 // Told twice, or out of patience.
                 Ok(Event::Signal(_)) | Err(_) => break,
             }

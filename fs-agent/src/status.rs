@@ -59,7 +59,11 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
     let _ = match state(ring) {
         State::Running => {
             for listening in &ring.roster {
-                let _ = writeln!(out, "listening on {}", listening.path.display());
+                let said = match listening.kind {
+                    ListeningKind::Directory | ListeningKind::Fifo { .. } => "listening on",
+                    ListeningKind::AsleepDirectory => "asleep, not listening on",
+                };
+                let _ = writeln!(out, "{said} {}", listening.path.display());
                 if let ListeningKind::Fifo { slot: Some(slot) } = listening.kind {
                     let [lines, bytes, lost_lines, lost_bytes, missing] =
                         FifoCounter::ALL.map(|counter| ring.fifo(slot, counter));
@@ -181,6 +185,7 @@ fn listening(ring: &Inspected) -> Vec<serde_json::Value> {
             let path = listening.path.to_string_lossy();
             match listening.kind {
                 ListeningKind::Directory => json!({ "kind": "directory", "path": path }),
+                ListeningKind::AsleepDirectory => json!({ "kind": "asleep", "path": path }),
                 ListeningKind::Fifo { slot: None } => json!({ "kind": "fifo", "path": path }),
                 ListeningKind::Fifo { slot: Some(slot) } => {
                     let count = |counter| ring.fifo(slot, counter);

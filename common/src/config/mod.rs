@@ -28,7 +28,7 @@ use indexmap::IndexMap;
 
 use crate::units::{ByteSize, Span};
 
-pub use agent::AgentConfig;
+pub use agent::{AgentConfig, OnAgentExit};
 pub use directory::{DirectoryConfig, QuotaConfig};
 pub use failed::{DEFAULT_FAILED_DIR, FailedConfig};
 pub use fifo::{EmptyLines, FifoConfig, FifoFraming, OnFull};

@@ -6,6 +6,7 @@
 mod overlays;
 
 use std::{
+    path::{Path, PathBuf},
     sync::{Arc, mpsc::Sender},
     time::Duration,
 };
@@ -53,6 +54,8 @@ pub struct Services {
     capture: Arc<Capture>,
     overlays: Overlays,
     fifos: Fifos,
+    /// Directories that would have an overlay if the agent did not sleep.
+    asleep: Vec<PathBuf>,
 }
 
 impl Services {
@@ -61,26 +64,29 @@ impl Services {
         let capture = Arc::new(Capture::new(ring));
         let overlays = Overlays::new(Arc::clone(&capture), ring_name, events);
         let fifos = Fifos::new(Arc::clone(&capture));
-        Self { capture, overlays, fifos }
+        Self { capture, overlays, fifos, asleep: Vec::new() }
     }
 
-    /// Has listened to what `config` says, to that alone, and in the way it says.
+    /// Has listened to what `config` says, but for the directories `asleep`, to that alone, and in the way it says.
     ///
     /// # Errors
     /// What could not be started. All is then as it was.
-    pub fn apply(&mut self, config: &Config) -> Result<()> {
+    pub fn apply(&mut self, config: &Config, asleep: Vec<PathBuf>) -> Result<()> {
+        let mut directories = config.directories.clone();
+        directories.retain(|directory| !asleep.contains(&directory.path));
         let fifos = self.fifos.open_new(&config.fifos)?;
-        let overlays = self.overlays.start_new(&config.directories)?;
+        let overlays = self.overlays.start_new(&directories)?;
         // Nothing can fail from here on but for want of threads.
-        self.overlays.settle(&config.directories, overlays);
+        self.overlays.settle(&directories, overlays);
+        self.asleep = asleep;
         let settled = self.fifos.settle(&config.fifos, fifos);
         self.announce();
         settled
     }
 
-    /// Whether anything feeds the ring.
+    /// Whether nothing feeds the ring, and nothing will when the agent wakes up.
     pub fn is_idle(&self) -> bool {
-        self.overlays.is_empty() && self.fifos.is_empty()
+        self.overlays.is_empty() && self.fifos.is_empty() && self.asleep.is_empty()
     }
 
     /// Somebody else has unmounted an overlay, or serving it has failed, or the last file in one that was unmounted is
@@ -118,11 +124,10 @@ impl Services {
 
     /// Says to `status` what is listened to: all of it answers by now.
     fn announce(&self) {
-        let directories = self.overlays.paths();
-        let roster: Vec<_> = directories
-            .map(|path| Listening { kind: ListeningKind::Directory, path: path.to_owned() })
-            .chain(self.fifos.roster())
-            .collect();
+        let listening = |kind| move |path: &Path| Listening { kind, path: path.to_owned() };
+        let awake = self.overlays.paths().map(listening(ListeningKind::Directory));
+        let asleep = self.asleep.iter().map(PathBuf::as_path).map(listening(ListeningKind::AsleepDirectory));
+        let roster: Vec<_> = awake.chain(asleep).chain(self.fifos.roster()).collect();
         self.capture.set_roster(&roster);
     }
 }

@@ -23,6 +23,7 @@ mod overlay;
 mod quota;
 mod reload;
 mod shutdown;
+mod sleep;
 mod tools;
 
 use std::{fs::File, io::Write, path::Path};
