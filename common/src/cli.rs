@@ -68,7 +68,7 @@ impl LogArgs {
     }
 
     /// Logs as much as the file says, unless a flag or the environment says it.
-    fn follow(&self, level: LogLevel) {
+    pub fn follow(&self, level: LogLevel) {
         if self.flagged().is_none() && std::env::var_os("RUST_LOG").is_none() {
             logging::set_level(level.into());
         }

@@ -45,7 +45,7 @@ impl Cli {
     pub fn execute(self) -> anyhow::Result<Exit> {
         let config = || self.global.load_config();
         match self.command {
-            Command::Run => run::run(&config()?),
+            Command::Run => run::run(&self.global),
             Command::Status(args) => status::status(&config()?, &args),
             Command::Check(args) => check::check(&config()?, &args),
             Command::Consume(args) => consume::consume(&config()?, &args),

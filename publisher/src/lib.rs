@@ -12,6 +12,7 @@ pub mod lines;
 mod names;
 mod output;
 mod rate;
+mod reload;
 mod run;
 mod signals;
 pub mod sink;

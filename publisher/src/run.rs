@@ -3,20 +3,23 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use bywash_common::{config::Config, exit::Exit};
+use bywash_common::{cli::GlobalArgs, exit::Exit};
 
 use crate::{
     drain::{self, Burial, Drain, Frontier},
     names::Names,
-    signals, sink,
+    reload::Reload,
+    signals::{self, Signals},
+    sink,
 };
 
 /// Drains the ring to the sink until a signal asks for a stop.
 ///
 /// # Errors
-/// If the sink, the ring or a configured directory cannot be used, or no more.
-pub fn run(config: &Config) -> anyhow::Result<Exit> {
-    let stop = signals::take_over().context("cannot take over the signals")?;
+/// If the configuration, the sink, the ring or a configured directory cannot be used, or no more.
+pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
+    let config = &args.load_config()?;
+    let Signals { stop, reload } = signals::take_over().context("cannot take over the signals")?;
     let names = Names::of_the_system().context("cannot start the look-up of names")?;
     sink::check(config)?;
     let burial = Burial::open(config)?;
@@ -25,6 +28,7 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
     let sink = sink::open(config, Arc::clone(&frontier))?;
 
     let mut drain = Drain::new(config, ring, sink, frontier, names, stop, burial);
+    drain.follow_reloads(Reload::new(args.clone(), reload, config.clone()));
     let drained = drain.run();
     // A sink that is broken delivers nothing more.
     drain.finish(if drained.is_ok() { config.publisher.shutdown_timeout.0 } else { Duration::ZERO });

@@ -60,7 +60,7 @@ pub struct QuotaConfig {
 pub const FILES_TRACKED_MAX: u32 = 65_536;
 
 /// As many as fuse_kafka tracked.
-const FILES_TRACKED_DEFAULT: u32 = 20;
+pub(super) const FILES_TRACKED_DEFAULT: u32 = 20;
 
 impl DirectoryConfig {
     /// The directory at `path`, with every other key at its default.

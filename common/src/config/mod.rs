@@ -292,6 +292,12 @@ impl Config {
         print::print(self)
     }
 
+    /// The keys, dotted, whose values are not the same in `new`; of sections that repeat, and where only a secret differs,
+    /// the section.
+    pub fn changed_keys(&self, new: &Self) -> Vec<String> {
+        print::changed_keys(self, new)
+    }
+
     /// The topic or stream for what is written to `path`.
     pub fn topic_of(&self, path: &std::path::Path) -> &str {
         let fifo = self.fifos.iter().find(|fifo| path == fifo.path).map(|fifo| &fifo.topic);

@@ -24,6 +24,38 @@ pub(super) fn text(value: impl ToString) -> Option<Value> {
 }
 
 pub(super) fn print(config: &Config) -> String {
+    toml::to_string_pretty(&whole(config)).unwrap_or_default()
+}
+
+/// The keys, dotted, whose values are not the same in both. Where only a secret differs, its section.
+pub(super) fn changed_keys(old: &Config, new: &Config) -> Vec<String> {
+    let [before, after] = [whole(old), whole(new)].map(|whole| flat(&whole));
+    let differs = |key: &&String| before.get(*key) != after.get(*key);
+    let keys = before.keys().chain(after.keys().filter(|key| !before.contains_key(*key)));
+    let mut changed: Vec<String> = keys.filter(differs).cloned().collect();
+    for (section, differs) in [("kafka", old.kafka != new.kafka), ("kinesis", old.kinesis != new.kinesis)] {
+        if differs && !changed.iter().any(|key| key.starts_with(section)) {
+            changed.push(section.to_owned());
+        }
+    }
+    changed
+}
+
+/// Values by dotted key; of sections that repeat, all under the section's name.
+fn flat(whole: &Table) -> IndexMap<String, Value> {
+    let mut flat = IndexMap::new();
+    for (section, value) in whole {
+        match value {
+            Value::Table(table) => {
+                flat.extend(table.iter().map(|(key, value)| (format!("{section}.{key}"), value.clone())));
+            }
+            other => drop(flat.insert(section.clone(), other.clone())),
+        }
+    }
+    flat
+}
+
+fn whole(config: &Config) -> Table {
     let Config {
         ring,
         event,
@@ -36,7 +68,7 @@ pub(super) fn print(config: &Config) -> String {
         log: logged,
         failed: letters,
     } = config;
-    let whole = table([
+    table([
         (
             "ring",
             Some(Value::Table(table([
@@ -72,6 +104,5 @@ pub(super) fn print(config: &Config) -> String {
         ("kinesis", Some(kinesis::print(streams))),
         ("log", Some(log::print(logged))),
         ("failed", Some(failed::print(letters))),
-    ]);
-    toml::to_string_pretty(&whole).unwrap_or_default()
+    ])
 }

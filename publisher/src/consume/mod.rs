@@ -51,7 +51,7 @@ pub struct ConsumeArgs {
 /// # Errors
 /// If the configuration is wrong or the topics cannot be read.
 pub fn consume(config: &Config, args: &ConsumeArgs) -> anyhow::Result<Exit> {
-    let stop = signals::take_over()?;
+    let stop = signals::take_over()?.stop;
     let printer = Printer::new(config.event.encoder, args.select.clone());
     let mut source: Box<dyn Source> = match config.publisher.sink {
         Sink::Kafka => Box::new(kafka::Topics::open(config, &topics(config), args.from_beginning)?),

@@ -30,6 +30,7 @@ use bywash_common::{
 use crate::{
     lines::Lines,
     names::Names,
+    reload::Reload,
     signals::Stop,
     sink::{Sink, SinkError},
 };
@@ -79,6 +80,7 @@ pub struct Drain {
     lines: Lines,
     frontier: Arc<Frontier>,
     stop: Stop,
+    reload: Option<Reload>,
     /// The record that was read last.
     payload: Vec<u8>,
     looked_for_successor: Instant,
@@ -105,9 +107,15 @@ impl Drain {
             lines,
             frontier,
             stop,
+            reload: None,
             payload: Vec::new(),
             looked_for_successor: Instant::now(),
         }
+    }
+
+    /// Follows the configuration as it changes.
+    pub fn follow_reloads(&mut self, reload: Reload) {
+        self.reload = Some(reload);
     }
 
     /// Drains until a stop is asked for.
@@ -116,6 +124,10 @@ impl Drain {
     /// A [`DrainError`] if it cannot go on; what is not delivered stays in the ring.
     pub fn run(&mut self) -> Result<(), DrainError> {
         while !self.stop.is_requested() {
+            if let Some(config) = self.reload.as_mut().and_then(Reload::poll) {
+                self.lines.reconfigure(config, &mut self.outlet)?;
+                self.outlet.reconfigure(config);
+            }
             self.outlet.poll()?;
             self.keep_room()?;
             if !self.frontier.has_room() {

@@ -78,6 +78,13 @@ impl Outlet {
         self.id_prefix = format!("{}-", ring.uuid);
     }
 
+    /// Follows another configuration.
+    pub fn reconfigure(&mut self, config: &Config) {
+        self.encoder = encode::encoder(&config.event);
+        self.sink.set_encoder(config.event.encoder);
+        self.config = config.clone();
+    }
+
     /// Lets the sink work on what does not move by itself, and deals with what it refuses for good.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ mod stdout;
 
 use std::{sync::Arc, time::Instant};
 
-use bywash_common::config::{Config, Sink as SinkKind};
+use bywash_common::config::{Config, Encoder, Sink as SinkKind};
 
 use crate::drain::{Frontier, Ticket};
 
@@ -103,6 +103,9 @@ pub trait Sink {
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
     fn push(&mut self) -> Result<(), SinkError>;
+
+    /// From now on messages are encoded otherwise.
+    fn set_encoder(&mut self, _encoder: Encoder) {}
 
     /// Delivers what was taken, until `deadline`, and shuts the sink down soon after. What is not delivered by then is
     /// not reported.

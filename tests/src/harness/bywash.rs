@@ -162,13 +162,13 @@ impl Bywash {
     /// Has the agent read its configuration again; gives what it said of that.
     #[track_caller]
     pub fn reload_agent(&mut self) -> String {
-        let agent = self.agent.as_ref().expect("a started agent");
-        let before = agent.log().len();
-        agent.signal(Signal::SIGHUP);
-        wait::until("the agent to have reloaded", wait::PATIENCE, || {
-            let said = agent.log()[before..].to_owned();
-            if said.contains("SIGHUP: ") && said.ends_with('\n') { Ok(said) } else { Err(said) }
-        })
+        reload(self.agent.as_ref().expect("a started agent"))
+    }
+
+    /// Has the publisher read its configuration again; gives what it said of that.
+    #[track_caller]
+    pub fn reload_publisher(&mut self) -> String {
+        reload(self.publisher.as_ref().expect("a started publisher"))
     }
 
     /// Starts both services for a broker.
@@ -309,6 +309,17 @@ impl Drop for Bywash {
             drop(std::fs::remove_file(segment));
         }
     }
+}
+
+/// Sends SIGHUP, and waits for what is said of it.
+#[track_caller]
+fn reload(service: &Process) -> String {
+    let before = service.log().len();
+    service.signal(Signal::SIGHUP);
+    wait::until("the service to have reloaded", wait::PATIENCE, || {
+        let said = service.log()[before..].to_owned();
+        if said.contains("SIGHUP: ") && said.ends_with('\n') { Ok(said) } else { Err(said) }
+    })
 }
 
 /// Runs a command of one of the two programs.

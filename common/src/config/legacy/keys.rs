@@ -4,9 +4,20 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 
-use crate::config::{Config, DirectoryConfig, Encoder, LogLevel, Origin, Problem, Sink, directory, kafka};
+use crate::{
+    config::{
+        Config, DirectoryConfig, Encoder, LogLevel, Origin, Problem, Sink,
+        directory::{FILES_TRACKED_DEFAULT, FILES_TRACKED_MAX, QuotaConfig, checked_path},
+        kafka,
+    },
+    glob::Globs,
+    units::ByteSize,
+};
 
-use super::properties::{Item, Items};
+use super::{
+    globs,
+    properties::{Item, Items},
+};
 
 /// A key of fuse_kafka's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +35,8 @@ const fn key(name: &'static str, becomes: &'static str) -> Key {
 /// All keys that fuse_kafka knew. README shows them; a test holds it to this list.
 pub const KEYS: [Key; 16] = [
     key("fuse_kafka_directories", "directory.path"),
-    Key { name: "fuse_kafka_excluded_files", becomes: None },
-    Key { name: "fuse_kafka_quota", becomes: None },
+    key("fuse_kafka_excluded_files", "directory.exclude"),
+    key("fuse_kafka_quota", "directory.quota"),
     key("fuse_kafka_sleep", "agent.sleep"),
     key("fuse_kafka_topic", "kafka.topic"),
     key("fuse_kafka_brokers", "kafka.brokers"),
@@ -45,6 +56,8 @@ pub const KEYS: [Key; 16] = [
 pub(super) fn apply(items: Items, path: &Path, config: &mut Config, problems: &mut Vec<Problem>) {
     let mut file = File { path, items, problems };
     file.take_directories(config);
+    file.take_excluded(config);
+    file.take_quota(config);
     file.take_event(config);
     file.take_kafka(config);
     file.take_input();
@@ -114,6 +127,55 @@ impl File<'_> {
         }
     }
 
+    /// fuse_kafka compared by fnmatch(3) without flags, and with the path below the directory behind a `/`.
+    fn take_excluded(&mut self, config: &mut Config) {
+        let mut patterns = Vec::new();
+        for Item { text, line } in self.take("excluded_files") {
+            match globs::of_fnmatch(&text) {
+                Ok(equivalent) if equivalent.is_empty() => {
+                    let path = self.path.display();
+                    tracing::warn!(
+                        "{path}:{line}: fuse_kafka_excluded_files: `{text}` matches no file, as it did: paths begin \
+                         with `/`, so write `*{text}` or `/{text}`"
+                    );
+                }
+                Ok(equivalent) => patterns.extend(equivalent),
+                Err(message) => self.refuse("excluded_files", line, message),
+            }
+        }
+        // Each of them was tried.
+        let Ok(globs) = Globs::new(patterns) else { return };
+        for directory in &mut config.directories {
+            directory.exclude = globs.clone();
+        }
+    }
+
+    /// Bytes per second, then how many files are tracked.
+    fn take_quota(&mut self, config: &mut Config) {
+        let items = self.take("quota");
+        let Some(first) = items.first() else { return };
+        let mut numbers = [1_u32, FILES_TRACKED_DEFAULT];
+        for (number, Item { text, line }) in numbers.iter_mut().zip(&items) {
+            match text.parse() {
+                Ok(n) if n > 0 => *number = n,
+                _ => {
+                    let message =
+                        format!("`{text}` is not a number from 1 on: write [bytes per second, files]");
+                    return self.refuse("quota", *line, message);
+                }
+            }
+        }
+        let [bytes_per_second, files_tracked] = numbers;
+        if files_tracked > FILES_TRACKED_MAX {
+            let message = format!("`{files_tracked}` files cannot be tracked: use 1 to {FILES_TRACKED_MAX}");
+            return self.refuse("quota", first.line, message);
+        }
+        let bytes_per_second = ByteSize(bytes_per_second.into());
+        for directory in &mut config.directories {
+            directory.quota = Some(QuotaConfig { bytes_per_second, burst_bytes: ByteSize(0), files_tracked });
+        }
+    }
+
     fn take_event(&mut self, config: &mut Config) {
         let fields = self.take("fields");
         if let Some(Item { text, line }) = fields.last().filter(|_| fields.len() % 2 == 1) {
@@ -166,7 +228,7 @@ impl File<'_> {
 
     fn take_rest(&mut self, config: &mut Config) {
         for Item { text, line } in self.take("sleep") {
-            match directory::checked_path(Path::new(&text)) {
+            match checked_path(Path::new(&text)) {
                 Ok(path) => config.agent.sleep.push(path),
                 Err(message) => self.refuse("sleep", line, message),
             }
@@ -182,7 +244,7 @@ impl File<'_> {
             );
             self.refuse("log", line, message);
         }
-        for name in ["excluded_files", "quota", "zookeepers"] {
+        for name in ["zookeepers"] {
             if let Some(Item { line, .. }) = self.take(name).first() {
                 self.refuse(name, *line, "this is not there yet: remove the line");
             }

@@ -62,6 +62,25 @@ fn keys_have_the_meaning_that_they_had() {
 }
 
 #[test]
+fn excluded_files_and_the_quota_hold_for_all_directories() {
+    let config = parse(
+        "fuse_kafka_quota=[500000]\nfuse_kafka_excluded_files=[\"*.gz\", \"core\"]\n\
+         fuse_kafka_directories=[\"/a\", \"/b\"]\n",
+    )
+    .unwrap();
+    assert_eq!(config.directories.len(), 2);
+    for directory in &config.directories {
+        let quota = directory.quota.unwrap();
+        assert_eq!((quota.bytes_per_second.0, quota.burst_bytes.0, quota.files_tracked), (500_000, 0, 20));
+        assert!(directory.exclude.match_path(b"x/y.gz") && !directory.exclude.match_path(b"core"));
+    }
+    let two = parse("fuse_kafka_directories=[\"/a\"]\nfuse_kafka_quota=[1, \"7\"]").unwrap();
+    assert_eq!(two.directories[0].quota.unwrap().files_tracked, 7);
+    refused("fuse_kafka_quota=[0]", &["f.properties:1", "fuse_kafka_quota", "`0`"]);
+    refused("fuse_kafka_quota=[\"fast\"]", &["fuse_kafka_quota", "fast"]);
+}
+
+#[test]
 fn the_older_names_of_keys_are_taken_too() {
     let config = parse("monitoring_logging_topic=[\"old\"]\nmonitoring_top_substitutions=[\"x\"]\n").unwrap();
     assert_eq!(config.kafka.topic, "old");
@@ -126,7 +145,7 @@ fn every_key_is_taken_or_refused_with_a_way_out() {
 
 #[test]
 fn what_a_key_becomes_is_a_key_of_the_configuration() {
-    let text = "fuse_kafka_directories=[\"/a\"]";
+    let text = "fuse_kafka_directories=[\"/a\"]\nfuse_kafka_quota=[1]";
     let printed: toml::Table = toml::from_str(&parse(text).unwrap().print()).unwrap();
     for key in KEYS.iter().filter_map(|key| key.becomes) {
         let (section, name) = key.split_once('.').unwrap();

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bywash_common::config::Config;
+use bywash_common::config::{Config, Encoder};
 use rdkafka::{
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
@@ -189,6 +189,10 @@ impl Sink for KafkaSink {
             return Err(SinkError::Kafka(reason));
         }
         if self.service().retries.is_holding() { self.resend() } else { Ok(()) }
+    }
+
+    fn set_encoder(&mut self, encoder: Encoder) {
+        self.encoder = encoder.word();
     }
 
     fn push(&mut self) -> Result<(), SinkError> {
