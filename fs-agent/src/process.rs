@@ -15,7 +15,11 @@ use rustix::{
     process::{geteuid, umask},
 };
 
-use crate::{overlay, run::Event, sleep::LOOK_SIGNAL};
+use crate::{
+    overlay::{self, Limits},
+    run::Event,
+    sleep::LOOK_SIGNAL,
+};
 
 /// The signals that the agent handles.
 const HANDLED: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, LOOK_SIGNAL];
@@ -25,6 +29,13 @@ const NAME: &str = "fs-agent";
 
 /// The most descriptors of inodes in an overlay. Each keeps an inode of the directory below in memory, about 1 KiB.
 const INODE_DESCRIPTORS_MAX: usize = 1 << 16;
+
+/// The most inodes of all overlays together that the kernel caches before it is asked to forget some: they take about
+/// 8 MiB, and as much again where threads take turns.
+const INODES_MAX: usize = 1 << 14;
+
+/// The fewest inodes of one of many overlays.
+const INODES_MIN: usize = 1 << 10;
 
 /// The usual soft limit of open files.
 const DESCRIPTORS_DEFAULT: u64 = 1024;
@@ -80,12 +91,15 @@ pub fn is_agent(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == NAME)
 }
 
-/// How many descriptors each of `overlays` may hold for what the kernel caches: together half of all, so that as
-/// many files can be open, and no more than is of use.
-pub fn inode_descriptors(overlays: usize) -> usize {
+/// What each of `overlays` may keep for what the kernel caches. Of descriptors they have half together, so that as many
+/// files can be open, and no more than is of use.
+pub fn cache_limits(overlays: usize) -> Limits {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((DESCRIPTORS_DEFAULT, 0));
     let share = usize::try_from(soft / 2).unwrap_or(usize::MAX) / overlays.max(1);
-    share.min(INODE_DESCRIPTORS_MAX)
+    Limits {
+        descriptors: share.min(INODE_DESCRIPTORS_MAX),
+        inodes: (INODES_MAX / overlays.max(1)).max(INODES_MIN),
+    }
 }
 
 /// The soft limit becomes the hard one. With the privilege for it, the hard one first becomes what the kernel takes.

@@ -6,6 +6,7 @@
 mod convert;
 mod modes;
 mod operations;
+mod prune;
 
 use std::{
     io,
@@ -29,6 +30,7 @@ use crate::{
 
 use convert::errno;
 use modes::{Chosen, Modes};
+use prune::Pruner;
 
 /// The most bytes in one write request: as many as the kernel puts into one (256 pages, unless an administrator sets
 /// fs.fuse.max_pages_limit). Each request becomes one record.
@@ -54,7 +56,7 @@ const CAPABILITIES: [InitFlags; 6] = [
 
 /// One overlay, as the kernel talks to it.
 pub struct Adapter {
-    overlay: Overlay,
+    overlay: Arc<Overlay>,
     source: Arc<Source>,
     /// Tells the kernel what it does not know; there once the overlay is mounted.
     notifier: Arc<OnceLock<Notifier>>,
@@ -66,7 +68,7 @@ pub struct Adapter {
 impl Adapter {
     /// Serves `overlay` with `crew` and hands its writes to `source`.
     pub fn new(overlay: Overlay, source: Arc<Source>, crew: Arc<Crew>) -> Self {
-        Self { overlay, source, notifier: Arc::default(), modes: Modes::default(), crew }
+        Self { overlay: Arc::new(overlay), source, notifier: Arc::default(), modes: Modes::default(), crew }
     }
 
     /// How many threads shall call this.
@@ -77,6 +79,11 @@ impl Adapter {
     /// Where the session's notifier is to be put.
     pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
         Arc::clone(&self.notifier)
+    }
+
+    /// Who keeps the overlay small once it is mounted. To be called once.
+    pub fn pruner(&self) -> Pruner {
+        Pruner::new(Arc::downgrade(&self.overlay), self.overlay.crowds())
     }
 
     /// Settles with the kernel what either does.

@@ -6,6 +6,7 @@ mod table;
 use std::{
     fs::{self, File},
     io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -172,10 +173,13 @@ pub fn mount(path: &Path, ring: &str, adapter: Adapter) -> Result<Session<Adapte
     config.mount_options = options(path)?;
     config.mount_options.push(MountOption::FSName(format!("{SOURCE_PREFIX}{ring}")));
     let notifier = adapter.notifier();
+    let pruner = adapter.pruner();
     let session = Session::new(adapter, path, &config)
         .with_context(|| format!("cannot mount an overlay on {}", path.display()))?;
     // Set once: the adapter is new.
     let _ = notifier.set(session.notifier());
+    let device = session.as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
+    pruner.start(device).context("cannot start a thread")?;
     Ok(session)
 }
 

@@ -4,14 +4,18 @@
 //! descriptors, so those that were not used for long are closed and found again by name. A file that has lost its last
 //! name keeps its descriptor; so nobody else gets its inode number while the kernel knows it, a file's own number can
 //! be its node id, and users see the numbers of the directory below.
+//!
+//! Only the kernel knows when an inode is not needed any more. With too many, someone who can ask it to forget some is
+//! told so, and given the oldest.
 
 use std::{
     collections::{HashMap, VecDeque},
     ffi::OsStr,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
 };
 
@@ -41,6 +45,21 @@ const DEPTH_MAX: usize = 1024;
 
 /// How many descriptors are looked at to find one to close. More are open for a while if all are in use.
 const CLOSE_ATTEMPTS_MAX: usize = 64;
+
+/// How many inodes are looked at for each old one that is wanted.
+const LOOKS_EACH: usize = 4;
+
+/// How many forgotten inodes may be among the arrivals before all of them are taken out, beside as many as are known.
+const FORGOTTEN_ARRIVALS: usize = 1024;
+
+/// How much of what the kernel caches an overlay keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// About how many descriptors it holds, besides those of open files.
+    pub descriptors: usize,
+    /// Of how many inodes on the kernel is to be asked to forget some.
+    pub inodes: usize,
+}
 
 /// What tells files below apart: device and inode number.
 type Key = (u64, u64);
@@ -78,7 +97,7 @@ pub struct Inode {
     is_dir: bool,
     /// The file below, opened with O_PATH, unless it was closed to save descriptors.
     fd: Mutex<Option<Arc<OwnedFd>>>,
-    /// Since `held` last looked at it.
+    /// Since it was last looked at, to be closed or forgotten.
     used: AtomicBool,
     held: Arc<Held>,
     /// The latest first. A removed name stays if it is the last: it is where the file was known.
@@ -252,6 +271,8 @@ struct Known {
 #[derive(Default)]
 struct Tables {
     known: HashMap<u64, Known>,
+    /// The one that came or was spared first is the next to be looked at when some are to be forgotten.
+    arrivals: VecDeque<Weak<Inode>>,
     /// Node ids of files whose own number could not serve.
     synthetic: HashMap<Key, u64>,
     next_synthetic: u64,
@@ -272,6 +293,14 @@ impl Tables {
             id
         })
     }
+
+    fn add(&mut self, inode: &Arc<Inode>) {
+        self.known.insert(inode.id, Known { inode: Arc::clone(inode), lookups: 1 });
+        if self.arrivals.len() > 2 * self.known.len() + FORGOTTEN_ARRIVALS {
+            self.arrivals.retain(|inode| inode.strong_count() > 0);
+        }
+        self.arrivals.push_back(Arc::downgrade(inode));
+    }
 }
 
 /// All inodes that the kernel knows of. The lock is never held across a system call.
@@ -280,20 +309,26 @@ pub struct Inodes {
     root_dev: u64,
     held: Arc<Held>,
     tables: Mutex<Tables>,
+    /// How many the kernel may know before it is to be asked to forget some.
+    max: usize,
+    /// Who asks it.
+    crowded: OnceLock<SyncSender<()>>,
     /// Counts renames of directories: paths put together before one may be wrong after it.
     directory_moves: AtomicU64,
 }
 
 impl Inodes {
-    /// Begins with the root alone. About `fds_max` descriptors are held.
-    pub fn new(root: OwnedFd, stat: &Statx, fds_max: usize) -> Self {
-        let held = Arc::new(Held { max: fds_max, inodes: Mutex::default() });
+    /// Begins with the root alone.
+    pub fn new(root: OwnedFd, stat: &Statx, limits: Limits) -> Self {
+        let held = Arc::new(Held { max: limits.descriptors, inodes: Mutex::default() });
         Self {
             // Not noted as held, so never closed: it has no name to be found by.
             root: Arc::new(Inode::new(ROOT, root, stat, &held)),
             root_dev: key_of(stat).0,
             held,
             tables: Mutex::default(),
+            max: limits.inodes,
+            crowded: OnceLock::new(),
             directory_moves: AtomicU64::new(0),
         }
     }
@@ -329,7 +364,13 @@ impl Inodes {
                 }
                 None => {
                     let inode = Arc::new(Inode::new(id, fd, stat, &self.held));
-                    tables.known.insert(id, Known { inode: Arc::clone(&inode), lookups: 1 });
+                    tables.add(&inode);
+                    if tables.known.len() > self.max
+                        && let Some(crowded) = self.crowded.get()
+                    {
+                        // Waits for nobody. Told already, or nobody listens any more.
+                        let _ = crowded.try_send(());
+                    }
                     (inode, None)
                 }
             }
@@ -357,6 +398,32 @@ impl Inodes {
             }
             tables.known.remove(&id)
         };
+    }
+
+    /// Says so when there are too many, until this is dropped. To be called once.
+    pub fn crowds(&self) -> Receiver<()> {
+        let (sender, receiver) = sync_channel(1);
+        let _ = self.crowded.set(sender);
+        receiver
+    }
+
+    /// Up to `count` inodes that came first, those apart that were used since they were last looked at.
+    pub fn oldest(&self, count: usize) -> Vec<Arc<Inode>> {
+        let mut oldest = Vec::with_capacity(count);
+        // Let go of after the lock.
+        let mut spared = Vec::new();
+        let mut tables = lock(&self.tables);
+        for _ in 0..(LOOKS_EACH * count).min(tables.arrivals.len()) {
+            if oldest.len() == count {
+                break;
+            }
+            let Some(first) = tables.arrivals.pop_front() else { break };
+            let Some(inode) = first.upgrade() else { continue };
+            tables.arrivals.push_back(first);
+            if inode.used.swap(false, Ordering::Relaxed) { &mut spared } else { &mut oldest }.push(inode);
+        }
+        drop(tables);
+        oldest
     }
 
     /// `inode` was renamed.
@@ -390,5 +457,11 @@ impl Inodes {
     #[cfg(test)]
     pub fn len(&self) -> usize {
         lock(&self.tables).known.len()
+    }
+
+    /// How many arrivals are remembered.
+    #[cfg(test)]
+    pub fn arrivals(&self) -> usize {
+        lock(&self.tables).arrivals.len()
     }
 }

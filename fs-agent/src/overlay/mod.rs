@@ -22,7 +22,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::Receiver},
 };
 
 use rustix::{
@@ -34,6 +34,7 @@ use rustix::{
 pub use files::WriteRequest;
 pub use handle::{OpenDir, OpenFile};
 pub use identity::{Caller, Identity, keep_capabilities};
+pub use inode::Limits;
 pub use meta::{Change, Xattr};
 pub use names::NewMode;
 
@@ -73,12 +74,11 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Takes the directory at `path`, to hold about `fds_max` descriptors for what the kernel caches of it, besides
-    /// those of open files. To be called before anything is mounted on it.
+    /// Takes the directory at `path`. To be called before anything is mounted on it.
     ///
     /// # Errors
     /// If it cannot be opened as a directory.
-    pub fn open(path: &Path, identity: Identity, fds_max: usize) -> Result<Self> {
+    pub fn open(path: &Path, identity: Identity, limits: Limits) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = openat(rustix::fs::CWD, path, flags, Mode::empty())?;
         let stat = stat_of(&root)?;
@@ -87,12 +87,23 @@ impl Overlay {
         Ok(Self {
             path: path.as_os_str().as_bytes().to_vec(),
             fs_type: fstatfs(&root)?.f_type,
-            inodes: Inodes::new(root, &stat, fds_max),
+            inodes: Inodes::new(root, &stat, limits),
             files: Handles::default(),
             dirs: Handles::default(),
             identity,
             own_fds,
         })
+    }
+
+    /// Says when the kernel knows so many inodes that it should be asked to forget some, as long as this overlay is
+    /// there. To be called once.
+    pub fn crowds(&self) -> Receiver<()> {
+        self.inodes.crowds()
+    }
+
+    /// Up to `count` nodes that the kernel may forget rather than others.
+    pub fn oldest(&self, count: usize) -> Vec<u64> {
+        self.inodes.oldest(count).iter().map(|inode| inode.id).collect()
     }
 
     /// Whether files in the directory can have ACLs.

@@ -24,12 +24,12 @@ struct Fixture {
 }
 
 fn fixture() -> Fixture {
-    fixture_with(1000)
+    fixture_with(Limits { descriptors: 1000, inodes: 1000 })
 }
 
-fn fixture_with(fds_max: usize) -> Fixture {
+fn fixture_with(limits: Limits) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
-    let overlay = Overlay::open(dir.path(), Identity::of_this_process(), fds_max).unwrap();
+    let overlay = Overlay::open(dir.path(), Identity::of_this_process(), limits).unwrap();
     Fixture { overlay, dir }
 }
 
@@ -356,7 +356,7 @@ fn root_makes_files_in_the_callers_name() {
 #[test]
 fn more_inodes_than_descriptors_are_served() {
     const FDS_MAX: usize = 10;
-    let f = fixture_with(FDS_MAX);
+    let f = fixture_with(Limits { descriptors: FDS_MAX, inodes: 1000 });
     let d = f.overlay.mkdir(ROOT, OsStr::new("d"), mode(0o755), ME).unwrap().node;
     let names: Vec<String> = (0..100).map(|i| format!("file-{i}")).collect();
     let nodes: Vec<u64> = names
@@ -387,4 +387,37 @@ fn more_inodes_than_descriptors_are_served() {
     fs::rename(f.below("D/new"), f.below("D/file-99")).unwrap();
     assert_eq!(f.overlay.getattr(nodes[99]).err(), Some(Errno::STALE));
     assert_eq!(f.lookup(d, "file-99").stat.stx_size, 3);
+}
+
+#[test]
+fn of_too_many_inodes_the_oldest_unused_are_found() {
+    let f = fixture_with(Limits { descriptors: 1000, inodes: 3 });
+    let crowds = f.overlay.crowds();
+    let names = ["a", "b", "c", "d"];
+    names.iter().for_each(|name| fs::write(f.below(name), "").unwrap());
+    let nodes = names.map(|name| {
+        assert!(crowds.try_recv().is_err(), "no crowd before {name}");
+        f.lookup(ROOT, name).node
+    });
+    assert!(crowds.try_recv().is_ok());
+    assert_eq!(f.overlay.oldest(4), [0; 0], "all are new");
+    f.overlay.getattr(nodes[0]).unwrap();
+    assert_eq!(f.overlay.oldest(2), nodes[1..3]);
+    assert_eq!(f.overlay.oldest(2), [nodes[3], nodes[0]]);
+    f.overlay.forget(nodes[1], 1);
+    assert_eq!(f.overlay.oldest(4), [nodes[2], nodes[3], nodes[0]]);
+    drop(f);
+    assert!(crowds.recv().is_err(), "nobody waits for an overlay that is gone");
+}
+
+#[test]
+fn what_is_forgotten_leaves_nothing_behind() {
+    let f = fixture();
+    fs::write(f.below("a"), "").unwrap();
+    for _ in 0..10_000 {
+        let node = f.lookup(ROOT, "a").node;
+        f.overlay.forget(node, 1);
+    }
+    assert_eq!(f.overlay.inodes.len(), 0);
+    assert!(f.overlay.inodes.arrivals() < 2_000, "{}", f.overlay.inodes.arrivals());
 }

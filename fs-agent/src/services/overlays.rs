@@ -131,8 +131,8 @@ impl Overlays {
     /// Mounts one of `overlays`, and serves it with threads of its own.
     fn mount(&mut self, directory: &DirectoryConfig, overlays: usize) -> Result<Served> {
         let path = directory.path.clone();
-        let fds_max = process::inode_descriptors(overlays);
-        let overlay = Overlay::open(&path, Identity::of_this_process(), fds_max)
+        let limits = process::cache_limits(overlays);
+        let overlay = Overlay::open(&path, Identity::of_this_process(), limits)
             .with_context(|| format!("cannot open {}", path.display()))?;
         let crew = Crew::new(crew::threads_each(overlays));
         let source = Arc::new(Source::new(Arc::clone(&self.capture), directory));
