@@ -1,6 +1,9 @@
 //! The command line.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use anyhow::Result;
 use bywash_common::{cli::GlobalArgs, exit::Exit};
@@ -35,6 +38,8 @@ pub enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Take overlays away that do not answer within 2 s; never hangs itself
+    Cleanup,
     /// Stop listening to the directories under `agent.sleep`, until `wake` or a reboot
     Sleep,
     /// Listen again to what sleeps
@@ -46,6 +51,12 @@ pub enum Command {
     },
     /// Print the manual page
     Man,
+    /// Ask an overlay, and say by the exit code what it answers
+    #[command(hide = true)]
+    Probe {
+        /// Where it is mounted
+        path: PathBuf,
+    },
 }
 
 /// Prints the completions for a shell.

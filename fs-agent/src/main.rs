@@ -3,6 +3,7 @@
 
 mod capture;
 mod check;
+mod cleanup;
 mod cli;
 mod crew;
 mod fifo;
@@ -26,9 +27,11 @@ fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     global.log.init();
     let result = match command {
+        Command::Probe { path } => return ExitCode::from(mount::probe::run(&path)),
         Command::Run => run::run(&global),
         Command::Status { json } => status::status(&global, json),
         Command::Check { print } => check::check(&global, print),
+        Command::Cleanup => cleanup::cleanup(&global),
         Command::Sleep => sleep::sleep(&global),
         Command::Wake => sleep::wake(&global),
         Command::Completions { shell } => cli::completions(shell),

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use bywash_common::{
     cli::GlobalArgs,
-    config::{Config, RingConfig},
+    config::{Config, OnAgentExit, RingConfig},
     exit::Exit,
     ring::AgentRing,
 };
@@ -48,7 +48,7 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     let (sender, events) = channel();
     process::watch_signals(sender.clone())?;
     let mut services = Services::new(ring, &config.ring.name, sender);
-    services.apply(&config, asleep(&config)).inspect_err(|_| services.stop())?;
+    services.apply(&config, asleep(&config)).inspect_err(|_| services.stop(OnAgentExit::Unmount))?;
     Agent { args, config, services, events }.serve()
 }
 
@@ -122,7 +122,7 @@ impl Agent<'_> {
 
     /// Stops listening, and gives what is still in use a while.
     fn stop(&mut self) {
-        self.services.stop();
+        self.services.stop(self.config.agent.on_agent_exit);
         let deadline = Instant::now() + CLOSING_GRACE;
         while !self.services.is_closed() {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {

@@ -330,10 +330,13 @@ impl Config {
         }
     }
 
-    /// What the publisher writes under a watched directory would come back to it as events, without end.
+    /// What the services write under a watched directory would come back to them as events, without end.
     fn check_state_dirs(&self, args: &ConfigArgs, file: &Path, text: &str, problems: &mut Vec<Problem>) {
         let failed_flag = args.failed_attempts_dir.is_some().then_some("failed-attempts-dir");
-        let state_dirs = [("failed.dir", self.failed.directory(), failed_flag)];
+        let state_dirs = [
+            ("failed.dir", self.failed.directory(), failed_flag),
+            ("agent.state_dir", self.agent.state_dir.as_deref(), None),
+        ];
         for (key, dir, flag) in state_dirs {
             let Some(dir) = dir else { continue };
             let Some(watched) = self.directories.iter().find(|d| dir.starts_with(&d.path)) else { continue };

@@ -1,18 +1,19 @@
 //! Taking overlays away: one's own at the end, and those that a killed agent has left.
 
-use std::{io, path::Path, process::Command, sync::mpsc, thread, time::Duration};
+use std::{path::Path, process::Command, time::Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use bywash_common::ring;
 use nix::{
     errno::Errno,
     mount::{MntFlags, umount2},
 };
 
-use super::{FS_TYPE, SOURCE_PREFIX, table};
-
-/// How long an overlay may take to say that it lives.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+use super::{
+    FS_TYPE, SOURCE_PREFIX,
+    probe::{ANSWER_TIME_MAX, Answer, Probe},
+    table,
+};
 
 /// The most overlays that are taken off one directory.
 const STACK_MAX: usize = 64;
@@ -45,6 +46,21 @@ pub fn recover(path: &Path, ours: &str) -> Result<()> {
     bail!("{} is covered by more than {STACK_MAX} dead overlays: unmount them (umount -l)", path.display())
 }
 
+/// Takes off whatever an earlier agent of the ring `ours` has left, also where nothing is configured any more. The ring
+/// must be held. What cannot be taken off is said.
+pub fn recover_forgotten(ours: &str) {
+    let forgotten = table::all().unwrap_or_default();
+    for left in forgotten.iter().filter(|left| left.is_overlay_of(ours)) {
+        tracing::info!(
+            "{} is still covered by an agent that has died: taking that off",
+            left.point.display()
+        );
+        if let Err(error) = detach(&left.point) {
+            tracing::warn!("{error:#}");
+        }
+    }
+}
+
 fn refuse_living(path: &Path, ring: &str) -> Result<()> {
     let path_shown = path.display();
     if ring::inspect(ring).is_ok_and(|inspected| inspected.agent_running) {
@@ -53,33 +69,18 @@ fn refuse_living(path: &Path, ring: &str) -> Result<()> {
              stop that agent, or take the directory out of one of the configurations"
         );
     }
-    match probe(path) {
-        Some(Err(error)) if error.raw_os_error() == Some(Errno::ENOTCONN as i32) => Ok(()),
-        None => bail!(
+    let probe = Probe::ask(path).context("cannot start a process")?;
+    match probe.answer(Instant::now() + ANSWER_TIME_MAX) {
+        Answer::Dead(_) => Ok(()),
+        Answer::Silent => bail!(
             "{path_shown} is overlaid by an fs-agent (ring `{ring}`) that does not answer: \
-             stop that agent, then unmount it (umount -l {path_shown})"
+             stop that agent, then take its overlay away (fs-agent cleanup)"
         ),
-        Some(_) => bail!(
+        Answer::Alive => bail!(
             "{path_shown} is already overlaid by an fs-agent (ring `{ring}`): \
              stop that agent, or take the directory out of one of the configurations"
         ),
     }
-}
-
-/// Whether what is mounted at `path` answers; `None` if it does not within the time for it. The thread that asks is
-/// left behind then: nothing can end its wait.
-fn probe(path: &Path) -> Option<io::Result<()>> {
-    let (answer, answered) = mpsc::channel();
-    let path = path.to_owned();
-    let ask = move || {
-        let result = rustix::fs::statfs(&path).map(drop).map_err(io::Error::from);
-        // Nobody listens any more if it took too long.
-        let _ = answer.send(result);
-    };
-    if let Err(error) = thread::Builder::new().name("probe".to_owned()).spawn(ask) {
-        return Some(Err(error));
-    }
-    answered.recv_timeout(PROBE_TIMEOUT).ok()
 }
 
 /// Takes this agent's overlay off `path`, if it still is there.
@@ -87,9 +88,7 @@ fn probe(path: &Path) -> Option<io::Result<()>> {
 /// # Errors
 /// If the system refuses.
 pub fn unmount(path: &Path, ring: &str) -> Result<Unmounted> {
-    let is_ours =
-        |top: &table::Mounted| top.fs_type == FS_TYPE && top.source.strip_prefix(SOURCE_PREFIX) == Some(ring);
-    if !table::top_at(path)?.as_ref().is_some_and(is_ours) {
+    if !table::top_at(path)?.is_some_and(|top| top.is_overlay_of(ring)) {
         return Ok(Unmounted::Gone);
     }
     match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
@@ -101,7 +100,10 @@ pub fn unmount(path: &Path, ring: &str) -> Result<Unmounted> {
 }
 
 /// Takes the top mount off `path`, whoever still uses it.
-fn detach(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// If the system refuses.
+pub fn detach(path: &Path) -> Result<()> {
     match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(Errno::EPERM) => by_helper(path, &["-u", "-z"]),

@@ -1,6 +1,7 @@
 //! Where overlays are mounted: what a directory must be, mounting, recovery, unmounting.
 
 mod detach;
+pub mod probe;
 mod table;
 
 use std::{
@@ -21,7 +22,7 @@ use rustix::{
 
 use crate::fuse::Adapter;
 
-pub use detach::{Unmounted, recover, unmount};
+pub use detach::{Unmounted, detach, recover, recover_forgotten, unmount};
 
 /// How overlays show in /proc/mounts: by this type, and by a source that names the ring.
 const FS_TYPE: &str = "fuse.bywash";
@@ -58,6 +59,31 @@ pub enum Unusable {
         /// Without links.
         real: PathBuf,
     },
+    /// Another agent's overlay is there already, around it or in it.
+    #[error(
+        "{} and {}, which the fs-agent of the ring `{ring}` has overlaid, contain one another: \
+         take one of them out of its configuration",
+        path.display(), other.display()
+    )]
+    Overlapping {
+        /// As configured.
+        path: PathBuf,
+        /// What is overlaid.
+        other: PathBuf,
+        /// By whose agent.
+        ring: String,
+    },
+    /// The log is a file below it: each line would be an event, and each event can be a line.
+    #[error(
+        "this program's log goes to {}, below the watched directory {}: let it go elsewhere",
+        log.display(), path.display()
+    )]
+    Log {
+        /// The watched directory.
+        path: PathBuf,
+        /// Where standard error goes.
+        log: PathBuf,
+    },
     /// It cannot be looked at.
     #[error("cannot use the directory {}: {error}", path.display())]
     Io {
@@ -68,14 +94,30 @@ pub enum Unusable {
     },
 }
 
-/// Whether `directory` can be overlaid, without changing anything. What an overlay covers is left alone: it was looked
-/// at when that was mounted.
+/// Whether an agent's overlay is on top at `path`.
+///
+/// # Errors
+/// If /proc cannot be read.
+pub fn is_overlaid(path: &Path) -> io::Result<bool> {
+    Ok(table::top_at(path)?.is_some_and(|top| top.is_overlay()))
+}
+
+/// Whether an overlay of the agent of `ring` is mounted at `path`, on top or not.
+pub fn is_mounted(path: &Path, ring: &str) -> bool {
+    // Without the table nobody can tell: as if it were.
+    table::all().map_or(true, |all| all.iter().any(|one| one.point == path && one.is_overlay_of(ring)))
+}
+
+/// Whether `directory` can be overlaid by the agent of `ring`, without changing anything. What an overlay covers is left
+/// alone: it was looked at when that was mounted.
 ///
 /// # Errors
 /// Why it cannot.
-pub fn check_directory(directory: &DirectoryConfig) -> Result<(), Unusable> {
+pub fn check_directory(directory: &DirectoryConfig, ring: &str) -> Result<(), Unusable> {
     let path = &directory.path;
-    let covered = table::top_at(path).ok().flatten().is_some_and(|top| top.fs_type == FS_TYPE);
+    check_apart(path, ring)?;
+    check_log(path)?;
+    let covered = is_overlaid(path).unwrap_or(false);
     if covered || (directory.create && is_missing(path)) {
         return Ok(());
     }
@@ -92,6 +134,29 @@ pub fn prepare_directory(directory: &DirectoryConfig) -> Result<(), Unusable> {
         fs::create_dir_all(path).map_err(|error| Unusable::Io { path: path.clone(), error })?;
     }
     check_path(path)
+}
+
+/// Overlays of other agents in or around it would see its writes too, and each depend on the other's agent. What an
+/// earlier agent of the same ring has left is taken off before anything is mounted.
+fn check_apart(path: &Path, ring: &str) -> Result<(), Unusable> {
+    let overlaps = |other: &table::Mounted| {
+        other.is_overlay()
+            && !other.is_overlay_of(ring)
+            && other.point != path
+            && (other.point.starts_with(path) || path.starts_with(&other.point))
+    };
+    match table::all().unwrap_or_default().into_iter().find(overlaps) {
+        None => Ok(()),
+        Some(table::Mounted { point, source, .. }) => {
+            let ring = source.strip_prefix(SOURCE_PREFIX).unwrap_or(&source).to_owned();
+            Err(Unusable::Overlapping { path: path.to_owned(), other: point, ring })
+        }
+    }
+}
+
+fn check_log(path: &Path) -> Result<(), Unusable> {
+    let log = fs::read_link("/proc/self/fd/2").unwrap_or_default();
+    if log.starts_with(path) { Err(Unusable::Log { path: path.to_owned(), log }) } else { Ok(()) }
 }
 
 fn is_missing(path: &Path) -> bool {

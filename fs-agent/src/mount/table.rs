@@ -9,16 +9,39 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::{FS_TYPE, SOURCE_PREFIX};
+
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
     id: u32,
     parent: u32,
-    point: PathBuf,
+    /// Where.
+    pub point: PathBuf,
     /// The type, with the subtype: `fuse.bywash`.
     pub fs_type: String,
     /// What it says that it mounts.
     pub source: String,
+}
+
+impl Mounted {
+    /// Whether it is an agent's overlay.
+    pub fn is_overlay(&self) -> bool {
+        self.fs_type == FS_TYPE
+    }
+
+    /// Whether it is the overlay of the agent of `ring`.
+    pub fn is_overlay_of(&self, ring: &str) -> bool {
+        self.is_overlay() && self.source.strip_prefix(SOURCE_PREFIX) == Some(ring)
+    }
+}
+
+/// All that is mounted.
+///
+/// # Errors
+/// If /proc cannot be read.
+pub fn all() -> io::Result<Vec<Mounted>> {
+    Ok(parse(&fs::read("/proc/self/mountinfo")?).collect())
 }
 
 /// What is mounted on top at `path`, if anything. `path` is without symbolic links.
@@ -30,13 +53,13 @@ pub fn top_at(path: &Path) -> io::Result<Option<Mounted>> {
 }
 
 fn top_in(mountinfo: &[u8], path: &Path) -> Option<Mounted> {
-    let here: Vec<Mounted> = mountinfo
-        .split(|b| *b == b'\n')
-        .filter_map(parse_line)
-        .filter(|mounted| mounted.point == path)
-        .collect();
+    let here: Vec<Mounted> = parse(mountinfo).filter(|mounted| mounted.point == path).collect();
     // Where mounts are stacked, each is the parent of the one on top of it.
     here.iter().find(|mounted| !here.iter().any(|other| other.parent == mounted.id)).cloned()
+}
+
+fn parse(mountinfo: &[u8]) -> impl Iterator<Item = Mounted> {
+    mountinfo.split(|b| *b == b'\n').filter_map(parse_line)
 }
 
 /// `36 35 98:0 /root /point options optional-fields - type source super-options`, see proc_pid_mountinfo(5).

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Result;
 use bywash_common::{
-    config::Config,
+    config::{Config, OnAgentExit},
     ring::AgentRing,
     status::{Listening, ListeningKind},
 };
@@ -36,7 +36,8 @@ pub const CLOSING_GRACE: Duration = Duration::from_secs(5);
 /// # Errors
 /// Why it could not.
 pub fn check(config: &Config) -> Result<()> {
-    config.directories.iter().try_for_each(mount::check_directory)?;
+    let check = |directory| mount::check_directory(directory, &config.ring.name);
+    config.directories.iter().try_for_each(check)?;
     fifo::check(config)?;
     Ok(())
 }
@@ -62,6 +63,7 @@ impl Services {
     /// Nothing yet, to feed `ring` and to report to `events`.
     pub fn new(ring: AgentRing, ring_name: &str, events: Sender<Event>) -> Self {
         let capture = Arc::new(Capture::new(ring));
+        mount::recover_forgotten(ring_name);
         let overlays = Overlays::new(Arc::clone(&capture), ring_name, events);
         let fifos = Fifos::new(Arc::clone(&capture));
         Self { capture, overlays, fifos, asleep: Vec::new() }
@@ -104,10 +106,10 @@ impl Services {
     }
 
     /// Stops listening. What is in use goes on as long as this process does, or until [`Self::is_closed`].
-    pub fn stop(&mut self) {
+    pub fn stop(&mut self, on_agent_exit: OnAgentExit) {
         self.capture.set_roster(&[]);
         self.fifos.stop();
-        self.overlays.stop();
+        self.overlays.stop(on_agent_exit);
         self.fifos.join();
     }
 

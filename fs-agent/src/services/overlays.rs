@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use bywash_common::config::DirectoryConfig;
+use bywash_common::config::{DirectoryConfig, OnAgentExit};
 use fuser::Session;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::statvfs;
@@ -111,6 +111,7 @@ impl Overlays {
     /// Why one could not be. None is then left mounted.
     pub fn start_new(&mut self, wanted: &[DirectoryConfig]) -> Result<New> {
         let mut new = New { ring: self.ring.clone(), served: Vec::new() };
+        self.notice_unmounted();
         let missing: Vec<_> = wanted.iter().filter(|d| !self.paths().any(|path| path == d.path)).collect();
         if missing.is_empty() {
             return Ok(new);
@@ -126,6 +127,19 @@ impl Overlays {
             muster(crew, path)?;
         }
         Ok(new)
+    }
+
+    /// What somebody else has unmounted while files were open in it is served on, and can be mounted again.
+    fn notice_unmounted(&mut self) {
+        for served in std::mem::take(&mut self.mounted) {
+            if mount::is_mounted(&served.path, &self.ring) {
+                self.mounted.push(served);
+            } else {
+                tracing::warn!("{} was unmounted by someone else", served.path.display());
+                served.crew.dismiss();
+                self.leaving.push(served);
+            }
+        }
     }
 
     /// Mounts one of `overlays`, and serves it with threads of its own.
@@ -196,8 +210,14 @@ impl Overlays {
         }
     }
 
-    /// Takes all of them out of the tree.
-    pub fn stop(&mut self) {
+    /// Takes all of them out of the tree, unless they are to be kept: those fail once this process is gone.
+    pub fn stop(&mut self, on_agent_exit: OnAgentExit) {
+        if on_agent_exit == OnAgentExit::Keep {
+            for Served { path, source, .. } in std::mem::take(&mut self.mounted) {
+                source.finish();
+                tracing::info!("{} stays overlaid, and fails until fs-agent runs again", path.display());
+            }
+        }
         for served in std::mem::take(&mut self.mounted) {
             served.unmount(&self.ring);
             self.leaving.push(served);

@@ -5,9 +5,11 @@
 // A test says that something does not hold by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod cleanup;
 mod commands;
 mod content;
 mod crash;
+mod directories;
 mod ecs;
 mod exclude;
 mod failed;
