@@ -31,6 +31,8 @@ rsync                                    | rsync        | a test that copies a t
 tar                                      | tar          | a test that unpacks an archive inside an overlay
 '
 
+readonly LOGGERS='rsyslog syslog-ng-core syslog-ng-mod-rdkafka'
+
 readonly CONFORMANCE_PACKAGES='
 stress-ng                                | stress-ng    | a load of all file operations at once
 dbench                                   | dbench       | the load of a file server
@@ -122,8 +124,34 @@ install_kinesis() {
     touch "$mark"
 }
 
+# rsyslog and syslog-ng write to FIFOs in tests, and syslog-ng is what the benchmark measures against. They cannot be
+# installed together, and would begin to log for this machine: they are unpacked beside the build, and only the libraries
+# that they need are installed.
+unpack_loggers() {
+    local tools=$target/tools/loggers
+    [ -e "$tools/complete" ] && return 0
+    command -v apt-get >/dev/null || die "there is no apt-get here: unpack $LOGGERS into $tools by hand"
+    say "missing: $LOGGERS, which write to FIFOs in tests; into $tools"
+    local root=() libraries
+    if [ "$(id -u)" -ne 0 ]; then root=(sudo); fi
+    "${root[@]}" apt-get update -q
+    # shellcheck disable=SC2086 # several words
+    libraries=$(apt-cache depends $LOGGERS | awk '$1 == "Depends:" && $2 ~ /^lib/ { print $2 }' | sort -u)
+    # shellcheck disable=SC2086
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $libraries
+    rm -rf "$tools"
+    mkdir -p "$tools/packages"
+    # shellcheck disable=SC2086
+    (cd "$tools/packages" && apt-get download -q $LOGGERS && for package in *.deb; do dpkg -x "$package" ..; done)
+    rm -r "$tools/packages"
+    # Under names without a version.
+    (cd "$tools" && ln -s usr/lib/*/rsyslog rsyslog-modules && ln -s usr/lib/syslog-ng/[0-9]* syslog-ng-modules)
+    touch "$tools/complete"
+}
+
 install_packages "$PACKAGES"
 install_nextest
+unpack_loggers
 install_broker
 install_kinesis
 install_crate fsx "$FSX_VERSION" 'which checks that a file reads as it was written'
