@@ -179,7 +179,10 @@ pub fn must_run(command: &mut Command) -> String {
 /// The configuration of whoever runs the tests must not reach the programs under test.
 fn without_configuration(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
-        if ["BYWASH_", "AWS_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+        if ["BYWASH_", "FIFO2KINESIS_", "AWS_"]
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix))
+        {
             command.env_remove(name);
         }
     }

@@ -14,6 +14,8 @@ mod ecs;
 mod exclude;
 mod failed;
 mod fifo;
+mod fifo_delivery;
+mod fifo_producers;
 mod format;
 mod harness;
 mod kill;

@@ -8,6 +8,21 @@ use crate::units::Span;
 
 use crate::config::{Config, ConfigArgs, Encoder, Origin, PartitionKey, Problem, Sink};
 
+/// The flags that its README names. README shows them; a test holds it to this list.
+pub const FLAGS: [&str; 11] = [
+    "fifo-name",
+    "stream-name",
+    "partition-key",
+    "buffer-queue-limit",
+    "failed-attempts-dir",
+    "flush-interval",
+    "flush-handler",
+    "region",
+    "role-arn",
+    "role-session-name",
+    "debug",
+];
+
 /// What begins the names of its environment variables.
 pub const PREFIX: &str = "FIFO2KINESIS_";
 

@@ -166,3 +166,49 @@ fn what_is_printed_is_a_configuration_to_go_on_with() {
     crate::config::file::apply(Path::new("b.toml"), &config.print(), &mut again, &mut problems);
     assert_eq!((again, problems), (config, Vec::new()));
 }
+
+/// The rows of README's table of fifo2kinesis's flags: flag, variable, key.
+fn flags_of_readme() -> Vec<(&'static str, &'static str, &'static str)> {
+    let readme = include_str!("../../../../README.md");
+    let row = |line: &'static str| {
+        let mut words = line.split('`').skip(1).step_by(2);
+        let (flag, variable, key) = (words.next()?, words.next()?, words.next()?);
+        line.starts_with("| `--").then_some((flag.strip_prefix("--")?, variable, key))
+    };
+    readme.lines().filter_map(row).filter(|row| row.1.starts_with(fifo2kinesis::PREFIX)).collect()
+}
+
+#[test]
+fn readme_shows_every_flag_of_fifo2kinesis_and_each_is_one_of_ours() {
+    let rows = flags_of_readme();
+    let shown: Vec<&str> = rows.iter().map(|(flag, ..)| *flag).collect();
+    assert_eq!(shown, fifo2kinesis::FLAGS);
+    let command = <crate::cli::GlobalArgs as clap::Args>::augment_args(clap::Command::new("any"));
+    let printed: toml::Table = toml::from_str(&full().print()).unwrap();
+    for (flag, variable, key) in rows {
+        let names = flag.to_ascii_uppercase().replace('-', "_");
+        assert_eq!(variable, format!("{}{names}", fifo2kinesis::PREFIX));
+        let ours = command.get_arguments().find(|argument| argument.get_long() == Some(flag));
+        let ours = ours.unwrap_or_else(|| panic!("--{flag} is no flag"));
+        assert_eq!(ours.get_env().and_then(|name| name.to_str()), Some(&*format!("BYWASH_{names}")));
+        let (section, key) = key.split_once('.').unwrap();
+        let section = &printed[section];
+        let section = section.as_array().map_or(section, |sections| &sections[0]);
+        assert!(section.get(key).is_some(), "{key} is no key of {section}");
+    }
+}
+
+/// A configuration in which every key that a flag of fifo2kinesis stands for is set.
+fn full() -> Config {
+    let (mut config, mut problems) = (Config::default(), Vec::new());
+    let value = |name: &str| match name.strip_prefix(fifo2kinesis::PREFIX)? {
+        "FIFO_NAME" | "FAILED_ATTEMPTS_DIR" => Some("/run/x".to_owned()),
+        "BUFFER_QUEUE_LIMIT" | "FLUSH_INTERVAL" => Some("1".to_owned()),
+        "FLUSH_HANDLER" => Some("logger".to_owned()),
+        "ROLE_ARN" => Some("arn:aws:iam::1:role/r".to_owned()),
+        _ => Some("some".to_owned()),
+    };
+    fifo2kinesis::flags(value, &mut problems).apply(&mut config, &mut problems);
+    assert_eq!(problems, []);
+    config
+}
