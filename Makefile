@@ -10,6 +10,8 @@ PROFILE := $(if $(CI),ci,default)
 # Lets tests kill the programs at named places.
 FAIL_POINTS := bywash-common/fail-points
 TESTED := --workspace --exclude bywash-fuzz --features $(FAIL_POINTS)
+# Where the demo's events go: kafka or kinesis.
+SINK ?= kafka
 # How long `make fuzz` takes, beside its build.
 FUZZ_SECONDS ?= 20
 
@@ -25,8 +27,8 @@ setup: ## Installs what the demo and the tests need and this machine lacks
 build: ## Builds everything, optimised
 	@tests/tools/build.sh
 
-demo: setup build ## Shows an event on its way, then a broker that stands still and a publisher that is killed
-	@trap tests/tools/clean-up.sh EXIT; "$$CARGO_TARGET_DIR/release/demo"
+demo: setup build ## Shows an event on its way, a broker that stands still, a publisher that is killed; SINK=kinesis
+	@trap tests/tools/clean-up.sh EXIT; "$$CARGO_TARGET_DIR/release/demo" --sink $(SINK)
 
 test: setup lint model fuzz ## Checks the code, then runs the model, fuzz, unit, property and end-to-end tests
 	cargo build --locked $(TESTED)

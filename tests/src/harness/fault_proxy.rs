@@ -135,8 +135,11 @@ impl FaultProxy {
                 if let Ok(known) = connection.try_clone() {
                     state.connections.lock().unwrap().push(known);
                 }
-                // A connection that breaks is what this is for.
-                thread::spawn(move || drop(serve(&state, &connection)));
+                thread::spawn(move || {
+                    // A connection that breaks is what this is for.
+                    drop(serve(&state, &connection));
+                    drop(connection.shutdown(Shutdown::Both));
+                });
             }
         });
         Self { address, state }

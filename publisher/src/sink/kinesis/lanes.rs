@@ -17,6 +17,10 @@ use super::{
     retry::{BACK_OFF_MAX, back_off},
 };
 
+/// How long lanes that become ready at different times gather to share a request, at most, while another request is on its
+/// way: many small requests carry no more than a few large ones.
+const GATHER_MAX: Duration = Duration::from_millis(20);
+
 /// What a request may hold, and when it is sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -117,6 +121,8 @@ pub struct Lanes {
     slices_held: [Option<Instant>; SLICES],
     hash_keys: Vec<Arc<str>>,
     arrivals: u64,
+    /// Since when something is ready that was not taken.
+    ready_since: Option<Instant>,
     /// Nothing waits for others any more.
     is_flushing: bool,
 }
@@ -153,6 +159,7 @@ impl Lanes {
             slices_held: [None; SLICES],
             hash_keys: hash_keys.collect(),
             arrivals: 0,
+            ready_since: None,
             is_flushing: false,
         }
     }
@@ -218,25 +225,34 @@ impl Lanes {
     }
 
     /// When [`Self::is_due`] may come true without anything else happening.
-    pub fn next_due(&self) -> Option<Instant> {
-        let ripe = self.oldest_ready().map(|arrived| arrived + self.limits.flush_interval);
+    pub fn next_due(&self, is_idle: bool) -> Option<Instant> {
+        let ripe = self.ripe_at(is_idle);
         let released = self.held.first_key_value().map(|((until, _), _)| *until);
         ripe.into_iter().chain(released).min()
     }
 
     /// Whether a request should be sent now: there is enough for one, or the oldest record has waited long enough.
-    pub fn is_due(&mut self, now: Instant) -> bool {
+    /// `is_idle` says that no other request is on its way.
+    pub fn is_due(&mut self, is_idle: bool, now: Instant) -> bool {
         self.end_holds(now);
-        let Some(oldest) = self.oldest_ready() else { return false };
-        self.is_flushing
-            || self.load.records >= self.limits.batch_records
+        self.load.records >= self.limits.batch_records
             || self.load.bytes >= self.limits.batch_bytes
-            || oldest + self.limits.flush_interval <= now
+            || self.ripe_at(is_idle).is_some_and(|at| at <= now)
+    }
+
+    /// When what is ready has waited long enough for others.
+    fn ripe_at(&self, is_idle: bool) -> Option<Instant> {
+        let (oldest, ready_since) = (self.oldest_ready()?, self.ready_since?);
+        let interval = if self.is_flushing { Duration::ZERO } else { self.limits.flush_interval };
+        let gathered =
+            if is_idle { ready_since } else { ready_since + GATHER_MAX.min(self.limits.flush_interval) };
+        Some(gathered.max(oldest + interval))
     }
 
     /// Takes a request's records out, the oldest first.
     pub fn take(&mut self, now: Instant) -> Vec<Entry> {
         self.end_holds(now);
+        self.ready_since = Some(now);
         let mut batch = Vec::new();
         let mut left_bytes = self.limits.batch_bytes;
         while batch.len() < self.limits.batch_records {
@@ -350,6 +366,9 @@ impl Lanes {
                 let load = lane.load(&self.limits);
                 self.load.records += load.records;
                 self.load.bytes += load.bytes;
+                if self.ready.is_empty() {
+                    self.ready_since = Some(now);
+                }
                 self.ready.insert(arrival, name);
             }
         }

@@ -57,7 +57,7 @@ fn strict_order_sends_one_record_of_a_key_at_a_time() {
     let third = lanes.take(now);
     assert_eq!(numbers(&third), [3]);
     settle_all(&mut lanes, third, Fate::Done, now);
-    assert!(lanes.is_empty() && lanes.next_due().is_none());
+    assert!(lanes.is_empty() && lanes.next_due(true).is_none());
 }
 
 #[test]
@@ -79,22 +79,39 @@ fn a_request_is_due_when_it_is_full_or_ripe() {
     let now = Instant::now();
     let mut lanes = Lanes::new(Limits { batch_records: 2, batch_bytes: 1000, ..LIMITS });
     lanes.push(record(0, "a", 8, now), now);
-    assert!(!lanes.is_due(now));
-    assert_eq!(lanes.next_due(), Some(now + LIMITS.flush_interval));
-    assert!(lanes.is_due(now + LIMITS.flush_interval));
+    assert!(!lanes.is_due(true, now));
+    assert_eq!(lanes.next_due(true), Some(now + LIMITS.flush_interval));
+    assert!(lanes.is_due(true, now + LIMITS.flush_interval));
     lanes.push(record(1, "a", 8, now), now);
-    assert!(!lanes.is_due(now), "the second waits for the first");
+    assert!(!lanes.is_due(true, now), "the second waits for the first");
     lanes.push(record(2, "b", 8, now), now);
-    assert!(lanes.is_due(now));
+    assert!(lanes.is_due(true, now));
     let batch = lanes.take(now);
     settle_all(&mut lanes, batch, Fate::Done, now);
-    assert!(!lanes.is_due(now));
+    assert!(!lanes.is_due(true, now));
     lanes.push(record(3, "c", 1000, now), now);
-    assert!(lanes.is_due(now), "enough bytes");
+    assert!(lanes.is_due(false, now), "enough bytes");
     let mut lanes = Lanes::new(LIMITS);
     lanes.push(record(0, "a", 8, now), now);
     lanes.flush();
-    assert!(lanes.is_due(now), "at the end nothing waits");
+    assert!(lanes.is_due(true, now), "at the end nothing waits");
+}
+
+#[test]
+fn while_a_request_is_on_its_way_what_becomes_ready_gathers_for_a_moment() {
+    let begin = Instant::now();
+    let now = begin + LIMITS.flush_interval;
+    let mut lanes = Lanes::new(LIMITS);
+    for (number, key) in [(0, "a"), (1, "a"), (2, "b")] {
+        lanes.push(record(number, key, 8, begin), begin);
+    }
+    let batch = lanes.take(now);
+    assert_eq!(numbers(&batch), [0, 2]);
+    settle_all(&mut lanes, batch, Fate::Done, now);
+    assert!(lanes.is_due(true, now), "nothing else is on its way");
+    assert!(!lanes.is_due(false, now));
+    assert_eq!(lanes.next_due(false), Some(now + GATHER_MAX));
+    assert!(lanes.is_due(false, now + GATHER_MAX));
 }
 
 #[test]
@@ -118,7 +135,7 @@ fn a_held_slice_holds_its_lanes_and_no_others() {
     lanes.push(record(1, "b", 8, now), now);
     lanes.hold(slice_of("a"), Some(until));
     assert_eq!(numbers(&lanes.take(now)), [1]);
-    assert_eq!(lanes.next_due(), Some(until));
+    assert_eq!(lanes.next_due(true), Some(until));
     lanes.push(record(2, "a", 8, now), now);
     assert!(lanes.take(now).is_empty());
     assert_eq!(numbers(&lanes.take(until)), [0]);
@@ -133,7 +150,7 @@ fn a_lane_that_fails_by_itself_backs_off_by_itself() {
     let batch = lanes.take(now);
     lanes.settle(batch.into_iter().zip([Fate::AgainLater, Fate::Again]).collect(), now);
     assert_eq!(numbers(&lanes.take(now)), [1]);
-    let due = lanes.next_due().unwrap();
+    let due = lanes.next_due(true).unwrap();
     assert!(due > now && due <= now + BACK_OFF_MAX);
     assert_eq!(numbers(&lanes.take(due)), [0]);
 }
@@ -194,7 +211,7 @@ fn what_is_given_up_is_all_that_waits() {
     let out = lanes.take(now);
     let given_up: Vec<u64> = lanes.give_up().iter().map(|record| record.ticket.number()).collect();
     assert_eq!((numbers(&out), given_up), (vec![0], vec![1, 2, 3]));
-    assert!(!lanes.is_empty() && !lanes.is_due(now) && lanes.next_due().is_none());
+    assert!(!lanes.is_empty() && !lanes.is_due(true, now) && lanes.next_due(true).is_none());
     settle_all(&mut lanes, out, Fate::Done, now);
     assert!(lanes.is_empty());
     lanes.push(record(4, "a", 8, now), now);
@@ -231,7 +248,7 @@ proptest! {
             for (number, (key, bytes)) in waiting.by_ref().take(5) {
                 lanes.push(record(number as u64, &format!("key {key}"), *bytes, now), now);
             }
-            while out.len() < out_max && lanes.is_due(now) {
+            while out.len() < out_max && lanes.is_due(true, now) {
                 let batch = lanes.take(now);
                 if batch.is_empty() {
                     break;

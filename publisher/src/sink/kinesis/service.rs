@@ -104,7 +104,7 @@ impl Stream {
         if self.failures > 0 && self.requests > 0 {
             return None;
         }
-        self.lanes.next_due().map(|due| self.held_until.map_or(due, |until| until.max(due)))
+        self.lanes.next_due(self.requests == 0).map(|due| self.held_until.map_or(due, |until| until.max(due)))
     }
 
     /// A request failed as a whole.
@@ -190,7 +190,10 @@ impl Service {
         let requests_max = self.config.requests_max as usize;
         let now = Instant::now();
         for (index, stream) in self.streams.iter_mut().enumerate() {
-            while self.requests.len() < requests_max && stream.may_send(now) && stream.lanes.is_due(now) {
+            while self.requests.len() < requests_max
+                && stream.may_send(now)
+                && stream.lanes.is_due(stream.requests == 0, now)
+            {
                 let entries = stream.lanes.take(now);
                 if entries.is_empty() {
                     break;

@@ -8,17 +8,24 @@ use std::{
 };
 
 use bywash_tests::harness::{
-    Broker, Bywash, Event, Load, LoadReport, Settings, broker, ledger, mounts,
+    Bywash, Event, Load, LoadReport, ledger, mounts,
     wait::{self, PATIENCE},
 };
 
-use super::story::{command, holds, latencies, output, say, step, time};
+use super::{
+    destination::{Destination, Sink},
+    story::{command, holds, latencies, output, say, step, time},
+};
 
 const WRITES: u64 = 6_000;
 const WRITES_PER_SECOND: u32 = 2_000;
 const WRITE_BYTES: usize = 200;
+/// Each load writes to as many files in turns: with Kinesis each has one record on its way at a time.
+const FILES: usize = 64;
 /// Before anything is measured.
 const WARM_UP_WRITES: u64 = 500;
+/// How long all may take to arrive once the broker goes on.
+const ARRIVAL_TIME_MAX: Duration = Duration::from_secs(120);
 /// What a busy machine may add to one write in thousands; waiting for a broker would take far longer.
 const HICCUP_MAX: Duration = Duration::from_millis(500);
 
@@ -26,23 +33,22 @@ const HICCUP_MAX: Duration = Duration::from_millis(500);
 type Done = (Load, LoadReport);
 
 /// All steps.
-pub fn run() {
+pub fn run(sink: Sink) {
     println!("bywash: every write under a directory becomes an event, and no broker ever delays one.");
-    let broker = start_broker();
+    let broker = start_broker(sink);
     let mut bywash = start_services(&broker);
     quickstart(&bywash);
     let mut done = vec![write(&bywash, 0, WARM_UP_WRITES)];
 
-    step(3, "A healthy broker");
+    step(3, &format!("{} is healthy", broker.subject()));
     done.push(write(&bywash, 1, WRITES));
     latencies("healthy", &done[1].1);
 
-    step(4, "The broker stands still; writing goes on");
-    command(&format!("kill -STOP {}    # the broker", broker.pid()));
-    broker.stop();
+    step(4, &format!("{} stands still; writing goes on", broker.subject()));
+    command(&broker.stall());
     done.push(write(&bywash, 2, WRITES));
     latencies("healthy", &done[1].1);
-    latencies("broker stopped", &done[2].1);
+    latencies("standing still", &done[2].1);
     assert_same_latency(&done[1].1, &done[2].1);
     command("publisher status");
     output(&bywash.publisher_command(&["status"]).stdout);
@@ -50,29 +56,23 @@ pub fn run() {
     step(5, "The publisher is killed and started again; writing goes on");
     done.push(write_while_the_publisher_is_killed(&mut bywash, 3));
 
-    step(6, "The broker goes on");
-    command(&format!("kill -CONT {}    # the broker", broker.pid()));
-    broker.resume();
+    step(6, &format!("{} goes on", broker.subject()));
+    command(&broker.resume());
     assert_all_arrive(&broker, &done);
 
     step(7, "The end");
     stop_everything(bywash, broker);
 }
 
-fn start_broker() -> Broker {
+fn start_broker(sink: Sink) -> Destination {
     step(1, "A broker, the agent and the publisher, each a process of its own");
-    let broker = Broker::start();
-    say(&format!(
-        "broker:    {}, Kafka's protocol on {}, pid {}",
-        broker::version(),
-        broker.address(),
-        broker.pid()
-    ));
+    let broker = Destination::start(sink);
+    say(&broker.description());
     broker
 }
 
-fn start_services(broker: &Broker) -> Bywash {
-    let mut bywash = Bywash::new(&broker.address(), &Settings::default());
+fn start_services(broker: &Destination) -> Bywash {
+    let mut bywash = broker.services();
     let config = bywash.config.display().to_string();
     bywash.start_agent();
     bywash.start_publisher();
@@ -105,7 +105,7 @@ fn quickstart(bywash: &Bywash) {
 }
 
 fn load(bywash: &Bywash, id: u32, count: u64) -> Load {
-    let files: Vec<PathBuf> = (0..4).map(|i| bywash.file(&format!("app-{id}-{i}.log"))).collect();
+    let files: Vec<PathBuf> = (0..FILES).map(|i| bywash.file(&format!("app-{id}-{i}.log"))).collect();
     Load { id, files, count, bytes: WRITE_BYTES, rate: WRITES_PER_SECOND }
 }
 
@@ -141,11 +141,12 @@ fn write_while_the_publisher_is_killed(bywash: &mut Bywash, id: u32) -> Done {
     (load, report)
 }
 
-fn assert_all_arrive(broker: &Broker, done: &[Done]) {
+fn assert_all_arrive(broker: &Destination, done: &[Done]) {
     let begin = Instant::now();
     // The quickstart's event is one more.
     let sent = 1 + done.iter().map(|(_, report)| report.written).sum::<u64>();
-    let received = broker.read("logs").events(usize::try_from(sent).expect("a count that fits"));
+    let received =
+        broker.read().events_within(usize::try_from(sent).expect("a count that fits"), ARRIVAL_TIME_MAX);
     let all = received.len();
     let (events, doubled) = ledger::distinct(received);
     let lost = sent - (events.len() as u64).min(sent);
@@ -178,7 +179,7 @@ fn assert_content_and_order(events: &[Event], done: &[Done]) {
     holds(&format!("the bytes and the order of all {} files are what was written", files.len() - 1), true);
 }
 
-fn stop_everything(mut bywash: Bywash, broker: Broker) {
+fn stop_everything(mut bywash: Bywash, broker: Destination) {
     let publisher = bywash.publisher().terminate(PATIENCE);
     let agent = bywash.agent().terminate(PATIENCE);
     broker.terminate();
