@@ -11,9 +11,9 @@ use crate::{drain::Ticket, sink::Message};
 /// long as nobody knows the shards. A shard of a stream with at most as many shards is one or more of them.
 pub const SLICES: usize = 64;
 const SLICE_BITS: u32 = SLICES.trailing_zeros();
-/// An event id, which stands in for a partition key where there is none, is no longer than this: a UUID, a dash, and a
-/// number or `corrupt-` and a number.
-const EVENT_ID_BYTES_MAX: usize = 72;
+/// An event id, which stands in for a partition key where there is none, is no longer than this: a UUID, a dash, a number
+/// of 20 digits at most, and two of 10 for a line, or `corrupt-`.
+const EVENT_ID_BYTES_MAX: usize = 96;
 /// The most bytes of a partition key: its characters take up to four.
 const KEY_BYTES_MAX: usize = PARTITION_KEY_CHARS_MAX * 4;
 
