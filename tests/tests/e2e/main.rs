@@ -31,6 +31,7 @@ mod reload_publisher;
 mod shutdown;
 mod sleep;
 mod tools;
+mod units;
 
 use std::{fs::File, io::Write, path::Path};
 
