@@ -4,7 +4,7 @@ use std::{os::unix::process::ExitStatusExt, path::Path};
 
 use bywash_common::fail_point::FailPoint;
 use bywash_tests::harness::{
-    Bywash, Fault, Process, Settings, program,
+    Bywash, Fault, Process, program,
     wait::{self, PATIENCE},
 };
 use nix::sys::signal::Signal;
@@ -25,7 +25,7 @@ fn spawn_to_die(bywash: &Bywash, point: FailPoint) -> Process {
 
 #[test]
 fn a_publisher_killed_at_each_step_loses_nothing_and_keeps_each_keys_order() {
-    let (kinesis, proxy, mut bywash) = start(&Settings { kinesis: "", ..SMALL });
+    let (kinesis, proxy, mut bywash) = start(&SMALL);
     let mut puts = 0;
     proxy.plan(move |put| {
         puts += 1;

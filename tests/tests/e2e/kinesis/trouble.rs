@@ -187,8 +187,7 @@ fn settings_that_kinesis_cannot_have_are_refused_at_the_start() {
 #[test]
 fn a_publisher_whose_kinesis_does_not_answer_ends_within_its_bound_and_keeps_what_it_has() {
     const BOUND: Duration = Duration::from_secs(1);
-    let settings =
-        Settings { publisher: "flush_interval = \"10ms\"\nshutdown_timeout = \"1s\"", kinesis: "", ..SMALL };
+    let settings = Settings { publisher: "flush_interval = \"10ms\"\nshutdown_timeout = \"1s\"", ..SMALL };
     let (kinesis, proxy, mut bywash) = start(&settings);
     append(&bywash.file("f"), b"one ");
     let mut reader = kinesis.read("logs");
