@@ -25,6 +25,8 @@ use super::{
 const HAND_OVER_RECORDS: usize = 64;
 /// How many such batches may lie between the drain and the service.
 const HAND_OVER_BATCHES: usize = 32;
+/// How long the end waits before it tries to hand over again.
+const HAND_OVER_WAIT: Duration = Duration::from_millis(10);
 /// How long the end waits for the service's thread, which a name server that hangs can hold.
 const END_WAIT: Duration = Duration::from_secs(1);
 
@@ -136,8 +138,15 @@ impl Sink for KinesisSink {
 
     fn close(mut self: Box<Self>, deadline: Instant) {
         let left = || deadline.saturating_duration_since(Instant::now());
-        if let Err(error) = self.hand_over() {
-            tracing::error!("{error}");
+        loop {
+            match self.hand_over() {
+                Ok(false) if !left().is_zero() => thread::sleep(HAND_OVER_WAIT),
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::error!("{error}");
+                    break;
+                }
+            }
         }
         let Self { service, alive, ended, .. } = *self;
         // Tells the service that nothing more comes.
