@@ -42,6 +42,10 @@ pub enum FailPoint {
     LetterHalfKept,
     /// Publisher: dead letters are kept, and their records not yet dealt with.
     LetterKept,
+    /// Publisher: a transaction has its checkpoint, and is not committed.
+    CheckpointSent,
+    /// Publisher: a transaction is committed, its records are not complete.
+    TransactionCommitted,
 }
 
 impl FailPoint {
@@ -65,6 +69,8 @@ impl FailPoint {
         Self::HeadMoved,
         Self::LetterHalfKept,
         Self::LetterKept,
+        Self::CheckpointSent,
+        Self::TransactionCommitted,
     ];
 
     /// Whether the publisher passes it, not the agent.

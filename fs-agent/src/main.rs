@@ -8,7 +8,6 @@ mod cli;
 mod crew;
 mod fifo;
 mod fuse;
-mod manager;
 mod mount;
 mod overlay;
 mod process;

@@ -16,9 +16,7 @@ use bywash_common::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    check,
-    manager::Manager,
-    process,
+    check, process,
     services::{self, CLOSING_GRACE, OverlayId, Services},
     sleep::{LOOK_SIGNAL, asleep},
 };
@@ -51,7 +49,7 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     process::watch_signals(sender.clone())?;
     let mut services = Services::new(ring, &config.ring.name, sender);
     services.apply(&config, asleep(&config)).inspect_err(|_| services.stop(OnAgentExit::Unmount))?;
-    Agent { args, config, services, events, manager: Manager::ready() }.serve()
+    Agent { args, config, services, events }.serve()
 }
 
 /// The agent at work.
@@ -61,7 +59,6 @@ struct Agent<'a> {
     config: Config,
     services: Services,
     events: Receiver<Event>,
-    manager: Manager,
 }
 
 impl Agent<'_> {
@@ -84,7 +81,6 @@ impl Agent<'_> {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.services.tidy();
-                    self.manager.alive();
                     tidied = Instant::now();
                 }
                 Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the signal thread has ended"),
@@ -94,7 +90,6 @@ impl Agent<'_> {
 
     /// Takes over what has changed in the configuration; all of it or nothing.
     fn reload(&mut self) {
-        self.manager.reloading();
         match self.try_reload() {
             Ok(()) => tracing::info!("SIGHUP: the configuration was read again and is in force"),
             Err(error) => {
@@ -103,7 +98,6 @@ impl Agent<'_> {
                 );
             }
         }
-        self.manager.reloaded();
     }
 
     fn try_reload(&mut self) -> Result<()> {
@@ -128,7 +122,6 @@ impl Agent<'_> {
 
     /// Stops listening, and gives what is still in use a while.
     fn stop(&mut self) {
-        self.manager.stopping();
         self.services.stop(self.config.agent.on_agent_exit);
         let deadline = Instant::now() + CLOSING_GRACE;
         while !self.services.is_closed() {

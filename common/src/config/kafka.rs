@@ -1,12 +1,17 @@
 //! `[kafka]`
 
+use std::time::Duration;
+
 use indexmap::IndexMap;
 use serde::Deserialize;
 use toml::Table;
 
+use crate::units::Span;
+
 use super::{
     file::{Context, Placed},
     print::{map, table, text, texts},
+    words,
 };
 
 /// What stands for a secret.
@@ -24,9 +29,28 @@ pub struct KafkaConfig {
     pub topic: String,
     /// What decides an event's partition.
     pub key: MessageKey,
+    /// How often a reader sees an event.
+    pub delivery: Delivery,
+    /// Who writes, over restarts; nothing for one that is made of host and ring.
+    pub transactional_id: Option<String>,
+    /// How long a transaction takes events in before it is committed.
+    pub transaction_interval: Span,
     /// More librdkafka properties.
     pub properties: IndexMap<String, String>,
 }
+
+/// How often a reader sees an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Once, and again under the same id after a crash.
+    AtLeastOnce,
+    /// Once, for those who read what is committed.
+    ExactlyOnce,
+}
+
+words!(Delivery:
+    "at_least_once" => Delivery::AtLeastOnce,
+    "exactly_once" => Delivery::ExactlyOnce);
 
 /// What decides an event's partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +69,9 @@ impl Default for KafkaConfig {
             brokers: vec!["localhost:9092".to_owned()],
             topic: "logs".to_owned(),
             key: MessageKey::Path,
+            delivery: Delivery::AtLeastOnce,
+            transactional_id: None,
+            transaction_interval: Span(Duration::from_millis(100)),
             properties: IndexMap::new(),
         }
     }
@@ -67,6 +94,9 @@ pub(super) struct Section {
     brokers: Placed<Vec<String>>,
     topic: Placed<String>,
     key: Option<String>,
+    delivery: Placed<String>,
+    transactional_id: Placed<String>,
+    transaction_interval: Option<Span>,
     properties: Option<IndexMap<String, Property>>,
 }
 
@@ -83,6 +113,9 @@ impl Section {
     pub(super) fn apply(self, to: &mut KafkaConfig, context: &mut Context) {
         context.set(&mut to.brokers, self.brokers, checked_brokers);
         context.set(&mut to.topic, self.topic, checked_topic);
+        context.set(&mut to.delivery, self.delivery, |word| word.parse());
+        context.set(&mut to.transactional_id, self.transactional_id, |id| checked_topic(id).map(Some));
+        to.transaction_interval = self.transaction_interval.unwrap_or(to.transaction_interval);
         if let Some(key) = self.key {
             to.key = key.into();
         }
@@ -116,6 +149,9 @@ impl KafkaConfig {
             ("brokers", texts(&self.brokers)),
             ("topic", text(&self.topic)),
             ("key", text(key)),
+            ("delivery", text(self.delivery.word())),
+            ("transactional_id", self.transactional_id.clone().map(Into::into)),
+            ("transaction_interval", text(self.transaction_interval)),
             ("properties", map(&self.properties.iter().map(shown).collect())),
         ])
     }

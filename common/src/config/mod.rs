@@ -34,7 +34,7 @@ pub use failed::{DEFAULT_FAILED_DIR, FailedConfig};
 pub use fifo::{EmptyLines, FifoConfig, FifoFraming, OnFull};
 pub use flags::ConfigArgs;
 pub use framing::{Framing, FramingConfig};
-pub use kafka::{KafkaConfig, MessageKey};
+pub use kafka::{Delivery, KafkaConfig, MessageKey};
 pub use kinesis::{
     KinesisConfig, PARTITION_KEY_CHARS_MAX, PartitionKey, RECORD_BYTES_MAX, checked_stream_name,
 };
@@ -285,6 +285,15 @@ impl Config {
         args.apply(&mut config, &mut problems);
         config.check_state_dirs(args, &path, &text, &mut problems);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(problems)) }
+    }
+
+    /// The transactional id, which this publisher keeps over restarts and no other has.
+    pub fn transactional_id(&self) -> String {
+        self.kafka.transactional_id.clone().unwrap_or_else(|| {
+            // proc_sys_kernel(5)
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            format!("bywash-{}-{}", host.trim_end(), self.ring.name)
+        })
     }
 
     /// The effective configuration as TOML, secrets left out.

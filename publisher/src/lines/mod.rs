@@ -156,11 +156,10 @@ impl Lines {
         let frontier = &self.frontier;
         let open = |events: u32| {
             let ticket = frontier.open(write_record(entry, write, data));
-            match events {
+            match events.checked_sub(1) {
+                Some(more) => frontier.expect_more(ticket, more),
                 // A record before it is still open, so this does not give it back to the agent.
-                0 => frontier.complete(ticket),
-                1 => {}
-                several => frontier.expect_more(ticket, several - 1),
+                None => frontier.complete(ticket),
             }
             ticket
         };

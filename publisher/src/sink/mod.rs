@@ -6,7 +6,7 @@ mod stdout;
 
 use std::{sync::Arc, time::Instant};
 
-use bywash_common::config::{Config, Encoder, Sink as SinkKind};
+use bywash_common::config::{Config, Delivery, Encoder, Sink as SinkKind};
 
 use crate::drain::{Frontier, Ticket};
 
@@ -60,6 +60,11 @@ pub enum OpenError {
     /// The configuration is wrong.
     #[error(transparent)]
     Property(#[from] kafka::PropertyError),
+    /// Lines are made of several writes, which a checkpoint between records cannot tell apart.
+    #[error(
+        "kafka.delivery: `exactly_once` cannot be had with framing = \"line\", which `{0}` has: keep one of the two"
+    )]
+    LinesInTransactions(String),
     /// The system or the library says no.
     #[error("cannot set up the Kafka producer: {0}")]
     Producer(String),
@@ -74,7 +79,7 @@ pub enum OpenError {
 impl OpenError {
     /// Whether the configuration has to change.
     pub fn is_config(&self) -> bool {
-        matches!(self, Self::Property(_) | Self::Setting(_))
+        matches!(self, Self::Property(_) | Self::Setting(_) | Self::LinesInTransactions(_))
     }
 }
 
@@ -130,7 +135,10 @@ pub fn check(config: &Config) -> Result<(), OpenError> {
 /// An [`OpenError`] that names what is wrong.
 pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Box<dyn Sink>, OpenError> {
     Ok(match config.publisher.sink {
-        SinkKind::Kafka => Box::new(kafka::KafkaSink::open(config, frontier)?),
+        SinkKind::Kafka => match config.kafka.delivery {
+            Delivery::AtLeastOnce => Box::new(kafka::KafkaSink::open(config, frontier)?),
+            Delivery::ExactlyOnce => Box::new(kafka::TransactionalSink::open(config, frontier)?),
+        },
         SinkKind::Kinesis => Box::new(kinesis::KinesisSink::open(config, frontier)?),
         SinkKind::Stdout => Box::new(stdout::StdoutSink::new(std::io::stdout(), frontier)),
     })

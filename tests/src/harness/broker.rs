@@ -102,9 +102,14 @@ impl Broker {
         self.process.terminate(wait::PATIENCE);
     }
 
-    /// Reads a topic from its beginning.
+    /// Reads a topic from its beginning, with what is not committed.
     pub fn read(&self, topic: &str) -> Reader {
-        Reader::open(&self.address(), topic)
+        Reader::open(&self.address(), topic, "read_uncommitted")
+    }
+
+    /// Reads what is committed of a topic from its beginning.
+    pub fn read_committed(&self, topic: &str) -> Reader {
+        Reader::open(&self.address(), topic, "read_committed")
     }
 }
 

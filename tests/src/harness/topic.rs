@@ -74,11 +74,12 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(super) fn open(broker: &str, topic: &str) -> Self {
+    pub(super) fn open(broker: &str, topic: &str, isolation: &str) -> Self {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", broker)
             .set("group.id", "bywash-tests")
             .set("enable.auto.commit", "false")
+            .set("isolation.level", isolation)
             .set("fetch.wait.max.ms", "20")
             .set("topic.metadata.refresh.fast.interval.ms", "50")
             .set("fetch.message.max.bytes", "16777216")

@@ -287,7 +287,7 @@ fn at_letter_kept() {
 
 #[test]
 fn every_place_has_its_test() {
-    let source = include_str!("kill.rs");
+    let source = concat!(include_str!("kill.rs"), include_str!("exactly_once.rs"));
     for point in FailPoint::ALL {
         let tested = source.matches(&format!("FailPoint::{point:?}")).count();
         assert!(tested > 0, "no test kills at {point:?}");

@@ -11,6 +11,7 @@ mod content;
 mod crash;
 mod directories;
 mod ecs;
+mod exactly_once;
 mod exclude;
 mod failed;
 mod fifo;
@@ -31,7 +32,6 @@ mod reload_publisher;
 mod shutdown;
 mod sleep;
 mod tools;
-mod units;
 
 use std::{fs::File, io::Write, path::Path};
 

@@ -15,14 +15,15 @@ const QUEUE_HEADROOM: u64 = 2;
 const QUEUE_MAX: u64 = 2_147_483_647;
 
 /// Properties that other keys of the configuration set, with their other names, and the key.
-const FIRST_CLASS: [(&[&str], &str); 3] = [
+const FIRST_CLASS: [(&[&str], &str); 4] = [
+    (&["transactional.id"], "kafka.transactional_id"),
     (&["bootstrap.servers", "metadata.broker.list"], "kafka.brokers"),
     (&["queue.buffering.max.messages"], "publisher.in_flight_records"),
     (&["queue.buffering.max.kbytes"], "publisher.in_flight_bytes"),
 ];
 
 /// Properties that the guarantees fix, and what another value would do.
-const FIXED: [(&[&str], &str); 6] = [
+const FIXED: [(&[&str], &str); 5] = [
     (&["enable.idempotence"], "without idempotence a retry doubles and reorders events"),
     (
         &["acks", "request.required.acks"],
@@ -37,7 +38,6 @@ const FIXED: [(&[&str], &str); 6] = [
         "with fewer retries events would be dropped that a broker takes later",
     ),
     (&["delivery.report.only.error"], "without delivery reports nothing would ever count as delivered"),
-    (&["transactional.id"], "this publisher does not write in transactions"),
 ];
 
 /// librdkafka properties of the configuration cannot be used: which, why, and the way out.
@@ -85,6 +85,19 @@ pub fn producer_config(config: &Config) -> Result<ClientConfig, PropertyError> {
     let kbytes = (publisher.in_flight_bytes.0 / 1024 + 1).saturating_mul(QUEUE_HEADROOM);
     client.set("queue.buffering.max.messages", records.min(QUEUE_MAX).to_string());
     client.set("queue.buffering.max.kbytes", kbytes.min(QUEUE_MAX).to_string());
+    validate(&client)?;
+    Ok(client)
+}
+
+/// The properties of a producer that writes in transactions.
+///
+/// # Errors
+/// A [`PropertyError`] as for the other producer.
+pub fn transactional_config(config: &Config, transactional_id: &str) -> Result<ClientConfig, PropertyError> {
+    let mut client = producer_config(config)?;
+    client.set("transactional.id", transactional_id);
+    // librdkafka takes the transaction's: what is not delivered by then is taken back with it, and sent again in the next.
+    client.remove("message.timeout.ms");
     validate(&client)?;
     Ok(client)
 }

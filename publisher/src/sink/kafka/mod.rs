@@ -23,7 +23,9 @@ mod service;
 mod sink;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 pub use config::{PropertyError, consumer_config};
 pub use connect::connect;
 pub use sink::{ENCODER_HEADER, KafkaSink, check};
+pub use transaction::TransactionalSink;

@@ -14,26 +14,24 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::producer::BaseProducer;
-
-use super::service::Service;
+use rdkafka::producer::{BaseProducer, ProducerContext};
 
 /// How long the thread waits for a report before it looks whether it shall end.
 const REPORT_WAIT: Duration = Duration::from_millis(500);
 
 /// A producer and its thread, which ends with it.
-pub struct Polled {
-    producer: Arc<BaseProducer<Service>>,
+pub struct Polled<C: ProducerContext + 'static> {
+    producer: Arc<BaseProducer<C>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Polled {
+impl<C: ProducerContext + 'static> Polled<C> {
     /// Starts the thread.
     ///
     /// # Errors
     /// If the system has no thread to give.
-    pub fn start(producer: BaseProducer<Service>) -> io::Result<Self> {
+    pub fn start(producer: BaseProducer<C>) -> io::Result<Self> {
         let producer = Arc::new(producer);
         let stop = Arc::new(AtomicBool::new(false));
         let (reports, ended) = (Arc::clone(&producer), Arc::clone(&stop));
@@ -47,15 +45,15 @@ impl Polled {
     }
 }
 
-impl Deref for Polled {
-    type Target = BaseProducer<Service>;
+impl<C: ProducerContext + 'static> Deref for Polled<C> {
+    type Target = BaseProducer<C>;
 
     fn deref(&self) -> &Self::Target {
         &self.producer
     }
 }
 
-impl Drop for Polled {
+impl<C: ProducerContext + 'static> Drop for Polled<C> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {

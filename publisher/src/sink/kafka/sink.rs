@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bywash_common::config::{Config, Encoder};
+use bywash_common::config::{Config, Delivery, Encoder, Framing};
 use rdkafka::{
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{BaseProducer, BaseRecord, Producer},
+    producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
 };
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 };
 
 use super::{
-    config::{PropertyError, message_bytes_max, producer_config},
+    config::{PropertyError, message_bytes_max, producer_config, transactional_config},
     polled::Polled,
     retry::Failed,
     service::{EVENT_ID_HEADER, Opaque, Service, Verdict, verdict},
@@ -40,7 +40,7 @@ const DESTROY_WAIT: Duration = Duration::from_secs(1);
 
 /// Sends to Kafka.
 pub struct KafkaSink {
-    producer: Polled,
+    producer: Polled<Service>,
     encoder: &'static str,
     message_bytes_max: usize,
 }
@@ -50,7 +50,15 @@ pub struct KafkaSink {
 /// # Errors
 /// An [`OpenError`] that names what is wrong.
 pub fn check(config: &Config) -> Result<(), OpenError> {
-    let mut client = producer_config(config)?;
+    let mut client = match config.kafka.delivery {
+        Delivery::AtLeastOnce => producer_config(config)?,
+        Delivery::ExactlyOnce => {
+            if let Some(directory) = config.directories.iter().find(|d| d.framing.by == Framing::Line) {
+                return Err(OpenError::LinesInTransactions(directory.path.display().to_string()));
+            }
+            transactional_config(config, &config.transactional_id())?
+        }
+    };
     client.remove("bootstrap.servers");
     // Says that there are no brokers, which is the point.
     client.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
@@ -155,7 +163,7 @@ impl KafkaSink {
 
 impl Sink for KafkaSink {
     fn payload_bytes_max(&self, key_bytes: usize) -> usize {
-        self.message_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES + key_bytes)
+        payload_room(self.message_bytes_max, key_bytes)
     }
 
     fn send(&mut self, message: &Message<'_>, ticket: Ticket) -> Result<(), SendError> {
@@ -214,14 +222,24 @@ impl Sink for KafkaSink {
             // Time running out is what the loop is for.
             let _ = self.producer.flush(left.min(FLUSH_STEP));
         }
-        let (done, wait) = mpsc::channel();
-        let destroy = move || {
-            drop(self.producer);
-            // Nobody may be waiting any more.
-            let _ = done.send(());
-        };
-        if thread::Builder::new().name("destroy".to_owned()).spawn(destroy).is_ok() {
-            let _ = wait.recv_timeout(DESTROY_WAIT);
-        }
+        destroy(self.producer);
     }
+}
+
+/// Takes a producer down, in a thread of its own if that takes long.
+pub fn destroy<C: ProducerContext + 'static>(producer: Polled<C>) {
+    let (done, wait) = mpsc::channel();
+    let destroy = move || {
+        drop(producer);
+        // Nobody may be waiting any more.
+        let _ = done.send(());
+    };
+    if thread::Builder::new().name("destroy".to_owned()).spawn(destroy).is_ok() {
+        let _ = wait.recv_timeout(DESTROY_WAIT);
+    }
+}
+
+/// The most bytes of a payload beside a key, within a message of at most `message_bytes_max`.
+pub fn payload_room(message_bytes_max: usize, key_bytes: usize) -> usize {
+    message_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES + key_bytes)
 }

@@ -1,0 +1,59 @@
+//! librdkafka's side of a transactional producer.
+
+use std::sync::{Mutex, PoisonError};
+
+use rdkafka::{
+    ClientContext,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::{DeliveryResult, ProducerContext},
+};
+
+use crate::sink::kafka::service::{Service, Verdict, verdict};
+
+/// Receives what librdkafka reports. A delivery counts for nothing here: the commit does.
+pub struct Reports {
+    /// Says what there is to be said about brokers.
+    pub service: Service,
+    /// The worst that was reported since [`Self::take_failure`]: the message's own fault before anything else.
+    failure: Mutex<Option<RDKafkaErrorCode>>,
+}
+
+impl Reports {
+    /// Reports of a producer.
+    pub fn new(service: Service) -> Self {
+        Self { service, failure: Mutex::new(None) }
+    }
+
+    /// Why a message of the transaction was not delivered, if one was not.
+    pub fn take_failure(&self) -> Option<RDKafkaErrorCode> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let Err((error, _)) = result else { return };
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+        // What an abort takes back is not what made it necessary.
+        if verdict(code) == Verdict::Ended {
+            return;
+        }
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if failure.is_none() || verdict(code) == Verdict::Poison {
+            *failure = Some(code);
+        }
+    }
+}
+
+impl ClientContext for Reports {
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.service.error(error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.service.log(level, facility, line);
+    }
+}

@@ -1,0 +1,472 @@
+//! The sink that the drain sees.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bywash_common::{
+    config::{Config, Encoder},
+    fail_point::FailPoint,
+};
+use rdkafka::{
+    config::FromClientConfigAndContext,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+
+use crate::{
+    drain::{Frontier, Ticket},
+    failed::{Letter, Patience},
+    rate::LogRate,
+    sink::{
+        Message, OpenError, SendError, Sink, SinkError,
+        kafka::{
+            config::{message_bytes_max, transactional_config},
+            polled::Polled,
+            service::{EVENT_ID_HEADER, Service, Verdict, verdict},
+            sink::{ENCODER_HEADER, destroy, payload_room},
+        },
+    },
+};
+
+use super::{
+    checkpoint::{Checkpoint, Store},
+    reports::Reports,
+};
+
+/// How long one call for a transaction may hold up the drain; one that takes longer is called again.
+const STEP_TIMEOUT: Duration = Duration::from_millis(500);
+/// A transaction ends with this many messages at the latest.
+const TRANSACTION_MESSAGES_MAX: usize = 20_000;
+/// How long the first attempt after an abort waits; each further one twice as long.
+const BACK_OFF_MIN: Duration = Duration::from_millis(500);
+/// The longest wait between attempts.
+const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+/// At most one line about trouble with transactions in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A message that is not committed.
+struct Kept {
+    ticket: Ticket,
+    topic: String,
+    key: Option<Vec<u8>>,
+    payload: Vec<u8>,
+    event_id: String,
+}
+
+/// Where the producer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The predecessor's transaction is not ended, or the checkpoint not read.
+    Starting { is_fenced: bool },
+    /// No transaction.
+    Idle,
+    /// A transaction takes messages.
+    Open { since: Instant },
+    /// Its checkpoint goes into it.
+    Closing,
+    /// It is being committed.
+    Committing,
+    /// It is being aborted.
+    Aborting,
+}
+
+/// Sends to Kafka in transactions.
+pub struct TransactionalSink {
+    producer: Polled<Reports>,
+    store: Store,
+    frontier: Arc<Frontier>,
+    state: State,
+    encoder: &'static str,
+    transactional_id: String,
+    interval: Duration,
+    message_bytes_max: usize,
+    /// What the broker has committed.
+    committed: Checkpoint,
+    /// How far what was seen reaches while it is skipped.
+    skipped: Checkpoint,
+    /// How far the open transaction reaches.
+    reached: Checkpoint,
+    /// The open transaction's messages.
+    open: Vec<Kept>,
+    /// Messages that go into the next ones, in order.
+    pending: VecDeque<Kept>,
+    /// How many of the next messages get a transaction of their own, to find the one that is at fault.
+    alone: usize,
+    /// A message was refused and its announcement must come before all others.
+    awaited: Option<Ticket>,
+    not_before: Option<Instant>,
+    back_off: Duration,
+    voice: LogRate,
+}
+
+impl TransactionalSink {
+    /// Sets the producer up; it connects by itself, and goes on trying.
+    ///
+    /// # Errors
+    /// An [`OpenError`] that names what is wrong.
+    pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Self, OpenError> {
+        let transactional_id = config.transactional_id();
+        let client = transactional_config(config, &transactional_id)?;
+        let failed = |error: &dyn std::fmt::Display| OpenError::Producer(error.to_string());
+        let service = Service::new(Arc::clone(&frontier), Patience::new(&config.failed));
+        let producer = BaseProducer::from_config_and_context(&client, Reports::new(service))
+            .map_err(|error| failed(&error))?;
+        let producer = Polled::start(producer).map_err(|error| failed(&error))?;
+        let store = Store::open(config, &transactional_id)?;
+        tracing::info!(
+            "sending to Kafka at {} in transactions as `{transactional_id}`",
+            config.kafka.brokers.join(",")
+        );
+        Ok(Self {
+            producer,
+            store,
+            frontier,
+            state: State::Starting { is_fenced: false },
+            encoder: config.event.encoder.word(),
+            transactional_id,
+            interval: config.kafka.transaction_interval.0,
+            message_bytes_max: message_bytes_max(&client),
+            committed: Checkpoint::default(),
+            skipped: Checkpoint::default(),
+            reached: Checkpoint::default(),
+            open: Vec::new(),
+            pending: VecDeque::new(),
+            alone: 0,
+            awaited: None,
+            not_before: None,
+            back_off: BACK_OFF_MIN,
+            voice: LogRate::new(LOG_INTERVAL),
+        })
+    }
+
+    fn reports(&self) -> &Reports {
+        self.producer.client().context()
+    }
+
+    /// One step towards the next state.
+    fn step(&mut self) -> Result<(), SinkError> {
+        if let Some(reason) = self.reports().service.fatal() {
+            return Err(self.broken(&reason));
+        }
+        match self.state {
+            State::Starting { is_fenced } => self.start(is_fenced),
+            State::Idle => Ok(()),
+            State::Open { since } => {
+                let is_full = self.open.len() >= TRANSACTION_MESSAGES_MAX;
+                if is_full || since.elapsed() >= self.interval { self.finish() } else { Ok(()) }
+            }
+            State::Closing => self.finish(),
+            State::Committing => self.commit(),
+            State::Aborting => self.abort(),
+        }
+    }
+
+    /// Ends what a predecessor has left, and reads how far it came.
+    fn start(&mut self, is_fenced: bool) -> Result<(), SinkError> {
+        if !is_fenced {
+            if let Err(error) = self.producer.init_transactions(STEP_TIMEOUT) {
+                return self.judge("beginning with transactions", &error);
+            }
+            self.state = State::Starting { is_fenced: true };
+        }
+        match self.store.read() {
+            Ok(checkpoint) => {
+                tracing::info!(
+                    "committed so far: record {} of ring {}",
+                    checkpoint.sequence,
+                    checkpoint.ring
+                );
+                self.reached = checkpoint.clone();
+                self.committed = checkpoint;
+                self.state = State::Idle;
+                Ok(())
+            }
+            Err(error) => {
+                self.say(&format!("the checkpoint cannot be read: {error}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts a message into the transaction, which begins with it if there is none.
+    fn produce(&mut self, message: &Message<'_>) -> Result<(), SendError> {
+        if self.state == State::Idle {
+            if let Err(error) = self.producer.begin_transaction() {
+                self.judge("beginning a transaction", &error)?;
+                return Err(SendError::Full);
+            }
+            self.state = State::Open { since: Instant::now() };
+        }
+        let headers = OwnedHeaders::new_with_capacity(2)
+            .insert(Header { key: EVENT_ID_HEADER, value: Some(message.event_id) })
+            .insert(Header { key: ENCODER_HEADER, value: Some(self.encoder) });
+        let mut record = BaseRecord::to(message.topic).payload(message.payload).headers(headers);
+        if let Some(key) = message.key {
+            record = record.key(key);
+        }
+        let Err((error, _)) = self.producer.send(record) else {
+            if let Some(reached) = self.reached.behind(message.event_id) {
+                self.reached = reached;
+            }
+            return Ok(());
+        };
+        match error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail) {
+            RDKafkaErrorCode::QueueFull => {}
+            code if verdict(code) == Verdict::Poison => return Err(SendError::Refused(code.to_string())),
+            code => {
+                self.say(&format!("Kafka does not take events for the topic `{}`: {code}", message.topic));
+                self.state = State::Aborting;
+            }
+        }
+        Err(SendError::Full)
+    }
+
+    /// Sends what waits, as far as the transaction takes it.
+    fn pump(&mut self) -> Result<(), SinkError> {
+        while self.takes_messages()
+            && self.awaited.is_none()
+            && let Some(kept) = self.pending.pop_front()
+        {
+            match self.produce(&kept.message()) {
+                Ok(()) => {
+                    self.open.push(kept);
+                    if self.alone > 0 {
+                        self.alone -= 1;
+                        return self.finish();
+                    }
+                }
+                Err(SendError::Full) => {
+                    self.pending.push_front(kept);
+                    return Ok(());
+                }
+                Err(SendError::Refused(reason)) => self.refuse(kept, reason),
+                Err(SendError::Broken(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn takes_messages(&mut self) -> bool {
+        if self.not_before.is_some_and(|at| at > Instant::now()) {
+            return false;
+        }
+        self.not_before = None;
+        match self.state {
+            State::Idle => true,
+            State::Open { .. } => self.open.len() < TRANSACTION_MESSAGES_MAX,
+            _ => false,
+        }
+    }
+
+    /// Closes the transaction with its checkpoint and commits it.
+    fn finish(&mut self) -> Result<(), SinkError> {
+        self.state = State::Closing;
+        let offsets = match self.store.offsets(&self.reached) {
+            Ok(offsets) => offsets,
+            Err(error) => return self.judge("making the checkpoint", &error),
+        };
+        let Some(group) = self.store.group() else {
+            return Err(self.broken("there is no consumer group for the checkpoint"));
+        };
+        if let Err(error) = self.producer.send_offsets_to_transaction(&offsets, &group, STEP_TIMEOUT) {
+            return self.judge("writing the checkpoint", &error);
+        }
+        FailPoint::CheckpointSent.reach();
+        self.state = State::Committing;
+        self.commit()
+    }
+
+    fn commit(&mut self) -> Result<(), SinkError> {
+        if let Err(error) = self.producer.commit_transaction(STEP_TIMEOUT) {
+            return self.judge("committing", &error);
+        }
+        FailPoint::TransactionCommitted.reach();
+        self.committed = self.reached.clone();
+        self.state = State::Idle;
+        self.back_off = BACK_OFF_MIN;
+        for kept in self.open.drain(..) {
+            self.frontier.complete(kept.ticket);
+        }
+        Ok(())
+    }
+
+    /// Takes the transaction back; its messages go into the next.
+    fn abort(&mut self) -> Result<(), SinkError> {
+        if let Err(error) = self.producer.abort_transaction(STEP_TIMEOUT) {
+            return self.judge("aborting", &error);
+        }
+        self.state = State::Idle;
+        self.reached = self.committed.clone();
+        let failure = self.reports().take_failure();
+        let is_poison = failure.is_some_and(|code| verdict(code) == Verdict::Poison);
+        if let (true, 1, Some(code), Some(kept)) = (is_poison, self.open.len(), failure, self.open.pop()) {
+            self.refuse(kept, code.to_string());
+            return Ok(());
+        }
+        if is_poison {
+            self.alone = self.alone.max(self.open.len());
+        } else {
+            self.not_before = Some(Instant::now() + self.back_off);
+            self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
+        }
+        if let Some(code) = failure {
+            self.say(&format!("a transaction is taken back and tried again: {code}"));
+        }
+        for kept in self.open.drain(..).rev() {
+            self.pending.push_front(kept);
+        }
+        Ok(())
+    }
+
+    /// A message will never be taken.
+    fn refuse(&mut self, kept: Kept, reason: String) {
+        let Kept { ticket, topic, key, payload, event_id } = kept;
+        if !self.frontier.keeps_letters() {
+            self.awaited = Some(ticket);
+        }
+        self.frontier.refuse(ticket, Letter { topic, key, payload, event_id, reason });
+    }
+
+    /// Does what an error asks for.
+    fn judge(&mut self, doing: &str, error: &KafkaError) -> Result<(), SinkError> {
+        let KafkaError::Transaction(error) = error else {
+            // Waiting for deliveries took its time: the call is repeated.
+            tracing::debug!("{doing}: {error}");
+            return Ok(());
+        };
+        use RDKafkaErrorCode as Code;
+        if matches!(error.code(), Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) {
+            return Err(SinkError::Kafka(format!(
+                "another publisher has begun to use the transactional id `{}`: give each a kafka.transactional_id of its own",
+                self.transactional_id
+            )));
+        }
+        if error.is_fatal() {
+            return Err(self.broken(&format!("{doing}: {error}")));
+        }
+        if error.txn_requires_abort() {
+            self.say(&format!("{doing}: {error}; the transaction is taken back"));
+            self.state = State::Aborting;
+        } else if error.is_retriable() {
+            self.say(&format!("{doing}: {error}; it is tried again"));
+        } else {
+            return Err(self.broken(&format!("{doing}: {error}")));
+        }
+        Ok(())
+    }
+
+    fn broken(&self, reason: &str) -> SinkError {
+        SinkError::Kafka(reason.to_owned())
+    }
+
+    fn say(&mut self, line: &str) {
+        if let Some(others) = self.voice.pass() {
+            tracing::warn!("transactions: {line}; events wait in the ring{others}");
+        }
+    }
+
+    /// Whether the broker has committed this message before; a message without a number it has not.
+    fn is_committed(&mut self, event_id: &str) -> bool {
+        let Some(behind) = self.skipped.behind(event_id) else { return false };
+        let is_covered = self.committed.covers(&behind);
+        if is_covered {
+            self.skipped = behind;
+        }
+        is_covered
+    }
+}
+
+impl Kept {
+    fn of(message: &Message<'_>, ticket: Ticket) -> Self {
+        Self {
+            ticket,
+            topic: message.topic.to_owned(),
+            key: message.key.map(<[u8]>::to_vec),
+            payload: message.payload.to_vec(),
+            event_id: message.event_id.to_owned(),
+        }
+    }
+
+    fn message(&self) -> Message<'_> {
+        Message {
+            topic: &self.topic,
+            key: self.key.as_deref(),
+            payload: &self.payload,
+            event_id: &self.event_id,
+        }
+    }
+}
+
+impl Sink for TransactionalSink {
+    fn payload_bytes_max(&self, key_bytes: usize) -> usize {
+        payload_room(self.message_bytes_max, key_bytes)
+    }
+
+    fn send(&mut self, message: &Message<'_>, ticket: Ticket) -> Result<(), SendError> {
+        if matches!(self.state, State::Starting { .. }) {
+            return Err(SendError::Full);
+        }
+        match self.awaited {
+            Some(awaited) if awaited == ticket => {
+                self.awaited = None;
+                self.pending.push_front(Kept::of(message, ticket));
+                return Ok(());
+            }
+            // The drain has to come round to announce what was refused.
+            Some(_) => {
+                self.pending.push_back(Kept::of(message, ticket));
+                return Ok(());
+            }
+            None => {}
+        }
+        if self.is_committed(message.event_id) {
+            self.frontier.complete(ticket);
+            return Ok(());
+        }
+        if !self.pending.is_empty() || !self.takes_messages() {
+            return Err(SendError::Full);
+        }
+        self.produce(message)?;
+        self.open.push(Kept::of(message, ticket));
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Result<(), SinkError> {
+        self.step()?;
+        self.pump()
+    }
+
+    fn push(&mut self) -> Result<(), SinkError> {
+        if matches!(self.state, State::Open { .. }) && self.pending.is_empty() {
+            self.finish()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn set_encoder(&mut self, encoder: Encoder) {
+        self.encoder = encoder.word();
+    }
+
+    fn close(mut self: Box<Self>, deadline: Instant) {
+        while !(self.open.is_empty() && self.pending.is_empty()) && Instant::now() < deadline {
+            if let Err(error) = self.poll().and_then(|()| self.push()) {
+                tracing::error!("{error}");
+                break;
+            }
+            // Nobody announces any more.
+            if self.awaited.is_some() {
+                break;
+            }
+        }
+        if matches!(self.state, State::Open { .. } | State::Aborting) {
+            // Readers of what is committed would else wait for this transaction until it times out.
+            let _ = self.producer.abort_transaction(STEP_TIMEOUT);
+        }
+        destroy(self.producer);
+    }
+}

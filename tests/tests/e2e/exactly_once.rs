@@ -1,0 +1,146 @@
+//! Exactly once: whoever reads what is committed sees each event once, whatever becomes of publisher and broker.
+
+use std::{os::unix::process::ExitStatusExt, path::Path, time::Duration};
+
+use bywash_common::fail_point::FailPoint;
+use bywash_tests::harness::{
+    Broker, Bywash, Load, Process, Settings, ledger, program,
+    wait::{self, PATIENCE},
+};
+use nix::sys::signal::Signal;
+
+use crate::append;
+
+const EVENTS: u64 = 2_000;
+const WRITING_TIME_MAX: Duration = Duration::from_secs(60);
+/// Writes a second: they go on while the publisher is killed and started again.
+const RATE: u32 = 500;
+/// Where the publisher is while it reads and sends, and how often it passes there first.
+const WHILE_SENDING: [(FailPoint, u32); 3] =
+    [(FailPoint::RecordRead, 200), (FailPoint::EventEncoded, 200), (FailPoint::EventSent, 200)];
+/// Where it is while a transaction ends, by the ring's part in it too.
+const WHILE_COMMITTING: [(FailPoint, u32); 4] = [
+    (FailPoint::CheckpointSent, 0),
+    (FailPoint::TransactionCommitted, 0),
+    (FailPoint::DeliveryReported, 20),
+    (FailPoint::HeadMoved, 20),
+];
+
+fn settings() -> Settings {
+    Settings { kafka: "delivery = \"exactly_once\"", ..Settings::default() }
+}
+
+fn load(bywash: &Bywash) -> Load {
+    Load { id: 1, files: vec![bywash.file("f")], count: EVENTS, bytes: 100, rate: RATE }
+}
+
+/// Starts the publisher so that it dies at `point`.
+fn start_to_die(bywash: &mut Bywash, point: FailPoint, passes: u32) {
+    let plan = format!("BYWASH_FAIL_POINT={point:?}:{passes}");
+    let program = program("publisher");
+    let config = bywash.config.as_os_str();
+    let arguments = [plan.as_ref(), program.as_os_str(), "run".as_ref(), "--config".as_ref(), config];
+    let process = Process::spawn("publisher", Path::new("env"), arguments, bywash.root(), Signal::SIGTERM);
+    bywash.publisher = Some(process);
+}
+
+/// All writes have arrived, none of them twice.
+#[track_caller]
+fn assert_each_once(broker: &Broker, load: &Load) {
+    let (events, doubled) = ledger::distinct(broker.read_committed("logs").events(EVENTS as usize));
+    assert_eq!((events.len() as u64, doubled), (EVENTS, 0));
+    let files = ledger::by_path(&events);
+    let arrived = &files[load.files[0].to_str().unwrap()];
+    ledger::assert_contiguous(arrived);
+    let arrived = ledger::replay(arrived.iter().copied());
+    ledger::assert_same_bytes("all writes", &load.expected(EVENTS)[0].1, &arrived);
+}
+
+/// Kills the publisher at each of the places, one after the other, with writes in the ring.
+#[track_caller]
+fn assert_each_once_though_killed(places: &[(FailPoint, u32)]) {
+    let broker = Broker::start();
+    let mut bywash = Bywash::new(&broker.address(), &settings());
+    bywash.start_agent();
+    let load = load(&bywash);
+    let writer = load.start(bywash.root());
+    for (point, passes) in places {
+        start_to_die(&mut bywash, *point, *passes);
+        let what = format!("the death at {point:?}");
+        let ended =
+            wait::until(&what, PATIENCE, || bywash.publisher().ended().ok_or_else(|| "it lives".to_owned()));
+        assert_eq!(ended.signal(), Some(Signal::SIGKILL as i32), "{point:?}: {ended}");
+    }
+    writer.finish(WRITING_TIME_MAX).assert_complete(&load);
+    bywash.start_publisher();
+    bywash.drain(PATIENCE);
+    assert_each_once(&broker, &load);
+}
+
+#[test]
+fn a_publisher_that_is_killed_while_it_sends_doubles_nothing() {
+    assert_each_once_though_killed(&WHILE_SENDING);
+}
+
+#[test]
+fn a_publisher_that_is_killed_while_it_commits_doubles_nothing() {
+    assert_each_once_though_killed(&WHILE_COMMITTING);
+}
+
+#[test]
+fn a_broker_that_stands_still_doubles_nothing() {
+    let broker = Broker::start();
+    let bywash = Bywash::start(&broker, &settings());
+    let load = load(&bywash);
+    append(&bywash.file("first"), b"x");
+    bywash.drain(PATIENCE);
+    broker.stop();
+    load.start(bywash.root()).finish(WRITING_TIME_MAX).assert_complete(&load);
+    // Longer than a call for a transaction takes, so that calls are repeated.
+    std::thread::sleep(Duration::from_secs(2));
+    broker.resume();
+    bywash.drain(PATIENCE);
+    let committed = broker.read_committed("logs").events(EVENTS as usize + 1);
+    let (events, doubled) = ledger::distinct(committed);
+    assert_eq!((events.len() as u64, doubled), (EVENTS + 1, 0));
+}
+
+#[test]
+fn parts_of_a_large_write_come_once_each() {
+    let broker = Broker::start();
+    let mut bywash = Bywash::new(&broker.address(), &settings());
+    bywash.start_agent();
+    let content = bywash_tests::harness::workload::noise(5, 4 << 20);
+    append(&bywash.file("large"), &content);
+    // In the middle of the write's parts.
+    start_to_die(&mut bywash, FailPoint::EventSent, 3);
+    bywash.publisher().wait(PATIENCE);
+    bywash.start_publisher();
+    bywash.drain(PATIENCE);
+    let path = bywash.file("large");
+    let events = broker.read_committed("logs").events_of(&[(&path, content.len() as u64)]);
+    let (events, doubled) = ledger::distinct(events);
+    assert_eq!(doubled, 0);
+    ledger::assert_contiguous(&events.iter().collect::<Vec<_>>());
+    ledger::assert_same_bytes("the write", &content, &ledger::replay(&events));
+}
+
+#[test]
+fn a_second_publisher_under_the_same_transactional_id_ends_the_first_with_a_clear_error() {
+    let broker = Broker::start();
+    let named = Settings {
+        kafka: "delivery = \"exactly_once\"\ntransactional_id = \"twice\"",
+        ..Settings::default()
+    };
+    let mut first = Bywash::start(&broker, &named);
+    append(&first.file("f"), b"1");
+    first.drain(PATIENCE);
+    let second = Bywash::start(&broker, &named);
+    append(&second.file("f"), b"2");
+    second.drain(PATIENCE);
+    append(&first.file("f"), b"3");
+    let status = first.publisher().wait(PATIENCE);
+    assert_eq!(status.code(), Some(1));
+    let log = first.publisher().log();
+    assert!(log.contains("transactional id `twice`") && log.contains("kafka.transactional_id"), "{log}");
+}
