@@ -8,6 +8,7 @@ mod cli;
 mod crew;
 mod fifo;
 mod fuse;
+mod manager;
 mod mount;
 mod overlay;
 mod process;

@@ -16,7 +16,9 @@ use bywash_common::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    check, process,
+    check,
+    manager::Manager,
+    process,
     services::{self, CLOSING_GRACE, OverlayId, Services},
     sleep::{LOOK_SIGNAL, asleep},
 };
@@ -49,7 +51,7 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     process::watch_signals(sender.clone())?;
     let mut services = Services::new(ring, &config.ring.name, sender);
     services.apply(&config, asleep(&config)).inspect_err(|_| services.stop(OnAgentExit::Unmount))?;
-    Agent { args, config, services, events }.serve()
+    Agent { args, config, services, events, manager: Manager::ready() }.serve()
 }
 
 /// The agent at work.
@@ -59,6 +61,7 @@ struct Agent<'a> {
     config: Config,
     services: Services,
     events: Receiver<Event>,
+    manager: Manager,
 }
 
 impl Agent<'_> {
@@ -81,6 +84,7 @@ impl Agent<'_> {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.services.tidy();
+                    self.manager.alive();
                     tidied = Instant::now();
                 }
                 Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the signal thread has ended"),
@@ -90,6 +94,7 @@ impl Agent<'_> {
 
     /// Takes over what has changed in the configuration; all of it or nothing.
     fn reload(&mut self) {
+        self.manager.reloading();
         match self.try_reload() {
             Ok(()) => tracing::info!("SIGHUP: the configuration was read again and is in force"),
             Err(error) => {
@@ -98,6 +103,7 @@ impl Agent<'_> {
                 );
             }
         }
+        self.manager.reloaded();
     }
 
     fn try_reload(&mut self) -> Result<()> {
@@ -122,6 +128,7 @@ impl Agent<'_> {
 
     /// Stops listening, and gives what is still in use a while.
     fn stop(&mut self) {
+        self.manager.stopping();
         self.services.stop(self.config.agent.on_agent_exit);
         let deadline = Instant::now() + CLOSING_GRACE;
         while !self.services.is_closed() {

@@ -156,10 +156,11 @@ impl Lines {
         let frontier = &self.frontier;
         let open = |events: u32| {
             let ticket = frontier.open(write_record(entry, write, data));
-            match events.checked_sub(1) {
-                Some(more) => frontier.expect_more(ticket, more),
+            match events {
                 // A record before it is still open, so this does not give it back to the agent.
-                None => frontier.complete(ticket),
+                0 => frontier.complete(ticket),
+                1 => {}
+                several => frontier.expect_more(ticket, several - 1),
             }
             ticket
         };

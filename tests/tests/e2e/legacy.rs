@@ -146,3 +146,20 @@ fn the_quickstart_of_fuse_kafka_works_as_it_did() {
     assert_eq!(legacy.run("fs-agent", &["status"]).code, Some(3));
     assert_eq!(fs::read(path).unwrap(), b"foo\n");
 }
+
+#[test]
+fn the_commands_that_readme_names_exist() {
+    let readme = include_str!("../../../README.md");
+    let (_, moving) = readme.split_once("| fuse_kafka's command |").expect("the table of commands");
+    let table = moving.split("\n\n").next().unwrap();
+    let mut named = 0;
+    for (i, word) in table.split('`').enumerate().filter(|(i, _)| i % 2 == 1) {
+        let mut words = word.split(' ').skip_while(|word| !["fs-agent", "publisher"].contains(word));
+        if let (Some(name), Some(command)) = (words.next(), words.next()) {
+            let help = run(Command::new(program(name)).args([command, "--help"]), PATIENCE);
+            assert_eq!(help.code, Some(0), "{i}: {word}: {help:?}");
+            named += 1;
+        }
+    }
+    assert!(named >= 7, "{named} commands in {table}");
+}

@@ -32,6 +32,7 @@ mod reload_publisher;
 mod shutdown;
 mod sleep;
 mod tools;
+mod units;
 
 use std::{fs::File, io::Write, path::Path};
 
