@@ -244,10 +244,12 @@ impl File<'_> {
             );
             self.refuse("log", line, message);
         }
-        for name in ["zookeepers"] {
-            if let Some(Item { line, .. }) = self.take(name).first() {
-                self.refuse(name, *line, "this is not there yet: remove the line");
-            }
+        if let Some(Item { text, line }) = self.take("zookeepers").first() {
+            let message = format!(
+                "`{text}`: brokers are not looked up in ZooKeeper yet: name some of them instead, by \
+                 fuse_kafka_brokers=[\"host:9092\"]"
+            );
+            self.refuse("zookeepers", *line, message);
         }
         for name in ["persist", "substitutions"] {
             if let Some(Item { line, .. }) = self.take(name).first() {

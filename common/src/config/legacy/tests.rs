@@ -102,6 +102,7 @@ fn what_has_no_counterpart_is_refused_by_name_with_the_new_way() {
     refused("fuse_kafka_output=[\"carrier\"]", &["fuse_kafka_output", "carrier", "kafka", "stdout"]);
     refused("fuse_kafka_encoder=[\"fpenzoyr_logstash\"]", &["fuse_kafka_encoder", "security.protocol"]);
     refused("fuse_kafka_log=[\"/l\"]", &["f.properties:1", "fuse_kafka_log", "StandardError=append:/l"]);
+    refused("\n\nfuse_kafka_zookeepers=[\"z:1\"]", &["f.properties:3", "z:1", "fuse_kafka_brokers=["]);
     refused("fuse_kafka_topik=[\"a\"]", &["f.properties:1", "fuse_kafka_topik", "fuse_kafka_topic"]);
 }
 
