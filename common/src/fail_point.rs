@@ -38,6 +38,12 @@ pub enum FailPoint {
     DeliveryReported,
     /// Publisher: the head is moved.
     HeadMoved,
+    /// Publisher: records are written to the spool, and not yet on the disk itself.
+    SpoolWritten,
+    /// Publisher: records are in the spool, and still in the ring.
+    SpoolSynced,
+    /// Publisher: a delivery is noted in the spool, and what it held of that is not yet removed.
+    SpoolDelivered,
     /// Publisher: dead letters are written, under a temporary name.
     LetterHalfKept,
     /// Publisher: dead letters are kept, and their records not yet dealt with.
@@ -67,6 +73,9 @@ impl FailPoint {
         Self::EventSent,
         Self::DeliveryReported,
         Self::HeadMoved,
+        Self::SpoolWritten,
+        Self::SpoolSynced,
+        Self::SpoolDelivered,
         Self::LetterHalfKept,
         Self::LetterKept,
         Self::CheckpointSent,

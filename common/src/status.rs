@@ -83,6 +83,17 @@ pub enum PublisherCounter {
     StartDeliveredBytes = 12,
     /// Refused messages that were kept as dead letters.
     DeadLetters = 13,
+    /// Bytes that the spool takes on disk.
+    SpoolBytes = 14,
+    /// Records in the spool that are not known to be delivered.
+    SpoolRecords = 15,
+    /// Times that the spool could not take records.
+    SpoolErrors = 16,
+    /// Records that were in the spool and cannot be read.
+    SpoolLost = 17,
+    /// The position in the ring up to which everything is delivered; the head may be behind it if the spool has what is
+    /// before.
+    DeliveredEnd = 18,
 }
 
 /// For how many FIFOs there are counters of their own.
@@ -92,7 +103,7 @@ const FIFO_COUNTERS: usize = FifoCounter::Missing as usize + 1;
 const FIFO_COUNTERS_AT: usize = 64;
 
 const AGENT_COUNTERS: usize = AgentCounter::ExcludedBytes as usize + 1;
-const PUBLISHER_COUNTERS: usize = PublisherCounter::DeadLetters as usize + 1;
+const PUBLISHER_COUNTERS: usize = PublisherCounter::DeliveredEnd as usize + 1;
 const _: () = assert!(AGENT_COUNTERS <= FIFO_COUNTERS_AT);
 const _: () = assert!((FIFO_COUNTERS_AT + FIFO_SLOTS * FIFO_COUNTERS) * 8 <= layout::COUNTERS_LEN);
 const _: () = assert!(PUBLISHER_COUNTERS * 8 <= layout::COUNTERS_LEN);

@@ -16,4 +16,6 @@ mod reload;
 mod run;
 mod signals;
 pub mod sink;
+pub mod spool;
+pub mod state_dir;
 mod status;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use bywash_common::{cli::GlobalArgs, exit::Exit};
 
 use crate::{
-    drain::{self, Burial, Drain, Frontier},
+    drain::{self, Burial, Drain, Frontier, Intake},
     names::Names,
     reload::Reload,
     signals::{self, Signals},
@@ -23,15 +23,21 @@ pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
     let names = Names::of_the_system().context("cannot start the look-up of names")?;
     sink::check(config)?;
     let burial = Burial::open(config)?;
+    let spool = drain::open_spool(config)?;
     let Some(ring) = drain::attach(&config.ring.name, &stop)? else { return Ok(Exit::Ok) };
-    let frontier = Arc::new(Frontier::new(drain::bounds(config), Box::new(drain::RingLedger::new(&ring))));
+    let has_spool = spool.is_some();
+    let intake = Intake::open(ring, spool, config.spool.high_mark)?;
+    let frontier = Arc::new(Frontier::new(drain::bounds(config), intake.ledger()));
     let sink = sink::open(config, Arc::clone(&frontier))?;
 
-    let mut drain = Drain::new(config, ring, sink, frontier, names, stop, burial);
+    let mut drain = Drain::new(config, intake, sink, frontier, names, stop, burial);
     drain.follow_reloads(Reload::new(args.clone(), reload, config.clone()));
     let drained = drain.run();
+    let timeout = config.publisher.shutdown_timeout.0;
+    let (deliver_for, spool_for) =
+        if has_spool { (timeout / 2, timeout / 2) } else { (timeout, Duration::ZERO) };
     // A sink that is broken delivers nothing more.
-    drain.finish(if drained.is_ok() { config.publisher.shutdown_timeout.0 } else { Duration::ZERO });
+    drain.finish(if drained.is_ok() { deliver_for } else { Duration::ZERO }, spool_for);
     drained?;
     Ok(Exit::Ok)
 }

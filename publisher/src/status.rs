@@ -52,6 +52,13 @@ struct Report {
     seconds_since_last_delivery: Option<f64>,
     failed_messages: u64,
     dead_letters: u64,
+    /// Part of what is behind, in bytes that are on disk and in records.
+    spool_bytes: u64,
+    spool_records: u64,
+    /// Times that the spool could not take records.
+    spool_errors: u64,
+    /// Records that were in the spool and cannot be read.
+    spool_lost: u64,
     corrupt_skips: u64,
     lost: Vec<Lost>,
 }
@@ -115,7 +122,7 @@ fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns: u6
     let rate = |now: u64, then: u64| {
         if seconds > 0.0 { now.saturating_sub(then) as f64 / seconds } else { 0.0 }
     };
-    let lag_bytes = ring.map_or(0, |ring| ring.used);
+    let lag_bytes = ring.map_or(0, |ring| ring.used) + counter(Counter::SpoolBytes);
     let lost = ring.map(|ring| ring.losses.clone()).unwrap_or_default();
     Report {
         running,
@@ -123,7 +130,7 @@ fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns: u6
         uptime_seconds,
         ring: name.to_owned(),
         capacity_bytes: ring.map_or(0, |ring| ring.capacity),
-        lag_records: ring.map_or(0, |ring| ring.used_records),
+        lag_records: ring.map_or(0, |ring| ring.used_records) + counter(Counter::SpoolRecords),
         lag_bytes,
         lag_seconds: if lag_bytes == 0 { Some(0.0) } else { known(counter(Counter::OldestUnackedNs)) },
         in_flight_records: if running { counter(Counter::InFlightEvents) } else { 0 },
@@ -134,6 +141,10 @@ fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns: u6
         seconds_since_last_delivery: known(counter(Counter::LastDeliveryNs)),
         failed_messages: counter(Counter::FailedMessages),
         dead_letters: counter(Counter::DeadLetters),
+        spool_bytes: counter(Counter::SpoolBytes),
+        spool_records: counter(Counter::SpoolRecords),
+        spool_errors: counter(Counter::SpoolErrors),
+        spool_lost: counter(Counter::SpoolLost),
         corrupt_skips: counter(Counter::CorruptSkips),
         lost: lost
             .into_iter()
@@ -169,6 +180,13 @@ impl Report {
             "in flight: {} records; failed: {} messages, {} of them dead letters; damaged: {} times",
             self.in_flight_records, self.failed_messages, self.dead_letters, self.corrupt_skips
         );
+        if self.spool_bytes + self.spool_errors + self.spool_lost > 0 {
+            let _ = write!(
+                text,
+                "\nspool: {} records, {} bytes; refused {} times; lost {} records",
+                self.spool_records, self.spool_bytes, self.spool_errors, self.spool_lost
+            );
+        }
         for Lost { reason, events, bytes } in &self.lost {
             let _ = write!(text, "\nlost ({reason}): {events} writes, {bytes} bytes");
         }

@@ -179,7 +179,11 @@ fn without_brokers_it_ends_within_its_bound_and_the_ring_keeps_everything() {
     let ring = TestRing::new("dead");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bywash.toml");
-    std::fs::write(&path, "[publisher]\nshutdown_timeout = \"200ms\"\n[failed]\nsize_max = 0\n").unwrap();
+    std::fs::write(
+        &path,
+        "[publisher]\nshutdown_timeout = \"200ms\"\n[failed]\nsize_max = 0\n[spool]\nsize_max = 0\n",
+    )
+    .unwrap();
     let args = ["--brokers", DEAD_BROKER, "--config", path.to_str().unwrap()];
     ring.push(b"kept");
     let mut running = Running::start(&mut ring.command("run", &args));

@@ -40,7 +40,7 @@ fn drain(url: &str, case: Case, events: usize) -> f64 {
     let directory = temporary_directory();
     let config = directory.path().join("bywash.toml");
     let text = format!(
-        "[ring]\nname = {:?}\n[publisher]\nsink = \"kinesis\"\n[failed]\nsize_max = 0\n[kinesis]\nendpoint_url = {url:?}\n\
+        "[ring]\nname = {:?}\n[publisher]\nsink = \"kinesis\"\n[failed]\nsize_max = 0\n[spool]\nsize_max = 0\n[kinesis]\nendpoint_url = {url:?}\n\
          region = \"us-east-1\"\nstream_name = {STREAM:?}\n{}\n",
         ring.name, case.kinesis
     );

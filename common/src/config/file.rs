@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use crate::units::{ByteSize, Span};
 
-use super::{Config, Origin, Problem, agent, directory, failed, fifo, kafka, kinesis, locate, log};
+use super::{Config, Origin, Problem, agent, directory, failed, fifo, kafka, kinesis, locate, log, spool};
 
 /// A value and its place in the file.
 pub(super) type Placed<T> = Option<Spanned<T>>;
@@ -27,6 +27,7 @@ struct File {
     kafka: Option<kafka::Section>,
     kinesis: Option<kinesis::Table>,
     log: Option<log::Table>,
+    spool: Option<spool::Table>,
     failed: Option<failed::Failed>,
 }
 
@@ -129,6 +130,9 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
     }
     if let Some(table) = file.log {
         log::apply(table, config, &mut context);
+    }
+    if let Some(spool) = file.spool {
+        spool::apply(spool, &mut config.spool, &mut context);
     }
     if let Some(failed) = file.failed {
         failed::apply(failed, &mut config.failed, &mut context);

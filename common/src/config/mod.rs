@@ -16,6 +16,7 @@ pub mod legacy;
 mod locate;
 mod log;
 mod print;
+mod spool;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +40,7 @@ pub use kinesis::{
     KinesisConfig, PARTITION_KEY_CHARS_MAX, PartitionKey, RECORD_BYTES_MAX, checked_stream_name,
 };
 pub use log::{LogConfig, LogLevel};
+pub use spool::{DEFAULT_SPOOL_DIR, Fsync, SpoolConfig};
 
 /// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
 pub const DEFAULT_FILE: &str = "/etc/bywash/bywash.toml";
@@ -64,6 +66,8 @@ pub struct Config {
     pub kinesis: KinesisConfig,
     /// What both services log.
     pub log: LogConfig,
+    /// What the ring cannot hold waits on disk.
+    pub spool: SpoolConfig,
     /// Where messages are kept that can never be delivered.
     pub failed: FailedConfig,
 }
@@ -159,6 +163,7 @@ impl Default for Config {
             kafka: KafkaConfig::default(),
             kinesis: KinesisConfig::default(),
             log: LogConfig::default(),
+            spool: SpoolConfig::default(),
             failed: FailedConfig::default(),
         }
     }
@@ -343,6 +348,7 @@ impl Config {
     fn check_state_dirs(&self, args: &ConfigArgs, file: &Path, text: &str, problems: &mut Vec<Problem>) {
         let failed_flag = args.failed_attempts_dir.is_some().then_some("failed-attempts-dir");
         let state_dirs = [
+            ("spool.dir", self.spool.directory(), None),
             ("failed.dir", self.failed.directory(), failed_flag),
             ("agent.state_dir", self.agent.state_dir.as_deref(), None),
         ];

@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use toml::{Table, Value};
 
-use super::{Config, agent, directory, failed, fifo, kinesis, log};
+use super::{Config, agent, directory, failed, fifo, kinesis, log, spool};
 
 /// A table of the pairs whose value is there.
 pub(super) fn table<const N: usize>(pairs: [(&str, Option<Value>); N]) -> Table {
@@ -66,6 +66,7 @@ fn whole(config: &Config) -> Table {
         kafka,
         kinesis: streams,
         log: logged,
+        spool: disk,
         failed: letters,
     } = config;
     table([
@@ -103,6 +104,7 @@ fn whole(config: &Config) -> Table {
         ("kafka", Some(Value::Table(kafka.print()))),
         ("kinesis", Some(kinesis::print(streams))),
         ("log", Some(log::print(logged))),
+        ("spool", Some(spool::print(disk))),
         ("failed", Some(failed::print(letters))),
     ])
 }

@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn what_is_written_for_a_head_is_read_for_that_head_alone() {
         let ring = Ring::new("head");
-        let (mut slots, before) = ring.1.ahead();
+        let (mut slots, before) = ring.1.ahead(0);
         assert_eq!(before, []);
         slots.write(80, &[entry(2), entry(1)]);
         assert_eq!((ring.says(80), ring.says(81)), (vec![entry(2), entry(1)], Vec::new()));
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_slot_that_speaks_of_the_head_is_not_the_next_to_be_written() {
         let ring = Ring::new("next");
-        ring.1.ahead().0.write(80, &[entry(1)]);
+        ring.1.ahead(0).0.write(80, &[entry(1)]);
         let (mut slots, _) = AheadSlots::attach(Arc::clone(ring.1.segments()), 80);
         slots.write(160, &[entry(2)]);
         assert_eq!(ring.says(80), [entry(1)]);
@@ -164,7 +164,7 @@ mod tests {
     fn what_has_no_room_is_left_out() {
         let ring = Ring::new("room");
         let many: Vec<Ahead> = (0..AHEAD_MAX as u64 + 5).map(entry).collect();
-        ring.1.ahead().0.write(80, &many);
+        ring.1.ahead(0).0.write(80, &many);
         assert_eq!(ring.says(80), many[..AHEAD_MAX]);
     }
 }

@@ -216,6 +216,21 @@ impl<M: Memory> Consumer<M> {
         skipped
     }
 
+    /// Turns to another position, the end of a record. Nothing between the shared head and the tail is lost by that.
+    /// `next_seq` is the number that the next record must have, if that is known.
+    pub fn seek(&mut self, position: u64, next_seq: Option<u64>) {
+        self.position = position;
+        self.tail = position;
+        self.next_seq = next_seq;
+    }
+
+    /// Another reader of the same ring, from the shared head on. It must never [`Self::wait`]: there is one waiter.
+    pub fn another(&self) -> Self {
+        let memory = Arc::clone(&self.memory);
+        let position = memory.head().load(Ordering::Acquire);
+        Self { memory, position, tail: position, next_seq: None, waits: self.waits, is_busy: false }
+    }
+
     /// Sleeps until there may be something to read, at most for `timeout`. Call it once [`Self::next`] has
     /// given none. Right after something was read it is a nap of 200 us, which nothing ends sooner.
     pub fn wait(&mut self, timeout: Duration) {

@@ -34,6 +34,27 @@ pub struct AgentRing {
     _lock: File,
 }
 
+/// Tells how full a ring is, from any thread.
+#[derive(Clone)]
+pub struct Gauge(Arc<Segments>);
+
+impl Gauge {
+    /// Bytes between the shared head and the tail.
+    pub fn used(&self) -> u64 {
+        positions(&self.0).map_or(0, |(tail, head)| tail - head)
+    }
+
+    /// Where the last visible record ends.
+    pub fn tail(&self) -> u64 {
+        positions(&self.0).map_or(0, |(tail, _)| tail)
+    }
+
+    /// Bytes of the record area.
+    pub fn capacity(&self) -> u64 {
+        self.0.capacity
+    }
+}
+
 /// The publisher's end of one generation of a ring: held exclusively until dropped.
 pub struct PublisherRing {
     /// Reads records.
@@ -209,16 +230,20 @@ impl PublisherRing {
         &self.segments
     }
 
-    /// Where to write down what is delivered behind the head, and what a publisher before this one has written down. To
-    /// be called before anything is acknowledged.
-    pub fn ahead(&self) -> (AheadSlots, Vec<Ahead>) {
-        let head = positions(&self.segments).map_or(0, |(_, head)| head);
-        AheadSlots::attach(Arc::clone(&self.segments), head)
+    /// Where to write down what is delivered out of turn, and what a publisher before this one has written down about what
+    /// lies behind the position `delivered`, up to which everything is. To be called before anything is acknowledged.
+    pub fn ahead(&self, delivered: u64) -> (AheadSlots, Vec<Ahead>) {
+        AheadSlots::attach(Arc::clone(&self.segments), delivered)
     }
 
     /// Whether all that is in this generation is acknowledged.
     pub fn is_drained(&self) -> bool {
         positions(&self.segments).is_some_and(|(tail, head)| tail == head)
+    }
+
+    /// Tells from any thread how full the ring is.
+    pub fn gauge(&self) -> Gauge {
+        Gauge(Arc::clone(&self.segments))
     }
 
     /// Bytes between the shared head and the tail, and the capacity.

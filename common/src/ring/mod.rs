@@ -149,7 +149,7 @@ mod producer;
 pub use ahead::{AHEAD_MAX, Ahead, AheadSlots};
 pub use consumer::{Entry, ReadError};
 #[cfg(not(loom))]
-pub use ends::{AgentRing, PublisherRing};
+pub use ends::{AgentRing, Gauge, PublisherRing};
 #[cfg(not(loom))]
 pub use inspect::{Inspected, inspect};
 pub use layout::{CAPACITY_MAX, CAPACITY_MIN, VERSION};
@@ -186,7 +186,8 @@ impl Kind {
     /// The kind byte of what fills the gap at the end of the record area.
     const PADDING: u8 = 0;
 
-    fn from_byte(byte: u8) -> Option<Self> {
+    /// The kind that a byte in a record stands for.
+    pub fn from_byte(byte: u8) -> Option<Self> {
         [Self::Write, Self::Lost, Self::Discarded].into_iter().find(|kind| *kind as u8 == byte)
     }
 }

@@ -1,14 +1,19 @@
 //! The ring that is drained: waiting for it, and turning to the next one.
 
-use std::{thread::sleep, time::Duration};
+use std::{sync::Arc, thread::sleep, time::Duration};
 
 use bywash_common::{
     clock::now_ns,
-    ring::{Acker, Ahead, AheadSlots, PublisherRing, RingError, inspect},
+    ring::{Ahead, AheadSlots, PublisherRing, RingError, inspect},
     status::{PublisherCounter, PublisherStatus},
 };
 
-use crate::signals::Stop;
+use uuid::Uuid;
+
+use crate::{
+    signals::Stop,
+    spool::{Head, Mark},
+};
 
 use super::frontier::{Ledger, Progress};
 
@@ -61,25 +66,37 @@ fn start_counters(name: &str, status: &PublisherStatus) {
     }
 }
 
-/// Writes the frontier's moves into the ring: its head, and the counters beside it.
+/// Writes the frontier's moves into the ring or the spool, and the counters beside the ring's head.
 pub struct RingLedger {
-    acker: Acker,
+    head: Arc<Head>,
     status: PublisherStatus,
-    ahead: AheadSlots,
+    /// The former ring whose records these are, if they are one's.
+    old: Option<Uuid>,
+    /// Where the ring's publisher writes down what is delivered out of turn.
+    ahead: Option<AheadSlots>,
 }
 
 impl RingLedger {
-    /// The ledger of an attached ring.
-    pub fn new(ring: &PublisherRing) -> Self {
-        Self { acker: ring.consumer.acker(), status: ring.status.clone(), ahead: ring.ahead().0 }
+    /// The ledger of an attached ring, or of a former ring's records in the spool.
+    pub fn new(
+        head: Arc<Head>,
+        status: PublisherStatus,
+        old: Option<Uuid>,
+        ahead: Option<AheadSlots>,
+    ) -> Self {
+        Self { head, status, old, ahead }
     }
 }
 
 impl Ledger for RingLedger {
     fn advance(&mut self, progress: &Progress) {
-        self.acker.ack(progress.end);
-        if let Some(next) = progress.next_sequence {
-            self.status.set(PublisherCounter::AckedSequence, next);
+        let Progress { end, next_sequence, .. } = *progress;
+        match self.old {
+            None => self.head.deliver(end, next_sequence),
+            Some(uuid) => {
+                let next_seq = next_sequence.unwrap_or_default();
+                self.head.deliver_old(Some(Mark { uuid, end, next_seq }));
+            }
         }
         self.status.add(PublisherCounter::DeliveredEvents, progress.events);
         self.status.add(PublisherCounter::DeliveredBytes, progress.bytes);
@@ -87,7 +104,9 @@ impl Ledger for RingLedger {
     }
 
     fn tell_ahead(&mut self, end: u64, ahead: &[Ahead]) {
-        self.ahead.write(end, ahead);
+        if let Some(slots) = &mut self.ahead {
+            slots.write(end, ahead);
+        }
     }
 
     fn in_flight(&mut self, records: u64, oldest_ns: u64) {

@@ -1,13 +1,15 @@
 //! The loop from the ring to the sink.
 //!
 //! It reads records in order, hands each to the sink and goes on; delivery reports move the ring's head by way of the
-//! [`Frontier`]. Nothing is kept here that the ring does not hold as well, so whatever ends this process costs
+//! [`Frontier`]. Nothing is kept here that the ring or the spool does not hold as well, so whatever ends this process costs
 //! nothing but a second delivery under the same event ids.
 
 mod attach;
 mod burial;
 mod frontier;
+mod intake;
 mod outlet;
+mod source;
 mod spans;
 #[cfg(test)]
 pub mod testing;
@@ -23,7 +25,7 @@ use bywash_common::{
     clock::now_ns,
     config::Config,
     record::{Loss, Write},
-    ring::{Entry, Kind, PublisherRing, ReadError, RingError},
+    ring::{Entry, Kind, ReadError, RingError},
     status::PublisherCounter,
 };
 
@@ -35,10 +37,13 @@ use crate::{
     sink::{Sink, SinkError},
 };
 
-pub use attach::{RingLedger, attach};
+pub use attach::attach;
 pub use burial::Burial;
 pub use frontier::{Bounds, Frontier, Ticket};
+use intake::IntakeError;
+pub use intake::{Intake, open_spool};
 pub use outlet::{Outlet, write_record};
+use source::Taken;
 pub use spans::Span;
 
 /// How long an idle drain sleeps at most; a new record ends it at once, but for one whose agent was killed before it
@@ -46,6 +51,8 @@ pub use spans::Span;
 const IDLE_WAIT: Duration = Duration::from_millis(250);
 /// How long the drain waits for a delivery, with as much on its way as may be, before it looks for a stop.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
+/// After how many records a busy drain has the spool look at the ring; one that waits does so each time.
+const LOOK_RECORDS: u64 = 256;
 /// How often an idle drain looks whether the agent has begun a new ring.
 const SUCCESSOR_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -61,6 +68,9 @@ pub enum DrainError {
     /// The next ring cannot be attached to.
     #[error(transparent)]
     Ring(#[from] RingError),
+    /// The spool is of no use any more.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
 }
 
 /// How much a configuration lets be on its way.
@@ -74,7 +84,7 @@ pub fn bounds(config: &Config) -> Bounds {
 
 /// Moves records from the ring to the sink.
 pub struct Drain {
-    ring: PublisherRing,
+    intake: Intake,
     ring_name: String,
     outlet: Outlet,
     lines: Lines,
@@ -87,10 +97,10 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// A drain from `ring` to `sink`, which reports to `frontier`.
+    /// A drain from `intake` to `sink`, which reports to `frontier`.
     pub fn new(
         config: &Config,
-        ring: PublisherRing,
+        intake: Intake,
         sink: Box<dyn Sink>,
         frontier: Arc<Frontier>,
         names: Names,
@@ -98,10 +108,10 @@ impl Drain {
         burial: Burial,
     ) -> Self {
         let outlet =
-            Outlet::new(config.clone(), names, sink, Arc::clone(&frontier), stop.clone(), burial, &ring);
-        let lines = Lines::new(config, Arc::clone(&frontier), &ring);
+            Outlet::new(config.clone(), names, sink, Arc::clone(&frontier), stop.clone(), burial, &intake);
+        let lines = Lines::new(config, Arc::clone(&frontier), intake.ahead());
         Self {
-            ring,
+            intake,
             ring_name: config.ring.name.clone(),
             outlet,
             lines,
@@ -134,9 +144,16 @@ impl Drain {
                 self.wait_for_room()?;
                 continue;
             }
-            match self.ring.consumer.next(&mut self.payload) {
-                Ok(Some(entry)) => self.take(entry)?,
-                Ok(None) => self.idle()?,
+            match self.intake.next(&mut self.payload) {
+                Ok(Taken::Record(entry)) => {
+                    if entry.seq.is_multiple_of(LOOK_RECORDS) {
+                        self.outlet.look_at_ring();
+                    }
+                    self.take(entry)?;
+                }
+                Ok(Taken::Gap { first_seq, records, end }) => self.outlet.gap(first_seq, records, end)?,
+                Ok(Taken::Nothing) => self.idle()?,
+                Ok(Taken::End) => self.end_stream()?,
                 // Nothing behind it can be read either.
                 Err(error @ ReadError::Truncated) => return Err(error.into()),
                 Err(error) => self.pass_damage(&error)?,
@@ -145,22 +162,28 @@ impl Drain {
         Ok(())
     }
 
-    /// Delivers what was read, for at most `timeout`, and says what stays in the ring.
-    pub fn finish(self, timeout: Duration) {
-        let Self { ring, ring_name, outlet, frontier, .. } = self;
-        outlet.close(Instant::now() + timeout);
+    /// Delivers what was read, for at most `deliver_for`, and puts what the ring then holds into the spool, for at most
+    /// `spool_for`.
+    pub fn finish(self, deliver_for: Duration, spool_for: Duration) {
+        let Self { intake, ring_name, outlet, frontier, .. } = self;
+        outlet.close(Instant::now() + deliver_for);
+        let has_spool = intake.nudge().is_some();
+        let ring = intake.finish(Instant::now() + spool_for);
         let (used_bytes, _) = ring.fill();
+        let place = if has_spool { "the spool and the ring" } else { "the ring" };
         match frontier.in_flight() {
-            0 => tracing::info!("everything that was read is delivered; {used_bytes} bytes stay in the ring"),
+            0 => tracing::info!(
+                "everything that was read is delivered; {used_bytes} bytes stay in the ring `{ring_name}`"
+            ),
             records => tracing::warn!(
-                "stopped before {records} records were confirmed: they are among the {used_bytes} bytes that stay \
-                 in the ring `{ring_name}`, and are sent again after the next start"
+                "stopped before {records} records were confirmed: they are in {place} (`{ring_name}`, {used_bytes} \
+                 bytes), and are sent again after the next start"
             ),
         }
     }
 
     fn take(&mut self, entry: Entry) -> Result<(), SinkError> {
-        self.ring.status.add(PublisherCounter::ReadEvents, 1);
+        self.intake.ring.status.add(PublisherCounter::ReadEvents, 1);
         self.lines.meet(entry.seq);
         let read_bytes = self.payload.len() as u64;
         match entry.kind {
@@ -198,7 +221,7 @@ impl Drain {
         if self.lines.is_empty() {
             return Ok(());
         }
-        let (used_bytes, capacity_bytes) = self.ring.fill();
+        let (used_bytes, capacity_bytes) = self.intake.ring.fill();
         if used_bytes > capacity_bytes / 2 || !self.frontier.has_room() {
             self.lines.make_room(&mut self.outlet)?;
         }
@@ -210,6 +233,7 @@ impl Drain {
         // What the sink holds back to send it with more would wait for ever.
         self.outlet.push()?;
         if !self.frontier.has_room() {
+            self.outlet.look_at_ring();
             self.frontier.wait_past(seen, ROOM_WAIT);
         }
         Ok(())
@@ -220,31 +244,51 @@ impl Drain {
         self.outlet.push()?;
         if self.looked_for_successor.elapsed() >= SUCCESSOR_INTERVAL {
             self.looked_for_successor = Instant::now();
-            if self.ring.is_drained()
+            if self.intake.ring.is_drained()
                 && self.frontier.in_flight() == 0
-                && attach::is_superseded(&self.ring_name, &self.ring)
+                && attach::is_superseded(&self.ring_name, &self.intake.ring)
             {
                 return self.follow_successor();
             }
         }
-        self.ring.consumer.wait(IDLE_WAIT);
+        self.outlet.look_at_ring();
+        self.intake.ring.consumer.wait(IDLE_WAIT);
         Ok(())
     }
 
     fn follow_successor(&mut self) -> Result<(), DrainError> {
         let Some(next) = attach(&self.ring_name, &self.stop)? else { return Ok(()) };
-        self.frontier.follow(Box::new(RingLedger::new(&next)));
-        self.outlet.follow(&next);
-        self.lines.follow(&next);
-        self.ring = next;
+        self.intake.follow(next)?;
+        self.turn_to_stream();
         Ok(())
     }
 
+    /// All that there is of a former ring's records is read.
+    fn end_stream(&mut self) -> Result<(), DrainError> {
+        self.lines.flush(&mut self.outlet)?;
+        self.outlet.push()?;
+        let seen = self.frontier.events();
+        if self.frontier.in_flight() > 0 {
+            self.outlet.look_at_ring();
+            self.frontier.wait_past(seen, ROOM_WAIT);
+            return Ok(());
+        }
+        self.intake.next_stream()?;
+        self.turn_to_stream();
+        Ok(())
+    }
+
+    fn turn_to_stream(&mut self) {
+        self.frontier.follow(self.intake.ledger());
+        self.outlet.follow(&self.intake);
+        self.lines.follow(self.intake.ahead());
+    }
+
     fn pass_damage(&mut self, error: &ReadError) -> Result<(), SinkError> {
-        let skipped_bytes = self.ring.consumer.skip_to_tail();
+        let (position, skipped_bytes) = self.intake.pass_damage();
         tracing::error!(
             "the ring is damaged: {error}; {skipped_bytes} bytes of it are lost, reading goes on behind"
         );
-        self.outlet.corrupt(self.ring.consumer.position(), None, 0, skipped_bytes)
+        self.outlet.corrupt(position, None, 0, skipped_bytes)
     }
 }

@@ -9,7 +9,7 @@ use bywash_common::{
     config::Config,
     fail_point::FailPoint,
     record::{Loss, LossReason, Origin, Write},
-    ring::{Entry, PublisherRing},
+    ring::Entry,
     status::{PublisherCounter, PublisherStatus},
 };
 
@@ -20,9 +20,11 @@ use crate::{
     names::{Id, Names},
     signals::Stop,
     sink::{Message, SendError, Sink, SinkError},
+    spool::Nudge,
 };
 
 use super::{
+    Intake,
     burial::Burial,
     frontier::{Frontier, Record, Refused, Ticket},
 };
@@ -39,6 +41,8 @@ pub struct Outlet {
     frontier: Arc<Frontier>,
     stop: Stop,
     status: PublisherStatus,
+    /// Wakes the spool.
+    nudge: Option<Nudge>,
     /// `<ring uuid>-`: what event ids begin with.
     id_prefix: String,
     event_id: String,
@@ -55,7 +59,7 @@ impl Outlet {
         frontier: Arc<Frontier>,
         stop: Stop,
         burial: Burial,
-        ring: &PublisherRing,
+        intake: &Intake,
     ) -> Self {
         Self {
             encoder: encode::encoder(&config.event),
@@ -64,8 +68,9 @@ impl Outlet {
             sink,
             frontier,
             stop,
-            status: ring.status.clone(),
-            id_prefix: format!("{}-", ring.uuid),
+            status: intake.ring.status.clone(),
+            nudge: intake.nudge(),
+            id_prefix: format!("{}-", intake.stream()),
             event_id: String::new(),
             payload: Vec::new(),
             burial,
@@ -73,9 +78,17 @@ impl Outlet {
     }
 
     /// Turns to the records of another ring.
-    pub fn follow(&mut self, ring: &PublisherRing) {
-        self.status = ring.status.clone();
-        self.id_prefix = format!("{}-", ring.uuid);
+    pub fn follow(&mut self, intake: &Intake) {
+        self.status = intake.ring.status.clone();
+        self.nudge = intake.nudge();
+        self.id_prefix = format!("{}-", intake.stream());
+    }
+
+    /// Has the spool look at the ring. To be called whenever the drain has to wait.
+    pub fn look_at_ring(&self) {
+        if let Some(nudge) = &self.nudge {
+            nudge.look();
+        }
     }
 
     /// Follows another configuration.
@@ -210,7 +223,7 @@ impl Outlet {
     fn send_payload(&mut self, event: &WriteEvent<'_>, ticket: Ticket) -> Result<bool, SinkError> {
         FailPoint::EventEncoded.reach();
         let message = message(&self.config, event, &self.payload);
-        send(&mut *self.sink, &self.frontier, &self.stop, &message, ticket)
+        send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)
     }
 
     /// Sends the news that the agent could not, or was not to, take some writes; of the file at `path`, if there is one.
@@ -250,6 +263,21 @@ impl Outlet {
             None => self.name_event(format_args!("corrupt-{end}")),
         }
         self.send_loss(ticket, "corrupt", None, [events, bytes, now_ns, now_ns], sequence)
+    }
+
+    /// Sends the news that records of the spool are missing: `records` from number `first_seq` on, behind the position
+    /// `end`. `records` is 0 where nobody knows how many.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn gap(&mut self, first_seq: u64, records: u64, end: u64) -> Result<(), SinkError> {
+        tracing::error!("the spool is damaged: {records} records are lost, from number {first_seq} on");
+        self.status.add(PublisherCounter::CorruptSkips, 1);
+        self.status.add(PublisherCounter::SpoolLost, records);
+        let now_ns = now_ns();
+        let ticket = self.frontier.open(loss_record(end, None, now_ns));
+        self.name_event(format_args!("gap-{first_seq}"));
+        self.send_loss(ticket, "corrupt", None, [records, 0, now_ns, now_ns], None)
     }
 
     /// Sends the news that writes cannot be delivered, and not be kept either, in those writes' place: under their event
@@ -293,7 +321,7 @@ impl Outlet {
             self.config.topic_of(Path::new(OsStr::from_bytes(path)))
         });
         let message = Message { topic, key, payload: &self.payload, event_id };
-        send(&mut *self.sink, &self.frontier, &self.stop, &message, ticket).map(drop)
+        send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket).map(drop)
     }
 
     fn name_event(&mut self, rest: std::fmt::Arguments<'_>) {
@@ -310,6 +338,7 @@ fn send(
     sink: &mut dyn Sink,
     frontier: &Frontier,
     stop: &Stop,
+    nudge: Option<&Nudge>,
     message: &Message<'_>,
     ticket: Ticket,
 ) -> Result<bool, SinkError> {
@@ -328,6 +357,9 @@ fn send(
             Err(SendError::Full) if stop.is_requested() => return Ok(false),
             Err(SendError::Full) => {
                 sink.poll()?;
+                if let Some(nudge) = nudge {
+                    nudge.look();
+                }
                 frontier.wait_past(seen, FULL_WAIT);
             }
         }

@@ -157,7 +157,8 @@ fn drain_configured(
     config.ring.name = ring.name.clone();
     let stop = Stop::default();
     let attached = attach(&ring.name, &stop).unwrap().unwrap();
-    let frontier = Arc::new(Frontier::new(bounds(&config), Box::new(RingLedger::new(&attached))));
+    let intake = Intake::open(attached, None, 50).unwrap();
+    let frontier = Arc::new(Frontier::new(bounds(&config), intake.ledger()));
     let taken = Taken::default();
     let sink = Script {
         answers: answers.into(),
@@ -167,10 +168,10 @@ fn drain_configured(
         limit_bytes,
     };
     let names = Names::of_the_system().unwrap();
-    let mut drain = Drain::new(&config, attached, Box::new(sink), frontier, names, stop, burial);
+    let mut drain = Drain::new(&config, intake, Box::new(sink), frontier, names, stop, burial);
     drain.run().unwrap();
-    let (used_bytes, _) = drain.ring.fill();
-    drain.finish(Duration::ZERO);
+    let (used_bytes, _) = drain.intake.ring.fill();
+    drain.finish(Duration::ZERO, Duration::ZERO);
     (taken, used_bytes)
 }
 

@@ -1,45 +1,28 @@
 //! The directory of dead letters.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
 use bywash_common::{fail_point::FailPoint, units::ByteSize};
 use jiff::Timestamp;
-use nix::unistd::{Group, geteuid};
+
+use crate::state_dir::{StateDir, StateDirError};
 
 use super::Letter;
 
 /// What the names of files with letters end with.
 const SUFFIX: &str = "jsonl";
-/// Held by the publisher that writes letters.
-const PUBLISHER_LOCK: &str = "publisher.lock";
 
 /// Dead letters cannot be kept, or not be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum FailedError {
-    /// Another publisher keeps its own there.
-    #[error("another publisher keeps its dead letters in {}: give this one another failed.dir", .0.display())]
-    Held(PathBuf),
-    /// It belongs to someone whom this process does not trust.
-    #[error("{} belongs to uid {uid}, not to uid {}: refused; chown it or choose another failed.dir", path.display(), geteuid())]
-    Owner {
-        /// The directory.
-        path: PathBuf,
-        /// Its owner.
-        uid: u32,
-    },
-    /// Anybody could put letters there.
-    #[error("everybody may write to {}: refused; chmod o-w it or choose another failed.dir", .0.display())]
-    Open(PathBuf),
-    /// The group that shall have access does not exist.
-    #[error(
-        "the group `{0}` of ring.group does not exist: create it (groupadd --system {0}) or leave it out"
-    )]
-    Group(String),
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Dir(#[from] StateDirError),
     /// They would take more room than they may.
     #[error("{} holds {used} bytes of dead letters and may hold {max}: see to them (publisher failed list) or raise failed.size_max", dir.display())]
     Full {
@@ -68,14 +51,11 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Fail
 
 /// The directory of dead letters, as the one publisher that may write to it has it.
 pub struct Store {
-    dir: PathBuf,
+    dir: StateDir,
     size_max: u64,
     used: u64,
-    /// Who may read besides the owner.
-    group: Option<u32>,
     /// The number in the name of the file that was written last.
     last: i128,
-    _lock: File,
 }
 
 impl Store {
@@ -84,34 +64,8 @@ impl Store {
     /// # Errors
     /// A [`FailedError`] if it cannot be used.
     pub fn open(dir: &Path, size_max: ByteSize, group: Option<&str>) -> Result<Self, FailedError> {
-        let gid = |name: &str| match Group::from_name(name) {
-            Ok(Some(group)) => Ok(group.gid.as_raw()),
-            _ => Err(FailedError::Group(name.to_owned())),
-        };
-        let group = group.map(gid).transpose()?;
-        let mode = if group.is_some() { 0o750 } else { 0o700 };
-        if !dir.exists() {
-            let made = DirBuilder::new().recursive(true).mode(mode).create(dir);
-            made.map_err(io_error("create", dir))?;
-            chown(dir, None, group).map_err(io_error("give to the group", dir))?;
-        }
-        let found = fs::metadata(dir).map_err(io_error("examine", dir))?;
-        if found.uid() != geteuid().as_raw() && found.uid() != 0 {
-            return Err(FailedError::Owner { path: dir.to_owned(), uid: found.uid() });
-        }
-        if found.mode() & 0o002 != 0 {
-            return Err(FailedError::Open(dir.to_owned()));
-        }
-        let lock = lock_file(dir, PUBLISHER_LOCK)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(FailedError::Held(dir.to_owned())),
-            Err(TryLockError::Error(error)) => {
-                return Err(FailedError::Io { action: "lock", path: dir.to_owned(), error });
-            }
-        }
-        let mut store =
-            Self { dir: dir.to_owned(), size_max: size_max.0, used: 0, group, last: 0, _lock: lock };
+        let dir = StateDir::open("failed.dir", dir, group)?;
+        let mut store = Self { dir, size_max: size_max.0, used: 0, last: 0 };
         store.remove_leftovers()?;
         store.used = store.measure()?;
         Ok(store)
@@ -127,8 +81,7 @@ impl Store {
         self.make_room(lines.len() as u64)?;
         self.last = time.as_nanosecond().max(self.last + 1);
         let name = format!("{:020}.{SUFFIX}", self.last);
-        let mode = if self.group.is_some() { 0o640 } else { 0o600 };
-        write_whole(&self.dir, &name, &lines, mode, self.group)?;
+        write_whole(&self.dir, &name, &lines)?;
         self.used += lines.len() as u64;
         Ok(())
     }
@@ -149,18 +102,18 @@ impl Store {
         }
         if self.used.saturating_add(bytes) > self.size_max {
             let (used, max) = (ByteSize(self.used), ByteSize(self.size_max));
-            return Err(FailedError::Full { dir: self.dir.clone(), used, max });
+            return Err(FailedError::Full { dir: self.dir.path.clone(), used, max });
         }
         Ok(())
     }
 
     fn measure(&self) -> Result<u64, FailedError> {
-        Ok(files(&self.dir)?.iter().filter_map(|file| Some(fs::metadata(file).ok()?.len())).sum())
+        Ok(files(&self.dir.path)?.iter().filter_map(|file| Some(fs::metadata(file).ok()?.len())).sum())
     }
 
     /// What a publisher that was killed while it wrote has left.
     fn remove_leftovers(&self) -> Result<(), FailedError> {
-        let listing = fs::read_dir(&self.dir).map_err(io_error("list", &self.dir))?;
+        let listing = fs::read_dir(&self.dir.path).map_err(io_error("list", &self.dir.path))?;
         for path in listing.flatten().map(|entry| entry.path()) {
             if path.extension().is_some_and(|extension| extension == "tmp") {
                 fs::remove_file(&path).map_err(io_error("remove", &path))?;
@@ -181,25 +134,20 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>, FailedError> {
 }
 
 /// Makes or replaces a file in one step.
-fn write_whole(
-    dir: &Path,
-    name: &str,
-    content: &[u8],
-    mode: u32,
-    group: Option<u32>,
-) -> Result<(), FailedError> {
-    let (path, temporary) = (dir.join(name), dir.join(format!("{name}.tmp")));
+fn write_whole(dir: &StateDir, name: &str, content: &[u8]) -> Result<(), FailedError> {
+    let (path, temporary) = (dir.path.join(name), dir.path.join(format!("{name}.tmp")));
+    let mode = dir.file_mode();
     let written = (|| {
         let mut file =
             OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&temporary)?;
         // Whatever the umask.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
-        chown(&temporary, None, group)?;
+        chown(&temporary, None, dir.group)?;
         file.write_all(content)?;
         file.sync_all()?;
         FailPoint::LetterHalfKept.reach();
         fs::rename(&temporary, &path)?;
-        File::open(dir)?.sync_all()
+        File::open(&dir.path)?.sync_all()
     })();
     written.map_err(|error| {
         // It is also removed at the next start.
@@ -210,15 +158,10 @@ fn write_whole(
     Ok(())
 }
 
-/// Opens a file that is there to be locked.
-fn lock_file(dir: &Path, name: &str) -> Result<File, FailedError> {
-    let path = dir.join(name);
-    let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-    opened.map_err(io_error("open", &path))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn letter(payload: &[u8]) -> Letter {
@@ -265,19 +208,5 @@ mod tests {
             fs::remove_file(file).unwrap();
         }
         store.keep(&[letter(b"two")]).unwrap();
-    }
-
-    #[test]
-    fn two_publishers_do_not_share_a_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let _first = open(dir.path(), 1).unwrap();
-        assert!(matches!(open(dir.path(), 1), Err(FailedError::Held(_))));
-    }
-
-    #[test]
-    fn a_directory_that_anybody_may_write_to_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(open(dir.path(), 1), Err(FailedError::Open(_))));
     }
 }

@@ -41,7 +41,7 @@ use std::{cmp::Ordering, collections::HashMap, os::unix::ffi::OsStrExt, sync::Ar
 use bywash_common::{
     config::{Config, Framing, FramingConfig},
     record::{Origin, Write},
-    ring::{Ahead, Entry, PublisherRing},
+    ring::{Ahead, Entry},
 };
 
 use crate::{
@@ -81,8 +81,8 @@ fn into(
 }
 
 impl Lines {
-    /// The stage that the configuration asks for, for the records of `ring`.
-    pub fn new(config: &Config, frontier: Arc<Frontier>, ring: &PublisherRing) -> Self {
+    /// The stage that the configuration asks for. `ahead` is what a publisher before this one has delivered out of turn.
+    pub fn new(config: &Config, frontier: Arc<Frontier>, ahead: Vec<Ahead>) -> Self {
         let directories = directories(config);
         let mut lines = Self {
             directories,
@@ -91,13 +91,12 @@ impl Lines {
             ahead: HashMap::new(),
             ahead_is_known: true,
         };
-        lines.follow(ring);
+        lines.follow(ahead);
         lines
     }
 
     /// Turns to the records of another ring. Nothing may be pending.
-    pub fn follow(&mut self, ring: &PublisherRing) {
-        let (_, ahead) = ring.ahead();
+    pub fn follow(&mut self, ahead: Vec<Ahead>) {
         self.ahead = ahead.into_iter().map(|ahead| (ahead.handle, ahead)).collect();
         self.ahead_is_known = self.ahead.is_empty();
     }
@@ -124,9 +123,7 @@ impl Lines {
     pub fn reconfigure(&mut self, config: &Config, outlet: &mut Outlet) -> Result<(), SinkError> {
         let new = directories(config);
         if new != self.directories {
-            while !self.joiner.is_empty() {
-                self.joiner.flush_oldest(&mut into(outlet, &self.frontier))?;
-            }
+            self.flush(outlet)?;
             self.directories = new;
         }
         Ok(())
@@ -206,6 +203,17 @@ impl Lines {
     /// A [`SinkError`] if the sink cannot go on.
     pub fn idle(&mut self, outlet: &mut Outlet) -> Result<(), SinkError> {
         self.joiner.flush_stale(Instant::now(), &mut into(outlet, &self.frontier))
+    }
+
+    /// Sends everything that is pending as it is: nothing will join it any more.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn flush(&mut self, outlet: &mut Outlet) -> Result<(), SinkError> {
+        while !self.joiner.is_empty() {
+            self.joiner.flush_oldest(&mut into(outlet, &self.frontier))?;
+        }
+        Ok(())
     }
 
     /// Sends the oldest line if it is all that keeps the ring from being emptied. To be called when room is short.

@@ -55,6 +55,8 @@ pub struct Settings {
     pub kinesis: &'static str,
     /// More lines for `[failed]`.
     pub failed: &'static str,
+    /// More lines for `[spool]`.
+    pub spool: &'static str,
 }
 
 impl Settings {
@@ -69,6 +71,7 @@ impl Settings {
         kafka: "",
         kinesis: "",
         failed: "",
+        spool: "",
     };
 }
 
@@ -123,8 +126,8 @@ impl Bywash {
         let ring = format!("{PREFIX}-{pid}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let root = temporary_directory();
         let directories: Vec<_> = settings.directories.iter().map(|name| root.path().join(name)).collect();
-        let Settings { encoder, ring_size, directory: more, failed, .. } = settings;
-        let failed_dir = root.path().join("failed");
+        let Settings { encoder, ring_size, directory: more, failed, spool, .. } = settings;
+        let (failed_dir, spool_dir) = (root.path().join("failed"), root.path().join("spool"));
         let mut text = format!(
             "[ring]\nname = {ring:?}\nsize = {ring_size:?}\n\n\
              [event]\nencoder = {encoder:?}\nfields = {{ hostname = \"test\" }}\ntags = [\"test\"]\n"
@@ -133,7 +136,11 @@ impl Bywash {
             std::fs::create_dir(directory).expect("a new directory");
             write!(text, "\n[[directory]]\npath = {directory:?}\n{more}").expect("a string takes text");
         }
-        write!(text, "\n{sink}\n\n[failed]\ndir = {failed_dir:?}\n{failed}\n").expect("a string takes text");
+        write!(
+            text,
+            "\n{sink}\n\n[failed]\ndir = {failed_dir:?}\n{failed}\n\n[spool]\ndir = {spool_dir:?}\n{spool}\n"
+        )
+        .expect("a string takes text");
         let config = root.path().join("bywash.toml");
         std::fs::write(&config, text).expect("a configuration file");
         Self { agent: None, publisher: None, config, ring, directories, environment: Vec::new(), root }
@@ -279,6 +286,11 @@ impl Bywash {
     /// The directory of the dead letters.
     pub fn failed(&self) -> PathBuf {
         self.root.path().join("failed")
+    }
+
+    /// The directory of the spool.
+    pub fn spool(&self) -> PathBuf {
+        self.root.path().join("spool")
     }
 
     /// Whether the first watched directory has its overlay.

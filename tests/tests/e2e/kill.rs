@@ -11,7 +11,7 @@ use bywash_tests::harness::{
 };
 use nix::sys::signal::Signal;
 
-use crate::{append, failed};
+use crate::{append, failed, spool};
 
 /// Nobody waits for the end of this.
 const ENDLESS: u64 = 10_000_000;
@@ -248,6 +248,51 @@ fn at_delivery_reported() {
 #[test]
 fn at_head_moved() {
     assert_sent_again(FailPoint::HeadMoved);
+}
+
+/// The ring takes much more than what makes the spool begin: writes go on for a while after the publisher is gone.
+const SOON_SPOOLED: Settings =
+    Settings { ring_size: "4MiB", spool: "segment_size = \"64KiB\"\nhigh_mark = 5", ..spool::SMALL_RING };
+
+/// Kills the publisher while the ring's records go through the spool: they arrive nevertheless.
+#[track_caller]
+fn assert_spooled(point: FailPoint) {
+    let broker = Broker::start();
+    let mut bywash = Bywash::new(&broker.address(), &SOON_SPOOLED);
+    bywash.start_agent();
+    broker.stop();
+    bywash.publisher = Some(spawn_to_die("publisher", &bywash, point, 0));
+    let load = Load { count: ENDLESS, rate: 1_500, ..spool::load(&bywash) };
+    let writer = load.start(bywash.root());
+    if point == FailPoint::SpoolDelivered {
+        spool::wait_for_records(&bywash);
+        broker.resume();
+    }
+    assert_dies(bywash.publisher(), point);
+    // From now on there is nobody to make room in the ring.
+    let report = writer.stop();
+    assert_eq!(report.error, None, "a write failed");
+    if point != FailPoint::SpoolDelivered {
+        broker.resume();
+    }
+    bywash.start_publisher();
+    let (events, _doubled) = spool::read_all(&broker, report.written);
+    spool::assert_all_arrived(&events, &load, &report);
+}
+
+#[test]
+fn at_spool_written() {
+    assert_spooled(FailPoint::SpoolWritten);
+}
+
+#[test]
+fn at_spool_synced() {
+    assert_spooled(FailPoint::SpoolSynced);
+}
+
+#[test]
+fn at_spool_delivered() {
+    assert_spooled(FailPoint::SpoolDelivered);
 }
 
 /// Kills the publisher while it keeps writes that no message can carry: each of them is a dead letter in the end, under

@@ -9,7 +9,8 @@ use crate::append;
 /// Many times what the ring below holds.
 const WRITES: u64 = 5_000;
 const BYTES: usize = 200;
-const SMALL_RING: Settings = Settings { ring_size: "64KiB", ..Settings::DEFAULT };
+// What is lost here is what the ring cannot hold.
+const SMALL_RING: Settings = Settings { ring_size: "64KiB", spool: "size_max = 0", ..Settings::DEFAULT };
 
 /// Reads until delivered and lost make up what was written.
 #[track_caller]

@@ -31,6 +31,7 @@ mod reload;
 mod reload_publisher;
 mod shutdown;
 mod sleep;
+mod spool;
 mod tools;
 mod units;
 

@@ -1,0 +1,156 @@
+//! What is drained: a ring, and the spool that takes what it cannot hold.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use bywash_common::{
+    config::Config,
+    ring::{Ahead, PublisherRing, ReadError},
+};
+use uuid::Uuid;
+
+use crate::spool::{Feeder, Head, Log, Nudge, SpoolError};
+
+use super::{
+    attach::RingLedger,
+    frontier::Ledger,
+    source::{Source, Taken},
+};
+
+/// The spool of a publisher; none if there shall be none, or cannot be.
+pub type SharedLog = Option<Arc<Mutex<Log>>>;
+
+/// Records cannot be taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// What is delivered cannot be removed from the spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The system has no thread to give.
+    #[error("cannot start the spool's thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// Opens the spool that is configured.
+///
+/// # Errors
+/// A [`SpoolError`] if it was configured and cannot be used. If the default cannot be used, the log says so.
+pub fn open_spool(config: &Config) -> Result<SharedLog, SpoolError> {
+    let Some(dir) = config.spool.directory() else {
+        if let Some(dir) = config.spool.dir.as_deref().filter(|dir| Log::holds_any(dir)) {
+            tracing::warn!("there is no spool (spool.size_max is 0), but records wait in {}", dir.display());
+        }
+        return Ok(None);
+    };
+    match Log::open(dir, &config.spool, &config.ring.name, config.ring.group.as_deref()) {
+        Ok(log) => Ok(Some(Arc::new(Mutex::new(log)))),
+        Err(error) if config.spool.dir.is_some() => Err(error),
+        Err(error) => {
+            tracing::warn!(
+                "there is no spool (set spool.dir): {error}; what the ring cannot hold is counted as lost, and a \
+                 reboot ends what it holds"
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// An attached ring, what is left of rings before it, and the spool.
+pub struct Intake {
+    /// The ring.
+    pub ring: PublisherRing,
+    head: Arc<Head>,
+    source: Source,
+    log: SharedLog,
+    feeder: Option<Feeder>,
+    high_mark: u32,
+}
+
+impl Intake {
+    /// Begins with what is not delivered; `high_mark` is `spool.high_mark`.
+    ///
+    /// # Errors
+    /// An [`IntakeError`].
+    pub fn open(ring: PublisherRing, log: SharedLog, high_mark: u32) -> Result<Self, IntakeError> {
+        let head = Arc::new(Head::new(&ring));
+        let source = Source::new(&ring, Arc::clone(&head), log.clone())?;
+        let start = |log| Feeder::start(log, &ring, Arc::clone(&head), high_mark);
+        let feeder = log.clone().map(start).transpose().map_err(IntakeError::Thread)?;
+        Ok(Self { ring, head, source, log, feeder, high_mark })
+    }
+
+    /// Turns to the ring that has taken this one's place, all of which is delivered.
+    ///
+    /// # Errors
+    /// An [`IntakeError`].
+    pub fn follow(&mut self, ring: PublisherRing) -> Result<(), IntakeError> {
+        if let Some(feeder) = self.feeder.take() {
+            feeder.finish(None);
+        }
+        *self = Self::open(ring, self.log.take(), self.high_mark)?;
+        Ok(())
+    }
+
+    /// What writes down how far the stream that is read is delivered.
+    pub fn ledger(&self) -> Box<dyn Ledger> {
+        let status = self.ring.status.clone();
+        let old = self.source.old_stream();
+        let ahead = old.is_none().then(|| self.ring.ahead(self.head.delivered().end).0);
+        Box::new(RingLedger::new(Arc::clone(&self.head), status, old, ahead))
+    }
+
+    /// The uuid with which the event ids of what is read begin.
+    pub fn stream(&self) -> Uuid {
+        self.source.stream()
+    }
+
+    /// What a publisher before this one has delivered out of turn of what is read next. A former ring has taken that with
+    /// it.
+    pub fn ahead(&self) -> Vec<Ahead> {
+        match self.source.old_stream() {
+            Some(_) => Vec::new(),
+            None => self.ring.ahead(self.head.delivered().end).1,
+        }
+    }
+
+    /// What is to be called when the drain has to wait.
+    pub fn nudge(&self) -> Option<Nudge> {
+        self.feeder.as_ref().map(Feeder::nudge)
+    }
+
+    /// What comes next.
+    ///
+    /// # Errors
+    /// A [`ReadError`] if the ring's content is impossible.
+    pub fn next(&mut self, payload: &mut Vec<u8>) -> Result<Taken, ReadError> {
+        self.source.next(&mut self.ring.consumer, payload)
+    }
+
+    /// Turns from the stream of a former ring, all of which is delivered, to the next.
+    ///
+    /// # Errors
+    /// An [`IntakeError`].
+    pub fn next_stream(&mut self) -> Result<(), IntakeError> {
+        Ok(self.source.next_stream()?)
+    }
+
+    /// Passes over what is damaged in the ring; gives the position behind, and how many bytes it is.
+    pub fn pass_damage(&mut self) -> (u64, u64) {
+        let skipped_bytes = self.ring.consumer.skip_to_tail();
+        let position = self.ring.consumer.position();
+        self.source.pass(position);
+        (position, skipped_bytes)
+    }
+
+    /// Puts what the ring still holds into the spool, until `deadline` at the latest, and gives the ring back.
+    pub fn finish(self, deadline: Instant) -> PublisherRing {
+        let Self { ring, feeder, .. } = self;
+        if let Some(feeder) = feeder {
+            feeder.finish(Some(deadline));
+        }
+        ring
+    }
+}

@@ -1,0 +1,202 @@
+//! Where the next record comes from: the spool while that has it, the ring behind.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bywash_common::{
+    ring::{Consumer, Entry, PublisherRing, ReadError},
+    status::PublisherCounter,
+};
+use uuid::Uuid;
+
+use crate::spool::{Head, Item, Log, Mark, Reader, SpoolError};
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// A record; its payload is in the caller's buffer.
+    Record(Entry),
+    /// Records are missing in the spool.
+    Gap {
+        /// The number of the first of them.
+        first_seq: u64,
+        /// How many.
+        records: u64,
+        /// The position in front of them.
+        end: u64,
+    },
+    /// There is nothing more at the moment.
+    Nothing,
+    /// Nor will there be: the stream is one of a ring that is gone.
+    End,
+}
+
+/// Reads one stream after the other: those of former rings, which only the spool has, then the ring's.
+pub struct Source {
+    head: Arc<Head>,
+    spool: Option<Spool>,
+    /// Streams of former rings that are to be read before the ring.
+    old: VecDeque<Uuid>,
+    /// Where in the stream that is read the last record ended.
+    position: u64,
+    /// The number of the next record, if it is known.
+    next_seq: Option<u64>,
+}
+
+struct Spool {
+    log: Arc<Mutex<Log>>,
+    reader: Reader,
+}
+
+impl Spool {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source {
+    /// A source of what is not delivered, of the ring and of those before it.
+    ///
+    /// # Errors
+    /// A [`SpoolError`] if what is delivered cannot be removed from the spool.
+    pub fn new(
+        ring: &PublisherRing,
+        head: Arc<Head>,
+        log: Option<Arc<Mutex<Log>>>,
+    ) -> Result<Self, SpoolError> {
+        let position = ring.consumer.position();
+        let mut source = Self { head, spool: None, old: VecDeque::new(), position, next_seq: None };
+        let Some(log) = log else { return Ok(source) };
+        {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            source.old = log.streams().into_iter().filter(|uuid| *uuid != ring.uuid).collect();
+            if let Some(spooled) = log.spooled(ring.uuid) {
+                let noted = log.delivered(ring.uuid).unwrap_or(Mark { uuid: ring.uuid, ..Mark::default() });
+                let delivered = last_delivered(ring, noted, spooled.end);
+                if delivered.end >= spooled.end {
+                    log.forget(ring.uuid)?;
+                } else {
+                    source.head.resume(delivered);
+                    source.head.spool(spooled);
+                }
+            }
+            if !log.is_empty() {
+                let (records, bytes) = (log.records(), log.bytes());
+                tracing::info!("the spool holds {records} records ({bytes} bytes), which are sent first");
+            }
+        }
+        source.spool = Some(Spool { log, reader: Reader::new(ring.uuid, None) });
+        source.begin();
+        Ok(source)
+    }
+
+    /// Turns to the first stream that is left.
+    fn begin(&mut self) {
+        let Some(spool) = &mut self.spool else { return };
+        let start = match self.old.front() {
+            Some(old) => {
+                let start = spool.log().delivered(*old).unwrap_or(Mark { uuid: *old, ..Mark::default() });
+                self.head.deliver_old(Some(start));
+                start
+            }
+            None => {
+                self.head.deliver_old(None);
+                self.head.delivered()
+            }
+        };
+        (self.position, self.next_seq) = (start.end, start.known_seq());
+        spool.reader = Reader::new(start.uuid, self.next_seq);
+    }
+
+    /// The stream that is read.
+    pub fn stream(&self) -> Uuid {
+        self.old.front().copied().unwrap_or(self.head.uuid())
+    }
+
+    /// The former ring whose stream is read, if it is one's.
+    pub fn old_stream(&self) -> Option<Uuid> {
+        self.old.front().copied()
+    }
+
+    /// Gives a former ring's stream up, all of which is delivered, and turns to the next.
+    ///
+    /// # Errors
+    /// A [`SpoolError`] if it cannot be removed from the spool.
+    pub fn next_stream(&mut self) -> Result<(), SpoolError> {
+        if let (Some(done), Some(spool)) = (self.old.pop_front(), &self.spool) {
+            spool.log().forget(done)?;
+        }
+        self.begin();
+        Ok(())
+    }
+
+    /// What comes next.
+    ///
+    /// # Errors
+    /// A [`ReadError`] if the ring's content is impossible.
+    pub fn next(&mut self, ring: &mut Consumer, payload: &mut Vec<u8>) -> Result<Taken, ReadError> {
+        if self.spool.is_none() {
+            let taken = ring.next(payload)?;
+            return Ok(taken.map_or(Taken::Nothing, Taken::Record));
+        }
+        let is_old = !self.old.is_empty();
+        loop {
+            if is_old || self.head.spooled_end() > self.position {
+                return Ok(self.next_spooled(payload, is_old));
+            }
+            if ring.position() < self.position {
+                ring.seek(self.position, self.next_seq);
+            }
+            let read = ring.next(payload);
+            if self.head.spooled_end() > self.position {
+                // The agent may have written here since: the spool has it.
+                continue;
+            }
+            let Some(entry) = read? else { return Ok(Taken::Nothing) };
+            (self.position, self.next_seq) = (entry.end, Some(entry.seq.wrapping_add(1)));
+            return Ok(Taken::Record(entry));
+        }
+    }
+
+    fn next_spooled(&mut self, payload: &mut Vec<u8>, is_old: bool) -> Taken {
+        let Some(spool) = &mut self.spool else { return Taken::Nothing };
+        match spool.reader.next(&spool.log, self.position, self.next_seq, payload) {
+            Some(Item::Record(entry)) => {
+                (self.position, self.next_seq) = (entry.end, Some(entry.seq.wrapping_add(1)));
+                Taken::Record(entry)
+            }
+            Some(Item::Gap { first_seq, records }) => {
+                self.next_seq = Some(first_seq + records);
+                Taken::Gap { first_seq, records, end: self.position }
+            }
+            None => {
+                let uuid = spool.reader.uuid();
+                let spooled = if is_old { spool.log().spooled(uuid) } else { Some(self.head.spooled()) };
+                let Some(missing) = spooled.filter(|spooled| spooled.end > self.position) else {
+                    return Taken::End;
+                };
+                // What was there behind the last good record, or all of it.
+                let first_seq = self.next_seq.unwrap_or(missing.next_seq);
+                let end = self.position;
+                (self.position, self.next_seq) = (missing.end, missing.known_seq());
+                Taken::Gap { first_seq, records: missing.next_seq.saturating_sub(first_seq), end }
+            }
+        }
+    }
+
+    /// Turns to the position behind damage in the ring.
+    pub fn pass(&mut self, position: u64) {
+        (self.position, self.next_seq) = (position, None);
+    }
+}
+
+/// How far the ring's stream is delivered: what the spool has noted is a moment old if the publisher was killed, and what
+/// the ring says in memory is not. Beyond the spool's end it may be a publisher without the spool that has delivered,
+/// which says nothing about what the spool holds.
+fn last_delivered(ring: &PublisherRing, noted: Mark, spooled_end: u64) -> Mark {
+    let end = ring.status.snapshot()[PublisherCounter::DeliveredEnd as usize];
+    let is_newer = noted.end < end && end <= spooled_end;
+    if is_newer { Mark { end, next_seq: 0, ..noted } } else { noted }
+}

@@ -1,0 +1,279 @@
+//! The thread that moves records from the ring to the spool.
+
+use std::{
+    io,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use bywash_common::{
+    ring::{Consumer, Gauge, PublisherRing},
+    status::{PublisherCounter, PublisherStatus},
+};
+
+use crate::rate::LogRate;
+
+use super::{Head, Log, SpoolError, log::Batch, segment::Record};
+
+/// Records are written together up to this many bytes: one fsync for all of them.
+const BATCH_BYTES: usize = 1 << 20;
+/// How often the spool is looked after while it holds something.
+const TICK: Duration = Duration::from_millis(20);
+/// The same while it holds nothing, and the ring has room.
+const IDLE_WAIT: Duration = Duration::from_secs(3600);
+/// How long the spool is left alone after the disk has refused something.
+const DISK_PAUSE: Duration = Duration::from_secs(5);
+/// At most one line about a disk that refuses in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Wakes the feeder when the ring fills.
+#[derive(Clone)]
+pub struct Nudge {
+    gauge: Gauge,
+    high_bytes: u64,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    stop: AtomicBool,
+    is_woken: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.is_woken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        *self.lock() = true;
+        self.wake.notify_one();
+    }
+}
+
+impl Nudge {
+    /// Wakes the feeder if the ring is past its high mark. To be called whenever the drain has to wait.
+    pub fn look(&self) {
+        if self.gauge.used() >= self.high_bytes {
+            self.shared.wake();
+        }
+    }
+}
+
+/// The feeder's thread.
+pub struct Feeder {
+    nudge: Nudge,
+    thread: JoinHandle<Work>,
+}
+
+impl Feeder {
+    /// Starts to feed `log` from `ring`, from a fill of `high_mark` percent on.
+    ///
+    /// # Errors
+    /// If the system has no thread to give.
+    pub fn start(
+        log: Arc<Mutex<Log>>,
+        ring: &PublisherRing,
+        head: Arc<Head>,
+        high_mark: u32,
+    ) -> io::Result<Self> {
+        let gauge = ring.gauge();
+        let high_bytes = gauge.capacity() / 100 * u64::from(high_mark);
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            is_woken: Mutex::new(true),
+            wake: Condvar::new(),
+        });
+        let nudge = Nudge { gauge: gauge.clone(), high_bytes, shared: Arc::clone(&shared) };
+        let mut work = Work {
+            log,
+            consumer: ring.consumer.another(),
+            gauge,
+            head,
+            status: ring.status.clone(),
+            high_bytes,
+            is_feeding: false,
+            is_refused: false,
+            paused_until: Instant::now(),
+            batch: Batch::default(),
+            payload: Vec::new(),
+            voice: LogRate::new(LOG_INTERVAL),
+        };
+        let thread = thread::Builder::new().name("spool".to_owned()).spawn(move || {
+            work.run(&shared);
+            work
+        })?;
+        Ok(Self { nudge, thread })
+    }
+
+    /// What wakes it.
+    pub fn nudge(&self) -> Nudge {
+        self.nudge.clone()
+    }
+
+    /// Ends the thread. `rest_until` moves what the ring holds at this moment to the spool, until then at the latest.
+    pub fn finish(self, rest_until: Option<Instant>) {
+        self.nudge.shared.stop.store(true, Ordering::Release);
+        self.nudge.shared.wake();
+        // A panic in it has been reported.
+        let Ok(mut work) = self.thread.join() else { return };
+        if let Some(deadline) = rest_until {
+            work.take_rest(deadline);
+        }
+        work.look_after();
+        let log = work.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = log.sync() {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+/// What the thread has.
+struct Work {
+    log: Arc<Mutex<Log>>,
+    /// Reads the ring on its own, from the head on.
+    consumer: Consumer,
+    gauge: Gauge,
+    head: Arc<Head>,
+    status: PublisherStatus,
+    high_bytes: u64,
+    /// The ring was past the high mark and is not yet half that.
+    is_feeding: bool,
+    /// The spool did not take the last batch.
+    is_refused: bool,
+    paused_until: Instant,
+    batch: Batch,
+    payload: Vec<u8>,
+    voice: LogRate,
+}
+
+impl Work {
+    fn run(&mut self, shared: &Shared) {
+        while !shared.stop.load(Ordering::Acquire) {
+            self.look_after();
+            let used = self.gauge.used();
+            self.is_feeding =
+                if self.is_feeding { used > self.high_bytes / 2 } else { used >= self.high_bytes };
+            if self.is_feeding && Instant::now() >= self.paused_until && self.feed() {
+                continue;
+            }
+            let is_idle = !self.is_feeding && self.log().is_empty();
+            let mut is_woken = shared.lock();
+            if !*is_woken {
+                // Whoever stops it or finds the ring full wakes it.
+                let wait = if is_idle { IDLE_WAIT } else { TICK };
+                let waited = shared.wake.wait_timeout_while(is_woken, wait, |woken| !*woken);
+                is_woken = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            *is_woken = false;
+        }
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what is delivered, and counts what is not.
+    fn look_after(&mut self) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if !log.is_empty() {
+            let bytes = log.bytes();
+            if let Err(error) = log.deliver(self.head.oldest())
+                && let Some(others) = self.voice.pass()
+            {
+                tracing::error!("{error}{others}");
+            }
+            if log.bytes() < bytes {
+                self.paused_until = Instant::now();
+            }
+        }
+        self.status.set(PublisherCounter::SpoolBytes, log.bytes());
+        self.status.set(PublisherCounter::SpoolRecords, log.records());
+    }
+
+    /// Moves a batch. Gives whether there was anything to move, and it was moved.
+    fn feed(&mut self) -> bool {
+        let (delivered, spooled) = (self.head.delivered(), self.head.spooled());
+        let from = delivered.end.max(spooled.end);
+        if self.consumer.position() < from {
+            let last = if delivered.end > spooled.end { delivered } else { spooled };
+            self.consumer.seek(from, last.known_seq());
+        }
+        if delivered.end > spooled.end {
+            // Before anything follows in the spool: what is missing there in between is delivered, not lost.
+            let noted = self.log().deliver(self.head.oldest());
+            if let Err(error) = noted {
+                return self.pause(&error);
+            }
+        }
+        self.batch.clear();
+        let begun = self.consumer.position();
+        while self.batch.bytes() < BATCH_BYTES {
+            match self.consumer.next(&mut self.payload) {
+                Ok(Some(entry)) => {
+                    let payload = &self.payload;
+                    self.batch.push(&Record { kind: entry.kind, seq: entry.seq, end: entry.end, payload });
+                }
+                Ok(None) => break,
+                // Deliveries have moved the head meanwhile, and the agent has written here: that is read again from the
+                // new head. If they have not, the ring is damaged, which the drain finds and passes.
+                Err(error) => {
+                    tracing::debug!("the spool stops in front of {error}");
+                    break;
+                }
+            }
+        }
+        let Some(mark) = self.batch.mark(self.head.uuid()) else { return false };
+        let batch = std::mem::take(&mut self.batch);
+        let appended = self.log().append(mark.uuid, &batch);
+        self.batch = batch;
+        match appended {
+            Ok(()) => {
+                if std::mem::take(&mut self.is_refused) {
+                    tracing::info!("the spool takes records again");
+                }
+                self.head.spool(mark);
+                true
+            }
+            Err(error) => {
+                let first = self.batch.first_seq();
+                self.consumer.seek(begun, first);
+                self.pause(&error)
+            }
+        }
+    }
+
+    /// Goes on with the ring alone for a while.
+    fn pause(&mut self, error: &SpoolError) -> bool {
+        self.status.add(PublisherCounter::SpoolErrors, 1);
+        self.paused_until = Instant::now() + DISK_PAUSE;
+        self.is_refused = true;
+        if let Some(others) = self.voice.pass() {
+            tracing::error!(
+                "{error}; records stay in the ring, and once that is full, writes are counted as lost{others}"
+            );
+        }
+        false
+    }
+
+    fn take_rest(&mut self, deadline: Instant) {
+        let end = self.gauge.tail();
+        loop {
+            let safe = self.head.delivered().end.max(self.head.spooled().end);
+            if safe >= end {
+                return;
+            }
+            if Instant::now() >= deadline || !self.feed() {
+                let bytes = end - safe;
+                return tracing::error!(
+                    "{bytes} bytes are neither delivered nor in the spool: they stay in the ring, which a reboot \
+                     ends"
+                );
+            }
+        }
+    }
+}

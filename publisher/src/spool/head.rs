@@ -1,0 +1,120 @@
+//! Where deliveries lead: to the ring's head, or to a mark in the spool.
+
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering, fence},
+};
+
+use bywash_common::{
+    ring::{Acker, PublisherRing},
+    status::{PublisherCounter, PublisherStatus},
+};
+use uuid::Uuid;
+
+use super::Mark;
+
+struct State {
+    /// Everything in the ring's stream before this is delivered.
+    delivered: Mark,
+    /// Everything in the ring's stream before this is in the spool, or was when it was delivered.
+    spooled: Mark,
+    /// How far the spool's oldest stream is delivered, while that is not the ring's.
+    old: Option<Mark>,
+}
+
+/// The ring's head: behind everything that is delivered or safe in the spool.
+pub struct Head {
+    acker: Acker,
+    status: PublisherStatus,
+    uuid: Uuid,
+    state: Mutex<State>,
+    /// `state.spooled.end`, for the drain, which looks at each record.
+    spooled_end: AtomicU64,
+}
+
+impl Head {
+    /// The head of an attached ring, as it stands.
+    pub fn new(ring: &PublisherRing) -> Self {
+        let uuid = ring.uuid;
+        let here = Mark { uuid, end: ring.consumer.position(), next_seq: 0 };
+        Self {
+            acker: ring.consumer.acker(),
+            status: ring.status.clone(),
+            uuid,
+            state: Mutex::new(State { delivered: here, spooled: Mark { end: 0, ..here }, old: None }),
+            spooled_end: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ring's uuid.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// Everything before `end` is delivered.
+    pub fn deliver(&self, end: u64, next_seq: Option<u64>) {
+        let mut state = self.lock();
+        state.delivered.end = state.delivered.end.max(end);
+        state.delivered.next_seq = next_seq.unwrap_or(state.delivered.next_seq);
+        self.status.set(PublisherCounter::DeliveredEnd, state.delivered.end);
+        if state.delivered.end > state.spooled.end {
+            self.give_back(&state.delivered);
+        }
+    }
+
+    /// A restart found that this much was delivered before, though the ring's head says less or more.
+    pub fn resume(&self, delivered: Mark) {
+        self.lock().delivered = delivered;
+    }
+
+    /// Everything before the mark is in the spool.
+    pub fn spool(&self, mark: Mark) {
+        let mut state = self.lock();
+        state.spooled = mark;
+        // SYNC spooled: before the agent may write there; pairs with the fence in `spooled_end`.
+        self.spooled_end.store(mark.end, Ordering::Release);
+        if mark.end > state.delivered.end {
+            self.give_back(&mark);
+        }
+    }
+
+    /// How far the old stream is delivered, or that there is none any more.
+    pub fn deliver_old(&self, mark: Option<Mark>) {
+        self.lock().old = mark;
+    }
+
+    fn give_back(&self, mark: &Mark) {
+        if mark.next_seq > 0 {
+            self.status.set(PublisherCounter::AckedSequence, mark.next_seq);
+        }
+        self.acker.ack(mark.end);
+    }
+
+    /// Where the spool's part of the stream ends. Asked after a record was read from the ring: if it is behind where the
+    /// record began, the agent may have overwritten the record meanwhile.
+    pub fn spooled_end(&self) -> u64 {
+        // SYNC spooled: what was read before is not read later than this.
+        fence(Ordering::Acquire);
+        self.spooled_end.load(Ordering::Acquire)
+    }
+
+    /// How far the stream is in the spool.
+    pub fn spooled(&self) -> Mark {
+        self.lock().spooled
+    }
+
+    /// Up to where the ring's stream is delivered.
+    pub fn delivered(&self) -> Mark {
+        self.lock().delivered
+    }
+
+    /// How far the spool's oldest stream is delivered.
+    pub fn oldest(&self) -> Mark {
+        let state = self.lock();
+        state.old.unwrap_or(state.delivered)
+    }
+}

@@ -1,0 +1,155 @@
+//! Directories that the publisher keeps something in between its runs: its own, closed, and one publisher's at a time.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{Group, geteuid};
+
+/// Held by the publisher that writes to the directory.
+const LOCK: &str = "publisher.lock";
+
+/// A directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// Another publisher uses it.
+    #[error("another publisher uses {}: give this one another {key}", path.display())]
+    Held {
+        /// The key that names it.
+        key: &'static str,
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It belongs to someone whom this process does not trust.
+    #[error(
+        "{} belongs to uid {uid}, not to uid {}: refused; chown it or choose another {key}",
+        path.display(),
+        geteuid()
+    )]
+    Owner {
+        /// The key that names it.
+        key: &'static str,
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+    },
+    /// Anybody could put something there.
+    #[error("everybody may write to {}: refused; chmod o-w it or choose another {key}", path.display())]
+    Open {
+        /// The key that names it.
+        key: &'static str,
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The group that shall have access does not exist.
+    #[error(
+        "the group `{0}` of ring.group does not exist: create it (groupadd --system {0}) or leave it out"
+    )]
+    Group(String),
+    /// The system said no.
+    #[error("cannot {action} {} ({key}): {error}", path.display())]
+    Io {
+        /// The key that names it.
+        key: &'static str,
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// A directory that this process alone writes to.
+pub struct StateDir {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Who may read in it besides the owner.
+    pub group: Option<u32>,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Opens the directory that `key` names, and makes it if need be. It then has mode 0700, or 0750 with the group.
+    ///
+    /// # Errors
+    /// A [`StateDirError`] if it cannot be used.
+    pub fn open(key: &'static str, path: &Path, group: Option<&str>) -> Result<Self, StateDirError> {
+        let failed = |action| {
+            let path = path.to_owned();
+            move |error| StateDirError::Io { key, action, path, error }
+        };
+        let gid = |name: &str| match Group::from_name(name) {
+            Ok(Some(group)) => Ok(group.gid.as_raw()),
+            _ => Err(StateDirError::Group(name.to_owned())),
+        };
+        let group = group.map(gid).transpose()?;
+        if !path.exists() {
+            let mode = if group.is_some() { 0o750 } else { 0o700 };
+            DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed("create"))?;
+            chown(path, None, group).map_err(failed("give to the group"))?;
+        }
+        let found = fs::metadata(path).map_err(failed("examine"))?;
+        if found.uid() != geteuid().as_raw() && found.uid() != 0 {
+            return Err(StateDirError::Owner { key, path: path.to_owned(), uid: found.uid() });
+        }
+        if found.mode() & 0o002 != 0 {
+            return Err(StateDirError::Open { key, path: path.to_owned() });
+        }
+        let opened =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join(LOCK));
+        let lock = opened.map_err(failed("write to"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), group, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StateDirError::Held { key, path: path.to_owned() }),
+            Err(TryLockError::Error(error)) => Err(failed("lock")(error)),
+        }
+    }
+
+    /// The mode of files in it: 0600, or 0640 with the group.
+    pub fn file_mode(&self) -> u32 {
+        if self.group.is_some() { 0o640 } else { 0o600 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn it_is_made_closed_and_held_by_one() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("a/b");
+        let first = StateDir::open("k", &path, None).unwrap();
+        assert_eq!((fs::metadata(&path).unwrap().mode() & 0o777, first.file_mode()), (0o700, 0o600));
+        let second = StateDir::open("k", &path, None);
+        assert!(matches!(second, Err(StateDirError::Held { .. })));
+        drop(first);
+        StateDir::open("k", &path, None).unwrap();
+    }
+
+    #[test]
+    fn one_that_anybody_may_write_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let Err(error) = StateDir::open("spool.dir", dir.path(), None) else { panic!("it was taken") };
+        assert!(error.to_string().contains("spool.dir"), "{error}");
+    }
+
+    #[test]
+    fn a_file_in_its_place_and_an_unknown_group_are_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(StateDir::open("k", &file.path().join("x"), None).is_err());
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            StateDir::open("k", dir.path(), Some("no-such-group")),
+            Err(StateDirError::Group(_))
+        ));
+    }
+}
