@@ -250,15 +250,11 @@ fn at_head_moved() {
     assert_sent_again(FailPoint::HeadMoved);
 }
 
-/// The ring takes much more than what makes the spool begin: writes go on for a while after the publisher is gone.
-const SOON_SPOOLED: Settings =
-    Settings { ring_size: "4MiB", spool: "segment_size = \"64KiB\"\nhigh_mark = 5", ..spool::SMALL_RING };
-
 /// Kills the publisher while the ring's records go through the spool: they arrive nevertheless.
 #[track_caller]
 fn assert_spooled(point: FailPoint) {
     let broker = Broker::start();
-    let mut bywash = Bywash::new(&broker.address(), &SOON_SPOOLED);
+    let mut bywash = Bywash::new(&broker.address(), &spool::SMALL_RING);
     bywash.start_agent();
     broker.stop();
     bywash.publisher = Some(spawn_to_die("publisher", &bywash, point, 0));
