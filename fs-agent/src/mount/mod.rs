@@ -59,13 +59,13 @@ pub enum Unusable {
         /// Without links.
         real: PathBuf,
     },
-    /// Another agent's overlay is there already, around it or in it.
+    /// Another agent's overlay is around it.
     #[error(
-        "{} and {}, which the fs-agent of the ring `{ring}` has overlaid, contain one another: \
+        "{} lies in {}, which the fs-agent of the ring `{ring}` has overlaid: \
          take one of them out of its configuration",
         path.display(), other.display()
     )]
-    Overlapping {
+    Overlaid {
         /// As configured.
         path: PathBuf,
         /// What is overlaid.
@@ -136,20 +136,20 @@ pub fn prepare_directory(directory: &DirectoryConfig) -> Result<(), Unusable> {
     check_path(path)
 }
 
-/// Overlays of other agents in or around it would see its writes too, and each depend on the other's agent. What an
-/// earlier agent of the same ring has left is taken off before anything is mounted.
+/// The overlay of another agent around it would see its writes too, and everything here would hang and fail with it. What
+/// an earlier agent of the same ring has left is taken off before anything is mounted.
 fn check_apart(path: &Path, ring: &str) -> Result<(), Unusable> {
-    let overlaps = |other: &table::Mounted| {
+    let is_around = |other: &table::Mounted| {
         other.is_overlay()
             && !other.is_overlay_of(ring)
             && other.point != path
-            && (other.point.starts_with(path) || path.starts_with(&other.point))
+            && path.starts_with(&other.point)
     };
-    match table::all().unwrap_or_default().into_iter().find(overlaps) {
+    match table::all().unwrap_or_default().into_iter().find(is_around) {
         None => Ok(()),
         Some(table::Mounted { point, source, .. }) => {
             let ring = source.strip_prefix(SOURCE_PREFIX).unwrap_or(&source).to_owned();
-            Err(Unusable::Overlapping { path: path.to_owned(), other: point, ring })
+            Err(Unusable::Overlaid { path: path.to_owned(), other: point, ring })
         }
     }
 }
