@@ -11,8 +11,8 @@ use bywash_common::ring::SEGMENT_DIR;
 
 /// Our overlay, captured and drained.
 pub const OVERLAY: &str = "bywash";
-/// The same with a ring that is full: writes are counted as lost instead of captured.
-const FULL: &str = "bywash, full";
+/// The same with every file excluded from capture.
+const UNCAPTURED: &str = "uncaptured";
 
 /// Debian's, as those who care for speed and for what is below would mount them.
 const PEERS: [(&str, &str); 2] = [
@@ -48,8 +48,8 @@ pub fn all(root: &Path, peers: &[(String, String)]) -> Vec<Subject> {
     };
     let mut subjects = vec![
         Subject::new(root, "bare"),
-        Subject::overlay(root, OVERLAY, "64MiB", true),
-        Subject::overlay(root, FULL, "1MiB", false),
+        Subject::overlay(root, OVERLAY, &[]),
+        Subject::overlay(root, UNCAPTURED, &["*"]),
     ];
     let others = own.chain(peers.iter().cloned()).filter(is_there);
     subjects.extend(others.map(|(name, command)| Subject::peer(root, &name, &command)));
@@ -65,21 +65,20 @@ impl Subject {
         Self { name: name.to_owned(), directory, source, processes: Vec::new(), ring: None }
     }
 
-    fn overlay(root: &Path, name: &str, ring_size: &str, is_drained: bool) -> Self {
+    fn overlay(root: &Path, name: &str, exclude: &[&str]) -> Self {
         let mut subject = Self::new(root, name);
-        let ring = format!("bywash-test-{}-bench{}", std::process::id(), ring_size.len());
+        let ring = format!("bywash-test-{}-{name}", std::process::id());
         let config = root.join(format!("{ring}.toml"));
         let directory = &subject.directory;
-        let text =
-            format!("[ring]\nname = {ring:?}\nsize = {ring_size:?}\n\n[[directory]]\npath = {directory:?}\n");
+        let text = format!(
+            "[ring]\nname = {ring:?}\nsize = \"64MiB\"\n\n[[directory]]\npath = {directory:?}\nexclude = {exclude:?}\n"
+        );
         fs::write(&config, text).unwrap();
         let exe = std::env::current_exe().unwrap();
         let agent = exe.parent().unwrap().with_file_name("fs-agent");
         assert!(agent.exists(), "{} is missing: cargo build --release -p fs-agent", agent.display());
         subject.serve(Command::new(agent).arg("run").arg("--config").arg(config));
-        if is_drained {
-            subject.processes.push(guarded(Command::new(exe).args(["drain", &ring])).spawn().unwrap());
-        }
+        subject.processes.push(guarded(Command::new(exe).args(["drain", &ring])).spawn().unwrap());
         subject.ring = Some(ring);
         subject
     }

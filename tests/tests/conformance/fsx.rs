@@ -26,7 +26,8 @@ const SETTINGS: &str = "
     copy_file_range = 5
 ";
 
-const TIME_MAX: Duration = Duration::from_secs(200);
+/// For one seed, on a busy machine.
+const TIME_MAX: Duration = Duration::from_secs(500);
 
 #[test]
 fn fsx_reads_what_it_wrote_for_two_seeds() {
