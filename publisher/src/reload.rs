@@ -60,16 +60,25 @@ impl Reload {
 
     fn read(&self) -> Result<Config, Refusal> {
         let new = Config::load(&self.args.config)?;
-        sink::check(&new)?;
-        for key in self.current.changed_keys(&new) {
+        let changed = self.current.changed_keys(&new);
+        let accepted = accepted(&self.current, new)?;
+        for key in changed {
             if !AT_ONCE.iter().any(|known| key.starts_with(known)) {
                 tracing::warn!(
                     "{key} has changed: that takes effect when the publisher is restarted, all else now"
                 );
             }
         }
-        Ok(merged(&self.current, new))
+        Ok(accepted)
     }
+}
+
+/// What is in force after `new`. That must be possible too: it is neither the one nor the other configuration.
+fn accepted(current: &Config, new: Config) -> Result<Config, OpenError> {
+    sink::check(&new)?;
+    let merged = merged(current, new);
+    sink::check(&merged)?;
+    Ok(merged)
 }
 
 /// What of `new` takes effect at once, and the rest of `current`.
@@ -86,9 +95,20 @@ fn merged(current: &Config, new: Config) -> Config {
 
 #[cfg(test)]
 mod tests {
-    use bywash_common::config::{Encoder, Sink};
+    use bywash_common::config::{Delivery, DirectoryConfig, Encoder, Framing, Sink};
 
     use super::*;
+
+    #[test]
+    fn what_would_not_fit_to_what_stays_until_a_restart_is_refused() {
+        let mut current = Config::default();
+        current.kafka.delivery = Delivery::ExactlyOnce;
+        let mut directory = DirectoryConfig::at("/a".into());
+        directory.framing.by = Framing::Line;
+        let new = Config { directories: vec![directory], ..Config::default() };
+        assert!(sink::check(&new).is_ok());
+        assert!(accepted(&current, new).is_err());
+    }
 
     #[test]
     fn what_takes_effect_at_once_is_taken_over_and_nothing_else() {
