@@ -40,12 +40,13 @@ conformance: ## Runs pjdfstest, fsx, stress-ng, dbench, valgrind and a walk over
 	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile conformance \
 		--run-ignored only -E 'binary(conformance) | binary(overlay)'
 
-bench: ## Measures the ring, the overlay beside other ones, and Kinesis beside the bare SDK; PEERS='--peer NAME=COMMAND'
+bench: ## Measures ring, overlay, FIFOs and Kinesis beside others that do the same; PEERS='--peer NAME=COMMAND'
 	@tests/tools/setup.sh bench
 	cargo build --locked --release -p fs-agent -p publisher
 	@trap tests/tools/clean-up.sh EXIT; cargo bench --locked -p bywash-benches --features peers --bench ring; \
 		cargo bench --locked -p bywash-benches --bench overlay -- $(PEERS); \
-		cargo bench --locked -p bywash-benches --bench kinesis
+		cargo bench --locked -p bywash-benches --bench kinesis; \
+		cargo bench --locked -p bywash-benches --bench fifo
 
 model: ## Runs the ring's protocol through every interleaving
 	RUSTFLAGS="--cfg loom" cargo nextest run --locked --release --target-dir "$$CARGO_TARGET_DIR/loom" \
