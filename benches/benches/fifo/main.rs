@@ -71,17 +71,14 @@ impl Figures {
 
     fn print(&self, name: &str) {
         let memory = self.median(|taken| taken.memory as f64 / f64::from(1 << 20));
-        println!(
-            "| {name:<20} | {:>10.0} | {:>13.2} | {memory:>10.1} |",
-            self.lines_per_s(),
-            self.cpu_us()
-        );
+        println!("| {name:<20} | {:>10.0} | {:>13.2} | {memory:>10.1} |", self.lines_per_s(), self.cpu_us());
     }
 }
 
 /// What the line at `number` says: a third of it the same in all, as logs are.
 fn line(number: usize) -> Vec<u8> {
-    let mut line = format!("2026-01-01T00:00:00 host app[4711]: request {number} took {} us ", number * 7 % 100_003);
+    let mut line =
+        format!("2026-01-01T00:00:00 host app[4711]: request {number} took {} us ", number * 7 % 100_003);
     while line.len() < LINE_BYTES - 1 {
         line.push(char::from(b'a' + ((line.len() * 31 + number) % 26) as u8));
     }
@@ -113,7 +110,8 @@ fn cpu(processes: &[&Process]) -> Duration {
 
 fn memory(processes: &[&Process]) -> u64 {
     let of = |process: &&Process| {
-        let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("a running process");
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("a running process");
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("Linux 4.5");
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     };
@@ -134,7 +132,14 @@ fn measure(processes: &[&Process], fifo: &Path, lines: usize, arrived: impl Fn()
 
 /// How many messages a topic has.
 fn count(client: &BaseConsumer, topic: &str) -> usize {
-    client.fetch_watermarks(topic, 0, BROKER_TIMEOUT).map_or(0, |(_, end)| usize::try_from(end).unwrap_or(0))
+    match client.fetch_watermarks(topic, 0, BROKER_TIMEOUT) {
+        Ok((_, end)) => usize::try_from(end).unwrap_or(0),
+        Err(_) => {
+            // Or librdkafka goes on to believe for half a minute that a new topic does not exist.
+            drop(client.fetch_metadata(Some(topic), BROKER_TIMEOUT));
+            0
+        }
+    }
 }
 
 fn to_kafka(broker: &Broker, topic: &'static str, lines: usize, client: &BaseConsumer) -> Taken {

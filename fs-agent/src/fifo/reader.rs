@@ -267,7 +267,7 @@ impl Reader {
         let was_missing = self.current.is_none();
         match source::look(&self.config.path) {
             Ok(Found::Fifo(id)) if Some(id) == self.current => return,
-            Ok(Found::Fifo(_)) => return self.open_again(),
+            Ok(Found::Fifo(id)) => return self.turn_to(id),
             // Who removes it may be about to make another: it has until the next look.
             Ok(Found::Nothing) if was_missing && self.config.create => return self.open_again(),
             Ok(Found::Nothing) => self.complain("it is gone".to_owned()),
@@ -275,6 +275,20 @@ impl Reader {
             Err(error) => self.complain(error.to_string()),
         }
         self.retire();
+    }
+
+    /// There is another FIFO at the path, or one that was moved away and back.
+    fn turn_to(&mut self, id: FileId) {
+        if !self.streams.iter().any(|stream| stream.opened.id == id) {
+            return self.open_again();
+        }
+        self.retire();
+        if let Some(stream) = self.streams.iter_mut().find(|stream| stream.opened.id == id) {
+            stream.is_removed = false;
+            self.current = Some(id);
+            self.intake.set(FifoCounter::Missing, 0);
+            self.complaint = None;
+        }
     }
 
     /// There is another FIFO at the path, or shall be.

@@ -351,6 +351,23 @@ fn a_fifo_that_is_made_again_is_read_and_the_old_one_until_its_writers_are_gone(
 }
 
 #[test]
+fn a_fifo_that_is_moved_away_and_back_is_read_all_the_while() {
+    let (mut bywash, fifo, mut capture) = reading(&no_directory(), "");
+    let is_missing = |bywash: &Bywash| bywash.agent_status()["listening"][0]["missing"].as_bool();
+    let mut writer = open(&fifo);
+    let away = fifo.with_extension("away");
+    fs::rename(&fifo, &away).unwrap();
+    wait::until_true("the agent to miss it", PATIENCE, || is_missing(&bywash) == Some(true));
+    writer.write_all(b"meanwhile\n").unwrap();
+    fs::rename(&away, &fifo).unwrap();
+    wait::until_true("the agent to find it", PATIENCE, || is_missing(&bywash) == Some(false));
+    drop(writer);
+    send(&fifo, b"afterwards\n");
+    assert_eq!(texts(&take(&mut capture, 2)), ["meanwhile", "afterwards"]);
+    assert!(!bywash.agent().log().contains("another fs-agent"), "{}", bywash.agent().log());
+}
+
+#[test]
 fn a_fifo_that_the_agent_makes_is_made_again() {
     let (_bywash, fifo, mut capture) = reading(&no_directory(), "create = true");
     fs::remove_file(&fifo).unwrap();
