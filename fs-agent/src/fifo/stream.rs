@@ -124,7 +124,11 @@ impl Stream {
                     self.time_ns = now_ns();
                     self.splitter.cut(&mut self.pieces);
                 }
-                Err(Errno::AGAIN) => self.has_more = false,
+                Err(Errno::AGAIN) => {
+                    self.has_more = false;
+                    // Somebody has it open for writing.
+                    self.has_ended = false;
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => return Progress::Failed(error),
             }
