@@ -94,6 +94,8 @@ pub enum PublisherCounter {
     /// The position in the ring up to which everything is delivered; the head may be behind it if the spool has what is
     /// before.
     DeliveredEnd = 18,
+    /// Dead letters that were delivered after all.
+    RevivedLetters = 19,
 }
 
 /// For how many FIFOs there are counters of their own.
@@ -103,7 +105,7 @@ const FIFO_COUNTERS: usize = FifoCounter::Missing as usize + 1;
 const FIFO_COUNTERS_AT: usize = 64;
 
 const AGENT_COUNTERS: usize = AgentCounter::ExcludedBytes as usize + 1;
-const PUBLISHER_COUNTERS: usize = PublisherCounter::DeliveredEnd as usize + 1;
+const PUBLISHER_COUNTERS: usize = PublisherCounter::RevivedLetters as usize + 1;
 const _: () = assert!(AGENT_COUNTERS <= FIFO_COUNTERS_AT);
 const _: () = assert!((FIFO_COUNTERS_AT + FIFO_SLOTS * FIFO_COUNTERS) * 8 <= layout::COUNTERS_LEN);
 const _: () = assert!(PUBLISHER_COUNTERS * 8 <= layout::COUNTERS_LEN);

@@ -4,7 +4,7 @@ use bywash_common::{cli::GlobalArgs, exit::Exit};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{check, consume, output, run, status};
+use crate::{check, consume, failed, output, run, status};
 
 /// Sends what fs-agent captures to Kafka.
 #[derive(Debug, Parser)]
@@ -28,6 +28,9 @@ enum Command {
     Check(check::CheckArgs),
     /// Read events back from the configured topics and print them for people
     Consume(consume::ConsumeArgs),
+    /// List, send again or drop the messages that cannot be delivered
+    #[command(subcommand)]
+    Failed(failed::FailedCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -48,6 +51,7 @@ impl Cli {
             Command::Run => run::run(&self.global),
             Command::Status(args) => status::status(&config()?, &args),
             Command::Check(args) => check::check(&config()?, &args),
+            Command::Failed(command) => failed::failed(&config()?, &command),
             Command::Consume(args) => consume::consume(&config()?, &args),
             Command::Completions { shell } => {
                 let mut text = Vec::new();

@@ -52,6 +52,8 @@ struct Report {
     seconds_since_last_delivery: Option<f64>,
     failed_messages: u64,
     dead_letters: u64,
+    /// Dead letters that were delivered after all.
+    revived_letters: u64,
     /// Part of what is behind, in bytes that are on disk and in records.
     spool_bytes: u64,
     spool_records: u64,
@@ -141,6 +143,7 @@ fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns: u6
         seconds_since_last_delivery: known(counter(Counter::LastDeliveryNs)),
         failed_messages: counter(Counter::FailedMessages),
         dead_letters: counter(Counter::DeadLetters),
+        revived_letters: counter(Counter::RevivedLetters),
         spool_bytes: counter(Counter::SpoolBytes),
         spool_records: counter(Counter::SpoolRecords),
         spool_errors: counter(Counter::SpoolErrors),

@@ -8,11 +8,11 @@ use bywash_common::{
 };
 
 use crate::{
-    failed::{FailedError, Store},
+    failed::{Again, FailedError, Retry, Store},
     rate::LogRate,
 };
 
-use super::frontier::{Frontier, Refused};
+use super::frontier::{Frontier, Refused, Ticket};
 
 /// Refused messages are gathered for this long: each time that some are kept costs two fsyncs.
 const GATHER_TIME: Duration = Duration::from_millis(100);
@@ -25,6 +25,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Burial {
     /// None if there shall be no dead letters, or cannot be.
     store: Option<Store>,
+    retry: Option<Retry>,
     gathered: Vec<Refused>,
     gathered_bytes: usize,
     since: Instant,
@@ -39,7 +40,10 @@ impl Burial {
     pub fn open(config: &Config) -> Result<Self, FailedError> {
         let Some(dir) = config.failed.directory() else { return Ok(Self::without()) };
         match Store::open(dir, config.failed.size_max, config.ring.group.as_deref()) {
-            Ok(store) => Ok(Self { store: Some(store), ..Self::without() }),
+            Ok(store) => {
+                let retry = Retry::new(store.path(), config.failed.retry_interval.0);
+                Ok(Self { store: Some(store), retry: Some(retry), ..Self::without() })
+            }
             Err(error) if config.failed.dir.is_some() => Err(error),
             Err(error) => {
                 tracing::warn!(
@@ -55,6 +59,7 @@ impl Burial {
     pub fn without() -> Self {
         Self {
             store: None,
+            retry: None,
             gathered: Vec::new(),
             gathered_bytes: 0,
             since: Instant::now(),
@@ -65,6 +70,10 @@ impl Burial {
     /// Takes over what the sink has refused, and keeps it once it is worth the while. Gives what cannot be kept.
     pub fn poll(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Refused> {
         for refused in frontier.take_refused() {
+            if self.retry.as_mut().is_some_and(|retry| retry.takes_back(refused.ticket)) {
+                frontier.complete(refused.ticket);
+                continue;
+            }
             if self.gathered.is_empty() {
                 self.since = Instant::now();
             }
@@ -77,7 +86,30 @@ impl Burial {
         if is_due { self.keep(frontier, status) } else { Vec::new() }
     }
 
-    /// The same, at once.
+    /// The dead letters that are to be sent again now; [`Self::sent_again`] is to be told of each.
+    pub fn letters(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Again> {
+        let (Some(retry), Some(store)) = (&mut self.retry, &mut self.store) else { return Vec::new() };
+        if let Some((file, delivered)) = retry.settle(|ticket| frontier.is_done(ticket))
+            && !delivered.is_empty()
+        {
+            match store.remove(&file, &delivered) {
+                Ok(()) => tracing::info!("{} dead letters are delivered after all", delivered.len()),
+                Err(error) => tracing::error!("{error}; what is delivered of it is sent again"),
+            }
+            status.add(PublisherCounter::RevivedLetters, delivered.len() as u64);
+            frontier.set_keeps_letters(store.has_room());
+        }
+        retry.next()
+    }
+
+    /// A letter is on its way again.
+    pub fn sent_again(&mut self, again: &Again, ticket: Ticket) {
+        if let Some(retry) = &mut self.retry {
+            retry.sent(again, ticket);
+        }
+    }
+
+    /// Keeps what the sink has refused at once. Gives what cannot be kept.
     pub fn finish(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Refused> {
         let mut unkept = self.poll(frontier, status);
         unkept.extend(self.keep(frontier, status));

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bywash_common::ring::Ahead;
+use bywash_common::{clock::now_ns, ring::Ahead};
 
 use crate::failed::Letter;
 
@@ -110,6 +110,8 @@ struct State {
     /// The ticket of the front of `pending`.
     first: u64,
     spans: Spans,
+    /// Where the last delivered record ended.
+    last_end: u64,
     held_bytes: u64,
     refused: Vec<Refused>,
     /// Counts what may let a waiting drain go on.
@@ -134,6 +136,7 @@ impl Frontier {
             pending: VecDeque::new(),
             first: 0,
             spans: Spans::default(),
+            last_end: 0,
             held_bytes: 0,
             refused: Vec::new(),
             events: 0,
@@ -153,6 +156,7 @@ impl Frontier {
         let mut state = self.lock();
         debug_assert!(state.pending.is_empty());
         state.ledger = ledger;
+        state.last_end = 0;
     }
 
     /// Takes a record on its way. It is complete after one report, or as many more as [`Self::expect_more`] says.
@@ -163,6 +167,21 @@ impl Frontier {
         state.pending.push_back(Pending { record, messages: 1, announced: !record.is_write });
         state.note_in_flight();
         ticket
+    }
+
+    /// Takes a message on its way that is no record of what is read: it ends where the last record ends.
+    pub fn open_beside(&self, held_bytes: u64) -> Ticket {
+        let end = {
+            let state = self.lock();
+            state.pending.back().map_or(state.last_end, |pending| pending.record.end)
+        };
+        let is_write = false;
+        self.open(Record { end, sequence: None, time_ns: now_ns(), data_bytes: 0, held_bytes, is_write })
+    }
+
+    /// Whether all messages of the record, and of those before it, have been reported.
+    pub fn is_done(&self, ticket: Ticket) -> bool {
+        ticket.0 < self.lock().first
     }
 
     /// Says that the record becomes this many messages more. To be called before the last one known so far is sent.
@@ -286,6 +305,7 @@ impl State {
             }
         }
         if progress.end > 0 {
+            self.last_end = progress.end;
             let ahead = self.spans.pass(Ticket(self.first));
             if !ahead.is_empty() {
                 self.ledger.tell_ahead(progress.end, ahead);

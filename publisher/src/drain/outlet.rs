@@ -105,7 +105,22 @@ impl Outlet {
     pub fn poll(&mut self) -> Result<(), SinkError> {
         self.sink.poll()?;
         let unkept = self.burial.poll(&self.frontier, &self.status);
-        self.announce(&unkept)
+        self.announce(&unkept)?;
+        self.send_letters()
+    }
+
+    /// Sends dead letters again whose time has come.
+    fn send_letters(&mut self) -> Result<(), SinkError> {
+        for again in self.burial.letters(&self.frontier, &self.status) {
+            let Letter { topic, key, payload, event_id, .. } = &again.letter;
+            let ticket = self.frontier.open_beside(payload.len() as u64);
+            self.burial.sent_again(&again, ticket);
+            let message = Message { topic, key: key.as_deref(), payload, event_id };
+            if !send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Lets the sink send what it has gathered: there is nothing more at the moment.

@@ -10,11 +10,22 @@
 //!
 //! Two locks (flock(2)): `publisher.lock` is held by the one publisher that writes here, for as long as it runs;
 //! `change.lock` by whoever removes letters, while it does.
+//!
+//! Every `failed.retry_interval`, and when a file `retry` appears, the publisher sends letters again, a file at a time. What
+//! is delivered is taken out of the file, what is refused again stays as it is. A letter has lost its place: it does
+//! not keep the order of its file's events.
 
+mod command;
 mod letter;
 mod patience;
+mod retry;
 mod store;
 
+pub use command::{FailedCommand, failed};
 pub use letter::Letter;
 pub use patience::Patience;
+pub use retry::{Again, Retry};
 pub use store::{FailedError, Store};
+
+/// The file with which `publisher failed retry` asks the running publisher for a round.
+const RETRY_REQUEST: &str = "retry";

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,8 @@ use super::Letter;
 
 /// What the names of files with letters end with.
 const SUFFIX: &str = "jsonl";
+/// Held by whoever removes letters.
+const CHANGE_LOCK: &str = "change.lock";
 
 /// Dead letters cannot be kept, or not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +83,24 @@ impl Store {
         self.make_room(lines.len() as u64)?;
         self.last = time.as_nanosecond().max(self.last + 1);
         let name = format!("{:020}.{SUFFIX}", self.last);
-        write_whole(&self.dir, &name, &lines)?;
+        write_whole(&self.dir.path.join(name), &lines, self.dir.file_mode(), self.dir.group)?;
         self.used += lines.len() as u64;
         Ok(())
+    }
+
+    /// Takes delivered lines out of a file.
+    ///
+    /// # Errors
+    /// A [`FailedError`]; they are then sent again.
+    pub fn remove(&mut self, file: &Path, delivered: &[Vec<u8>]) -> Result<(), FailedError> {
+        remove_lines(file, |line| delivered.iter().any(|gone| gone == line))?;
+        self.used = self.measure()?;
+        Ok(())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.dir.path
     }
 
     /// Whether there is room for anything more.
@@ -133,26 +150,53 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>, FailedError> {
     Ok(files)
 }
 
+/// Takes the lines out of a file for which `is_removed` says so, and gives how many those were. What is missing by now
+/// needs no removing.
+///
+/// # Errors
+/// A [`FailedError`]; the file is then as it was.
+pub fn remove_lines(path: &Path, is_removed: impl Fn(&[u8]) -> bool) -> Result<usize, FailedError> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let lock = dir.join(CHANGE_LOCK);
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock);
+    let locked = opened.and_then(|file| file.lock().map(|()| file));
+    let _held = locked.map_err(io_error("lock", &lock))?;
+    let content = match fs::read(path) {
+        Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(io_error("read", path)(error)),
+    };
+    let (removed, left): (Vec<&[u8]>, Vec<&[u8]>) =
+        content.split_inclusive(|byte| *byte == b'\n').partition(|line| is_removed(line));
+    if left.is_empty() {
+        fs::remove_file(path).map_err(io_error("remove", path))?;
+    } else if !removed.is_empty() {
+        let found = fs::metadata(path).map_err(io_error("examine", path))?;
+        write_whole(path, &left.concat(), found.mode() & 0o777, Some(found.gid()))?;
+    }
+    Ok(removed.len())
+}
+
 /// Makes or replaces a file in one step.
-fn write_whole(dir: &StateDir, name: &str, content: &[u8]) -> Result<(), FailedError> {
-    let (path, temporary) = (dir.path.join(name), dir.path.join(format!("{name}.tmp")));
-    let mode = dir.file_mode();
+fn write_whole(path: &Path, content: &[u8], mode: u32, group: Option<u32>) -> Result<(), FailedError> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let temporary = path.with_extension("tmp");
     let written = (|| {
         let mut file =
             OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&temporary)?;
         // Whatever the umask.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
-        chown(&temporary, None, dir.group)?;
+        chown(&temporary, None, group)?;
         file.write_all(content)?;
         file.sync_all()?;
         FailPoint::LetterHalfKept.reach();
-        fs::rename(&temporary, &path)?;
-        File::open(&dir.path)?.sync_all()
+        fs::rename(&temporary, path)?;
+        File::open(dir)?.sync_all()
     })();
     written.map_err(|error| {
         // It is also removed at the next start.
         drop(fs::remove_file(&temporary));
-        FailedError::Io { action: "write", path, error }
+        FailedError::Io { action: "write", path: path.to_owned(), error }
     })?;
     FailPoint::LetterKept.reach();
     Ok(())
@@ -160,8 +204,6 @@ fn write_whole(dir: &StateDir, name: &str, content: &[u8]) -> Result<(), FailedE
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     fn letter(payload: &[u8]) -> Letter {

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bywash_tests::harness::{Broker, Bywash, Settings, ledger, wait::PATIENCE};
+use bywash_tests::harness::{
+    Broker, Bywash, Settings, ledger,
+    wait::{self, PATIENCE},
+};
 use serde_json::Value;
 
 use crate::append;
@@ -110,4 +113,41 @@ fn a_directory_under_a_watched_one_is_refused_with_both_names() {
     for word in ["--failed-attempts-dir", inside.to_str().unwrap(), bywash.directory().to_str().unwrap()] {
         assert!(check.stderr.contains(word), "{word}: {check:?}");
     }
+}
+
+#[test]
+fn letters_are_listed_sent_again_and_dropped() {
+    let broker = Broker::start();
+    let mut bywash = Bywash::start(&broker, &Settings { kafka: TINY_MESSAGES, ..Settings::default() });
+    let unsendable = unsendable(&bywash);
+    for text in ["one", "two"] {
+        append(&unsendable, text.as_bytes());
+    }
+    bywash.drain(PATIENCE);
+    let ids: Vec<String> = letters(&bywash).into_iter().map(|letter| letter.event_id).collect();
+    let listed = bywash.publisher_command(&["failed", "list"]);
+    assert!(ids.iter().all(|id| listed.stdout.contains(id.as_str())), "{listed:?}");
+    assert!(listed.stdout.contains("reason: "), "{listed:?}");
+    let json = bywash.publisher_command(&["failed", "list", "--json"]);
+    assert_eq!(json.stdout.lines().count(), 2, "{json:?}");
+
+    let dropped = bywash.publisher_command(&["failed", "drop", &ids[0]]);
+    assert_eq!(dropped.stdout, "1 dead letters are dropped\n", "{dropped:?}");
+    let again = bywash.publisher_command(&["failed", "drop", &ids[0]]);
+    assert_eq!(again.code, Some(1), "{again:?}");
+
+    // With a larger limit the sink takes the other one.
+    bywash.publisher().terminate(PATIENCE);
+    let stopped = bywash.publisher_command(&["failed", "retry"]);
+    assert_eq!(stopped.code, Some(3), "{stopped:?}");
+    bywash.edit("\"message.max.bytes\" = 2000", "\"message.max.bytes\" = 200000");
+    bywash.start_publisher();
+    let retried = bywash.publisher_command(&["failed", "retry"]);
+    assert_eq!(retried.code, Some(0), "{retried:?}");
+    let events = broker.read("logs").events(1);
+    assert_eq!((events[0].id(), events[0].message()), (ids[1].as_str(), &b"two"[..]));
+    wait::until("the delivered letter to be gone", PATIENCE, || {
+        let left = letters(&bywash);
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
 }

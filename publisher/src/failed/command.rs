@@ -1,0 +1,125 @@
+//! `publisher failed`: what an operator does about dead letters.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use bywash_common::{config::Config, exit::Exit, ring::inspect};
+
+use crate::output;
+
+use super::{Letter, RETRY_REQUEST, store};
+
+/// How long `retry` waits until the publisher has taken notice.
+const NOTICE_WAIT: Duration = Duration::from_secs(5);
+/// How often it looks.
+const NOTICE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Commands about dead letters.
+#[derive(Debug, clap::Subcommand)]
+pub enum FailedCommand {
+    /// List the messages that cannot be delivered, oldest first
+    List {
+        /// Print each as a JSON object, as it is on disk
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the running publisher send all of them again now
+    Retry,
+    /// Remove them for good
+    Drop {
+        /// Those of these events
+        #[arg(value_name = "EVENT_ID", required_unless_present = "all")]
+        event_ids: Vec<String>,
+        /// All of them
+        #[arg(long, conflicts_with = "event_ids")]
+        all: bool,
+    },
+}
+
+/// Does what was asked for.
+///
+/// # Errors
+/// What went wrong, for people.
+pub fn failed(config: &Config, command: &FailedCommand) -> anyhow::Result<Exit> {
+    let Some(dir) = config.failed.directory() else {
+        bail!("there are no dead letters: failed.size_max is 0");
+    };
+    match command {
+        FailedCommand::List { json } => list(dir, *json),
+        FailedCommand::Retry => retry(dir, &config.ring.name),
+        FailedCommand::Drop { event_ids, all } => drop_letters(dir, event_ids, *all),
+    }
+}
+
+fn list(dir: &Path, json: bool) -> anyhow::Result<Exit> {
+    if !dir.exists() {
+        return Ok(Exit::Ok);
+    }
+    for file in store::files(dir)? {
+        // The publisher may have delivered it meanwhile.
+        let Ok(content) = fs::read(&file) else { continue };
+        let mut text = String::new();
+        for line in content.split_inclusive(|byte| *byte == b'\n') {
+            if json {
+                text.push_str(&String::from_utf8_lossy(line));
+                continue;
+            }
+            let (letter, time) = Letter::from_line(line).with_context(|| file.display().to_string())?;
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{} {time} topic {}", letter.event_id, letter.topic);
+            if let Some(key) = &letter.key {
+                let _ = writeln!(text, "    key: {}", String::from_utf8_lossy(key));
+            }
+            let _ = writeln!(text, "    bytes: {}\n    reason: {}", letter.payload.len(), letter.reason);
+        }
+        if !output::print(text.as_bytes())? {
+            break;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn retry(dir: &Path, ring: &str) -> anyhow::Result<Exit> {
+    if !inspect(ring).is_ok_and(|ring| ring.publisher_running) {
+        tracing::error!("no publisher runs for the ring `{ring}`: dead letters are sent again once one does");
+        return Ok(Exit::NotRunning);
+    }
+    let request = dir.join(RETRY_REQUEST);
+    fs::write(&request, b"").with_context(|| format!("cannot write {}", request.display()))?;
+    let begun = Instant::now();
+    while request.exists() {
+        if begun.elapsed() > NOTICE_WAIT {
+            tracing::warn!(
+                "the publisher has not begun yet: it sends them as soon as the sink takes messages"
+            );
+            return Ok(Exit::Ok);
+        }
+        sleep(NOTICE_INTERVAL);
+    }
+    output::print(b"the publisher sends them again\n")?;
+    Ok(Exit::Ok)
+}
+
+fn drop_letters(dir: &Path, event_ids: &[String], all: bool) -> anyhow::Result<Exit> {
+    if !dir.exists() {
+        bail!("there are no dead letters in {}", dir.display());
+    }
+    let is_dropped = |line: &[u8]| {
+        all || Letter::from_line(line).is_ok_and(|(letter, _)| event_ids.contains(&letter.event_id))
+    };
+    let mut dropped = 0;
+    for file in store::files(dir)? {
+        dropped += store::remove_lines(&file, is_dropped)?;
+    }
+    if dropped == 0 && !all {
+        bail!("none of these events is a dead letter in {}: see publisher failed list", dir.display());
+    }
+    output::print(format!("{dropped} dead letters are dropped\n").as_bytes())?;
+    Ok(Exit::Ok)
+}
