@@ -99,7 +99,7 @@ impl Burial {
             status.add(PublisherCounter::RevivedLetters, delivered.len() as u64);
             frontier.set_keeps_letters(store.has_room());
         }
-        retry.next()
+        retry.due()
     }
 
     /// A letter is on its way again.

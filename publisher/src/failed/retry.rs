@@ -59,7 +59,7 @@ impl Retry {
     }
 
     /// The letters that are to be sent now, all of one file. [`Self::sent`] is to be told of each.
-    pub fn next(&mut self) -> Vec<Again> {
+    pub fn due(&mut self) -> Vec<Again> {
         if self.current.is_some() {
             return Vec::new();
         }
