@@ -6,7 +6,7 @@ use clap_complete::Shell;
 
 use crate::{check, consume, failed, output, run, status};
 
-/// Sends what fs-agent captures to Kafka.
+/// Sends what fs-agent captures to Kafka or Kinesis.
 #[derive(Debug, Parser)]
 #[command(name = "publisher", version, about)]
 pub struct Cli {

@@ -1,4 +1,4 @@
-//! Drains the ring that fs-agent fills to Kafka or standard output.
+//! Drains the ring that fs-agent fills to Kafka, Kinesis or standard output.
 //!
 //! What the program `publisher` does. It is a library so that benchmarks and fuzz targets reach its parts.
 
