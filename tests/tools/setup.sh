@@ -28,6 +28,7 @@ python3 -c "import ensurepip, venv"      | python3-venv | a private place for th
 git                                      | git          | a test that clones a repository inside an overlay
 sqlite3                                  | sqlite3      | a test that runs a database inside an overlay
 rsync                                    | rsync        | a test that copies a tree into an overlay
+/usr/share/zookeeper/bin/zkServer.sh     | zookeeper    | a test that looks brokers up there (brings a Java runtime)
 tar                                      | tar          | a test that unpacks an archive inside an overlay
 '
 

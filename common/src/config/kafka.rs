@@ -25,6 +25,8 @@ const SECRET_WORDS: [&str; 5] = ["password", "secret", "token", "credential", "k
 pub struct KafkaConfig {
     /// host:port of some brokers of the cluster.
     pub brokers: Vec<String>,
+    /// host:port of ZooKeeper servers, the last with the path of the cluster behind it if it has one; the brokers are looked up there.
+    pub zookeepers: Vec<String>,
     /// The topic of what no directory gives another.
     pub topic: String,
     /// What decides an event's partition.
@@ -67,6 +69,7 @@ impl Default for KafkaConfig {
     fn default() -> Self {
         Self {
             brokers: vec!["localhost:9092".to_owned()],
+            zookeepers: Vec::new(),
             topic: "logs".to_owned(),
             key: MessageKey::Path,
             delivery: Delivery::AtLeastOnce,
@@ -92,6 +95,7 @@ impl From<String> for MessageKey {
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
     brokers: Placed<Vec<String>>,
+    zookeepers: Placed<Vec<String>>,
     topic: Placed<String>,
     key: Option<String>,
     delivery: Placed<String>,
@@ -111,7 +115,14 @@ enum Property {
 
 impl Section {
     pub(super) fn apply(self, to: &mut KafkaConfig, context: &mut Context) {
+        if let (Some(_), Some(zookeepers)) = (&self.brokers, &self.zookeepers)
+            && !zookeepers.get_ref().is_empty()
+        {
+            let message = "`kafka.brokers` says already where the brokers are: keep one of the two";
+            context.refuse(zookeepers.span().start, message);
+        }
         context.set(&mut to.brokers, self.brokers, checked_brokers);
+        context.set(&mut to.zookeepers, self.zookeepers, checked_zookeepers);
         context.set(&mut to.topic, self.topic, checked_topic);
         context.set(&mut to.delivery, self.delivery, |word| word.parse());
         context.set(&mut to.transactional_id, self.transactional_id, |id| checked_topic(id).map(Some));
@@ -146,7 +157,9 @@ impl KafkaConfig {
             (property.clone(), if is_secret(property) { REDACTED.to_owned() } else { value.clone() })
         };
         table([
-            ("brokers", texts(&self.brokers)),
+            // One says where the other ones are.
+            ("brokers", if self.zookeepers.is_empty() { texts(&self.brokers) } else { None }),
+            ("zookeepers", texts(&self.zookeepers)),
             ("topic", text(&self.topic)),
             ("key", text(key)),
             ("delivery", text(self.delivery.word())),
@@ -173,6 +186,22 @@ pub(super) fn checked_brokers(brokers: Vec<String>) -> Result<Vec<String>, Strin
         }
     }
     Ok(brokers)
+}
+
+/// As fuse_kafka takes them: `host:port`, and `/path` behind the last one where the cluster does not lie at the top.
+pub(super) fn checked_zookeepers(zookeepers: Vec<String>) -> Result<Vec<String>, String> {
+    let last = zookeepers.len().saturating_sub(1);
+    for (i, server) in zookeepers.iter().enumerate() {
+        let (address, path) = server.split_once('/').map_or((&server[..], None), |(a, p)| (a, Some(p)));
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, "2181"));
+        if host.is_empty() || port.parse::<u16>().is_err() || path == Some("") {
+            return Err(format!("`{server}` is not a ZooKeeper server: use host:port or host:port/path"));
+        }
+        if path.is_some() && i != last {
+            return Err(format!("`{server}`: the path belongs behind the last server, and holds for all"));
+        }
+    }
+    Ok(zookeepers)
 }
 
 /// The characters and length that Kafka allows (`org.apache.kafka.common.internals.Topic`).

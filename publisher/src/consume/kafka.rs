@@ -17,7 +17,7 @@ use rdkafka::{
 
 use crate::{
     rate::LogRate,
-    sink::kafka::{ENCODER_HEADER, consumer_config},
+    sink::kafka::{ENCODER_HEADER, consumer_config, locate},
 };
 
 use super::{Event, Source};
@@ -64,7 +64,8 @@ impl Topics {
     /// # Errors
     /// If the configuration is wrong.
     pub fn open(config: &Config, topics: &[&str], from_beginning: bool) -> anyhow::Result<Self> {
-        let consumer = consumer_config(config)?
+        let (config, _watch) = locate(config)?;
+        let consumer = consumer_config(&config)?
             .create_with_context(Log(Mutex::new(LogRate::new(LOG_INTERVAL))))
             .context("cannot set up a Kafka consumer")?;
         let missing = topics.iter().map(ToString::to_string).collect();

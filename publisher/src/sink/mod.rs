@@ -49,6 +49,11 @@ pub enum SinkError {
     /// The Kinesis service has ended.
     #[error("the Kinesis service cannot go on: {0}; a restart sends everything unconfirmed again")]
     Kinesis(String),
+    /// No broker that is known is registered in ZooKeeper any more.
+    #[error(
+        "the brokers registered in ZooKeeper are all others by now ({0}); a restart turns to them and sends everything unconfirmed again"
+    )]
+    Moved(String),
     /// librdkafka has given up on this producer.
     #[error("the Kafka producer cannot go on: {0}; a restart sends everything unconfirmed again")]
     Kafka(String),
@@ -65,6 +70,9 @@ pub enum OpenError {
         "kafka.delivery: `exactly_once` cannot be had with framing = \"line\", which `{0}` has: keep one of the two"
     )]
     LinesInTransactions(String),
+    /// ZooKeeper knows no brokers.
+    #[error(transparent)]
+    Zookeepers(#[from] kafka::LookUpError),
     /// The system or the library says no.
     #[error("cannot set up the Kafka producer: {0}")]
     Producer(String),

@@ -34,6 +34,7 @@ mod sleep;
 mod spool;
 mod tools;
 mod units;
+mod zookeepers;
 
 use std::{fs::File, io::Write, path::Path};
 

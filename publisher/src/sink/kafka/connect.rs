@@ -15,7 +15,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-use super::consumer_config;
+use super::{consumer_config, locate};
 
 /// How long the brokers have for an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,8 +47,9 @@ impl ConsumerContext for LastError {}
 /// # Errors
 /// If no broker answers in time, with the reason.
 pub fn connect(config: &Config, topics: &[&str]) -> anyhow::Result<Vec<String>> {
+    let (config, _watch) = locate(config)?;
     let brokers = config.kafka.brokers.join(",");
-    let client: BaseConsumer<LastError> = consumer_config(config)?
+    let client: BaseConsumer<LastError> = consumer_config(&config)?
         .create_with_context(LastError::default())
         .context("cannot set up a Kafka client")?;
     let mut lines = Vec::new();

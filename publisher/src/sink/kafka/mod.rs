@@ -24,8 +24,10 @@ mod sink;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod zookeepers;
 
 pub use config::{PropertyError, consumer_config};
 pub use connect::connect;
 pub use sink::{ENCODER_HEADER, KafkaSink, check};
 pub use transaction::TransactionalSink;
+pub use zookeepers::{LookUpError, locate};

@@ -25,6 +25,7 @@ use super::{
     polled::Polled,
     retry::Failed,
     service::{EVENT_ID_HEADER, Opaque, Service, Verdict, verdict},
+    zookeepers::{Watch, locate},
 };
 
 /// The header that names the format, so that a reader need not guess.
@@ -41,6 +42,9 @@ const DESTROY_WAIT: Duration = Duration::from_secs(1);
 /// Sends to Kafka.
 pub struct KafkaSink {
     producer: Polled<Service>,
+    watch: Option<Watch>,
+    /// Those that it began with.
+    brokers: Vec<String>,
     encoder: &'static str,
     message_bytes_max: usize,
 }
@@ -75,7 +79,8 @@ impl KafkaSink {
     /// # Errors
     /// An [`OpenError`] that names what is wrong.
     pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Self, OpenError> {
-        let client = producer_config(config)?;
+        let (config, watch) = locate(config)?;
+        let client = producer_config(&config)?;
         let producer = BaseProducer::from_config_and_context(
             &client,
             Service::new(frontier, Patience::new(&config.failed)),
@@ -84,7 +89,8 @@ impl KafkaSink {
         let producer = Polled::start(producer).map_err(|error| OpenError::Producer(error.to_string()))?;
         tracing::info!("sending to Kafka at {}", config.kafka.brokers.join(","));
         let message_bytes_max = message_bytes_max(&client);
-        Ok(Self { producer, encoder: config.event.encoder.word(), message_bytes_max })
+        let brokers = config.kafka.brokers.clone();
+        Ok(Self { producer, watch, brokers, encoder: config.event.encoder.word(), message_bytes_max })
     }
 
     pub(super) fn service(&self) -> &Service {
@@ -195,6 +201,9 @@ impl Sink for KafkaSink {
     fn poll(&mut self) -> Result<(), SinkError> {
         if let Some(reason) = self.service().fatal() {
             return Err(SinkError::Kafka(reason));
+        }
+        if let Some(watch) = &self.watch {
+            watch.check(&self.brokers)?;
         }
         if self.service().retries.is_holding() { self.resend() } else { Ok(()) }
     }

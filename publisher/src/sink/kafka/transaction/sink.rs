@@ -28,6 +28,7 @@ use crate::{
             polled::Polled,
             service::{EVENT_ID_HEADER, Service, Verdict, verdict},
             sink::{ENCODER_HEADER, destroy, payload_room},
+            zookeepers::{Watch, locate},
         },
     },
 };
@@ -77,6 +78,9 @@ enum State {
 /// Sends to Kafka in transactions.
 pub struct TransactionalSink {
     producer: Polled<Reports>,
+    watch: Option<Watch>,
+    /// Those that it began with.
+    brokers: Vec<String>,
     store: Store,
     frontier: Arc<Frontier>,
     state: State,
@@ -109,6 +113,8 @@ impl TransactionalSink {
     /// # Errors
     /// An [`OpenError`] that names what is wrong.
     pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Self, OpenError> {
+        let (config, watch) = locate(config)?;
+        let config = &*config;
         let transactional_id = config.transactional_id();
         let client = transactional_config(config, &transactional_id)?;
         let failed = |error: &dyn std::fmt::Display| OpenError::Producer(error.to_string());
@@ -123,6 +129,8 @@ impl TransactionalSink {
         );
         Ok(Self {
             producer,
+            watch,
+            brokers: config.kafka.brokers.clone(),
             store,
             frontier,
             state: State::Starting { is_fenced: false },
@@ -151,6 +159,9 @@ impl TransactionalSink {
     fn step(&mut self) -> Result<(), SinkError> {
         if let Some(reason) = self.reports().service.fatal() {
             return Err(self.broken(&reason));
+        }
+        if let Some(watch) = &self.watch {
+            watch.check(&self.brokers)?;
         }
         match self.state {
             State::Starting { is_fenced } => self.start(is_fenced),
