@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use bywash_common::{cli::GlobalArgs, exit::Exit};
+use bywash_common::{cli::GlobalArgs, exit::Exit, ring::PublisherRing};
 
 use crate::{
     drain::{self, Burial, Drain, Frontier, Intake},
@@ -22,6 +22,8 @@ pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
     let Signals { stop, reload } = signals::take_over().context("cannot take over the signals")?;
     let names = Names::of_the_system().context("cannot start the look-up of names")?;
     sink::check(config)?;
+    // Before what else the other one holds: that is the reason why.
+    PublisherRing::check_free(&config.ring.name)?;
     let burial = Burial::open(config)?;
     let spool = drain::open_spool(config)?;
     let Some(ring) = drain::attach(&config.ring.name, &stop)? else { return Ok(Exit::Ok) };

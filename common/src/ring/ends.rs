@@ -195,6 +195,17 @@ impl PublisherRing {
         Err(RingError::Missing { name: name.to_owned() })
     }
 
+    /// Says whether another publisher is at work on the ring, without waiting or taking part.
+    ///
+    /// # Errors
+    /// [`RingError::PublisherHolds`] if so.
+    pub fn check_free(name: &str) -> Result<(), RingError> {
+        match inspect(name) {
+            Ok(ring) if ring.publisher_running => Err(publisher_holds(name)),
+            _ => Ok(()),
+        }
+    }
+
     fn attach_to(name: &str, generation: &Generation, trusted: Option<u32>) -> Result<Self, RingError> {
         let lock = lock_role(&generation.ack, || publisher_holds(name))?;
         let mut owners = vec![0, geteuid().as_raw()];
