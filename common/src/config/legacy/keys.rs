@@ -40,7 +40,7 @@ pub const KEYS: [Key; 16] = [
     key("fuse_kafka_sleep", "agent.sleep"),
     key("fuse_kafka_topic", "kafka.topic"),
     key("fuse_kafka_brokers", "kafka.brokers"),
-    Key { name: "fuse_kafka_zookeepers", becomes: None },
+    key("fuse_kafka_zookeepers", "kafka.zookeepers"),
     key("fuse_kafka_fields", "event.fields"),
     key("fuse_kafka_tags", "event.tags"),
     key("fuse_kafka_encoder", "event.encoder"),
@@ -199,7 +199,15 @@ impl File<'_> {
 
     fn take_kafka(&mut self, config: &mut Config) {
         self.set("topic", &mut config.kafka.topic, kafka::checked_topic);
+        if let (Some(_), Some([Item { text, line }, ..])) =
+            (self.items.get("brokers"), self.items.get("zookeepers").map(Vec::as_slice))
+        {
+            let (text, line) = (text.clone(), *line);
+            let message = "fuse_kafka_brokers says already where the brokers are: keep one of the two";
+            self.refuse("zookeepers", line, format!("`{text}`: {message}"));
+        }
         self.set_list("brokers", &mut config.kafka.brokers, kafka::checked_brokers);
+        self.set_list("zookeepers", &mut config.kafka.zookeepers, kafka::checked_zookeepers);
         self.set("output", &mut config.publisher.sink, |word| word.parse::<Sink>());
     }
 
@@ -243,13 +251,6 @@ impl File<'_> {
                  StandardError=append:{text} into the units, or 2>> {text} behind the command, and remove this line"
             );
             self.refuse("log", line, message);
-        }
-        if let Some(Item { text, line }) = self.take("zookeepers").first() {
-            let message = format!(
-                "`{text}`: brokers are not looked up in ZooKeeper yet: name some of them instead, by \
-                 fuse_kafka_brokers=[\"host:9092\"]"
-            );
-            self.refuse("zookeepers", *line, message);
         }
         for name in ["persist", "substitutions"] {
             if let Some(Item { line, .. }) = self.take(name).first() {

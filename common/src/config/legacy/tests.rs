@@ -87,6 +87,13 @@ fn the_older_names_of_keys_are_taken_too() {
 }
 
 #[test]
+fn the_sample_configuration_is_taken_as_it_is() {
+    let config = parse(include_str!("../../../../tests/fixtures/fuse_kafka.properties")).unwrap();
+    assert_eq!(config.kafka.zookeepers, ["127.0.0.1:2181"]);
+    assert_eq!(config.directories[0].path, Path::new("/tmp/fuse-kafka-test"));
+}
+
+#[test]
 fn what_is_not_given_is_as_fuse_kafka_had_it() {
     assert_eq!(parse(""), Ok(Config::default()));
 }
@@ -102,7 +109,10 @@ fn what_has_no_counterpart_is_refused_by_name_with_the_new_way() {
     refused("fuse_kafka_output=[\"carrier\"]", &["fuse_kafka_output", "carrier", "kafka", "stdout"]);
     refused("fuse_kafka_encoder=[\"fpenzoyr_logstash\"]", &["fuse_kafka_encoder", "security.protocol"]);
     refused("fuse_kafka_log=[\"/l\"]", &["f.properties:1", "fuse_kafka_log", "StandardError=append:/l"]);
-    refused("\n\nfuse_kafka_zookeepers=[\"z:1\"]", &["f.properties:3", "z:1", "fuse_kafka_brokers=["]);
+    refused(
+        "fuse_kafka_brokers=[\"b:1\"]\n\nfuse_kafka_zookeepers=[\"z:1\"]",
+        &["f.properties:3", "z:1", "fuse_kafka_brokers"],
+    );
     refused("fuse_kafka_topik=[\"a\"]", &["f.properties:1", "fuse_kafka_topik", "fuse_kafka_topic"]);
 }
 
