@@ -20,13 +20,16 @@ fn records_that_fail_wherever_in_a_request_are_sent_again_alone_and_in_order() {
     let sent = Arc::new(Mutex::new(HashMap::<Vec<u8>, (usize, usize)>::new()));
     let (plan_covered, plan_sent) = (Arc::clone(&covered), Arc::clone(&sent));
     let mut puts = 0;
+    let mut puts_of_size = HashMap::<usize, usize>::new();
     proxy.plan(move |put| {
         puts += 1;
         let size = put.keys.len();
-        // Each place, then all from it on, with either reason.
-        let place = puts / 4 % size;
-        let places: Vec<usize> = if puts % 2 == 0 { vec![place] } else { (place..size).collect() };
-        let code = if puts / 2 % 2 == 0 { THROTTLED } else { INTERNAL };
+        let of_size = puts_of_size.entry(size).or_default();
+        // Of requests of one size, the next one fails at the next place; then all from it on; with either reason.
+        let (round, place) = (*of_size / size, *of_size % size);
+        *of_size += 1;
+        let places: Vec<usize> = if round % 2 == 0 { vec![place] } else { (place..size).collect() };
+        let code = if puts % 2 == 0 { THROTTLED } else { INTERNAL };
         let fails = puts < 120;
         let mut sent = plan_sent.lock().unwrap();
         for (i, data) in put.data.iter().enumerate() {
