@@ -144,6 +144,7 @@ pub(crate) mod memory;
 #[cfg(not(loom))]
 mod object;
 mod producer;
+mod reservation;
 
 #[cfg(not(loom))]
 pub use ahead::{AHEAD_MAX, Ahead, AheadSlots};
@@ -162,7 +163,7 @@ use std::{io, path::PathBuf};
 pub type Producer = producer::Producer<memory::Segments>;
 /// Space in a real ring that is not yet visible.
 #[cfg(not(loom))]
-pub type Reservation<'a> = producer::Reservation<'a, memory::Segments>;
+pub type Reservation<'a> = reservation::Reservation<'a, memory::Segments>;
 /// The publisher's end of a real ring.
 #[cfg(not(loom))]
 pub type Consumer = consumer::Consumer<memory::Segments>;

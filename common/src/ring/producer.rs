@@ -17,6 +17,7 @@ use super::{
     layout::{self, ALIGN, CHUNK, Checksum, RECORD_HEADER, RecordHeader},
     loss::LossLedger,
     memory::Memory,
+    reservation::Reservation,
 };
 
 /// Payloads of up to this many bytes are copied while the lock is held: that takes less time than locking it again.
@@ -69,30 +70,12 @@ struct State {
 
 /// The writing end of a ring. Threads share it by reference.
 pub struct Producer<M> {
-    memory: Arc<M>,
+    pub(super) memory: Arc<M>,
     state: Mutex<State>,
     /// The tail has moved.
     published: Condvar,
     /// The consumer's wait that was last ended by a wake-up, so that each costs one system call.
     woken: AtomicU32,
-}
-
-/// Space for records that are not yet visible. Dropped without [`Reservation::commit`], it becomes a record
-/// that says so (kind discard), and what it was for is counted as lost.
-pub struct Reservation<'a, M: Memory> {
-    producer: &'a Producer<M>,
-    ticket: u64,
-    /// Where the first record was looked for a place, and its sequence number.
-    from: u64,
-    first_seq: u64,
-    /// Payload lengths of the records.
-    lens: &'a [usize],
-    /// The next part if they are written in order, and the position from which on it is looked for a place.
-    next: Cell<(usize, u64)>,
-    /// How many writes they are for, and what these weigh together.
-    events: u64,
-    weight: Weight,
-    committed: bool,
 }
 
 impl<M: Memory> Producer<M> {
@@ -328,7 +311,7 @@ impl<M: Memory> Producer<M> {
 
     /// The offset at which a record goes in reserved space from `from` on, and the position where it ends; pads the
     /// gap in front of it.
-    fn place_padded(&self, from: u64, len: usize) -> (u64, u64) {
+    pub(super) fn place_padded(&self, from: u64, len: usize) -> (u64, u64) {
         let capacity = self.memory.capacity();
         let (at, end) = place(from, len, capacity);
         if at > from {
@@ -353,7 +336,7 @@ impl<M: Memory> Producer<M> {
         }
     }
 
-    fn write_record(&self, offset: u64, seq: u64, kind: Kind, slices: &[&[u8]]) {
+    pub(super) fn write_record(&self, offset: u64, seq: u64, kind: Kind, slices: &[&[u8]]) {
         let payload: usize = slices.iter().map(|s| s.len()).sum();
         let len = u32::try_from(payload).unwrap_or(u32::MAX).saturating_add(RECORD_HEADER as u32);
         let mut header = RecordHeader { len, kind: kind as u8, seq, crc: 0 };
@@ -380,7 +363,7 @@ impl<M: Memory> Producer<M> {
     }
 
     /// Copies into reserved space. `place` keeps every record within the record area.
-    fn copy_in(&self, offset: u64, bytes: &[u8]) {
+    pub(super) fn copy_in(&self, offset: u64, bytes: &[u8]) {
         let written = self.memory.write(offset, bytes);
         debug_assert!(written.is_ok(), "a reservation reaches over the end of the ring");
     }
@@ -388,7 +371,7 @@ impl<M: Memory> Producer<M> {
     /// Marks a reservation as complete, and makes what is now a whole prefix visible. Returns once the reservation is
     /// in it: what its writer is told to be recorded has to outlast this process. The only wait is for other threads'
     /// copies that were begun before.
-    fn commit(&self, ticket: u64, discarded: Option<(u64, Weight)>) {
+    pub(super) fn commit(&self, ticket: u64, discarded: Option<(u64, Weight)>) {
         FailPoint::Copied.reach();
         let mut state = lock(&self.state);
         if let Some((events, weight)) = discarded {
@@ -459,57 +442,6 @@ impl<M: Memory> Producer<M> {
         let mut state = lock(&self.state);
         self.refresh_head(&mut state);
         (state.tail - state.head, self.memory.capacity())
-    }
-}
-
-impl<M: Memory> Reservation<'_, M> {
-    /// How many records there is space for.
-    pub fn records(&self) -> usize {
-        self.lens.len()
-    }
-
-    /// Fills record `part` of those that were asked for. The slices' lengths add up to the length asked for.
-    pub fn write(&self, part: usize, kind: Kind, slices: &[&[u8]]) {
-        let len = slices.iter().map(|s| s.len()).sum::<usize>();
-        if let Some((offset, seq)) = self.part(part).filter(|_| self.lens.get(part) == Some(&len)) {
-            self.producer.write_record(offset, seq, kind, slices);
-        } else {
-            debug_assert!(false, "part {part} of {:?} bytes does not take {len}", self.lens);
-        }
-    }
-
-    /// Offset and sequence number of a part. Takes no time if it is the one after the last that was asked for.
-    fn part(&self, part: usize) -> Option<(u64, u64)> {
-        let len = *self.lens.get(part)?;
-        let (next, from) = self.next.get();
-        let (next, from) = if part < next { (0, self.from) } else { (next, from) };
-        let capacity = self.producer.memory.capacity();
-        let from = self.lens[next..part].iter().fold(from, |from, len| place(from, *len, capacity).1);
-        let (offset, end) = self.producer.place_padded(from, len);
-        self.next.set((part + 1, end));
-        Some((offset, self.first_seq + part as u64))
-    }
-
-    /// Makes the records visible, once all in front of them are. All parts have been written.
-    pub fn commit(mut self) {
-        self.committed = true;
-        self.producer.commit(self.ticket, None);
-    }
-}
-
-impl<M: Memory> Drop for Reservation<'_, M> {
-    fn drop(&mut self) {
-        if self.committed {
-            return;
-        }
-        for (part, len) in self.lens.iter().enumerate() {
-            let Some((offset, seq)) = self.part(part) else { continue };
-            // Whatever was copied in stays as the payload; only the header says that it is to be skipped.
-            let len = u32::try_from(*len).unwrap_or(u32::MAX).saturating_add(RECORD_HEADER as u32);
-            let header = RecordHeader { len, kind: Kind::Discarded as u8, seq, crc: 0 };
-            self.producer.copy_in(offset, &RecordHeader { crc: header.mark(), ..header }.encode());
-        }
-        self.producer.commit(self.ticket, Some((self.events, self.weight)));
     }
 }
 
