@@ -1,8 +1,13 @@
-//! What the benchmarks share: figures measured side by side in one run, and tables of them.
+#![allow(clippy::expect_used)] // A benchmark that cannot measure has to stop.
+//! What the benchmarks share: figures measured side by side in one run, and what is measured.
+
+mod writes;
 
 use std::time::Duration;
 
 use nix::{time::ClockId, unistd::Pid};
+
+pub use writes::{FilledRing, Writes};
 
 /// The median of the figures; 0 for none.
 pub fn median(figures: &mut [f64]) -> f64 {

@@ -8,18 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bywash_benches::cpu_time;
-use bywash_common::config::Config;
-use bywash_common::config::EventConfig;
+use bywash_benches::{Writes, cpu_time};
 use bywash_tests::harness::{Broker, wait};
-use publisher::encode::{WriteEvent, Writer, encoder};
 use rdkafka::{
     ClientConfig, ClientContext,
     error::RDKafkaErrorCode,
     producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer},
 };
 
-use crate::{Taken, ring};
+use crate::Taken;
 
 /// The topic of the bare producer.
 const TOPIC: &str = "bare";
@@ -42,9 +39,8 @@ impl ProducerContext for Count {
 }
 
 /// Sends as many events to the broker as the publisher does, with its properties.
-pub fn measure(broker: &Broker, size: usize, events: usize) -> Taken {
-    let payloads = payloads(&Config::default().event, size, events);
-    let paths: Vec<String> = (0..ring::FILES).map(ring::path).collect();
+pub fn measure(broker: &Broker, writes: Writes) -> Taken {
+    let payloads = writes.payloads();
     let (begin, cpu) = (Instant::now(), cpu_time(std::process::id().cast_signed()));
     let delivered = Arc::new(AtomicUsize::new(0));
     let producer: ThreadedProducer<Count> = ClientConfig::new()
@@ -57,8 +53,8 @@ pub fn measure(broker: &Broker, size: usize, events: usize) -> Taken {
         .set("queue.buffering.max.messages", QUEUE_MESSAGES_MAX)
         .create_with_context(Count(Arc::clone(&delivered)))
         .expect("a producer");
-    for (i, payload) in payloads.iter().enumerate() {
-        let mut record = BaseRecord::to(TOPIC).payload(payload).key(&paths[i % ring::FILES]);
+    for (path, payload) in &payloads {
+        let mut record = BaseRecord::to(TOPIC).payload(payload).key(path);
         while let Err((error, back)) = producer.send(record) {
             assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull));
             std::thread::sleep(Duration::from_millis(1));
@@ -66,37 +62,7 @@ pub fn measure(broker: &Broker, size: usize, events: usize) -> Taken {
         }
     }
     producer.flush(wait::PATIENCE * 4).expect("a delivery");
-    assert_eq!(delivered.load(Ordering::Relaxed), events);
+    assert_eq!(delivered.load(Ordering::Relaxed), writes.count);
     let wall = begin.elapsed();
     Taken { wall, cpu: cpu_time(std::process::id().cast_signed()).saturating_sub(cpu) }
-}
-
-/// What the publisher makes of the writes.
-fn payloads(config: &EventConfig, size: usize, events: usize) -> Vec<Vec<u8>> {
-    let mut encoder = encoder(config);
-    let encode = |i| {
-        let mut payload = Vec::new();
-        let event = WriteEvent {
-            path: &ring::path(i).into_bytes(),
-            writer: Some(Writer {
-                pid: 4711,
-                uid: 0,
-                gid: 0,
-                user: "root",
-                group: "root",
-                command: b"/usr/bin/server --config /etc/server.conf ",
-            }),
-            unattributed: false,
-            time_ns: 1_767_225_600_000_000_000 + i as u64 * 1000,
-            offset: (i / ring::FILES * size) as u64,
-            event_id: &format!("00000000-0000-0000-0000-000000000000-{i}"),
-            sequence: i as u64,
-            part: None,
-            piece: None,
-            message: &ring::message(i, size),
-        };
-        encoder.write(&event, &mut payload);
-        payload
-    };
-    (0..events).map(encode).collect()
 }

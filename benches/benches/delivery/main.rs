@@ -14,7 +14,7 @@ mod ring;
 
 use std::time::Duration;
 
-use bywash_benches::median;
+use bywash_benches::{Writes, median};
 use bywash_tests::harness::Broker;
 
 /// Rounds of each measurement; the table shows medians.
@@ -23,6 +23,9 @@ const ROUNDS: usize = 5;
 const EVENTS: usize = 400_000;
 /// Bytes of a message.
 const SIZES: [usize; 2] = [200, 4096];
+
+/// How many files the writes are spread over.
+const FILES: usize = 8;
 
 /// One measurement.
 pub struct Taken {
@@ -65,6 +68,7 @@ fn main() {
     println!("|---:|---:|---:|---:|---:|---:|---:|");
     for size in SIZES {
         let events = (arguments.events * SIZES[0] / size).max(arguments.events / 10);
+        let writes = Writes { size, files: FILES, count: events };
         let (mut ours, mut bares) = (Figures::default(), Figures::default());
         for round in 0..arguments.rounds {
             eprintln!("{size} bytes: round {} of {}", round + 1, arguments.rounds);
@@ -73,9 +77,9 @@ fn main() {
             // Whoever comes first finds another machine than whoever comes last.
             for turn in 0..2 {
                 if (turn + round) % 2 == 0 {
-                    ours.add(ring::measure(&broker, size, events));
+                    ours.add(ring::measure(&broker, writes));
                 } else {
-                    bares.add(bare::measure(&broker, size, events));
+                    bares.add(bare::measure(&broker, writes));
                 }
             }
         }

@@ -3,16 +3,14 @@
 use std::{path::Path, time::Instant};
 
 use aws_sdk_kinesis::{primitives::Blob, types::PutRecordsRequestEntry};
-use bywash_common::config::{Config, KinesisConfig};
+use bywash_benches::Writes;
+use bywash_common::config::KinesisConfig;
 use bywash_tests::harness::{Kinesis, Process, temporary_directory, wait};
 use nix::sys::signal::Signal;
-use publisher::{
-    encode::{WriteEvent, Writer, encoder},
-    sink::kinesis::ready,
-};
+use publisher::sink::kinesis::ready;
 use tokio::task::JoinSet;
 
-use crate::{Case, ring};
+use crate::Case;
 
 /// The stream of the bare SDK.
 pub const STREAM: &str = "bare";
@@ -40,8 +38,8 @@ pub fn measure(kinesis: &Kinesis, case: Case, events: usize) -> f64 {
 pub fn send(arguments: &[String]) {
     let [url, numbers @ ..] = arguments else { panic!("four arguments") };
     let numbers: Vec<usize> = numbers.iter().map(|number| number.parse().expect("a number")).collect();
-    let [size, files, events] = numbers[..] else { panic!("four arguments") };
-    let payloads = payloads(size, files, events);
+    let [size, files, count] = numbers[..] else { panic!("four arguments") };
+    let payloads = Writes { size, files, count }.payloads();
     let begin = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(send_all(url, payloads));
@@ -69,35 +67,4 @@ async fn send_all(url: &str, mut payloads: Vec<(String, Vec<u8>)>) {
     while let Some(answer) = requests.join_next().await {
         assert_eq!(answer.expect("no panic").expect("an answer").failed_record_count(), Some(0));
     }
-}
-
-/// What the publisher makes of the writes, with their keys.
-fn payloads(size: usize, files: usize, events: usize) -> Vec<(String, Vec<u8>)> {
-    let mut encoder = encoder(&Config::default().event);
-    let encode = |i| {
-        let mut payload = Vec::new();
-        let path = ring::path(i, files);
-        let event = WriteEvent {
-            path: path.as_bytes(),
-            writer: Some(Writer {
-                pid: 4711,
-                uid: 0,
-                gid: 0,
-                user: "root",
-                group: "root",
-                command: b"/usr/bin/server --config /etc/server.conf ",
-            }),
-            unattributed: false,
-            time_ns: 1_767_225_600_000_000_000 + i as u64 * 1000,
-            offset: (i / files * size) as u64,
-            event_id: &format!("00000000-0000-0000-0000-000000000000-{i}"),
-            sequence: i as u64,
-            part: None,
-            piece: None,
-            message: &ring::message(i, size),
-        };
-        encoder.write(&event, &mut payload);
-        (path, payload)
-    };
-    (0..events).map(encode).collect()
 }

@@ -13,7 +13,7 @@
 mod bare;
 mod ring;
 
-use bywash_benches::median;
+use bywash_benches::{Writes, median};
 use bywash_tests::harness::Kinesis;
 
 /// Rounds of each measurement; the table shows medians.
@@ -34,6 +34,12 @@ pub struct Case {
     files: usize,
     /// The publisher's `[kinesis]`, beside the stream and where it is.
     kinesis: &'static str,
+}
+
+impl Case {
+    fn writes(self, count: usize) -> Writes {
+        Writes { size: self.size, files: self.files, count }
+    }
 }
 
 const CASES: [Case; 5] = [
