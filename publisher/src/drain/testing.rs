@@ -1,6 +1,12 @@
 //! What tests of the drain and of sinks share.
 
-use std::sync::Arc;
+use std::{fs::remove_file, process, sync::Arc};
+
+use bywash_common::{
+    config::RingConfig,
+    ring::{AgentRing, SEGMENT_DIR},
+    units::ByteSize,
+};
 
 use super::frontier::{Bounds, Frontier, Ledger, Progress, Record};
 
@@ -19,4 +25,31 @@ pub fn frontier() -> Arc<Frontier> {
 /// The `i`-th record.
 pub fn record(i: u64) -> Record {
     Record { end: (i + 1) * 8, sequence: Some(i), time_ns: i, data_bytes: 1, held_bytes: 1, is_write: true }
+}
+
+/// A ring of its own for each test, removed with it.
+pub struct TestRing {
+    /// The end that writes.
+    pub agent: AgentRing,
+    /// Its name, for the other end.
+    pub name: String,
+}
+
+impl TestRing {
+    /// A ring of 1 MiB.
+    pub fn new(test: &str) -> Self {
+        let name = format!("bywash-test-{}-{test}", process::id());
+        let config = RingConfig { name: name.clone(), size: ByteSize(1 << 20), group: None };
+        Self { agent: AgentRing::open(&config).unwrap(), name }
+    }
+}
+
+impl Drop for TestRing {
+    fn drop(&mut self) {
+        for generation in 1..=2 {
+            for role in ["ring", "ack"] {
+                drop(remove_file(format!("{SEGMENT_DIR}/{}.{generation}.{role}", self.name)));
+            }
+        }
+    }
 }

@@ -8,25 +8,13 @@ use bywash_common::{
 };
 use serde_json::Value;
 
-use super::*;
+use super::{testing::TestRing, *};
 use crate::sink::{Message, SendError};
 
 #[path = "line_tests.rs"]
 mod line_tests;
 
-/// A ring of its own for each test, removed with it.
-struct TestRing {
-    agent: AgentRing,
-    name: String,
-}
-
 impl TestRing {
-    fn new(test: &str) -> Self {
-        let name = format!("bywash-test-{}-{test}", std::process::id());
-        let config = RingConfig { name: name.clone(), size: ByteSize(1 << 20), group: None };
-        Self { agent: AgentRing::open(&config).unwrap(), name }
-    }
-
     fn push(&self, path: &[u8], data: &[u8], part: (u32, u32)) {
         let write = Write {
             path,
@@ -52,16 +40,6 @@ impl TestRing {
 
     fn push_raw(&self, slices: &[&[u8]]) {
         self.agent.producer.push(Kind::Write, slices, Weight { bytes: 1, time_ns: 1 }).unwrap();
-    }
-}
-
-impl Drop for TestRing {
-    fn drop(&mut self) {
-        for generation in 1..=2 {
-            for role in ["ring", "ack"] {
-                let _ = std::fs::remove_file(format!("{SEGMENT_DIR}/{}.{generation}.{role}", self.name));
-            }
-        }
     }
 }
 

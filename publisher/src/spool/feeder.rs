@@ -88,21 +88,8 @@ impl Feeder {
             is_woken: Mutex::new(true),
             wake: Condvar::new(),
         });
-        let nudge = Nudge { gauge: gauge.clone(), high_bytes, shared: Arc::clone(&shared) };
-        let mut work = Work {
-            log,
-            consumer: ring.consumer.another(),
-            gauge,
-            head,
-            status: ring.status.clone(),
-            high_bytes,
-            is_feeding: false,
-            is_refused: false,
-            paused_until: Instant::now(),
-            batch: Batch::default(),
-            payload: Vec::new(),
-            voice: LogRate::new(LOG_INTERVAL),
-        };
+        let nudge = Nudge { gauge, high_bytes, shared: Arc::clone(&shared) };
+        let mut work = Work::new(log, ring, head, high_bytes);
         let thread = thread::Builder::new().name("spool".to_owned()).spawn(move || {
             work.run(&shared);
             work
@@ -152,20 +139,29 @@ struct Work {
 }
 
 impl Work {
+    fn new(log: Arc<Mutex<Log>>, ring: &PublisherRing, head: Arc<Head>, high_bytes: u64) -> Self {
+        Self {
+            log,
+            consumer: ring.consumer.another(),
+            gauge: ring.gauge(),
+            head,
+            status: ring.status.clone(),
+            high_bytes,
+            is_feeding: false,
+            is_refused: false,
+            paused_until: Instant::now(),
+            batch: Batch::default(),
+            payload: Vec::new(),
+            voice: LogRate::new(LOG_INTERVAL),
+        }
+    }
+
     fn run(&mut self, shared: &Shared) {
         while !shared.stop.load(Ordering::Acquire) {
-            self.look_after();
-            let used = self.gauge.used();
-            self.is_feeding =
-                if self.is_feeding { used > self.high_bytes / 2 } else { used >= self.high_bytes };
-            if self.is_feeding && Instant::now() >= self.paused_until && self.feed() {
-                continue;
-            }
-            let is_idle = !self.is_feeding && self.log().is_empty();
+            let Some(wait) = self.round() else { continue };
             let mut is_woken = shared.lock();
             if !*is_woken {
                 // Whoever stops it or finds the ring full wakes it.
-                let wait = if is_idle { IDLE_WAIT } else { TICK };
                 let waited = shared.wake.wait_timeout_while(is_woken, wait, |woken| !*woken);
                 is_woken = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
@@ -173,12 +169,24 @@ impl Work {
         }
     }
 
+    /// Does what there is to do. Gives how long to wait before the next round, if at all.
+    fn round(&mut self) -> Option<Duration> {
+        let holds_something = self.look_after();
+        let used = self.gauge.used();
+        self.is_feeding = if self.is_feeding { used > self.high_bytes / 2 } else { used >= self.high_bytes };
+        if self.is_feeding && Instant::now() >= self.paused_until && self.feed() {
+            return None;
+        }
+        Some(if self.is_feeding || holds_something { TICK } else { IDLE_WAIT })
+    }
+
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what is delivered, and counts what is not.
-    fn look_after(&mut self) {
+    /// Notes what is delivered, and counts what is not. Gives whether it is to be done again: what `status` shows of a
+    /// spool that held something is out of date with the next delivery.
+    fn look_after(&mut self) -> bool {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if !log.is_empty() {
             let bytes = log.bytes();
@@ -193,6 +201,7 @@ impl Work {
         }
         self.status.set(PublisherCounter::SpoolBytes, log.bytes());
         self.status.set(PublisherCounter::SpoolRecords, log.records());
+        !log.is_empty()
     }
 
     /// Moves a batch. Gives whether there was anything to move, and it was moved.
@@ -274,6 +283,38 @@ impl Work {
                      ends"
                 );
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bywash_common::{config::SpoolConfig, ring::Kind};
+
+    use super::*;
+    use crate::drain::testing::TestRing;
+
+    /// So often the last record is delivered while the feeder looks.
+    const RACES: u64 = 200;
+
+    #[test]
+    fn whoever_sleeps_has_shown_that_nothing_is_left() {
+        let ring = TestRing::new("feeder");
+        let ring = PublisherRing::attach(&ring.name, None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path(), &SpoolConfig::default(), "feeder", None).unwrap();
+        let log = Arc::new(Mutex::new(log));
+        let former = uuid::Uuid::from_u128(1);
+        let mut work = Work::new(Arc::clone(&log), &ring, Arc::new(Head::new(&ring)), u64::MAX);
+        for seq in 0..RACES {
+            let mut batch = Batch::default();
+            batch.push(&Record { kind: Kind::Write, seq, end: (seq + 1) * 64, payload: b"late" });
+            log.lock().unwrap().append(former, &batch).unwrap();
+            thread::scope(|scope| {
+                scope.spawn(|| log.lock().unwrap().forget(former).unwrap());
+                while work.round() != Some(IDLE_WAIT) {}
+            });
+            assert_eq!(ring.status.snapshot()[PublisherCounter::SpoolRecords as usize], 0, "in race {seq}");
         }
     }
 }
