@@ -15,7 +15,7 @@ SINK ?= kafka
 # How long `make fuzz` takes, beside its build.
 FUZZ_SECONDS ?= 20
 
-.PHONY: help setup build demo test conformance bench model fuzz lint clean clean-up
+.PHONY: help setup build demo test faults conformance bench model fuzz lint clean clean-up
 .DEFAULT_GOAL := help
 
 help: ## Shows this list
@@ -33,6 +33,12 @@ demo: setup build ## Shows an event on its way, a broker that stands still, a pu
 test: setup lint model fuzz ## Checks the code, then runs the model, fuzz, unit, property and end-to-end tests
 	cargo build --locked $(TESTED)
 	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile $(PROFILE)
+
+faults: ## Brings about each fault on the way to Kafka, and prints what became of the writes: 5 minutes, as root
+	@tests/tools/setup.sh
+	cargo build --locked $(TESTED)
+	@trap tests/tools/clean-up.sh EXIT; tests/tools/faults.sh cargo nextest run --locked $(TESTED) \
+		--profile conformance --run-ignored all -E 'binary(e2e) & test(/^faults::/)'
 
 conformance: ## Runs pjdfstest, fsx, stress-ng, dbench, valgrind and a walk over 1,000,000 files: 15 minutes, as root
 	@tests/tools/setup.sh conformance

@@ -24,7 +24,7 @@ pub struct Broker {
     process: Process,
     address: SocketAddr,
     // Removed after the process is gone: fields are dropped in order.
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Broker {
@@ -39,41 +39,29 @@ impl Broker {
     fn try_start() -> Option<Self> {
         let directory = super::temporary_directory();
         let address = free_address();
-        let data = directory.path().join("data");
-        let mut process = Process::spawn(
-            "broker",
-            &tool("noida-db"),
-            [
-                "start".as_ref(),
-                "--only".as_ref(),
-                "kafka".as_ref(),
-                "--host".as_ref(),
-                "127.0.0.1".as_ref(),
-                "--kafka-port".as_ref(),
-                address.port().to_string().as_ref(),
-                "--data-dir".as_ref(),
-                data.as_os_str(),
-            ],
-            directory.path(),
-            Signal::SIGKILL,
-        );
-        let client: BaseConsumer =
-            ClientConfig::new().set("bootstrap.servers", address.to_string()).create().expect("a client");
-        let alive = wait::until("the broker to answer", START_TIME_MAX, || {
-            if process.ended().is_some() {
-                return Ok(false);
-            }
-            match client.fetch_metadata(None, Duration::from_millis(500)) {
-                Ok(_) => Ok(process.ended().is_none()),
-                Err(error) => Err(error.to_string()),
-            }
+        let mut process = spawn(address, directory.path());
+        is_alive(&mut process, address).then_some(Self { process, address, directory })
+    }
+
+    /// Starts it again where it was, with what it had when it was told to end.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        assert!(self.process.ended().is_some(), "the broker still runs");
+        wait::until("the broker to be back", START_TIME_MAX, || {
+            self.process = spawn(self.address, self.directory.path());
+            let is_back = is_alive(&mut self.process, self.address);
+            is_back.then_some(()).ok_or_else(|| format!("{} is taken", self.address))
         });
-        alive.then_some(Self { process, address, _directory: directory })
     }
 
     /// Its host and port.
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// The same.
+    pub fn socket_address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Its process id.
@@ -97,8 +85,9 @@ impl Broker {
         self.process.signal(Signal::SIGCONT);
     }
 
-    /// Ends it in an orderly way.
-    pub fn terminate(mut self) {
+    /// Ends it in an orderly way: it writes down what it has taken, and knows it when it is started again.
+    #[track_caller]
+    pub fn terminate(&mut self) {
         self.process.terminate(wait::PATIENCE);
     }
 
@@ -111,6 +100,42 @@ impl Broker {
     pub fn read_committed(&self, topic: &str) -> Reader {
         Reader::open(&self.address(), topic, "read_committed")
     }
+}
+
+fn spawn(address: SocketAddr, directory: &Path) -> Process {
+    let data = directory.join("data");
+    Process::spawn(
+        "broker",
+        &tool("noida-db"),
+        [
+            "start".as_ref(),
+            "--only".as_ref(),
+            "kafka".as_ref(),
+            "--host".as_ref(),
+            "127.0.0.1".as_ref(),
+            "--kafka-port".as_ref(),
+            address.port().to_string().as_ref(),
+            "--data-dir".as_ref(),
+            data.as_os_str(),
+        ],
+        directory,
+        Signal::SIGKILL,
+    )
+}
+
+/// Waits until it answers; false if it ended instead.
+fn is_alive(process: &mut Process, address: SocketAddr) -> bool {
+    let client: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", address.to_string()).create().expect("a client");
+    wait::until("the broker to answer", START_TIME_MAX, || {
+        if process.ended().is_some() {
+            return Ok(false);
+        }
+        match client.fetch_metadata(None, Duration::from_millis(500)) {
+            Ok(_) => Ok(process.ended().is_none()),
+            Err(error) => Err(error.to_string()),
+        }
+    })
 }
 
 /// An address on which nobody listens at this moment.

@@ -7,26 +7,32 @@
 pub mod broker;
 pub mod bywash;
 pub mod capture;
+pub mod cluster;
 pub mod event;
 pub mod fault_proxy;
 pub mod http;
+pub mod kafka_proxy;
 pub mod kinesis;
 pub mod ledger;
 pub mod mounts;
 pub mod process;
 pub mod topic;
 pub mod tree;
+pub mod trial;
 pub mod wait;
 pub mod workload;
 
 pub use broker::Broker;
 pub use bywash::{Bywash, Settings};
 pub use capture::{Capture, Captured};
+pub use cluster::Cluster;
 pub use event::Event;
 pub use fault_proxy::{Fault, FaultProxy};
+pub use kafka_proxy::{Cut, KafkaProxy};
 pub use kinesis::Kinesis;
 pub use process::Process;
 pub use topic::{Message, Reader};
+pub use trial::{Outcome, Trial};
 pub use workload::{Load, LoadReport};
 
 use std::path::{Path, PathBuf};

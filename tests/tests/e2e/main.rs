@@ -14,6 +14,7 @@ mod ecs;
 mod exactly_once;
 mod exclude;
 mod failed;
+mod faults;
 mod fifo;
 mod fifo_delivery;
 mod fifo_producers;

@@ -113,7 +113,7 @@ impl Destination {
     /// Ends it.
     pub fn terminate(self) {
         match self {
-            Self::Kafka(broker) => broker.terminate(),
+            Self::Kafka(mut broker) => broker.terminate(),
             Self::Kinesis(kinesis, _) => kinesis.terminate(),
         }
     }

@@ -1,0 +1,163 @@
+//! Stands between a publisher and a Kafka-protocol broker, and cuts connections at chosen requests.
+//!
+//! Brokers tell their clients where they are: those answers are changed, so that clients come back to the proxy.
+//! The protocol: <https://kafka.apache.org/protocol>.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+};
+
+use super::Broker;
+
+/// The key of Produce requests.
+const PRODUCE: i16 = 0;
+/// The keys of requests whose answers say where brokers are: Metadata and FindCoordinator.
+const WHEREABOUTS: [i16; 2] = [3, 10];
+/// Nothing that is sent here is larger.
+const FRAME_BYTES_MAX: usize = 64 << 20;
+
+/// What happens to a Produce request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Nothing.
+    None,
+    /// The connection is cut when half of the request has arrived.
+    InRequest,
+    /// The broker takes the request, and the connection is cut in the middle of the answer.
+    InAnswer,
+}
+
+type Plan = Box<dyn FnMut() -> Cut + Send>;
+
+struct State {
+    upstream: SocketAddr,
+    address: SocketAddr,
+    plan: Mutex<Plan>,
+    cuts: AtomicU32,
+    ends: AtomicBool,
+    connections: Mutex<Vec<TcpStream>>,
+}
+
+/// A running proxy.
+pub struct KafkaProxy {
+    state: Arc<State>,
+}
+
+impl KafkaProxy {
+    /// Starts a proxy that does no harm.
+    pub fn start(broker: &Broker) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let state = Arc::new(State {
+            upstream: broker.socket_address(),
+            address: listener.local_addr().expect("a bound address"),
+            plan: Mutex::new(Box::new(|| Cut::None)),
+            cuts: AtomicU32::new(0),
+            ends: AtomicBool::new(false),
+            connections: Mutex::default(),
+        });
+        let serving = Arc::clone(&state);
+        thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                if serving.ends.load(Ordering::Relaxed) {
+                    break;
+                }
+                let state = Arc::clone(&serving);
+                if let Ok(known) = connection.try_clone() {
+                    state.connections.lock().unwrap().push(known);
+                }
+                thread::spawn(move || {
+                    // A connection that breaks is what this is for.
+                    drop(state.serve(&connection));
+                    drop(connection.shutdown(Shutdown::Both));
+                });
+            }
+        });
+        Self { state }
+    }
+
+    /// Decides about each Produce request from now on.
+    pub fn plan(&self, plan: impl FnMut() -> Cut + Send + 'static) {
+        *self.state.plan.lock().unwrap() = Box::new(plan);
+    }
+
+    /// How many connections were cut.
+    pub fn cuts(&self) -> u32 {
+        self.state.cuts.load(Ordering::Relaxed)
+    }
+
+    /// Its host and port.
+    pub fn address(&self) -> String {
+        self.state.address.to_string()
+    }
+}
+
+impl Drop for KafkaProxy {
+    fn drop(&mut self) {
+        self.state.ends.store(true, Ordering::Relaxed);
+        // Wakes the listener, and ends whoever reads.
+        drop(TcpStream::connect(self.state.address));
+        for connection in self.state.connections.lock().unwrap().drain(..) {
+            drop(connection.shutdown(Shutdown::Both));
+        }
+    }
+}
+
+impl State {
+    /// One request after the other, as brokers answer them.
+    fn serve(&self, mut client: &TcpStream) -> io::Result<()> {
+        let mut upstream = TcpStream::connect(self.upstream)?;
+        client.set_nodelay(true)?;
+        upstream.set_nodelay(true)?;
+        loop {
+            let request = read_frame(&mut client)?;
+            let api_key = i16::from_be_bytes([request[4], request[5]]);
+            let cut = if api_key == PRODUCE { (self.plan.lock().unwrap())() } else { Cut::None };
+            self.cuts.fetch_add((cut != Cut::None).into(), Ordering::Relaxed);
+            if cut == Cut::InRequest {
+                return upstream.write_all(&request[..request.len() / 2]);
+            }
+            upstream.write_all(&request)?;
+            let mut answer = read_frame(&mut upstream)?;
+            if WHEREABOUTS.contains(&api_key) {
+                self.take_the_brokers_place(&mut answer);
+            }
+            if cut == Cut::InAnswer {
+                return client.write_all(&answer[..answer.len() / 2]);
+            }
+            client.write_all(&answer)?;
+        }
+    }
+
+    /// Puts the proxy's port behind the host wherever the broker's is there: in every version of an answer a port comes
+    /// as four bytes right behind its host.
+    fn take_the_brokers_place(&self, answer: &mut [u8]) {
+        let place = |address: SocketAddr| {
+            let mut bytes = address.ip().to_string().into_bytes();
+            bytes.extend(u32::from(address.port()).to_be_bytes());
+            bytes
+        };
+        let (theirs, ours) = (place(self.upstream), place(self.address));
+        for at in 0..answer.len().saturating_sub(theirs.len() - 1) {
+            if answer[at..].starts_with(&theirs) {
+                answer[at..at + ours.len()].copy_from_slice(&ours);
+            }
+        }
+    }
+}
+
+/// A request or an answer with its length in front.
+fn read_frame(from: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut frame = vec![0; 4];
+    from.read_exact(&mut frame)?;
+    let length = usize::try_from(i32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]));
+    let length = length.ok().filter(|length| (2..=FRAME_BYTES_MAX).contains(length));
+    frame.resize(4 + length.ok_or(ErrorKind::InvalidData)?, 0);
+    from.read_exact(&mut frame[4..])?;
+    Ok(frame)
+}

@@ -1,0 +1,167 @@
+//! A fault, the writes around it, and the row that it gets in the table of faults.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::Write,
+    time::{Duration, Instant},
+};
+
+use super::{Bywash, Event, Load, LoadReport, Reader, ledger, wait::PATIENCE};
+
+/// Where the table goes, beside standard output: `make faults` puts the rows of all tests together.
+const TABLE_VARIABLE: &str = "FAULTS_TABLE";
+/// Writes a second.
+const RATE: u32 = 1_000;
+/// Bytes of each.
+const WRITE_BYTES: usize = 200;
+/// How long is written while all is well.
+const HEALTHY_TIME: Duration = Duration::from_millis(500);
+/// Bytes of the write that comes last of all.
+const LAST: &[u8] = b"the last write";
+
+/// What is written around a fault, and what comes of it.
+pub struct Trial {
+    fault: &'static str,
+    began: Instant,
+    done: Vec<(Load, LoadReport)>,
+    /// Writes beside those.
+    more: u64,
+}
+
+/// What became of everything that was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Writes that have returned all their bytes.
+    pub sent: u64,
+    /// Those that arrived.
+    pub received: u64,
+    /// Those that loss events own up to.
+    pub announced: u64,
+    /// Messages among the dead letters.
+    pub letters: u64,
+    /// Events that came once more, under the same id and with the same content.
+    pub doubled: u64,
+}
+
+impl Outcome {
+    /// Writes that nothing speaks of.
+    pub fn lost(&self) -> i64 {
+        self.sent.cast_signed() - (self.received + self.announced + self.letters).cast_signed()
+    }
+}
+
+impl Trial {
+    /// Writes for a while, to compare with what comes later.
+    pub fn begin(fault: &'static str, bywash: &mut Bywash) -> Self {
+        let mut trial = Self { fault, began: Instant::now(), done: Vec::new(), more: 0 };
+        trial.write_during(bywash, HEALTHY_TIME, |_| ());
+        trial
+    }
+
+    /// Writes for so long, and meanwhile has something happen. All writes return while that lasts: a fault that this
+    /// brings and does not end is there until the last of them has.
+    #[track_caller]
+    pub fn write_during(&mut self, bywash: &mut Bywash, time: Duration, happen: impl FnOnce(&mut Bywash)) {
+        let id = u32::try_from(self.done.len()).expect("few loads");
+        let load = Load {
+            id,
+            files: ["a", "b"].map(|name| bywash.file(&format!("{id}-{name}"))).to_vec(),
+            count: u64::try_from(time.as_millis()).expect("a short time") * u64::from(RATE) / 1_000,
+            bytes: WRITE_BYTES,
+            rate: RATE,
+        };
+        let writer = load.start(bywash.root());
+        happen(bywash);
+        let report = writer.finish(time + PATIENCE * 2);
+        report.assert_complete(&load);
+        self.done.push((load, report));
+    }
+
+    /// So many writes were made beside those of the trial.
+    pub fn count_more(&mut self, writes: u64) {
+        self.more += writes;
+    }
+
+    /// Waits until everything is delivered, or was given up for good, and prints the row.
+    ///
+    /// # Panics
+    /// If a write is unaccounted for, or one file's events are not in its order; and, where nothing is owned up to, if a
+    /// byte is missing.
+    #[track_caller]
+    pub fn end(self, bywash: &Bywash, reader: &mut Reader) -> Outcome {
+        bywash.drain(PATIENCE * 2);
+        // Behind all others, and behind the news of what is lost.
+        std::fs::write(bywash.file("last"), LAST).expect("a write");
+        let sent = self.done.iter().map(|(_, report)| report.written).sum::<u64>() + self.more + 1;
+        let letters = bywash.publisher_status()["dead_letters"].as_u64().expect("a number");
+        let (events, doubled) = ledger::distinct(read_all(reader, sent - letters));
+        let outcome = Outcome {
+            sent,
+            received: ledger::delivered(&events).0,
+            announced: ledger::lost(&events).0,
+            letters,
+            doubled: doubled as u64,
+        };
+        self.print(&outcome);
+        assert_eq!(outcome.lost(), 0, "{outcome:?}");
+        self.assert_in_order(&events, outcome.received == sent);
+        outcome
+    }
+
+    #[track_caller]
+    fn assert_in_order(&self, events: &[Event], is_all: bool) {
+        let files = ledger::by_path(events);
+        assert!(files.values().all(|events| events.is_sorted_by_key(|event| event.offset())));
+        for (load, report) in self.done.iter().filter(|_| is_all) {
+            for (path, content) in load.expected(report.written) {
+                let events = &files[path.to_str().expect("a path of ASCII")];
+                ledger::assert_contiguous(events);
+                ledger::assert_same_bytes("a file", &content, &ledger::replay(events.iter().copied()));
+            }
+        }
+    }
+
+    /// The row: how long the longest write took without and with the fault is for people to judge.
+    fn print(&self, outcome: &Outcome) {
+        let longest = |done: &[(Load, LoadReport)]| {
+            let longest = done.iter().map(|(_, report)| report.max).max().unwrap_or_default();
+            format!("{:.1} ms", longest.as_secs_f64() * 1e3)
+        };
+        let (healthy, faulty) = self.done.split_at(1);
+        let Outcome { sent, received, announced, letters, doubled } = outcome;
+        let row = format!(
+            "| {:<46} | {sent:>7} | {received:>8} | {announced:>9} | {letters:>7} | {:>4} | {doubled:>7} | {:>9} | {:>9} | {:>5.1} s |",
+            self.fault,
+            outcome.lost(),
+            longest(healthy),
+            longest(faulty),
+            self.began.elapsed().as_secs_f64()
+        );
+        println!("{row}");
+        if let Some(table) = std::env::var_os(TABLE_VARIABLE) {
+            let file = File::options().create(true).append(true).open(table);
+            writeln!(file.expect("a file for the table"), "{row}").expect("a row in it");
+        }
+    }
+}
+
+/// Reads until the last write has arrived, and as many as there must be.
+#[track_caller]
+fn read_all(reader: &mut Reader, wanted: u64) -> Vec<Event> {
+    let mut events = Vec::new();
+    let mut ids = HashSet::new();
+    let (mut accounted, mut has_last) = (0, false);
+    reader.read_until("all that was written", PATIENCE * 2, |messages| {
+        for message in &messages[events.len()..] {
+            let event = Event::parse(message);
+            if ids.insert(event.identity()) {
+                accounted += event.lost().map_or(1, |lost| lost.events);
+            }
+            has_last |= event.message() == LAST;
+            events.push(event);
+        }
+        if has_last && accounted >= wanted { Ok(()) } else { Err(format!("{accounted} of {wanted}")) }
+    });
+    events
+}
