@@ -16,7 +16,7 @@ use super::{
     create::{create, remove_leftovers},
     inspect::inspect,
     layout,
-    memory::Segments,
+    memory::{Access, Segments},
     object::{
         Generation, attach, boot_id, claim_at_work, generations, is_drained, lock_role, make_read_only,
         open_object, positions, remove,
@@ -119,6 +119,8 @@ impl AgentRing {
             return Err(RingError::OtherSize { name: generation.data.clone(), found, wanted });
         }
         make_read_only(&segments.ack, &generation.ack)?;
+        // A writer would wait for the faults.
+        segments.data.populate(Access::Write);
         let segments = Arc::new(segments);
         let producer = Producer::resume(Arc::clone(&segments), name)?;
         Ok((segments, producer))
@@ -212,6 +214,7 @@ impl PublisherRing {
         owners.extend(trusted);
         let (segments, header) = attach(generation, &open_object(&generation.data)?, &owners)?;
         make_read_only(&segments.data, &generation.data)?;
+        segments.data.populate(Access::Read);
         let segments = Arc::new(segments);
         let status = PublisherStatus::new(Arc::clone(&segments));
         status.set(PublisherCounter::Pid, u64::from(std::process::id()));

@@ -14,6 +14,8 @@ mod mapping;
 mod model;
 
 #[cfg(not(loom))]
+pub(crate) use mapping::Access;
+#[cfg(not(loom))]
 pub use mapping::{Mapping, Segments};
 #[cfg(all(loom, test))]
 pub(crate) use model::Model;
