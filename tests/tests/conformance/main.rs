@@ -38,11 +38,24 @@ impl Drop for Below {
 impl Pair {
     /// Needs root.
     fn start() -> Self {
+        Self::start_after(|_| {})
+    }
+
+    /// The same over filesystems in memory: for what would otherwise wait for a disk most of the time.
+    fn start_in_memory() -> Self {
+        Self::start_after(|directory| {
+            must_run(Command::new("mount").args(["-t", "tmpfs", "bywash-test"]).arg(directory));
+        })
+    }
+
+    /// `prepare` gets both directories before anything is done with them.
+    fn start_after(prepare: impl Fn(&Path)) -> Self {
         let mut bywash = Bywash::new("127.0.0.1:9", &Settings::default());
         let [plain, below] = ["plain", "below"].map(|name| bywash.root().join(name));
         for directory in [&plain, &below] {
             fs::create_dir(directory).unwrap();
         }
+        [bywash.directory(), &plain].into_iter().for_each(prepare);
         for directory in [bywash.root(), bywash.directory(), &plain] {
             fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
         }
