@@ -66,7 +66,7 @@ impl Channel {
     }
 
     pub(crate) fn finish(self) {
-        self.peer.finish();
+        drop(self.peer);
     }
 }
 

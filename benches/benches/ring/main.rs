@@ -23,7 +23,7 @@ use bywash_common::{
     config::{Config, RingConfig},
     ring::{AgentRing, Kind, PublisherRing, SEGMENT_DIR, Weight},
 };
-use crossbeam::queue::ArrayQueue;
+use crossbeam::{queue::ArrayQueue, utils::CachePadded};
 
 /// Rounds of each measurement; the table shows medians.
 const ROUNDS: usize = 9;
@@ -80,10 +80,13 @@ impl Peer {
     fn go(&mut self) {
         self.child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
     }
+}
 
-    fn finish(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+/// Ends with its measurement, also where that fails.
+impl Drop for Peer {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
@@ -112,7 +115,8 @@ fn consume(ring: &str) -> ! {
 /// Nanoseconds a record from the first push until all are acknowledged, by the other process.
 fn ring_round(agent: &AgentRing, record: &[u8], count: usize) -> f64 {
     let weight = Weight { bytes: record.len() as u64, time_ns: 0 };
-    let place = record.len() as u64 + 64;
+    // More than header and leeway.
+    let place = record.len() as u64 + 128;
     let mut room = 0;
     let start = Instant::now();
     for _ in 0..count {
@@ -162,8 +166,8 @@ fn array_queue_round(record: &[u8], count: usize) -> f64 {
 /// Records copied by one thread into an area of the ring's size, and out of it by another: the two copies and the traffic
 /// between the cores' caches that every channel by copying has, with a count on each side and nothing else.
 fn bare_copy_round(area: &[Mutex<Vec<u8>>], record: &[u8], count: usize) -> f64 {
-    let copied_in = AtomicUsize::new(0);
-    let copied_out = AtomicUsize::new(0);
+    let copied_in = CachePadded::new(AtomicUsize::new(0));
+    let copied_out = CachePadded::new(AtomicUsize::new(0));
     let start = Instant::now();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -226,7 +230,7 @@ fn throughput(ring: &BenchRing, agent: &AgentRing) {
             // Only for its own turn: two consumers that look for work would share a processor.
             let peer = Peer::start(&["consume", &ring.0.name]);
             rounds[0].push(ring_round(agent, &record, count));
-            peer.finish();
+            drop(peer);
             rounds[1].push(array_queue_round(&record, count));
             rounds[2].push(channel.round(&record, count));
             rounds[3].push(bare_copy_round(&area, &record, count));
@@ -251,7 +255,7 @@ fn wake_up(ring: &BenchRing, agent: &AgentRing) {
         agent.producer.push(Kind::Write, &[&sent.to_ne_bytes()], Weight { bytes: 8, time_ns: 0 }).unwrap();
         latencies.push(Duration::from_nanos(peer.line().trim().parse().unwrap()));
     }
-    peer.finish();
+    drop(peer);
     latencies.sort();
     let [p50, p99, max] = [0.5, 0.99, 1.0].map(|p| percentile(&latencies, p));
     println!("\nwake-up after idle: p50 {p50:?}, p99 {p99:?}, max {max:?}");

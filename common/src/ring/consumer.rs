@@ -11,7 +11,7 @@ use crate::{
 
 use super::{
     Kind,
-    layout::{self, ALIGN, CHUNK, Checksum, RECORD_HEADER, RecordHeader},
+    layout::{self, ALIGN, CHUNK, Checksum, PREFETCH_BYTES_MAX, RECORD_HEADER, RecordHeader},
     memory::Memory,
 };
 
@@ -20,6 +20,9 @@ use super::{
 const NAP: Duration = Duration::from_micros(200);
 /// The capacity in bytes from which on a ring holds what comes during a nap, at a gigabyte a second.
 const NAP_CAPACITY_MIN: u64 = 1 << 20;
+
+/// Records of fewer bytes are fetched as fast without being asked for.
+const PREFETCH_BYTES_MIN: usize = 512;
 
 /// What is wrong with the bytes at the read position.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -175,7 +178,8 @@ impl<M: Memory> Consumer<M> {
         let mut crc = header.mark();
         if kind != Kind::Discarded {
             let payload_len = usize::try_from(len - RECORD_HEADER).map_err(|_| bad_len.clone())?;
-            crc ^= self.copy_out(offset + RECORD_HEADER, payload_len, payload).ok_or(bad_len)?;
+            let is_last = position + len.next_multiple_of(ALIGN) == self.tail;
+            crc ^= self.copy_out(offset + RECORD_HEADER, payload_len, is_last, payload).ok_or(bad_len)?;
         }
         if !self.memory.is_intact() {
             return Err(ReadError::Truncated);
@@ -189,17 +193,22 @@ impl<M: Memory> Consumer<M> {
         Ok(Some(Entry { kind, seq: header.seq, end: self.position }))
     }
 
-    /// Copies a payload out; gives the checksum of the copy, or none if it does not lie in the record area.
-    fn copy_out(&self, from: u64, len: usize, payload: &mut Vec<u8>) -> Option<u32> {
+    /// Copies a payload out; gives the checksum of the copy, or none if it does not lie in the record area. What follows
+    /// is fetched while the checksum is made, unless this is the last record: the next one's place is being written.
+    fn copy_out(&self, from: u64, len: usize, is_last: bool, payload: &mut Vec<u8>) -> Option<u32> {
         payload.reserve(len);
         if len <= CHUNK {
             self.memory.read_append(from, len, payload).ok()?;
+            if !is_last && len >= PREFETCH_BYTES_MIN {
+                self.memory.will_read(from + len as u64, len.min(PREFETCH_BYTES_MAX));
+            }
             return Some(layout::checksum(payload));
         }
         let mut checksum = Checksum::new();
         while payload.len() < len {
             let done = payload.len();
             self.memory.read_append(from + done as u64, CHUNK.min(len - done), payload).ok()?;
+            self.memory.will_read(from + payload.len() as u64, PREFETCH_BYTES_MAX.min(len - payload.len()));
             checksum.update(&payload[done..]);
         }
         Some(checksum.finish())

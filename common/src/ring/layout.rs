@@ -141,9 +141,11 @@ impl Header {
     }
 }
 
-/// Bytes that are copied and checksummed at a time: few enough for the first-level cache to hold both, and for the
-/// checksum to be hidden behind the copy (measured: 97% of the copy's speed alone; all at once, 83%).
-pub(crate) const CHUNK: usize = 16 << 10;
+/// Bytes that are copied and checksummed at a time: few enough for the second-level cache to hold both, and enough for
+/// the copy to run at full speed (measured: 128 KiB at once 7.7 us, in chunks of 16 KiB 9.9 us).
+pub(crate) const CHUNK: usize = 128 << 10;
+/// How many bytes ahead the processor is asked to fetch.
+pub(crate) const PREFETCH_BYTES_MAX: usize = 4 << 10;
 
 /// CRC-32C (RFC 3720, appendix B.4) of bytes that come in pieces.
 pub(crate) struct Checksum(Digest);

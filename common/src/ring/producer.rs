@@ -14,7 +14,7 @@ use crate::{
 
 use super::{
     Kind, RingError,
-    layout::{self, ALIGN, CHUNK, Checksum, RECORD_HEADER, RecordHeader},
+    layout::{self, ALIGN, CHUNK, Checksum, PREFETCH_BYTES_MAX, RECORD_HEADER, RecordHeader},
     loss::LossLedger,
     memory::Memory,
     reservation::Reservation,
@@ -340,6 +340,8 @@ impl<M: Memory> Producer<M> {
         let payload: usize = slices.iter().map(|s| s.len()).sum();
         let len = u32::try_from(payload).unwrap_or(u32::MAX).saturating_add(RECORD_HEADER as u32);
         let mut header = RecordHeader { len, kind: kind as u8, seq, crc: 0 };
+        // Fetched while the checksum is made.
+        self.memory.will_write(offset, payload.min(PREFETCH_BYTES_MAX));
         header.crc = header.mark();
         match slices {
             [slice] if slice.len() <= CHUNK => {

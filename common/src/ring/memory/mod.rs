@@ -50,6 +50,10 @@ pub trait Memory {
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), OutOfBounds>;
     /// Appends `len` bytes of the record area to a vector, at most to the area's end.
     fn read_append(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), OutOfBounds>;
+    /// Asks the processor to fetch a part of the record area that will soon be written.
+    fn will_write(&self, _offset: u64, _len: usize) {}
+    /// Asks the processor to fetch a part of the record area that will soon be read.
+    fn will_read(&self, _offset: u64, _len: usize) {}
     /// Whether both segments are still as long as they were.
     fn is_intact(&self) -> bool;
     /// Wakes the consumer.
