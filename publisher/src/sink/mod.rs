@@ -49,12 +49,12 @@ pub enum SinkError {
     /// The Kinesis service has ended.
     #[error("the Kinesis service cannot go on: {0}; a restart sends everything unconfirmed again")]
     Kinesis(String),
-    /// No broker that is known is registered in ZooKeeper any more.
+    /// No broker that is known is registered in ZooKeeper any more, and what a transaction holds cannot go elsewhere.
     #[error(
         "the brokers registered in ZooKeeper are all others by now ({0}); a restart turns to them and sends everything unconfirmed again"
     )]
     Moved(String),
-    /// librdkafka has given up on this producer.
+    /// librdkafka has given up on this producer, and there is no other.
     #[error("the Kafka producer cannot go on: {0}; a restart sends everything unconfirmed again")]
     Kafka(String),
 }

@@ -85,7 +85,8 @@ impl Broker {
         self.process.signal(Signal::SIGCONT);
     }
 
-    /// Ends it in an orderly way: it writes down what it has taken, and knows it when it is started again.
+    /// Ends it in an orderly way: it writes down what it has taken before (what it takes meanwhile it confirms, and forgets)
+    /// and knows that, but not its producers, when it is started again.
     #[track_caller]
     pub fn terminate(&mut self) {
         self.process.terminate(wait::PATIENCE);

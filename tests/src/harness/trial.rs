@@ -1,7 +1,7 @@
 //! A fault, the writes around it, and the row that it gets in the table of faults.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fs::File,
     io::Write,
     time::{Duration, Instant},
@@ -161,7 +161,12 @@ fn read_all(reader: &mut Reader, wanted: u64) -> Vec<Event> {
             has_last |= event.message() == LAST;
             events.push(event);
         }
-        if has_last && accounted >= wanted { Ok(()) } else { Err(format!("{accounted} of {wanted}")) }
+        if has_last && accounted >= wanted {
+            return Ok(());
+        }
+        let numbers: BTreeSet<u64> = events.iter().map(|event| event.number("sequence")).collect();
+        let missing: Vec<u64> = (0..wanted).filter(|number| !numbers.contains(number)).collect();
+        Err(format!("{accounted} of {wanted}; numbers {missing:?} are missing"))
     });
     events
 }

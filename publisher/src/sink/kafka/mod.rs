@@ -9,6 +9,7 @@
 //! | ends once an operator acts (no such topic, no right to write) | the same, until `failed.give_up_after`; then refused, if there are dead letters |
 //! | the broker rejects the batch (too large, invalid) | is sent again alone |
 //! | the broker rejects the message alone | refused: a dead letter, or else a loss event takes its place |
+//! | the producer cannot go on (librdkafka calls that fatal), or ZooKeeper knows other brokers by now | another producer sends it |
 //! | the publisher ends | nothing: the ring has it |
 //!
 //! While anything waits to be sent again nothing new is sent, so that each key keeps its order. The exception that

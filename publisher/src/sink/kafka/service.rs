@@ -10,6 +10,7 @@ use std::{
 
 use rdkafka::{
     ClientContext, Message as _,
+    client::Client,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Headers as _},
@@ -59,7 +60,7 @@ pub enum Verdict {
     Barred,
     /// The message, or another one of its batch, will never be taken.
     Poison,
-    /// The publisher is ending: the ring keeps the message.
+    /// The producer has ended: another one sends the message, or else the ring keeps it.
     Ended,
 }
 
@@ -93,6 +94,47 @@ struct Voices {
     library: LogRate,
 }
 
+/// A producer's hold on the service, which outlives producers that are replaced.
+pub struct Link {
+    service: Arc<Service>,
+    /// Another producer has taken its place: what it still complains about is nobody's business.
+    is_retired: AtomicBool,
+}
+
+impl Link {
+    /// A producer's own.
+    pub fn new(service: &Arc<Service>) -> Self {
+        Self { service: Arc::clone(service), is_retired: AtomicBool::new(false) }
+    }
+
+    /// From now on errors of this producer count for nothing.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+}
+
+impl ProducerContext for Link {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        self.service.report(result, Opaque::from_number(opaque));
+    }
+}
+
+impl ClientContext for Link {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if !self.is_retired.load(Ordering::Relaxed) {
+            self.service.error(&error, reason);
+        }
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        if !self.is_retired.load(Ordering::Relaxed) {
+            self.service.log(level, facility, line);
+        }
+    }
+}
+
 /// Receives what librdkafka reports.
 pub struct Service {
     frontier: Arc<Frontier>,
@@ -108,6 +150,10 @@ pub struct Service {
     is_announced: AtomicBool,
     fatal: Mutex<Option<String>>,
     has_failed: AtomicBool,
+    /// An error was reported that may have been the producer's end.
+    is_suspect: AtomicBool,
+    /// The publisher ends: the ring has what is given back.
+    is_ending: AtomicBool,
     voices: Mutex<Voices>,
 }
 
@@ -124,13 +170,30 @@ impl Service {
             is_announced: AtomicBool::new(false),
             fatal: Mutex::new(None),
             has_failed: AtomicBool::new(false),
+            is_suspect: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
             voices: Mutex::new(Voices { outage: rate(), connection: rate(), hold: rate(), library: rate() }),
+        }
+    }
+
+    /// Whether the producer cannot go on.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Acquire)
+    }
+
+    /// Looks whether an error that was reported since the last look was the producer's end.
+    pub fn examine<C: ClientContext>(&self, client: &Client<C>) {
+        if self.is_suspect.load(Ordering::Acquire)
+            && self.is_suspect.swap(false, Ordering::AcqRel)
+            && let Some((_, reason)) = client.fatal_error()
+        {
+            self.fail(&reason);
         }
     }
 
     /// Why the producer cannot go on, if it cannot.
     pub fn fatal(&self) -> Option<String> {
-        if !self.has_failed.load(Ordering::Acquire) {
+        if !self.has_failed() {
             return None;
         }
         self.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -140,6 +203,19 @@ impl Service {
     pub fn fail(&self, reason: &str) {
         *self.fatal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
         self.has_failed.store(true, Ordering::Release);
+    }
+
+    /// Another producer takes the place of the one that cannot go on.
+    pub fn renew(&self) {
+        self.has_failed.store(false, Ordering::Release);
+        *self.fatal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.is_troubled.store(true, Ordering::Relaxed);
+        self.is_announced.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on what the producer gives back is left to the ring.
+    pub fn end(&self) {
+        self.is_ending.store(true, Ordering::Release);
     }
 
     /// Keeps a message to be sent again, and says so.
@@ -207,7 +283,12 @@ impl Service {
 
     fn failed(&self, opaque: Opaque, code: RDKafkaErrorCode, failed: Failed) {
         match verdict(code) {
-            Verdict::Ended => {}
+            Verdict::Ended if self.is_ending.load(Ordering::Acquire) => {}
+            // Its producer is replaced.
+            Verdict::Ended => {
+                self.is_troubled.store(true, Ordering::Relaxed);
+                self.retries.hold(Failed { alone: opaque.alone, ..failed });
+            }
             Verdict::Again => self.hold(failed, code),
             Verdict::Barred => self.bar(failed, code),
             Verdict::Poison if opaque.alone => self.refuse(failed, code.to_string()),
@@ -234,11 +315,10 @@ impl Service {
     }
 }
 
-impl ProducerContext for Service {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        let opaque = Opaque::from_number(opaque);
+/// What comes from librdkafka.
+impl Service {
+    /// What became of a message.
+    pub fn report(&self, result: &DeliveryResult<'_>, opaque: Opaque) {
         match result {
             Ok(message) => self.delivered(opaque.ticket, message.topic()),
             Err((error, message)) => {
@@ -263,12 +343,12 @@ impl ProducerContext for Service {
             self.retries.settle();
         }
     }
-}
 
-impl ClientContext for Service {
-    fn error(&self, error: KafkaError, reason: &str) {
+    /// Something is wrong with a broker, a connection, or the producer.
+    pub fn error(&self, error: &KafkaError, reason: &str) {
+        // The end of a producer comes under the code of what has led to it.
+        self.is_suspect.store(true, Ordering::Release);
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal) => self.fail(reason),
             Some(RDKafkaErrorCode::AllBrokersDown) => self.say(
                 |voices| &mut voices.outage,
                 |others| {
@@ -288,10 +368,11 @@ impl ClientContext for Service {
         }
     }
 
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+    /// A line for the log.
+    pub fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         match level {
-            // The same as an error above, word for word.
-            _ if matches!(facility, "FAIL" | "ERROR") => tracing::debug!("librdkafka: {line}"),
+            // The same as an error above, word for word, or what is said of the producer's end.
+            _ if matches!(facility, "FAIL" | "ERROR" | "FATAL") => tracing::debug!("librdkafka: {line}"),
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Debug => {
                 tracing::debug!("librdkafka: {facility}: {line}");
             }

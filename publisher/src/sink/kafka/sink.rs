@@ -8,10 +8,11 @@ use std::{
 
 use bywash_common::config::{Config, Delivery, Encoder, Framing};
 use rdkafka::{
+    ClientConfig,
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
+    producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig},
 };
 
 use crate::{
@@ -24,7 +25,7 @@ use super::{
     config::{PropertyError, message_bytes_max, producer_config, transactional_config},
     polled::Polled,
     retry::Failed,
-    service::{EVENT_ID_HEADER, Opaque, Service, Verdict, verdict},
+    service::{EVENT_ID_HEADER, Link, Opaque, Service, Verdict, verdict},
     zookeepers::{Watch, locate},
 };
 
@@ -39,11 +40,21 @@ const FLUSH_STEP: Duration = Duration::from_millis(100);
 /// How long the end waits for librdkafka's threads, which a name server that hangs can hold.
 const DESTROY_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a new producer has before it is replaced in turn.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Sends to Kafka.
 pub struct KafkaSink {
-    producer: Polled<Service>,
+    producer: Polled<Link>,
+    service: Arc<Service>,
+    /// The producer's properties.
+    client: ClientConfig,
+    /// The producer gives back what it has, to make room for another one.
+    is_leaving: bool,
+    /// Before then the producer is not replaced.
+    not_before: Instant,
     watch: Option<Watch>,
-    /// Those that it began with.
+    /// Those that the producer began with.
     brokers: Vec<String>,
     encoder: &'static str,
     message_bytes_max: usize,
@@ -81,20 +92,70 @@ impl KafkaSink {
     pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Self, OpenError> {
         let (config, watch) = locate(config)?;
         let client = producer_config(&config)?;
-        let producer = BaseProducer::from_config_and_context(
-            &client,
-            Service::new(frontier, Patience::new(&config.failed)),
-        )
-        .map_err(|error| OpenError::Producer(error.to_string()))?;
-        let producer = Polled::start(producer).map_err(|error| OpenError::Producer(error.to_string()))?;
+        let service = Arc::new(Service::new(frontier, Patience::new(&config.failed)));
+        let producer = produce(&client, &service)?;
         tracing::info!("sending to Kafka at {}", config.kafka.brokers.join(","));
-        let message_bytes_max = message_bytes_max(&client);
-        let brokers = config.kafka.brokers.clone();
-        Ok(Self { producer, watch, brokers, encoder: config.event.encoder.word(), message_bytes_max })
+        Ok(Self {
+            producer,
+            service,
+            message_bytes_max: message_bytes_max(&client),
+            client,
+            is_leaving: false,
+            not_before: Instant::now(),
+            watch,
+            brokers: config.kafka.brokers.clone(),
+            encoder: config.event.encoder.word(),
+        })
     }
 
     pub(super) fn service(&self) -> &Service {
-        self.producer.client().context()
+        &self.service
+    }
+
+    /// Has the producer give back what it has, once it cannot go on or its brokers are gone.
+    fn look_for_the_end(&mut self) {
+        self.service.examine(self.producer.client());
+        if let Some(brokers) = self.watch.as_ref().and_then(|watch| watch.moved(&self.brokers)) {
+            let addresses = brokers.join(",");
+            tracing::warn!(
+                "the brokers registered in ZooKeeper are all others by now ({addresses}): turning to them; what is not \
+                 confirmed is sent again"
+            );
+            self.client.set("bootstrap.servers", addresses);
+            self.brokers = brokers;
+        } else if let Some(reason) = self.service.fatal().filter(|_| self.not_before <= Instant::now()) {
+            tracing::warn!(
+                "the Kafka producer cannot go on, and another one takes its place: {reason}; what is not confirmed is \
+                 sent again"
+            );
+        } else {
+            return;
+        }
+        self.is_leaving = true;
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+    }
+
+    /// Puts another producer into the place of one that has given back what it had.
+    fn renew(&mut self) -> Result<(), SinkError> {
+        if self.producer.in_flight_count() > 0 {
+            return Ok(());
+        }
+        self.producer.client().context().retire();
+        self.service.renew();
+        let producer =
+            produce(&self.client, &self.service).map_err(|error| SinkError::Kafka(error.to_string()))?;
+        let old = std::mem::replace(&mut self.producer, producer);
+        // Its threads may be long in ending, and nobody needs to wait.
+        let ended = thread::Builder::new().name("destroy".to_owned()).spawn(move || drop(old));
+        ended.map_err(|error| SinkError::Kafka(error.to_string()))?;
+        self.is_leaving = false;
+        self.not_before = Instant::now() + RENEWAL_INTERVAL;
+        Ok(())
+    }
+
+    /// Whether the producer takes no more messages.
+    fn is_ending(&self) -> bool {
+        self.is_leaving || self.service.has_failed()
     }
 
     fn hand_over(&self, message: &Message<'_>, opaque: Opaque) -> Result<(), RDKafkaErrorCode> {
@@ -113,9 +174,9 @@ impl KafkaSink {
     }
 
     /// Sends again what waits for that, as far as it may.
-    fn resend(&self) -> Result<(), SinkError> {
+    fn resend(&self) {
         let retries = &self.service().retries;
-        let Some(due) = retries.due() else { return Ok(()) };
+        let Some(due) = retries.due() else { return };
         if due.suspect.is_some() {
             // Makes librdkafka look again at a topic that it believes not to exist; what it finds shows below.
             let _ = self.producer.client().fetch_metadata(due.suspect.as_deref(), TOPIC_LOOK_TIMEOUT);
@@ -141,29 +202,26 @@ impl KafkaSink {
                     break;
                 }
                 Err(code) => {
-                    self.judge(code, Failed { alone: false, ..failed })?;
+                    self.judge(code, Failed { alone: false, ..failed });
                     retries.settle();
                     break;
                 }
             }
         }
-        Ok(())
     }
 
     /// Deals with a message that librdkafka did not take.
-    fn judge(&self, code: RDKafkaErrorCode, failed: Failed) -> Result<(), SinkError> {
+    fn judge(&self, code: RDKafkaErrorCode, failed: Failed) {
         match verdict(code) {
             Verdict::Again => self.service().hold(failed, code),
             Verdict::Barred => self.service().bar(failed, code),
             Verdict::Poison => self.service().refuse(failed, code.to_string()),
-            Verdict::Ended => return Err(self.broken(code)),
+            Verdict::Ended => {
+                let fatal = self.producer.client().fatal_error().map(|(_, reason)| reason);
+                self.service().fail(&fatal.unwrap_or_else(|| code.to_string()));
+                self.service().hold(failed, code);
+            }
         }
-        Ok(())
-    }
-
-    fn broken(&self, code: RDKafkaErrorCode) -> SinkError {
-        let fatal = self.producer.client().fatal_error().map(|(_, reason)| reason);
-        SinkError::Kafka(fatal.or_else(|| self.service().fatal()).unwrap_or_else(|| code.to_string()))
     }
 }
 
@@ -173,7 +231,7 @@ impl Sink for KafkaSink {
     }
 
     fn send(&mut self, message: &Message<'_>, ticket: Ticket) -> Result<(), SendError> {
-        if self.service().retries.is_holding() {
+        if self.service().retries.is_holding() || self.is_ending() {
             return Err(SendError::Full);
         }
         if self.service().refuses(message.topic) {
@@ -193,19 +251,23 @@ impl Sink for KafkaSink {
                     alone: false,
                     barred: None,
                 };
-                Ok(self.judge(code, failed)?)
+                self.judge(code, failed);
+                Ok(())
             }
         }
     }
 
     fn poll(&mut self) -> Result<(), SinkError> {
-        if let Some(reason) = self.service().fatal() {
-            return Err(SinkError::Kafka(reason));
+        if !self.is_leaving {
+            self.look_for_the_end();
         }
-        if let Some(watch) = &self.watch {
-            watch.check(&self.brokers)?;
+        if self.is_leaving {
+            self.renew()?;
         }
-        if self.service().retries.is_holding() { self.resend() } else { Ok(()) }
+        if self.service().retries.is_holding() && !self.is_ending() {
+            self.resend();
+        }
+        Ok(())
     }
 
     fn set_encoder(&mut self, encoder: Encoder) {
@@ -231,8 +293,16 @@ impl Sink for KafkaSink {
             // Time running out is what the loop is for.
             let _ = self.producer.flush(left.min(FLUSH_STEP));
         }
+        self.service.end();
         destroy(self.producer);
     }
+}
+
+/// A producer with a thread for its reports.
+fn produce(client: &ClientConfig, service: &Arc<Service>) -> Result<Polled<Link>, OpenError> {
+    let producer = BaseProducer::from_config_and_context(client, Link::new(service))
+        .map_err(|error| OpenError::Producer(error.to_string()))?;
+    Polled::start(producer).map_err(|error| OpenError::Producer(error.to_string()))
 }
 
 /// Takes a producer down, in a thread of its own if that takes long.

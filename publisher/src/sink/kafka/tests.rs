@@ -179,3 +179,31 @@ fn what_is_too_large_for_librdkafka_is_refused_at_once() {
     assert!(matches!(sent, Err(SendError::Refused(_))), "{sent:?}");
     Box::new(sink).close(Instant::now());
 }
+
+#[test]
+fn a_producer_that_cannot_go_on_is_replaced_and_its_messages_are_sent_again_in_order() {
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (mut sink, frontier) = sink(&cluster);
+    // Which librdkafka holds to be the end, where the first batch that is on its way gets it.
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
+    );
+    let sent: Vec<Vec<u8>> = (0..100_u8).map(|i| vec![i]).collect();
+    for (i, payload) in sent.iter().enumerate() {
+        sink.send(&message(payload), frontier.open(record(i as u64))).unwrap();
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while !sink.service().retries.is_holding() {
+        assert!(Instant::now() < deadline, "the failure was not reported");
+        std::thread::yield_now();
+    }
+    let later = frontier.open(record(100));
+    assert!(matches!(sink.send(&message(b"later"), later), Err(SendError::Full)));
+    until(&mut sink, &frontier, |f| f.in_flight() == 1);
+    sink.send(&message(b"later"), later).unwrap();
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
+    assert_eq!(payloads(&cluster, 101), [sent, vec![b"later".to_vec()]].concat());
+    Box::new(sink).close(Instant::now());
+}

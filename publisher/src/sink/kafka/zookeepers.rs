@@ -14,7 +14,7 @@ use bywash_common::config::Config;
 use serde_json::Value;
 use zookeeper_client::{Client, Error, EventType};
 
-use crate::{rate::LogRate, sink::SinkError};
+use crate::rate::LogRate;
 
 /// Where brokers register (kafka.zk.BrokerIdsZNode).
 const BROKERS: &str = "/brokers/ids";
@@ -50,18 +50,11 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Looks whether the registered brokers are still those that a client began with, or some of them.
-    ///
-    /// # Errors
-    /// [`SinkError::Moved`] if all of them are others: librdkafka cannot find those by itself.
-    pub fn check(&self, known: &[String]) -> Result<(), SinkError> {
+    /// The registered brokers, if all of them are others than those that a client began with: librdkafka cannot find those
+    /// by itself. Gives each news once.
+    pub fn moved(&self, known: &[String]) -> Option<Vec<String>> {
         let news = self.found.lock().unwrap_or_else(PoisonError::into_inner).news.take();
-        match news {
-            Some(brokers) if !brokers.iter().any(|broker| known.contains(broker)) => {
-                Err(SinkError::Moved(brokers.join(",")))
-            }
-            _ => Ok(()),
-        }
+        news.filter(|brokers| !brokers.iter().any(|broker| known.contains(broker)))
     }
 }
 

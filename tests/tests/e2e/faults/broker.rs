@@ -43,6 +43,23 @@ fn a_broker_that_stands_still_for_a_minute_costs_nothing() {
 }
 
 #[test]
+fn a_broker_that_is_restarted_costs_nothing() {
+    let mut broker = Broker::start();
+    let mut bywash = Bywash::start(&broker, &Settings::default());
+    let mut trial = Trial::begin("broker ends (SIGTERM) and comes back", &mut bywash);
+    for _ in 0..2 {
+        // What this broker takes while it ends, it confirms and forgets.
+        bywash.drain(PATIENCE);
+        broker.terminate();
+        trial.write_during(&mut bywash, FAULT_TIME / 4, |_| ());
+        broker.start_again();
+        trial.write_during(&mut bywash, FAULT_TIME / 4, |_| ());
+    }
+    let outcome = trial.end(&bywash, &mut broker.read("logs"));
+    assert_eq!(outcome.received, outcome.sent);
+}
+
+#[test]
 fn a_publisher_that_ends_while_the_broker_is_away_ends_in_time_and_costs_nothing() {
     const BOUND: Duration = Duration::from_secs(2);
     let settings = Settings { publisher: "shutdown_timeout = \"2s\"", ..Settings::default() };

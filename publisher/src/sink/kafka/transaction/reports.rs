@@ -50,7 +50,7 @@ impl ProducerContext for Reports {
 
 impl ClientContext for Reports {
     fn error(&self, error: KafkaError, reason: &str) {
-        self.service.error(error, reason);
+        self.service.error(&error, reason);
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {

@@ -157,11 +157,12 @@ impl TransactionalSink {
 
     /// One step towards the next state.
     fn step(&mut self) -> Result<(), SinkError> {
+        self.reports().service.examine(self.producer.client());
         if let Some(reason) = self.reports().service.fatal() {
             return Err(self.broken(&reason));
         }
-        if let Some(watch) = &self.watch {
-            watch.check(&self.brokers)?;
+        if let Some(brokers) = self.watch.as_ref().and_then(|watch| watch.moved(&self.brokers)) {
+            return Err(SinkError::Moved(brokers.join(",")));
         }
         match self.state {
             State::Starting { is_fenced } => self.start(is_fenced),
