@@ -28,7 +28,7 @@ pub use capture::{Capture, Captured};
 pub use cluster::Cluster;
 pub use event::Event;
 pub use fault_proxy::{Fault, FaultProxy};
-pub use kafka_proxy::{Cut, KafkaProxy};
+pub use kafka_proxy::{Account, Authority, Cut, Guard, KafkaProxy, Mechanism};
 pub use kinesis::Kinesis;
 pub use process::Process;
 pub use topic::{Message, Reader};

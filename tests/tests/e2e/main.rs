@@ -30,6 +30,7 @@ mod overlay;
 mod quota;
 mod reload;
 mod reload_publisher;
+mod security;
 mod shutdown;
 mod sleep;
 mod spool;

@@ -4,6 +4,7 @@
 //! A publisher that is killed at each place where it does something is `kill.rs`'s and `exactly_once.rs`'s; here it is
 //! killed at all of them one after the other.
 
+mod access;
 mod broker;
 mod errors;
 mod network;

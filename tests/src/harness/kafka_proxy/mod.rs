@@ -1,7 +1,14 @@
-//! Stands between a publisher and a Kafka-protocol broker, and cuts connections at chosen requests.
+//! Stands between a publisher and a Kafka-protocol broker, cuts connections at chosen requests, and asks for TLS and SASL as
+//! a broker of a guarded cluster does.
 //!
 //! Brokers tell their clients where they are: those answers are changed, so that clients come back to the proxy.
 //! The protocol: <https://kafka.apache.org/protocol>.
+
+mod sasl;
+mod tls;
+
+pub use sasl::{Account, Mechanism};
+pub use tls::Authority;
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -13,7 +20,10 @@ use std::{
     thread,
 };
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
 use super::Broker;
+use sasl::Session;
 
 /// The key of Produce requests.
 const PRODUCE: i16 = 0;
@@ -21,6 +31,9 @@ const PRODUCE: i16 = 0;
 const WHEREABOUTS: [i16; 2] = [3, 10];
 /// Nothing that is sent here is larger.
 const FRAME_BYTES_MAX: usize = 64 << 20;
+
+/// A request's head: key, version, number, and the length of the client's id. No answer is shorter.
+const HEAD_BYTES: usize = 10;
 
 /// What happens to a Produce request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +46,21 @@ pub enum Cut {
     InAnswer,
 }
 
+/// What a client has to bring.
+#[derive(Clone, Default)]
+pub struct Guard {
+    /// Speaks TLS, and how.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Lets nobody else in.
+    pub account: Option<Account>,
+}
+
 type Plan = Box<dyn FnMut() -> Cut + Send>;
 
 struct State {
     upstream: SocketAddr,
     address: SocketAddr,
+    guard: Guard,
     plan: Mutex<Plan>,
     cuts: AtomicU32,
     ends: AtomicBool,
@@ -52,10 +75,16 @@ pub struct KafkaProxy {
 impl KafkaProxy {
     /// Starts a proxy that does no harm.
     pub fn start(broker: &Broker) -> Self {
+        Self::start_guarded(broker, Guard::default())
+    }
+
+    /// Starts a proxy that lets in who knows how.
+    pub fn start_guarded(broker: &Broker, guard: Guard) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let state = Arc::new(State {
             upstream: broker.socket_address(),
             address: listener.local_addr().expect("a bound address"),
+            guard,
             plan: Mutex::new(Box::new(|| Cut::None)),
             cuts: AtomicU32::new(0),
             ends: AtomicBool::new(false),
@@ -110,13 +139,25 @@ impl Drop for KafkaProxy {
 
 impl State {
     /// One request after the other, as brokers answer them.
-    fn serve(&self, mut client: &TcpStream) -> io::Result<()> {
-        let mut upstream = TcpStream::connect(self.upstream)?;
+    fn serve(&self, client: &TcpStream) -> io::Result<()> {
         client.set_nodelay(true)?;
+        let Some(tls) = &self.guard.tls else { return self.serve_wire(client) };
+        let connection = ServerConnection::new(Arc::clone(tls)).map_err(io::Error::other)?;
+        self.serve_wire(StreamOwned::new(connection, client))
+    }
+
+    fn serve_wire(&self, mut client: impl Read + Write) -> io::Result<()> {
+        let mut upstream = TcpStream::connect(self.upstream)?;
         upstream.set_nodelay(true)?;
+        let mut session = self.guard.account.as_ref().map(Session::new);
         loop {
             let request = read_frame(&mut client)?;
-            let api_key = i16::from_be_bytes([request[4], request[5]]);
+            if let Some(answer) = session.as_mut().and_then(|session| session.answer(&request).transpose()) {
+                client.write_all(&answer?)?;
+                client.flush()?;
+                continue;
+            }
+            let api_key = api_key(&request);
             let cut = if api_key == PRODUCE { (self.plan.lock().unwrap())() } else { Cut::None };
             self.cuts.fetch_add((cut != Cut::None).into(), Ordering::Relaxed);
             if cut == Cut::InRequest {
@@ -127,10 +168,15 @@ impl State {
             if WHEREABOUTS.contains(&api_key) {
                 self.take_the_brokers_place(&mut answer);
             }
+            if let Some(session) = &session {
+                session.declare(&request, &mut answer);
+            }
             if cut == Cut::InAnswer {
-                return client.write_all(&answer[..answer.len() / 2]);
+                client.write_all(&answer[..answer.len() / 2])?;
+                return client.flush();
             }
             client.write_all(&answer)?;
+            client.flush()?;
         }
     }
 
@@ -151,12 +197,17 @@ impl State {
     }
 }
 
+/// Which request it is.
+fn api_key(request: &[u8]) -> i16 {
+    i16::from_be_bytes([request[4], request[5]])
+}
+
 /// A request or an answer with its length in front.
 fn read_frame(from: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut frame = vec![0; 4];
     from.read_exact(&mut frame)?;
     let length = usize::try_from(i32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]));
-    let length = length.ok().filter(|length| (2..=FRAME_BYTES_MAX).contains(length));
+    let length = length.ok().filter(|length| (HEAD_BYTES..=FRAME_BYTES_MAX).contains(length));
     frame.resize(4 + length.ok_or(ErrorKind::InvalidData)?, 0);
     from.read_exact(&mut frame[4..])?;
     Ok(frame)
