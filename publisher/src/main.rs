@@ -4,7 +4,13 @@ use std::process::ExitCode;
 
 use bywash_common::{config::ConfigError, exit::Exit};
 use clap::Parser;
+use mimalloc::MiMalloc;
 use publisher::{cli, sink};
+
+/// Of librdkafka too. A message is freed by another thread than the one that made it: with the C library's allocator these
+/// two wait for each other's locks, and deliver a fifth less.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

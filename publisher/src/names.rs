@@ -94,14 +94,13 @@ impl Names {
         Ok(Self { known, requests, answers, outstanding: 0, is_stuck: false, first_wait })
     }
 
-    /// The name, or the number as text where there is none or it is not known yet.
-    pub fn name(&mut self, id: Id) -> Arc<str> {
+    /// The name, or the number as text where there is none or it is not known yet. `now` may be a moment old.
+    pub fn name(&mut self, id: Id, now: Instant) -> Arc<str> {
         while self.outstanding > 0
             && let Ok(answer) = self.answers.try_recv()
         {
             self.learn(answer);
         }
-        let now = Instant::now();
         match self.known.get_mut(&id) {
             Some(known) if known.stale_at > now => return Arc::clone(&known.name),
             Some(known) => {
@@ -116,7 +115,7 @@ impl Names {
         let number: Arc<str> = id.number().to_string().into();
         self.remember(id, Arc::clone(&number), now);
         if self.ask(id) && !self.is_stuck {
-            self.wait_for(id, now + self.first_wait);
+            self.wait_for(id, Instant::now() + self.first_wait);
         }
         self.known.get(&id).map_or(number, |known| Arc::clone(&known.name))
     }
@@ -175,9 +174,9 @@ mod tests {
     #[test]
     fn root_has_a_name_and_an_unknown_number_stays_one() {
         let mut names = Names::of_the_system().unwrap();
-        assert_eq!(&*names.name(Id::User(0)), "root");
-        assert_eq!(&*names.name(Id::Group(0)), "root");
-        assert_eq!(&*names.name(Id::User(3_999_999_999)), "3999999999");
+        assert_eq!(&*names.name(Id::User(0), Instant::now()), "root");
+        assert_eq!(&*names.name(Id::Group(0), Instant::now()), "root");
+        assert_eq!(&*names.name(Id::User(3_999_999_999), Instant::now()), "3999999999");
     }
 
     #[test]
@@ -189,7 +188,7 @@ mod tests {
         };
         let mut names = Names::new(look_up, Duration::from_secs(60)).unwrap();
         for _ in 0..3 {
-            assert_eq!(&*names.name(Id::User(7)), "User(7)");
+            assert_eq!(&*names.name(Id::User(7), Instant::now()), "User(7)");
         }
         drop(names);
         assert_eq!(counted.iter().count(), 1);
@@ -203,12 +202,14 @@ mod tests {
             Some("late".to_owned())
         };
         let mut names = Names::new(look_up, Duration::from_millis(1)).unwrap();
-        assert_eq!(&*names.name(Id::User(7)), "7");
+        assert_eq!(&*names.name(Id::User(7), Instant::now()), "7");
         assert!(names.is_stuck);
         names.first_wait = Duration::from_secs(3600);
-        assert_eq!(&*names.name(Id::User(8)), "8");
+        assert_eq!(&*names.name(Id::User(8), Instant::now()), "8");
         drop(release);
-        while &*names.name(Id::User(7)) != "late" || &*names.name(Id::User(8)) != "late" {
+        while &*names.name(Id::User(7), Instant::now()) != "late"
+            || &*names.name(Id::User(8), Instant::now()) != "late"
+        {
             std::thread::yield_now();
         }
     }
@@ -217,7 +218,7 @@ mod tests {
     fn memory_is_bounded() {
         let mut names = Names::new(|_| None, Duration::from_secs(60)).unwrap();
         for uid in 0..=NAMES_MAX as u32 {
-            names.name(Id::User(uid));
+            names.name(Id::User(uid), Instant::now());
         }
         assert!(names.known.len() <= NAMES_MAX);
     }

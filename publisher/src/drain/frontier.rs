@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -114,8 +114,6 @@ struct State {
     last_end: u64,
     held_bytes: u64,
     refused: Vec<Refused>,
-    /// Counts what may let a waiting drain go on.
-    events: u64,
     /// Threads in [`Frontier::wait_past`]. Only they are worth the system call of a notification.
     waiting: usize,
 }
@@ -126,6 +124,13 @@ pub struct Frontier {
     state: Mutex<State>,
     moved: Condvar,
     keeps_letters: AtomicBool,
+    // What the drain asks for with every record, so that it need not wait for the lock. Changed under the lock alone.
+    /// Another record may be opened.
+    has_room: AtomicBool,
+    /// Somebody may take a refusal.
+    has_refused: AtomicBool,
+    /// Counts what may let a waiting drain go on.
+    events: AtomicU64,
 }
 
 impl Frontier {
@@ -139,11 +144,19 @@ impl Frontier {
             last_end: 0,
             held_bytes: 0,
             refused: Vec::new(),
-            events: 0,
             waiting: 0,
         };
-        let keeps_letters = AtomicBool::new(false);
-        Self { bounds, state: Mutex::new(state), moved: Condvar::new(), keeps_letters }
+        let frontier = Self {
+            bounds,
+            state: Mutex::new(state),
+            moved: Condvar::new(),
+            keeps_letters: AtomicBool::new(false),
+            has_room: AtomicBool::new(true),
+            has_refused: AtomicBool::new(false),
+            events: AtomicU64::new(0),
+        };
+        frontier.look_for_room(&frontier.lock());
+        frontier
     }
 
     /// The state is valid whenever the lock is free, also after a panic of its holder.
@@ -166,6 +179,7 @@ impl Frontier {
         state.held_bytes += record.held_bytes;
         state.pending.push_back(Pending { record, messages: 1, announced: !record.is_write });
         state.note_in_flight();
+        self.look_for_room(&state);
         ticket
     }
 
@@ -210,8 +224,15 @@ impl Frontier {
 
     /// One of the record's messages is delivered.
     pub fn complete(&self, ticket: Ticket) {
+        self.complete_all(&[ticket]);
+    }
+
+    /// One message of each of the records is delivered: the same as [`Self::complete`] for each, for less.
+    pub fn complete_all(&self, tickets: &[Ticket]) {
         let mut state = self.lock();
-        state.complete(ticket);
+        state.complete(tickets);
+        self.look_for_room(&state);
+        self.events.fetch_add(tickets.len() as u64, Ordering::Release);
         self.notify(state);
     }
 
@@ -222,7 +243,8 @@ impl Frontier {
         let Some(pending) = state.get(ticket) else { return };
         let record = pending.record;
         state.refused.push(Refused { ticket, record, letter });
-        state.events += 1;
+        self.has_refused.store(true, Ordering::Release);
+        self.events.fetch_add(1, Ordering::Release);
         self.notify(state);
     }
 
@@ -253,23 +275,37 @@ impl Frontier {
 
     /// The refusals since the last time, oldest first.
     pub fn take_refused(&self) -> Vec<Refused> {
-        std::mem::take(&mut self.lock().refused)
+        if !self.has_refused() {
+            return Vec::new();
+        }
+        let mut state = self.lock();
+        self.has_refused.store(false, Ordering::Release);
+        std::mem::take(&mut state.refused)
+    }
+
+    /// Whether there are refusals to be taken.
+    pub fn has_refused(&self) -> bool {
+        self.has_refused.load(Ordering::Acquire)
     }
 
     /// Whether another record may be opened.
     pub fn has_room(&self) -> bool {
-        let state = self.lock();
-        state.pending.len() < self.bounds.records && state.held_bytes < self.bounds.bytes
+        self.has_room.load(Ordering::Acquire)
+    }
+
+    fn look_for_room(&self, state: &State) {
+        let has_room = state.pending.len() < self.bounds.records && state.held_bytes < self.bounds.bytes;
+        self.has_room.store(has_room, Ordering::Release);
     }
 
     /// A count that grows with every report; for [`Self::wait_past`].
     pub fn events(&self) -> u64 {
-        self.lock().events
+        self.events.load(Ordering::Acquire)
     }
 
     /// Waits until there was a report after the one that `seen` counted, at most for `timeout`.
     pub fn wait_past(&self, seen: u64, timeout: Duration) {
-        let unmoved = |state: &mut State| state.events == seen;
+        let unmoved = |_: &mut State| self.events() == seen;
         let mut state = self.lock();
         state.waiting += 1;
         let waited = self.moved.wait_timeout_while(state, timeout, unmoved);
@@ -288,10 +324,12 @@ impl State {
         self.pending.get_mut(index)
     }
 
-    fn complete(&mut self, ticket: Ticket) {
-        self.events += 1;
-        let Some(pending) = self.get(ticket) else { return };
-        pending.messages = pending.messages.saturating_sub(1);
+    fn complete(&mut self, tickets: &[Ticket]) {
+        for ticket in tickets {
+            if let Some(pending) = self.get(*ticket) {
+                pending.messages = pending.messages.saturating_sub(1);
+            }
+        }
         let mut progress = Progress::default();
         while let Some(done) = self.pending.pop_front_if(|p| p.messages == 0) {
             let Record { end, sequence, data_bytes, held_bytes, is_write, .. } = done.record;

@@ -53,6 +53,9 @@ const IDLE_WAIT: Duration = Duration::from_millis(250);
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 /// After how many records a busy drain has the spool look at the ring; one that waits does so each time.
 const LOOK_RECORDS: u64 = 256;
+/// How many records a busy drain takes before it looks at everything else: at the clock, the configuration, letters, and
+/// what of its own the sink has to do.
+const TURN_RECORDS: u32 = 64;
 /// How often an idle drain looks whether the agent has begun a new ring.
 const SUCCESSOR_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -140,9 +143,20 @@ impl Drain {
             }
             self.outlet.poll()?;
             self.keep_room()?;
+            self.take_turn()?;
+        }
+        Ok(())
+    }
+
+    /// Takes records until there is something else to do.
+    fn take_turn(&mut self) -> Result<(), DrainError> {
+        for _ in 0..TURN_RECORDS {
+            // What a stop has left unsent comes first after the restart: nothing may go before it.
+            if self.stop.is_requested() || self.frontier.has_refused() {
+                break;
+            }
             if !self.frontier.has_room() {
-                self.wait_for_room()?;
-                continue;
+                return Ok(self.wait_for_room()?);
             }
             match self.intake.next(&mut self.payload) {
                 Ok(Taken::Record(entry)) => {
@@ -152,11 +166,11 @@ impl Drain {
                     self.take(entry)?;
                 }
                 Ok(Taken::Gap { first_seq, records, end }) => self.outlet.gap(first_seq, records, end)?,
-                Ok(Taken::Nothing) => self.idle()?,
-                Ok(Taken::End) => self.end_stream()?,
+                Ok(Taken::Nothing) => return self.idle(),
+                Ok(Taken::End) => return self.end_stream(),
                 // Nothing behind it can be read either.
                 Err(error @ ReadError::Truncated) => return Err(error.into()),
-                Err(error) => self.pass_damage(&error)?,
+                Err(error) => return Ok(self.pass_damage(&error)?),
             }
         }
         Ok(())

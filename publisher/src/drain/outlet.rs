@@ -1,7 +1,13 @@
 //! From a record to the sink: names, encoding, splitting, back-pressure.
 
 use std::{
-    ffi::OsStr, fmt::Write as _, ops::Range, os::unix::ffi::OsStrExt, path::Path, sync::Arc, time::Duration,
+    ffi::OsStr,
+    fmt::Write as _,
+    ops::Range,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bywash_common::{
@@ -48,6 +54,8 @@ pub struct Outlet {
     event_id: String,
     payload: Vec<u8>,
     burial: Burial,
+    /// When it was last polled: recent enough to tell whether a name is stale, and cheaper than the clock.
+    polled: Instant,
 }
 
 impl Outlet {
@@ -74,6 +82,7 @@ impl Outlet {
             event_id: String::new(),
             payload: Vec::new(),
             burial,
+            polled: Instant::now(),
         }
     }
 
@@ -103,6 +112,7 @@ impl Outlet {
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
     pub fn poll(&mut self) -> Result<(), SinkError> {
+        self.polled = Instant::now();
         self.sink.poll()?;
         let unkept = self.burial.poll(&self.frontier, &self.status);
         self.announce(&unkept)?;
@@ -134,7 +144,7 @@ impl Outlet {
     }
 
     /// Closes the sink; see [`Sink::close`]. What it has refused is kept if it can be kept, and stays in the ring if not.
-    pub fn close(mut self, deadline: std::time::Instant) {
+    pub fn close(mut self, deadline: Instant) {
         self.sink.close(deadline);
         self.burial.finish(&self.frontier, &self.status);
     }
@@ -165,8 +175,9 @@ impl Outlet {
             None => self.name_event(format_args!("{sequence}")),
             Some(Stretch { begin, len }) => self.name_event(format_args!("{sequence}.{begin}+{len}")),
         }
-        let names = (write.origin == Origin::Write)
-            .then(|| (self.names.name(Id::User(write.uid)), self.names.name(Id::Group(write.gid))));
+        let mut name = |id| self.names.name(id, self.polled);
+        let names =
+            (write.origin == Origin::Write).then(|| (name(Id::User(write.uid)), name(Id::Group(write.gid))));
         let writer = names.as_ref().map(|(user, group)| Writer {
             pid: write.pid,
             uid: write.uid,
