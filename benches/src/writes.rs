@@ -50,7 +50,7 @@ impl Writes {
                 unattributed: false,
                 time_ns: time_ns(i),
                 offset: self.offset(i),
-                event_id: &format!("00000000-0000-0000-0000-000000000000-{i}"),
+                event_id: &Self::event_id(i),
                 sequence: i as u64,
                 part: None,
                 piece: None,
@@ -60,6 +60,11 @@ impl Writes {
             (path, payload)
         };
         (0..self.count).map(encode).collect()
+    }
+
+    /// The event id of the `i`-th, of a ring whose uuid is nothing.
+    pub fn event_id(i: usize) -> String {
+        format!("00000000-0000-0000-0000-000000000000-{i}")
     }
 
     fn path(self, i: usize) -> String {

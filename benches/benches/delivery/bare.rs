@@ -13,13 +13,30 @@ use bywash_tests::harness::{Broker, wait};
 use rdkafka::{
     ClientConfig, ClientContext,
     error::RDKafkaErrorCode,
+    message::{Header, OwnedHeaders},
     producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer},
 };
 
 use crate::Taken;
 
-/// The topic of the bare producer.
-const TOPIC: &str = "bare";
+/// What the messages have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What the publisher's have: key, payload and the two headers.
+    Same,
+    /// Key and payload alone.
+    NoHeaders,
+}
+
+impl Kind {
+    fn topic(self) -> &'static str {
+        match self {
+            Self::Same => "bare",
+            Self::NoHeaders => "bare-no-headers",
+        }
+    }
+}
+
 /// What the publisher's default comes to.
 const QUEUE_MESSAGES_MAX: &str = "200000";
 
@@ -39,8 +56,9 @@ impl ProducerContext for Count {
 }
 
 /// Sends as many events to the broker as the publisher does, with its properties.
-pub fn measure(broker: &Broker, writes: Writes) -> Taken {
+pub fn measure(broker: &Broker, writes: Writes, kind: Kind) -> Taken {
     let payloads = writes.payloads();
+    let ids: Vec<String> = (0..writes.count).map(Writes::event_id).collect();
     let (begin, cpu) = (Instant::now(), cpu_time(std::process::id().cast_signed()));
     let delivered = Arc::new(AtomicUsize::new(0));
     let producer: ThreadedProducer<Count> = ClientConfig::new()
@@ -53,8 +71,14 @@ pub fn measure(broker: &Broker, writes: Writes) -> Taken {
         .set("queue.buffering.max.messages", QUEUE_MESSAGES_MAX)
         .create_with_context(Count(Arc::clone(&delivered)))
         .expect("a producer");
-    for (path, payload) in &payloads {
-        let mut record = BaseRecord::to(TOPIC).payload(payload).key(path);
+    for ((path, payload), id) in payloads.iter().zip(&ids) {
+        let mut record = BaseRecord::to(kind.topic()).payload(payload).key(path);
+        if kind == Kind::Same {
+            let headers = OwnedHeaders::new_with_capacity(2)
+                .insert(Header { key: "event_id", value: Some(id) })
+                .insert(Header { key: "encoder", value: Some("logstash_base64") });
+            record = record.headers(headers);
+        }
         while let Err((error, back)) = producer.send(record) {
             assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull));
             std::thread::sleep(Duration::from_millis(1));

@@ -11,13 +11,14 @@ use crate::Taken;
 /// The topic of ours.
 const TOPIC: &str = "ours";
 
-/// Drains as many writes to the broker.
+/// Drains as many writes to the broker. There is no spool: in a ring that is full from the beginning it would take what is
+/// about to be sent.
 pub fn measure(broker: &Broker, writes: Writes) -> Taken {
     let ring = FilledRing::new("delivery", writes);
     let directory = temporary_directory();
     let config = directory.path().join("bywash.toml");
     let text = format!(
-        "[ring]\nname = {:?}\n[kafka]\nbrokers = [{:?}]\ntopic = {TOPIC:?}\n",
+        "[ring]\nname = {:?}\n[kafka]\nbrokers = [{:?}]\ntopic = {TOPIC:?}\n[spool]\nsize_max = 0\n",
         ring.name,
         broker.address()
     );
