@@ -11,7 +11,7 @@ use crate::{
 
 use super::{
     Kind,
-    layout::{self, ALIGN, CHUNK, Checksum, PREFETCH_BYTES_MAX, RECORD_HEADER, RecordHeader},
+    layout::{self, ALIGN, CHUNK, Checksum, RECORD_HEADER, RecordHeader},
     memory::Memory,
 };
 
@@ -21,8 +21,15 @@ const NAP: Duration = Duration::from_micros(200);
 /// The capacity in bytes from which on a ring holds what comes during a nap, at a gigabyte a second.
 const NAP_CAPACITY_MIN: u64 = 1 << 20;
 
-/// Records of fewer bytes are fetched as fast without being asked for.
-const PREFETCH_BYTES_MIN: usize = 512;
+/// Payloads of fewer bytes are fetched as fast without being asked for.
+const CHUNKED_BYTES_MIN: usize = 512;
+/// Payloads of more bytes are copied in one piece: the processor's own string copy, which fetches ahead itself, is then
+/// faster than chunks (128 KiB: 7.7 us at once, 9.9 us by 16 KiB).
+const CHUNKED_BYTES_MAX: usize = 16 << 10;
+/// Bytes that are copied, and then checksummed, at a time.
+const COPY_OUT_CHUNK: usize = 2 << 10;
+/// So far ahead of what is copied the processor is asked to fetch: records of 4 KiB take 320 ns with it, 450 without.
+const AHEAD_BYTES: u64 = 8 << 10;
 
 /// What is wrong with the bytes at the read position.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -178,8 +185,8 @@ impl<M: Memory> Consumer<M> {
         let mut crc = header.mark();
         if kind != Kind::Discarded {
             let payload_len = usize::try_from(len - RECORD_HEADER).map_err(|_| bad_len.clone())?;
-            let is_last = position + len.next_multiple_of(ALIGN) == self.tail;
-            crc ^= self.copy_out(offset + RECORD_HEADER, payload_len, is_last, payload).ok_or(bad_len)?;
+            let readable = available - RECORD_HEADER;
+            crc ^= self.copy_out(offset + RECORD_HEADER, payload_len, readable, payload).ok_or(bad_len)?;
         }
         if !self.memory.is_intact() {
             return Err(ReadError::Truncated);
@@ -193,22 +200,25 @@ impl<M: Memory> Consumer<M> {
         Ok(Some(Entry { kind, seq: header.seq, end: self.position }))
     }
 
-    /// Copies a payload out; gives the checksum of the copy, or none if it does not lie in the record area. What follows
-    /// is fetched while the checksum is made, unless this is the last record: the next one's place is being written.
-    fn copy_out(&self, from: u64, len: usize, is_last: bool, payload: &mut Vec<u8>) -> Option<u32> {
+    /// Copies a payload out; gives the checksum of the copy, or none if it does not lie in the record area. `readable` bytes
+    /// from `from` on are committed: the next records' are fetched while the checksum is made, and no others, whose
+    /// places are being written.
+    fn copy_out(&self, from: u64, len: usize, readable: u64, payload: &mut Vec<u8>) -> Option<u32> {
         payload.reserve(len);
-        if len <= CHUNK {
+        let is_long = len > CHUNKED_BYTES_MAX;
+        if len < CHUNKED_BYTES_MIN {
             self.memory.read_append(from, len, payload).ok()?;
-            if !is_last && len >= PREFETCH_BYTES_MIN {
-                self.memory.will_read(from + len as u64, len.min(PREFETCH_BYTES_MAX));
-            }
             return Some(layout::checksum(payload));
         }
         let mut checksum = Checksum::new();
         while payload.len() < len {
             let done = payload.len();
-            self.memory.read_append(from + done as u64, CHUNK.min(len - done), payload).ok()?;
-            self.memory.will_read(from + payload.len() as u64, PREFETCH_BYTES_MAX.min(len - payload.len()));
+            let chunk = if is_long { CHUNK } else { COPY_OUT_CHUNK }.min(len - done);
+            let ahead = done as u64 + AHEAD_BYTES;
+            if !is_long && ahead + chunk as u64 <= readable {
+                self.memory.will_read(from + ahead, chunk);
+            }
+            self.memory.read_append(from + done as u64, chunk, payload).ok()?;
             checksum.update(&payload[done..]);
         }
         Some(checksum.finish())

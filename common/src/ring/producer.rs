@@ -14,12 +14,14 @@ use crate::{
 
 use super::{
     Kind, RingError,
-    layout::{self, ALIGN, CHUNK, Checksum, PREFETCH_BYTES_MAX, RECORD_HEADER, RecordHeader},
+    layout::{self, ALIGN, CHUNK, Checksum, RECORD_HEADER, RecordHeader},
     loss::LossLedger,
     memory::Memory,
     reservation::Reservation,
 };
 
+/// Of a record's place, so many bytes are fetched while its checksum is made.
+const PREFETCH_BYTES_MAX: usize = 4 << 10;
 /// Payloads of up to this many bytes are copied while the lock is held: that takes less time than locking it again.
 const COPY_UNDER_LOCK_MAX: usize = 8 << 10;
 
