@@ -49,6 +49,7 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<Exit> {
 /// All topics that events can go to.
 pub fn topics(config: &Config) -> Vec<&str> {
     let own = config.directories.iter().filter_map(|d| d.topic.as_deref());
+    let own = own.chain(config.fifos.iter().filter_map(|f| f.topic.as_deref()));
     own.chain([config.default_topic()]).collect::<BTreeSet<_>>().into_iter().collect()
 }
 

@@ -29,6 +29,8 @@ pub struct KafkaConfig {
     pub zookeepers: Vec<String>,
     /// The topic of what no directory gives another.
     pub topic: String,
+    /// Whether a topic that does not exist is made, as the brokers make one by default.
+    pub create_topic: bool,
     /// What decides an event's partition.
     pub key: MessageKey,
     /// How often a reader sees an event.
@@ -71,6 +73,7 @@ impl Default for KafkaConfig {
             brokers: vec!["localhost:9092".to_owned()],
             zookeepers: Vec::new(),
             topic: "logs".to_owned(),
+            create_topic: false,
             key: MessageKey::Path,
             delivery: Delivery::AtLeastOnce,
             transactional_id: None,
@@ -97,6 +100,7 @@ pub(super) struct Section {
     brokers: Placed<Vec<String>>,
     zookeepers: Placed<Vec<String>>,
     topic: Placed<String>,
+    create_topic: Option<bool>,
     key: Option<String>,
     delivery: Placed<String>,
     transactional_id: Placed<String>,
@@ -126,6 +130,7 @@ impl Section {
         context.set(&mut to.topic, self.topic, checked_topic);
         context.set(&mut to.delivery, self.delivery, |word| word.parse());
         context.set(&mut to.transactional_id, self.transactional_id, |id| checked_topic(id).map(Some));
+        to.create_topic = self.create_topic.unwrap_or(to.create_topic);
         to.transaction_interval = self.transaction_interval.unwrap_or(to.transaction_interval);
         if let Some(key) = self.key {
             to.key = key.into();
@@ -161,6 +166,7 @@ impl KafkaConfig {
             ("brokers", if self.zookeepers.is_empty() { texts(&self.brokers) } else { None }),
             ("zookeepers", texts(&self.zookeepers)),
             ("topic", text(&self.topic)),
+            ("create_topic", Some(self.create_topic.into())),
             ("key", text(key)),
             ("delivery", text(self.delivery.word())),
             ("transactional_id", self.transactional_id.clone().map(Into::into)),

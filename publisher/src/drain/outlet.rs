@@ -103,7 +103,7 @@ impl Outlet {
     /// Follows another configuration.
     pub fn reconfigure(&mut self, config: &Config) {
         self.encoder = encode::encoder(&config.event);
-        self.sink.set_encoder(config.event.encoder);
+        self.sink.reconfigure(config);
         self.config = config.clone();
     }
 
@@ -125,7 +125,7 @@ impl Outlet {
             let Letter { topic, key, payload, event_id, .. } = &again.letter;
             let ticket = self.frontier.open_beside(payload.len() as u64);
             self.burial.sent_again(&again, ticket);
-            let message = Message { topic, key: key.as_deref(), payload, event_id };
+            let message = Message { topic, key: key.as_deref(), payload, event_id, is_letter: true };
             if !send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)? {
                 break;
             }
@@ -346,7 +346,7 @@ impl Outlet {
         let topic = path.map_or(self.config.default_topic(), |path| {
             self.config.topic_of(Path::new(OsStr::from_bytes(path)))
         });
-        let message = Message { topic, key, payload: &self.payload, event_id };
+        let message = Message { topic, key, payload: &self.payload, event_id, is_letter: false };
         send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket).map(drop)
     }
 
@@ -396,7 +396,7 @@ fn send(
 fn message<'a>(config: &'a Config, event: &WriteEvent<'a>, payload: &'a [u8]) -> Message<'a> {
     let key = config.key_of(Some(event.path));
     let topic = config.topic_of(Path::new(OsStr::from_bytes(event.path)));
-    Message { topic, key, payload, event_id: event.event_id }
+    Message { topic, key, payload, event_id: event.event_id, is_letter: false }
 }
 
 fn letter(message: &Message<'_>, reason: String) -> Letter {

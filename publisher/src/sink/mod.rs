@@ -6,7 +6,7 @@ mod stdout;
 
 use std::{sync::Arc, time::Instant};
 
-use bywash_common::config::{Config, Delivery, Encoder, Sink as SinkKind};
+use bywash_common::config::{Config, Delivery, Sink as SinkKind};
 
 use crate::drain::{Frontier, Ticket};
 
@@ -21,6 +21,8 @@ pub struct Message<'a> {
     pub payload: &'a [u8],
     /// The same whenever this event is sent.
     pub event_id: &'a str,
+    /// It has lost its place: others that come behind it were sent before.
+    pub is_letter: bool,
 }
 
 /// A message was not taken.
@@ -117,8 +119,8 @@ pub trait Sink {
     /// A [`SinkError`] if the sink cannot go on.
     fn push(&mut self) -> Result<(), SinkError>;
 
-    /// From now on messages are encoded otherwise.
-    fn set_encoder(&mut self, _encoder: Encoder) {}
+    /// Follows what of another configuration takes effect at once: messages are encoded otherwise, and have other topics.
+    fn reconfigure(&mut self, _config: &Config) {}
 
     /// Delivers what was taken, until `deadline`, and shuts the sink down soon after. What is not delivered by then is
     /// not reported.

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use rdkafka::{
     ClientConfig,
     consumer::{BaseConsumer, Consumer},
+    producer::{BaseProducer, Producer},
 };
 
 use super::{Process, Reader, process, tool, wait};
@@ -90,6 +91,20 @@ impl Broker {
     #[track_caller]
     pub fn terminate(&mut self) {
         self.process.terminate(wait::PATIENCE);
+    }
+
+    /// Makes a topic.
+    #[track_caller]
+    pub fn create(&self, topic: &str) {
+        let client: BaseProducer =
+            ClientConfig::new().set("bootstrap.servers", self.address()).create().expect("a client");
+        // By being asked for.
+        wait::until("the topic", wait::PATIENCE, || {
+            let metadata =
+                client.client().fetch_metadata(Some(topic), START_TIME_MAX).map_err(|e| e.to_string())?;
+            let is_there = metadata.topics().iter().any(|t| t.name() == topic && !t.partitions().is_empty());
+            is_there.then_some(()).ok_or_else(|| "it is not there".to_owned())
+        });
     }
 
     /// Reads a topic from its beginning, with what is not committed.

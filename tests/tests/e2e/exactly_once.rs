@@ -144,3 +144,22 @@ fn a_second_publisher_under_the_same_transactional_id_ends_the_first_with_a_clea
     let log = first.publisher().log();
     assert!(log.contains("transactional id `twice`") && log.contains("kafka.transactional_id"), "{log}");
 }
+
+#[test]
+fn a_message_that_the_broker_never_takes_becomes_a_dead_letter_and_the_others_come_once() {
+    // The broker takes 1 MiB.
+    let generous = Settings {
+        kafka: "delivery = \"exactly_once\"\nproperties = { \"message.max.bytes\" = 8000000 }",
+        ..Settings::default()
+    };
+    let broker = Broker::start();
+    let bywash = Bywash::start(&broker, &generous);
+    let load = load(&bywash);
+    let writer = load.start(bywash.root());
+    append(&bywash.file("large"), &vec![b'x'; 1_000_000]);
+    writer.finish(WRITING_TIME_MAX).assert_complete(&load);
+    bywash.drain(PATIENCE);
+    let letters = crate::failed::letters(&bywash);
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_each_once(&broker, &load);
+}

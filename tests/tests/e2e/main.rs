@@ -35,6 +35,7 @@ mod shutdown;
 mod sleep;
 mod spool;
 mod tools;
+mod topics;
 mod units;
 mod zookeepers;
 

@@ -15,15 +15,28 @@ const QUEUE_HEADROOM: u64 = 2;
 const QUEUE_MAX: u64 = 2_147_483_647;
 
 /// Properties that other keys of the configuration set, with their other names, and the key.
-const FIRST_CLASS: [(&[&str], &str); 4] = [
+const FIRST_CLASS: [(&[&str], &str); 6] = [
     (&["transactional.id"], "kafka.transactional_id"),
     (&["bootstrap.servers", "metadata.broker.list"], "kafka.brokers"),
+    (&["allow.auto.create.topics"], "kafka.create_topic"),
+    (&["log_level"], "log.level"),
     (&["queue.buffering.max.messages"], "publisher.in_flight_records"),
     (&["queue.buffering.max.kbytes"], "publisher.in_flight_bytes"),
 ];
 
+/// Two names of one property each, beside those of the properties above and below.
+const ALIASES: [[&str; 2]; 7] = [
+    ["compression.codec", "compression.type"],
+    ["fetch.message.max.bytes", "max.partition.fetch.bytes"],
+    ["max.in.flight.requests.per.connection", "max.in.flight"],
+    ["queue.buffering.max.ms", "linger.ms"],
+    ["sasl.mechanisms", "sasl.mechanism"],
+    ["sasl.oauthbearer.client.id", "sasl.oauthbearer.client.credentials.client.id"],
+    ["sasl.oauthbearer.client.secret", "sasl.oauthbearer.client.credentials.client.secret"],
+];
+
 /// Properties that the guarantees fix, and what another value would do.
-const FIXED: [(&[&str], &str); 5] = [
+const FIXED: [(&[&str], &str); 7] = [
     (&["enable.idempotence"], "without idempotence a retry doubles and reorders events"),
     (
         &["acks", "request.required.acks"],
@@ -36,6 +49,11 @@ const FIXED: [(&[&str], &str); 5] = [
     (
         &["retries", "message.send.max.retries"],
         "with fewer retries events would be dropped that a broker takes later",
+    ),
+    (&["enable.auto.commit"], "`publisher consume` is to leave no trace among the brokers"),
+    (
+        &["test.mock.num.brokers"],
+        "events would go to brokers that are made up in this process, and end with it",
     ),
     (&["delivery.report.only.error"], "without delivery reports nothing would ever count as delivered"),
 ];
@@ -116,6 +134,17 @@ pub fn consumer_config(config: &Config) -> Result<ClientConfig, PropertyError> {
     Ok(client)
 }
 
+/// The properties of a client that makes topics.
+///
+/// # Errors
+/// A [`PropertyError`] as for the producer.
+pub fn admin_config(config: &Config) -> Result<ClientConfig, PropertyError> {
+    let mut client = base_config(config)?;
+    // The other clients say all that there is to be said.
+    client.set_log_level(RDKafkaLogLevel::Emerg);
+    Ok(client)
+}
+
 /// The most bytes that librdkafka takes as one message.
 pub fn message_bytes_max(client: &ClientConfig) -> usize {
     client.get("message.max.bytes").and_then(|n| n.parse().ok()).unwrap_or(MESSAGE_BYTES_MAX)
@@ -134,6 +163,11 @@ fn base_config(config: &Config) -> Result<ClientConfig, PropertyError> {
                 format!("it cannot be changed: {reason}; leave it out"),
             ));
         }
+    }
+    let is_set = |name: &&str| config.kafka.properties.contains_key(*name);
+    if let Some([one, other]) = ALIASES.iter().find(|names| names.iter().all(is_set)) {
+        let message = format!("`{other}` is another name for it, and sets it too: keep one of the two");
+        return Err(PropertyError::new(one, message));
     }
     let mut client = ClientConfig::new();
     client.extend(config.kafka.properties.iter().map(|(k, v)| (k.clone(), v.clone())));
@@ -208,12 +242,17 @@ mod tests {
         refused(&with("message.timeout.ms", "1000"), &["drop"]);
         refused(&with("delivery.timeout.ms", "1000"), &["drop"]);
         refused(&with("message.send.max.retries", "1"), &["dropped"]);
+        refused(&with("test.mock.num.brokers", "3"), &["made up"]);
+        refused(&with("enable.auto.commit", "true"), &["`enable.auto.commit`"]);
     }
 
     #[test]
     fn a_property_that_another_key_sets_is_refused_with_both_names() {
         refused(&with("bootstrap.servers", "a:1"), &["`bootstrap.servers`", "`kafka.brokers`"]);
         refused(&with("metadata.broker.list", "a:1"), &["`metadata.broker.list`", "`kafka.brokers`"]);
+        refused(&with("transactional.id", "x"), &["`transactional.id`", "`kafka.transactional_id`"]);
+        refused(&with("allow.auto.create.topics", "true"), &["`kafka.create_topic`"]);
+        refused(&with("log_level", "7"), &["`log.level`"]);
         let mut config = with("queue.buffering.max.ms", "7");
         assert_eq!(producer_config(&config).unwrap().get("linger.ms"), None);
         config.publisher.flush_interval = Some(Span(std::time::Duration::from_secs(1)));
@@ -221,6 +260,29 @@ mod tests {
         let mut config = with("batch.size", "100");
         config.publisher.batch_bytes = Some(ByteSize(1));
         refused(&config, &["`batch.size`", "`publisher.batch_bytes`"]);
+    }
+
+    #[test]
+    fn a_property_that_is_set_under_both_its_names_is_refused_with_both() {
+        for [one, other] in ALIASES {
+            let mut config = with(one, "1");
+            config.kafka.properties.insert(other.to_owned(), "2".to_owned());
+            refused(&config, &[one, other]);
+        }
+    }
+
+    #[test]
+    fn each_pair_of_names_is_one_property_to_librdkafka() {
+        let of_names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let pairs = ALIASES.iter().map(|pair| of_names(pair));
+        let pairs = pairs.chain(FIRST_CLASS.iter().chain(&FIXED).map(|(names, _)| of_names(names)));
+        for names in pairs.filter(|names| names.len() == 2) {
+            let mut client = ClientConfig::new();
+            let value = if names[0].starts_with("compression") { "zstd" } else { "7" };
+            client.set(&names[0], value);
+            let native = client.create_native_config().unwrap();
+            assert_eq!(native.get(&names[0]).unwrap(), native.get(&names[1]).unwrap(), "{names:?}");
+        }
     }
 
     #[test]

@@ -5,17 +5,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use bywash_common::config::Config;
 use rdkafka::{
-    ClientContext,
+    ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
     types::RDKafkaRespErr,
 };
 
-use super::{consumer_config, locate};
+use super::{PropertyError, consumer_config, locate};
 
 /// How long the brokers have for an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,6 +42,66 @@ impl ClientContext for LastError {
 
 impl ConsumerContext for LastError {}
 
+/// What brokers know of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It has so many partitions.
+    Partitions(usize),
+    /// It does not exist.
+    Missing,
+    /// It cannot be used, for now or by this client.
+    Unusable(RDKafkaErrorCode),
+}
+
+/// Looks for topics, and makes none by that.
+pub struct Lookup {
+    client: ClientConfig,
+}
+
+impl Lookup {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// A [`PropertyError`] if the properties are wrong.
+    pub fn new(config: &Config) -> Result<Self, PropertyError> {
+        Ok(Self { client: consumer_config(config)? })
+    }
+
+    /// Asks other brokers from now on.
+    pub fn turn_to(&mut self, brokers: &str) {
+        self.client.set("bootstrap.servers", brokers);
+    }
+
+    /// Asks for one topic.
+    ///
+    /// # Errors
+    /// Why there was no answer.
+    pub fn look_for(&self, topic: &str) -> Result<Presence, String> {
+        let client = self.client.create_with_context(LastError::default());
+        let client: BaseConsumer<LastError> = client.map_err(|error| error.to_string())?;
+        look(&client, topic).map(|(presence, _)| presence)
+    }
+}
+
+/// What the brokers know of a topic, and how many brokers there are.
+fn look(client: &BaseConsumer<LastError>, topic: &str) -> Result<(Presence, usize), String> {
+    let metadata = client.fetch_metadata(Some(topic), CONNECT_TIMEOUT).map_err(|error| {
+        // Serves the error callback.
+        while client.poll(EVENTS_WAIT).is_some() {}
+        let last = client.context().0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        last.unwrap_or_else(|| error.to_string())
+    })?;
+    let found = metadata.topics().iter().find(|t| t.name() == topic);
+    let presence = match found.map(|t| (t.partitions().len(), t.error())) {
+        Some((partitions, None)) if partitions > 0 => Presence::Partitions(partitions),
+        Some((_, Some(error))) if error != RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => {
+            Presence::Unusable(error.into())
+        }
+        _ => Presence::Missing,
+    };
+    Ok((presence, metadata.brokers().len()))
+}
+
 /// Asks the brokers for the topics, and gives what they say, a line each. Creates nothing.
 ///
 /// # Errors
@@ -54,27 +114,21 @@ pub fn connect(config: &Config, topics: &[&str]) -> anyhow::Result<Vec<String>> 
         .context("cannot set up a Kafka client")?;
     let mut lines = Vec::new();
     for topic in topics {
-        let metadata = match client.fetch_metadata(Some(topic), CONNECT_TIMEOUT) {
-            Ok(metadata) => metadata,
-            Err(error) => {
-                // Serves the error callback.
-                while client.poll(EVENTS_WAIT).is_some() {}
-                let last = client.context().0.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let reason = last.unwrap_or_else(|| error.to_string());
-                bail!("no answer from the Kafka brokers {brokers} within {CONNECT_TIMEOUT:?}: {reason}");
-            }
-        };
+        let (presence, count) = look(&client, topic).map_err(|reason| {
+            anyhow!("no answer from the Kafka brokers {brokers} within {CONNECT_TIMEOUT:?}: {reason}")
+        })?;
         if lines.is_empty() {
-            lines.push(format!("kafka: {brokers}: {} brokers", metadata.brokers().len()));
+            lines.push(format!("kafka: {brokers}: {count} brokers"));
         }
-        let found = metadata.topics().iter().find(|t| t.name() == *topic);
-        lines.push(match found.map(|t| (t.partitions().len(), t.error())) {
-            Some((partitions, None)) if partitions > 0 => format!("topic {topic}: {partitions} partitions"),
-            Some((_, Some(error))) if error != RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => {
-                bail!("topic `{topic}`: {}", RDKafkaErrorCode::from(error))
+        lines.push(match presence {
+            Presence::Partitions(partitions) => format!("topic {topic}: {partitions} partitions"),
+            Presence::Unusable(code) => bail!("topic `{topic}`: {code}"),
+            Presence::Missing if config.kafka.create_topic => {
+                format!("topic {topic}: does not exist; the publisher makes it (kafka.create_topic)")
             }
-            _ => format!(
-                "topic {topic}: does not exist; the first event creates it where the brokers allow that"
+            Presence::Missing => format!(
+                "topic {topic}: does not exist; the first event creates it where the brokers allow that, and otherwise \
+                 make it, or set kafka.create_topic"
             ),
         });
     }

@@ -24,6 +24,7 @@ mod service;
 mod sink;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod transaction;
 mod zookeepers;
 

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bywash_common::config::Config;
 use rdkafka::{
     ClientContext, Message as _,
     client::Client,
@@ -18,12 +19,16 @@ use rdkafka::{
 };
 
 use crate::{
+    check,
     drain::{Frontier, Ticket},
     failed::{Letter, Patience},
     rate::LogRate,
 };
 
-use super::retry::{Failed, Retries};
+use super::{
+    retry::{Failed, Retries},
+    topics::TopicMaker,
+};
 
 /// The header that holds an event's id.
 pub const EVENT_ID_HEADER: &str = "event_id";
@@ -86,6 +91,11 @@ pub fn verdict(code: RDKafkaErrorCode) -> Verdict {
     }
 }
 
+/// Whether an error says that a topic does not exist.
+pub fn is_missing(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition)
+}
+
 /// What the log has said about the brokers.
 struct Voices {
     outage: LogRate,
@@ -138,6 +148,8 @@ impl ClientContext for Link {
 /// Receives what librdkafka reports.
 pub struct Service {
     frontier: Arc<Frontier>,
+    /// Makes topics, if that is wanted.
+    topics: Option<TopicMaker>,
     /// What is to be sent again.
     pub retries: Retries,
     /// Which topics take nothing.
@@ -159,10 +171,11 @@ pub struct Service {
 
 impl Service {
     /// A service that reports to `frontier`.
-    pub fn new(frontier: Arc<Frontier>, patience: Patience) -> Self {
+    pub fn new(frontier: Arc<Frontier>, patience: Patience, topics: Option<TopicMaker>) -> Self {
         let rate = || LogRate::new(LOG_INTERVAL);
         Self {
             frontier,
+            topics,
             retries: Retries::default(),
             patience: Mutex::new(patience),
             has_barred: AtomicBool::new(false),
@@ -223,8 +236,9 @@ impl Service {
         self.say(|voices| &mut voices.hold, |others| {
             tracing::error!(
                 "Kafka does not take events for the topic `{}`: {code}; they wait, and all behind them, until it \
-                 does{others}",
-                failed.topic
+                 does{}{others}",
+                failed.topic,
+                self.way_out(code)
             );
         });
         self.retries.hold(failed);
@@ -250,12 +264,57 @@ impl Service {
 
     /// Deals with a message that an operator has to make possible: it waits for that, or it has waited long enough.
     pub fn bar(&self, failed: Failed, code: RDKafkaErrorCode) {
-        let is_over = self.patience().failed(&failed.topic);
-        self.has_barred.store(true, Ordering::Release);
-        if is_over && self.frontier.keeps_letters() {
+        if self.barred(&failed.topic, code) {
             self.refuse(failed, code.to_string());
         } else {
             self.hold(Failed { barred: Some(code), ..failed }, code);
+        }
+    }
+
+    /// A topic takes nothing for a reason that an operator can mend. Gives whether waiting for that is over.
+    pub fn barred(&self, topic: &str, code: RDKafkaErrorCode) -> bool {
+        if let Some(maker) = self.topics.as_ref().filter(|_| is_missing(code)) {
+            maker.want(topic);
+        }
+        let is_over = self.patience().failed(topic);
+        self.has_barred.store(true, Ordering::Release);
+        is_over && self.frontier.keeps_letters()
+    }
+
+    /// A topic takes messages.
+    pub fn accepted(&self, topic: &str) {
+        if self.has_barred.load(Ordering::Relaxed) {
+            let mut patience = self.patience();
+            patience.delivered(topic);
+            self.has_barred.store(!patience.is_calm(), Ordering::Release);
+        }
+    }
+
+    /// The topics of another configuration may be missing.
+    pub fn want_topics(&self, config: &Config) {
+        if let Some(maker) = &self.topics {
+            check::topics(config).into_iter().for_each(|topic| maker.want(topic));
+        }
+    }
+
+    /// The brokers are elsewhere from now on.
+    pub fn turn_to(&self, brokers: &str) {
+        if let Some(maker) = &self.topics {
+            maker.turn_to(brokers);
+        }
+    }
+
+    /// What an operator can do about an error, if anything.
+    pub fn way_out(&self, code: RDKafkaErrorCode) -> &'static str {
+        match code {
+            code if is_missing(code) && self.topics.is_none() => {
+                ": make the topic, or set kafka.create_topic"
+            }
+            RDKafkaErrorCode::TopicAuthorizationFailed => ": give this client the right to write to it",
+            RDKafkaErrorCode::ClusterAuthorizationFailed => {
+                ": give this client the right to write idempotently"
+            }
+            _ => "",
         }
     }
 
@@ -264,11 +323,7 @@ impl Service {
     }
 
     fn delivered(&self, ticket: Ticket, topic: &str) {
-        if self.has_barred.load(Ordering::Relaxed) {
-            let mut patience = self.patience();
-            patience.delivered(topic);
-            self.has_barred.store(!patience.is_calm(), Ordering::Release);
-        }
+        self.accepted(topic);
         if self.is_troubled.load(Ordering::Relaxed)
             && !self.retries.is_holding()
             && self.is_troubled.swap(false, Ordering::Relaxed)

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bywash_common::config::{Config, Delivery, Encoder, Framing};
+use bywash_common::config::{Config, Delivery, Framing};
 use rdkafka::{
     ClientConfig,
     config::FromClientConfigAndContext,
@@ -26,6 +26,7 @@ use super::{
     polled::Polled,
     retry::Failed,
     service::{EVENT_ID_HEADER, Link, Opaque, Service, Verdict, verdict},
+    topics::TopicMaker,
     zookeepers::{Watch, locate},
 };
 
@@ -34,7 +35,7 @@ pub const ENCODER_HEADER: &str = "encoder";
 /// What the protocol and the headers may add to a message's key and payload.
 const MESSAGE_OVERHEAD_BYTES: usize = 512;
 /// How long a look at a topic that takes no events may hold up the drain, which has nothing else to do then.
-const TOPIC_LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+pub const TOPIC_LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long closing waits for deliveries before it looks at what is to be sent again.
 const FLUSH_STEP: Duration = Duration::from_millis(100);
 /// How long the end waits for librdkafka's threads, which a name server that hangs can hold.
@@ -92,7 +93,8 @@ impl KafkaSink {
     pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Self, OpenError> {
         let (config, watch) = locate(config)?;
         let client = producer_config(&config)?;
-        let service = Arc::new(Service::new(frontier, Patience::new(&config.failed)));
+        let topics = TopicMaker::start(&config)?;
+        let service = Arc::new(Service::new(frontier, Patience::new(&config.failed), topics));
         let producer = produce(&client, &service)?;
         tracing::info!("sending to Kafka at {}", config.kafka.brokers.join(","));
         Ok(Self {
@@ -121,6 +123,7 @@ impl KafkaSink {
                 "the brokers registered in ZooKeeper are all others by now ({addresses}): turning to them; what is not \
                  confirmed is sent again"
             );
+            self.service.turn_to(&addresses);
             self.client.set("bootstrap.servers", addresses);
             self.brokers = brokers;
         } else if let Some(reason) = self.service.fatal().filter(|_| self.not_before <= Instant::now()) {
@@ -192,6 +195,7 @@ impl KafkaSink {
                 key: failed.key.as_deref(),
                 payload: &failed.payload,
                 event_id: &failed.event_id,
+                is_letter: false,
             };
             match self.hand_over(&message, opaque) {
                 // What follows one that must go alone waits for its report.
@@ -270,8 +274,9 @@ impl Sink for KafkaSink {
         Ok(())
     }
 
-    fn set_encoder(&mut self, encoder: Encoder) {
-        self.encoder = encoder.word();
+    fn reconfigure(&mut self, config: &Config) {
+        self.encoder = config.event.encoder.word();
+        self.service.want_topics(config);
     }
 
     fn push(&mut self) -> Result<(), SinkError> {

@@ -40,7 +40,7 @@ fn sink(cluster: &Cluster) -> (KafkaSink, Arc<Frontier>) {
 }
 
 fn message(payload: &[u8]) -> Message<'_> {
-    Message { topic: "t", key: Some(b"/f"), payload, event_id: "u-1" }
+    Message { topic: "t", key: Some(b"/f"), payload, event_id: "u-1", is_letter: false }
 }
 
 /// Lets the sink work until `done`.

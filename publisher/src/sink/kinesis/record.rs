@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     fn key_of(key: Option<&[u8]>) -> String {
-        partition_key(&Message { topic: "s", key, payload: b"x", event_id: "u-1" })
+        partition_key(&Message { topic: "s", key, payload: b"x", event_id: "u-1", is_letter: false })
     }
 
     #[test]

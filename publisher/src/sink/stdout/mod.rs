@@ -118,7 +118,7 @@ mod tests {
     use crate::drain::testing::{self, record};
 
     fn message(payload: &[u8]) -> Message<'_> {
-        Message { topic: "t", key: None, payload, event_id: "u-1" }
+        Message { topic: "t", key: None, payload, event_id: "u-1", is_letter: false }
     }
 
     #[test]

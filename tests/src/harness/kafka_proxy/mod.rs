@@ -27,8 +27,9 @@ use sasl::Session;
 
 /// The key of Produce requests.
 const PRODUCE: i16 = 0;
-/// The keys of requests whose answers say where brokers are: Metadata and FindCoordinator.
-const WHEREABOUTS: [i16; 2] = [3, 10];
+const METADATA: i16 = 3;
+/// The keys of requests whose answers say where brokers are, FindCoordinator among them.
+const WHEREABOUTS: [i16; 2] = [METADATA, 10];
 /// Nothing that is sent here is larger.
 const FRAME_BYTES_MAX: usize = 64 << 20;
 
@@ -62,6 +63,7 @@ struct State {
     address: SocketAddr,
     guard: Guard,
     plan: Mutex<Plan>,
+    forbids_topics: AtomicBool,
     cuts: AtomicU32,
     ends: AtomicBool,
     connections: Mutex<Vec<TcpStream>>,
@@ -86,6 +88,7 @@ impl KafkaProxy {
             address: listener.local_addr().expect("a bound address"),
             guard,
             plan: Mutex::new(Box::new(|| Cut::None)),
+            forbids_topics: AtomicBool::new(false),
             cuts: AtomicU32::new(0),
             ends: AtomicBool::new(false),
             connections: Mutex::default(),
@@ -113,6 +116,11 @@ impl KafkaProxy {
     /// Decides about each Produce request from now on.
     pub fn plan(&self, plan: impl FnMut() -> Cut + Send + 'static) {
         *self.state.plan.lock().unwrap() = Box::new(plan);
+    }
+
+    /// Has topics not come into being by being used, as `auto.create.topics.enable = false` does.
+    pub fn forbid_topics(&self) {
+        self.state.forbids_topics.store(true, Ordering::Relaxed);
     }
 
     /// How many connections were cut.
@@ -151,13 +159,16 @@ impl State {
         upstream.set_nodelay(true)?;
         let mut session = self.guard.account.as_ref().map(Session::new);
         loop {
-            let request = read_frame(&mut client)?;
+            let mut request = read_frame(&mut client)?;
             if let Some(answer) = session.as_mut().and_then(|session| session.answer(&request).transpose()) {
                 client.write_all(&answer?)?;
                 client.flush()?;
                 continue;
             }
             let api_key = api_key(&request);
+            if api_key == METADATA && self.forbids_topics.load(Ordering::Relaxed) {
+                forbid_topics(&mut request);
+            }
             let cut = if api_key == PRODUCE { (self.plan.lock().unwrap())() } else { Cut::None };
             self.cuts.fetch_add((cut != Cut::None).into(), Ordering::Relaxed);
             if cut == Cut::InRequest {
@@ -195,6 +206,19 @@ impl State {
             }
         }
     }
+}
+
+/// Takes `allow_auto_topic_creation` from a Metadata request, where it is followed by other switches and tagged fields.
+fn forbid_topics(request: &mut [u8]) {
+    let from_the_end = match i16::from_be_bytes([request[6], request[7]]) {
+        ..=3 => return,
+        4..=7 => 1,
+        8 => 3,
+        9..=10 => 4,
+        11.. => 3,
+    };
+    let at = request.len() - from_the_end;
+    request[at] = 0;
 }
 
 /// Which request it is.

@@ -17,6 +17,7 @@
 //! complete, so that the ring keeps everything.
 
 mod checkpoint;
+mod kept;
 mod reports;
 mod sink;
 

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka::{
-    ClientContext,
+    ClientContext, Message as _,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     producer::{DeliveryResult, ProducerContext},
@@ -16,7 +16,16 @@ pub struct Reports {
     /// Says what there is to be said about brokers.
     pub service: Service,
     /// The worst that was reported since [`Self::take_failure`]: the message's own fault before anything else.
-    failure: Mutex<Option<RDKafkaErrorCode>>,
+    failure: Mutex<Option<Failure>>,
+}
+
+/// Why a message was not delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What the broker, or librdkafka, says.
+    pub code: RDKafkaErrorCode,
+    /// Where the message was to go.
+    pub topic: String,
 }
 
 impl Reports {
@@ -26,7 +35,7 @@ impl Reports {
     }
 
     /// Why a message of the transaction was not delivered, if one was not.
-    pub fn take_failure(&self) -> Option<RDKafkaErrorCode> {
+    pub fn take_failure(&self) -> Option<Failure> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -35,7 +44,7 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let Err((error, _)) = result else { return };
+        let Err((error, message)) = result else { return };
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
         // What an abort takes back is not what made it necessary.
         if verdict(code) == Verdict::Ended {
@@ -43,7 +52,7 @@ impl ProducerContext for Reports {
         }
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         if failure.is_none() || verdict(code) == Verdict::Poison {
-            *failure = Some(code);
+            *failure = Some(Failure { code, topic: message.topic().to_owned() });
         }
     }
 }

@@ -6,10 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bywash_common::{
-    config::{Config, Encoder},
-    fail_point::FailPoint,
-};
+use bywash_common::{config::Config, fail_point::FailPoint};
 use rdkafka::{
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
@@ -26,8 +23,9 @@ use crate::{
         kafka::{
             config::{message_bytes_max, transactional_config},
             polled::Polled,
-            service::{EVENT_ID_HEADER, Service, Verdict, verdict},
-            sink::{ENCODER_HEADER, destroy, payload_room},
+            service::{EVENT_ID_HEADER, Service, Verdict, is_missing, verdict},
+            sink::{ENCODER_HEADER, TOPIC_LOOK_TIMEOUT, destroy, payload_room},
+            topics::TopicMaker,
             zookeepers::{Watch, locate},
         },
     },
@@ -35,7 +33,8 @@ use crate::{
 
 use super::{
     checkpoint::{Checkpoint, Store},
-    reports::Reports,
+    kept::Kept,
+    reports::{Failure, Reports},
 };
 
 /// How long one call for a transaction may hold up the drain; one that takes longer is called again.
@@ -48,15 +47,6 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 /// At most one line about trouble with transactions in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-
-/// A message that is not committed.
-struct Kept {
-    ticket: Ticket,
-    topic: String,
-    key: Option<Vec<u8>>,
-    payload: Vec<u8>,
-    event_id: String,
-}
 
 /// Where the producer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +95,7 @@ pub struct TransactionalSink {
     not_before: Option<Instant>,
     back_off: Duration,
     voice: LogRate,
+    complaints: LogRate,
 }
 
 impl TransactionalSink {
@@ -118,7 +109,8 @@ impl TransactionalSink {
         let transactional_id = config.transactional_id();
         let client = transactional_config(config, &transactional_id)?;
         let failed = |error: &dyn std::fmt::Display| OpenError::Producer(error.to_string());
-        let service = Service::new(Arc::clone(&frontier), Patience::new(&config.failed));
+        let topics = TopicMaker::start(config)?;
+        let service = Service::new(Arc::clone(&frontier), Patience::new(&config.failed), topics);
         let producer = BaseProducer::from_config_and_context(&client, Reports::new(service))
             .map_err(|error| failed(&error))?;
         let producer = Polled::start(producer).map_err(|error| failed(&error))?;
@@ -148,6 +140,7 @@ impl TransactionalSink {
             not_before: None,
             back_off: BACK_OFF_MIN,
             voice: LogRate::new(LOG_INTERVAL),
+            complaints: LogRate::new(LOG_INTERVAL),
         })
     }
 
@@ -221,7 +214,7 @@ impl TransactionalSink {
             record = record.key(key);
         }
         let Err((error, _)) = self.producer.send(record) else {
-            if let Some(reached) = self.reached.behind(message.event_id) {
+            if let Some(reached) = self.reached.behind(message.event_id).filter(|_| !message.is_letter) {
                 self.reached = reached;
             }
             return Ok(());
@@ -230,7 +223,11 @@ impl TransactionalSink {
             RDKafkaErrorCode::QueueFull => {}
             code if verdict(code) == Verdict::Poison => return Err(SendError::Refused(code.to_string())),
             code => {
-                self.say(&format!("Kafka does not take events for the topic `{}`: {code}", message.topic));
+                let is_barred = verdict(code) == Verdict::Barred;
+                if is_barred && self.reports().service.barred(message.topic, code) {
+                    return Err(SendError::Refused(code.to_string()));
+                }
+                self.complain(message.topic, code);
                 self.state = State::Aborting;
             }
         }
@@ -300,7 +297,8 @@ impl TransactionalSink {
         self.committed = self.reached.clone();
         self.state = State::Idle;
         self.back_off = BACK_OFF_MIN;
-        for kept in self.open.drain(..) {
+        for kept in std::mem::take(&mut self.open) {
+            self.reports().service.accepted(&kept.topic);
             self.frontier.complete(kept.ticket);
         }
         Ok(())
@@ -314,29 +312,48 @@ impl TransactionalSink {
         self.state = State::Idle;
         self.reached = self.committed.clone();
         let failure = self.reports().take_failure();
-        let is_poison = failure.is_some_and(|code| verdict(code) == Verdict::Poison);
-        if let (true, 1, Some(code), Some(kept)) = (is_poison, self.open.len(), failure, self.open.pop()) {
-            self.refuse(kept, code.to_string());
+        let kind = failure.as_ref().map(|failure| verdict(failure.code));
+        if kind == Some(Verdict::Poison) && self.open.len() == 1 {
+            let reason = failure.map(|failure| failure.code.to_string()).unwrap_or_default();
+            std::mem::take(&mut self.open).into_iter().for_each(|kept| self.refuse(kept, reason.clone()));
             return Ok(());
         }
-        if is_poison {
+        if kind == Some(Verdict::Poison) {
             self.alone = self.alone.max(self.open.len());
         } else {
             self.not_before = Some(Instant::now() + self.back_off);
             self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
         }
-        if let Some(code) = failure {
-            self.say(&format!("a transaction is taken back and tried again: {code}"));
+        self.open.append(&mut self.pending.drain(..).collect());
+        if let Some(Failure { code, topic }) = failure {
+            self.complain(&topic, code);
+            if kind == Some(Verdict::Barred) && self.reports().service.barred(&topic, code) {
+                // Messages of other topics go on.
+                let given_up = self.open.extract_if(.., |kept| kept.topic == topic).collect::<Vec<_>>();
+                given_up.into_iter().for_each(|kept| self.refuse(kept, code.to_string()));
+            }
         }
-        for kept in self.open.drain(..).rev() {
-            self.pending.push_front(kept);
-        }
+        self.pending = std::mem::take(&mut self.open).into();
         Ok(())
+    }
+
+    /// Says why a topic takes nothing, and has librdkafka look again at one that it believes not to exist.
+    fn complain(&mut self, topic: &str, code: RDKafkaErrorCode) {
+        let way_out = self.reports().service.way_out(code);
+        if let Some(others) = self.complaints.pass() {
+            tracing::error!(
+                "Kafka does not take events for the topic `{topic}`: {code}; they wait, and all behind them, until it \
+                 does{way_out}{others}"
+            );
+        }
+        if is_missing(code) {
+            let _ = self.producer.client().fetch_metadata(Some(topic), TOPIC_LOOK_TIMEOUT);
+        }
     }
 
     /// A message will never be taken.
     fn refuse(&mut self, kept: Kept, reason: String) {
-        let Kept { ticket, topic, key, payload, event_id } = kept;
+        let Kept { ticket, topic, key, payload, event_id, is_letter: _ } = kept;
         if !self.frontier.keeps_letters() {
             self.awaited = Some(ticket);
         }
@@ -392,27 +409,6 @@ impl TransactionalSink {
     }
 }
 
-impl Kept {
-    fn of(message: &Message<'_>, ticket: Ticket) -> Self {
-        Self {
-            ticket,
-            topic: message.topic.to_owned(),
-            key: message.key.map(<[u8]>::to_vec),
-            payload: message.payload.to_vec(),
-            event_id: message.event_id.to_owned(),
-        }
-    }
-
-    fn message(&self) -> Message<'_> {
-        Message {
-            topic: &self.topic,
-            key: self.key.as_deref(),
-            payload: &self.payload,
-            event_id: &self.event_id,
-        }
-    }
-}
-
 impl Sink for TransactionalSink {
     fn payload_bytes_max(&self, key_bytes: usize) -> usize {
         payload_room(self.message_bytes_max, key_bytes)
@@ -435,12 +431,15 @@ impl Sink for TransactionalSink {
             }
             None => {}
         }
-        if self.is_committed(message.event_id) {
+        if !message.is_letter && self.is_committed(message.event_id) {
             self.frontier.complete(ticket);
             return Ok(());
         }
         if !self.pending.is_empty() || !self.takes_messages() {
             return Err(SendError::Full);
+        }
+        if self.reports().service.refuses(message.topic) {
+            return Err(SendError::Refused(format!("the topic `{}` takes nothing", message.topic)));
         }
         self.produce(message)?;
         self.open.push(Kept::of(message, ticket));
@@ -460,8 +459,9 @@ impl Sink for TransactionalSink {
         }
     }
 
-    fn set_encoder(&mut self, encoder: Encoder) {
-        self.encoder = encoder.word();
+    fn reconfigure(&mut self, config: &Config) {
+        self.encoder = config.event.encoder.word();
+        self.reports().service.want_topics(config);
     }
 
     fn close(mut self: Box<Self>, deadline: Instant) {

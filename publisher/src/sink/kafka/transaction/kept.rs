@@ -1,0 +1,44 @@
+//! What a transaction would take along if it were taken back.
+
+use crate::{drain::Ticket, sink::Message};
+
+/// A message that is not committed.
+pub struct Kept {
+    /// Which record it belongs to.
+    pub ticket: Ticket,
+    /// Its topic.
+    pub topic: String,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// The encoded event.
+    pub payload: Vec<u8>,
+    /// The event's id.
+    pub event_id: String,
+    /// It comes from the dead letters: checkpoints know nothing of it.
+    pub is_letter: bool,
+}
+
+impl Kept {
+    /// A copy of a message.
+    pub fn of(message: &Message<'_>, ticket: Ticket) -> Self {
+        Self {
+            ticket,
+            topic: message.topic.to_owned(),
+            key: message.key.map(<[u8]>::to_vec),
+            payload: message.payload.to_vec(),
+            event_id: message.event_id.to_owned(),
+            is_letter: message.is_letter,
+        }
+    }
+
+    /// To be sent.
+    pub fn message(&self) -> Message<'_> {
+        Message {
+            topic: &self.topic,
+            key: self.key.as_deref(),
+            payload: &self.payload,
+            event_id: &self.event_id,
+            is_letter: self.is_letter,
+        }
+    }
+}
