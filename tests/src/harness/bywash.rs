@@ -204,7 +204,8 @@ impl Bywash {
     /// Starts the agent and waits until it listens to every directory.
     #[track_caller]
     pub fn start_agent(&mut self) {
-        let process = self.agent.insert(spawn("fs-agent", &self.config, self.root.path()));
+        let (environment, root) = (&self.environment, self.root.path());
+        let process = self.agent.insert(spawn_in(environment, "fs-agent", &self.config, root));
         let (config, directories) = (&self.config, &self.directories);
         wait::until("fs-agent to listen", wait::PATIENCE, || {
             assert!(process.ended().is_none(), "fs-agent ended: {:?}", process.ended());

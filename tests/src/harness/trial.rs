@@ -63,18 +63,33 @@ impl Trial {
     /// brings and does not end is there until the last of them has.
     #[track_caller]
     pub fn write_during(&mut self, bywash: &mut Bywash, time: Duration, happen: impl FnOnce(&mut Bywash)) {
+        let load = self.load(bywash, time);
+        let writer = load.start(bywash.root());
+        happen(bywash);
+        let report = writer.finish(time + PATIENCE * 2);
+        report.assert_complete(&load);
+        self.done.push((load, report));
+    }
+
+    fn load(&self, bywash: &Bywash, time: Duration) -> Load {
         let id = u32::try_from(self.done.len()).expect("few loads");
-        let load = Load {
+        Load {
             id,
             files: ["a", "b"].map(|name| bywash.file(&format!("{id}-{name}"))).to_vec(),
             count: u64::try_from(time.as_millis()).expect("a short time") * u64::from(RATE) / 1_000,
             bytes: WRITE_BYTES,
             rate: RATE,
-        };
+        }
+    }
+
+    /// Writes for so long, as fast as it goes.
+    #[track_caller]
+    pub fn write_at_full_speed(&mut self, bywash: &Bywash, time: Duration) {
+        let load = Load { count: u64::MAX, rate: 0, ..self.load(bywash, time) };
         let writer = load.start(bywash.root());
-        happen(bywash);
-        let report = writer.finish(time + PATIENCE * 2);
-        report.assert_complete(&load);
+        std::thread::sleep(time);
+        let report = writer.stop();
+        assert_eq!(report.error, None, "a write failed");
         self.done.push((load, report));
     }
 
@@ -164,7 +179,8 @@ fn read_all(reader: &mut Reader, wanted: u64) -> Vec<Event> {
         if has_last && accounted >= wanted {
             return Ok(());
         }
-        let numbers: BTreeSet<u64> = events.iter().map(|event| event.number("sequence")).collect();
+        let numbers: BTreeSet<u64> =
+            events.iter().filter_map(|event| event.json.get("sequence")?.as_u64()).collect();
         let missing: Vec<u64> = (0..wanted).filter(|number| !numbers.contains(number)).collect();
         Err(format!("{accounted} of {wanted}; numbers {missing:?} are missing"))
     });

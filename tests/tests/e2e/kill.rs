@@ -253,8 +253,14 @@ fn at_head_moved() {
 /// Kills the publisher while the ring's records go through the spool: they arrive nevertheless.
 #[track_caller]
 fn assert_spooled(point: FailPoint) {
+    assert_spooled_with(point, &spool::SMALL_RING);
+}
+
+/// The same otherwise configured; gives how many events came twice to readers of what is committed.
+#[track_caller]
+fn assert_spooled_with(point: FailPoint, settings: &Settings) -> usize {
     let broker = Broker::start();
-    let mut bywash = Bywash::new(&broker.address(), &spool::SMALL_RING);
+    let mut bywash = Bywash::new(&broker.address(), settings);
     bywash.start_agent();
     broker.stop();
     bywash.publisher = Some(spawn_to_die("publisher", &bywash, point, 0));
@@ -272,8 +278,38 @@ fn assert_spooled(point: FailPoint) {
         broker.resume();
     }
     bywash.start_publisher();
-    let (events, _doubled) = spool::read_all(&broker, report.written);
+    bywash.drain(PATIENCE * 2);
+    let mut reader = broker.read_committed("logs");
+    let events = reader.events_within(usize::try_from(report.written).unwrap(), PATIENCE * 2);
+    let (events, doubled) = ledger::distinct(events);
     spool::assert_all_arrived(&events, &load, &report);
+    doubled
+}
+
+/// Small ring and spool, in transactions.
+const SPOOL_IN_TRANSACTIONS: Settings =
+    Settings { kafka: "delivery = \"exactly_once\"", ..spool::SMALL_RING };
+/// Small ring and spool, an event a line.
+const SPOOL_OF_LINES: Settings = Settings { directory: "framing = \"line\"", ..spool::SMALL_RING };
+
+#[test]
+fn at_spool_synced_in_transactions() {
+    assert_eq!(assert_spooled_with(FailPoint::SpoolSynced, &SPOOL_IN_TRANSACTIONS), 0);
+}
+
+#[test]
+fn at_spool_delivered_in_transactions() {
+    assert_eq!(assert_spooled_with(FailPoint::SpoolDelivered, &SPOOL_IN_TRANSACTIONS), 0);
+}
+
+#[test]
+fn at_spool_synced_with_lines() {
+    assert_spooled_with(FailPoint::SpoolSynced, &SPOOL_OF_LINES);
+}
+
+#[test]
+fn at_spool_delivered_with_lines() {
+    assert_spooled_with(FailPoint::SpoolDelivered, &SPOOL_OF_LINES);
 }
 
 #[test]

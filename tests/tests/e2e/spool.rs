@@ -74,7 +74,8 @@ pub fn wait_for_records(bywash: &Bywash) {
     });
 }
 
-fn segments(spool: &Path) -> Vec<PathBuf> {
+/// The spool's files, oldest first.
+pub fn segments(spool: &Path) -> Vec<PathBuf> {
     let Ok(listing) = fs::read_dir(spool) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "spool"));
@@ -115,7 +116,7 @@ fn a_publisher_that_is_stopped_and_started_goes_on_with_the_spool() {
 
 /// Both services end in order, and the memory is gone.
 #[track_caller]
-fn reboot(bywash: &mut Bywash) {
+pub fn reboot(bywash: &mut Bywash) {
     bywash.stop_agent();
     let status = bywash.publisher().terminate(PATIENCE);
     assert_eq!(status.code(), Some(0), "{status}");
@@ -178,10 +179,11 @@ fn a_damaged_segment_costs_what_was_in_it_and_that_is_counted() {
 }
 
 /// A small filesystem, gone with the test.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn new(path: PathBuf, size: &str) -> Self {
+    /// Mounts it on a new directory.
+    pub fn new(path: PathBuf, size: &str) -> Self {
         fs::create_dir(&path).unwrap();
         let options = format!("size={size},mode=0700");
         mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();

@@ -207,3 +207,46 @@ fn a_producer_that_cannot_go_on_is_replaced_and_its_messages_are_sent_again_in_o
     assert_eq!(payloads(&cluster, 101), [sent, vec![b"later".to_vec()]].concat());
     Box::new(sink).close(Instant::now());
 }
+
+#[test]
+fn a_key_goes_to_the_partition_where_java_clients_look_for_it() {
+    const PARTITIONS: i32 = 101;
+    // From Kafka's own tests (org.apache.kafka.common.utils.UtilsTest, testMurmur2).
+    const HASHES: [(&str, i32); 6] = [
+        ("21", -973_932_308),
+        ("foobar", -790_332_482),
+        ("a-little-bit-long-string", -985_981_536),
+        ("a-little-bit-longer-string", -1_486_304_829),
+        ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+        ("abc", 479_470_107),
+    ];
+    let cluster = cluster();
+    cluster.create_topic("t", PARTITIONS, 1).unwrap();
+    let (mut sink, frontier) = sink(&cluster);
+    for (i, (key, _)) in HASHES.iter().enumerate() {
+        let message = Message { key: Some(key.as_bytes()), ..message(key.as_bytes()) };
+        sink.send(&message, frontier.open(record(i as u64))).unwrap();
+    }
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("group.id", "test")
+        .create()
+        .unwrap();
+    let mut all = TopicPartitionList::new();
+    (0..PARTITIONS).for_each(|p| all.add_partition_offset("t", p, Offset::Beginning).unwrap());
+    consumer.assign(&all).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut found = Vec::new();
+    while found.len() < HASHES.len() && Instant::now() < deadline {
+        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+            found.push((message.key().unwrap().to_vec(), message.partition()));
+        }
+    }
+    found.sort();
+    // As Java's DefaultPartitioner does: the hash made positive, and its remainder.
+    let mut expected = HASHES.map(|(key, hash)| (key.as_bytes().to_vec(), (hash & i32::MAX) % PARTITIONS));
+    expected.sort();
+    assert_eq!(found, expected);
+    Box::new(sink).close(Instant::now());
+}

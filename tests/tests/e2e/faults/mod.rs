@@ -7,7 +7,9 @@
 mod access;
 mod broker;
 mod errors;
+mod memory;
 mod network;
+mod services;
 
 use std::time::Duration;
 
