@@ -18,6 +18,7 @@ use rdkafka::{
 use crate::{
     drain::{Frontier, Ticket},
     failed::Patience,
+    rate::LogRate,
     sink::{Message, OpenError, SendError, Sink, SinkError},
 };
 
@@ -41,6 +42,8 @@ const FLUSH_STEP: Duration = Duration::from_millis(100);
 /// How long the end waits for librdkafka's threads, which a name server that hangs can hold.
 const DESTROY_WAIT: Duration = Duration::from_secs(1);
 
+/// At most one line about producers that are replaced in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a new producer has before it is replaced in turn.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -54,6 +57,7 @@ pub struct KafkaSink {
     is_leaving: bool,
     /// Before then the producer is not replaced.
     not_before: Instant,
+    voice: LogRate,
     watch: Option<Watch>,
     /// Those that the producer began with.
     brokers: Vec<String>,
@@ -104,6 +108,7 @@ impl KafkaSink {
             client,
             is_leaving: false,
             not_before: Instant::now(),
+            voice: LogRate::new(LOG_INTERVAL),
             watch,
             brokers: config.kafka.brokers.clone(),
             encoder: config.event.encoder.word(),
@@ -127,10 +132,12 @@ impl KafkaSink {
             self.client.set("bootstrap.servers", addresses);
             self.brokers = brokers;
         } else if let Some(reason) = self.service.fatal().filter(|_| self.not_before <= Instant::now()) {
-            tracing::warn!(
-                "the Kafka producer cannot go on, and another one takes its place: {reason}; what is not confirmed is \
-                 sent again"
-            );
+            if let Some(others) = self.voice.pass() {
+                tracing::warn!(
+                    "the Kafka producer cannot go on, and another one takes its place: {reason}; what is not confirmed \
+                     is sent again{others}"
+                );
+            }
         } else {
             return;
         }

@@ -209,6 +209,26 @@ fn a_producer_that_cannot_go_on_is_replaced_and_its_messages_are_sent_again_in_o
 }
 
 #[test]
+fn a_producer_that_gets_no_id_for_lack_of_a_right_is_replaced_until_it_does() {
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    // The end of a producer, and nothing is on its way.
+    let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    cluster.request_errors(RDKafkaApiKey::InitProducerId, &[denied]);
+    let (mut sink, frontier) = sink(&cluster);
+    let deadline = Instant::now() + PATIENCE;
+    let ticket = frontier.open(record(0));
+    while let Err(error) = sink.send(&message(b"x"), ticket) {
+        assert!(matches!(error, SendError::Full), "{error}");
+        assert!(Instant::now() < deadline, "it stays full");
+        sink.poll().unwrap();
+    }
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
+    assert_eq!(payloads(&cluster, 1), [b"x".to_vec()]);
+    Box::new(sink).close(Instant::now());
+}
+
+#[test]
 fn a_key_goes_to_the_partition_where_java_clients_look_for_it() {
     const PARTITIONS: i32 = 101;
     // From Kafka's own tests (org.apache.kafka.common.utils.UtilsTest, testMurmur2).
