@@ -47,6 +47,27 @@ pub fn attributes(ino: u64, stat: &Statx) -> FileAttr {
     }
 }
 
+/// The attributes of what is known by its number and kind alone. Not to be believed.
+pub fn attributes_unknown(ino: u64, below: TypeBelow) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(ino),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: kind(below),
+        perm: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
 pub fn kind(below: TypeBelow) -> FileType {
     match below {
         TypeBelow::Directory => FileType::Directory,

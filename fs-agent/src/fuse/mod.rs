@@ -95,6 +95,11 @@ impl Adapter {
                 tracing::info!("this kernel does not offer {capability:?}; going on without it");
             }
         }
+        // Who looks at what it lists is told with the list, where telling takes no time; the kernel finds out who does.
+        if self.overlay.is_local() {
+            let _ =
+                config.add_capabilities(InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO);
+        }
         // Permissions by ACL are checked by the kernel then. Not asked for where there are none: it would ask in vain.
         if self.overlay.has_acls() && config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_err() {
             tracing::info!("this kernel does not check ACLs over FUSE: they are kept, and not in force here");

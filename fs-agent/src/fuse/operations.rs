@@ -10,8 +10,8 @@ use std::{
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 
@@ -268,6 +268,27 @@ impl Filesystem for Adapter {
             })
         };
         answer!(self, reply, "readdir", read(), () => reply.ok());
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let mut read = || {
+            self.overlay.read_dir_plus(fh.0, offset, |entry, told| {
+                let attr = match &told.stat {
+                    Some(stat) => attributes(told.node, stat),
+                    None => convert::attributes_unknown(told.node, entry.kind),
+                };
+                let ttl = if told.lasts { CACHE_TTL } else { Duration::ZERO };
+                !reply.add(attr.ino, entry.next_offset, &entry.name, &ttl, &attr, GENERATION)
+            })
+        };
+        answer!(self, reply, "readdirplus", read(), () => reply.ok());
     }
 
     fn releasedir(

@@ -2,18 +2,28 @@
 //! bounded memory.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::ffi::OsStringExt},
     sync::{Arc, Mutex},
 };
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, fdatasync, fsync, openat, seek, statat};
+use rustix::{
+    fs::{
+        AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxAttributes, StatxFlags, fdatasync,
+        fsync, openat, seek, statat, statx,
+    },
+    io::Errno,
+};
 
 use super::{OpenDir, Overlay, Result, handle::DirStream, lock};
 
 /// How much of a directory is read at once. A reply takes 4 KiB, and more on newer kernels.
 const READ_BYTES: usize = 16 << 10;
+
+/// Of how many files the kernel is told with a directory's first piece. It asks for that before it can know whether they
+/// are looked at; who reads nothing but names waits for no more.
+const FIRST_TOLD_MAX: usize = 32;
 
 /// One name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +38,18 @@ pub struct DirEntry {
     pub name: OsString,
 }
 
+/// What the kernel is told of a name while it reads a directory.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// The node id.
+    pub node: u64,
+    /// The attributes of a file, which is then admitted. None for `.` and `..`, of which the kernel takes nothing but the
+    /// number, and for what cannot be examined: it is to ask again.
+    pub stat: Option<Statx>,
+    /// The attributes are to be believed for a while.
+    pub lasts: bool,
+}
+
 impl Overlay {
     /// Opens a directory for reading.
     ///
@@ -37,7 +59,7 @@ impl Overlay {
         let inode = self.inodes.get(node)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = openat(&inode.fd()?, ".", flags, Mode::empty())?;
-        Ok(self.dirs.insert(|id| OpenDir { id, fd, stream: Mutex::new(DirStream::default()) }))
+        Ok(self.dirs.insert(|id| OpenDir { id, inode, fd, stream: Mutex::new(DirStream::default()) }))
     }
 
     /// Hands the entries from `offset` on to `take`, until it says that it has no room for one.
@@ -62,6 +84,53 @@ impl Overlay {
             }
             stream.offset = entry.next_offset;
             stream.read_ahead.pop_front();
+        }
+    }
+
+    /// As [`Self::read_dir`], and tells of each file as a lookup does; those that `take` had room for are to be forgotten.
+    /// Waits for no filesystem that is mounted in the directory. To be used where the directory's own
+    /// [is local](Self::is_local).
+    ///
+    /// # Errors
+    /// As getdents(2) says.
+    pub fn read_dir_plus(
+        &self,
+        handle: u64,
+        offset: u64,
+        mut take: impl FnMut(&DirEntry, &Told) -> bool,
+    ) -> Result<()> {
+        let dir = self.dirs.get(handle)?;
+        let mut left = if offset == 0 { FIRST_TOLD_MAX } else { usize::MAX };
+        self.read_dir(handle, offset, |entry| {
+            if left == 0 {
+                return false;
+            }
+            left -= 1;
+            // Removed since it was read.
+            let Some(told) = self.tell_of(&dir, entry) else { return true };
+            let taken = take(entry, &told);
+            if !taken && told.stat.is_some() {
+                self.forget(told.node, 1);
+            }
+            taken
+        })
+    }
+
+    fn tell_of(&self, dir: &OpenDir, entry: &DirEntry) -> Option<Told> {
+        let name: &OsStr = &entry.name;
+        if name == "." || name == ".." {
+            return Some(Told { node: entry.ino, stat: None, lasts: false });
+        }
+        // Who wants to know what is mounted there may have to wait for it: who lists the directory must not.
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        match statx(&dir.fd, name, flags, StatxFlags::BASIC_STATS) {
+            Ok(stat) => {
+                let node = self.inodes.admit(None, &stat, &dir.inode, name).id;
+                let lasts = !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+                Some(Told { node, stat: Some(stat), lasts })
+            }
+            Err(Errno::NOENT) => None,
+            Err(_) => Some(Told { node: self.inodes.nobody(), stat: None, lasts: false }),
         }
     }
 

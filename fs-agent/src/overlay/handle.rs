@@ -90,6 +90,8 @@ pub struct KnownPath {
 pub struct OpenDir {
     /// The kernel's handle.
     pub id: u64,
+    /// The directory that is open.
+    pub inode: Arc<Inode>,
     /// The directory below.
     pub fd: OwnedFd,
     /// How far it has been read.

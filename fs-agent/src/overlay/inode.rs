@@ -95,7 +95,7 @@ pub struct Inode {
     pub id: u64,
     key: Key,
     is_dir: bool,
-    /// The file below, opened with O_PATH, unless it was closed to save descriptors.
+    /// The file below, opened with O_PATH, unless it was closed to save descriptors, or nobody has used it yet.
     fd: Mutex<Option<Arc<OwnedFd>>>,
     /// Since it was last looked at, to be closed or forgotten.
     used: AtomicBool,
@@ -105,12 +105,12 @@ pub struct Inode {
 }
 
 impl Inode {
-    fn new(id: u64, fd: OwnedFd, stat: &Statx, held: &Arc<Held>) -> Self {
+    fn new(id: u64, fd: Option<OwnedFd>, stat: &Statx, held: &Arc<Held>) -> Self {
         Self {
             id,
             key: key_of(stat),
             is_dir: FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory,
-            fd: Mutex::new(Some(Arc::new(fd))),
+            fd: Mutex::new(fd.map(Arc::new)),
             used: AtomicBool::new(true),
             held: Arc::clone(held),
             links: Mutex::default(),
@@ -323,7 +323,7 @@ impl Inodes {
         let held = Arc::new(Held { max: limits.descriptors, inodes: Mutex::default() });
         Self {
             // Not noted as held, so never closed: it has no name to be found by.
-            root: Arc::new(Inode::new(ROOT, root, stat, &held)),
+            root: Arc::new(Inode::new(ROOT, Some(root), stat, &held)),
             root_dev: key_of(stat).0,
             held,
             tables: Mutex::default(),
@@ -351,16 +351,18 @@ impl Inodes {
         tables.known.get(&id).map(|known| Arc::clone(&known.inode))
     }
 
-    /// Counts that the kernel is told of the file that `fd` holds, and of its name.
-    pub fn admit(&self, fd: OwnedFd, stat: &Statx, parent: &Arc<Inode>, name: &OsStr) -> Arc<Inode> {
+    /// Counts that the kernel is told of a file and of its name. `fd` holds the file; without it, it is found by its name
+    /// once somebody uses it.
+    pub fn admit(&self, fd: Option<OwnedFd>, stat: &Statx, parent: &Arc<Inode>, name: &OsStr) -> Arc<Inode> {
         let key = key_of(stat);
+        let is_open = fd.is_some();
         let (inode, spare) = {
             let mut tables = lock(&self.tables);
             let id = tables.find_or_assign(self.root_dev, key);
             match tables.known.get_mut(&id) {
                 Some(known) => {
                     known.lookups += 1;
-                    (Arc::clone(&known.inode), Some(fd))
+                    (Arc::clone(&known.inode), fd)
                 }
                 None => {
                     let inode = Arc::new(Inode::new(id, fd, stat, &self.held));
@@ -378,9 +380,17 @@ impl Inodes {
         inode.add_link(parent, name);
         match spare {
             Some(fd) => inode.keep(&Arc::new(fd)),
-            None => self.held.note(&inode),
+            None if is_open => self.held.note(&inode),
+            None => {}
         }
         inode
+    }
+
+    /// A node id that no file has: the kernel may be told of it, and finds nothing behind it.
+    pub fn nobody(&self) -> u64 {
+        let mut tables = lock(&self.tables);
+        tables.next_synthetic += 1;
+        SYNTHETIC + tables.next_synthetic - 1
     }
 
     /// The kernel forgets `count` times that it was told of `id`.

@@ -44,8 +44,9 @@ use inode::{Inode, Inodes, ROOT};
 /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const OVERLAYFS_MAGIC: FsWord = 0x794c_7630;
 
-/// Filesystems that do nothing at close(2), which therefore cannot fail: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
-const SILENT_AT_CLOSE: [FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
+/// Filesystems that do nothing at close(2), which therefore cannot fail, and look files up without waiting for another
+/// machine or process: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
+const LOCAL: [FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
 
 /// What an operation gives; the errno goes to the caller as it is.
 pub type Result<T> = rustix::io::Result<T>;
@@ -116,9 +117,14 @@ impl Overlay {
         self.fs_type == OVERLAYFS_MAGIC
     }
 
+    /// Whether the directory is on a filesystem of this machine's own, as far as is known.
+    pub fn is_local(&self) -> bool {
+        LOCAL.contains(&self.fs_type)
+    }
+
     /// Whether closing `file` does nothing below that could fail, as far as is known.
     pub fn closes_silently(&self, file: &OpenFile) -> bool {
-        SILENT_AT_CLOSE.contains(&self.fs_type) && self.inodes.is_on_roots_filesystem(&file.inode)
+        self.is_local() && self.inodes.is_on_roots_filesystem(&file.inode)
     }
 
     /// The open file that the kernel calls `handle`.
@@ -162,7 +168,7 @@ impl Overlay {
     /// Tells the kernel of the file that `fd` holds, reached as `name` in `parent`.
     fn admit(&self, fd: OwnedFd, parent: &Arc<Inode>, name: &OsStr) -> Result<Entry> {
         let stat = stat_of(&fd)?;
-        let inode = self.inodes.admit(fd, &stat, parent, name);
+        let inode = self.inodes.admit(Some(fd), &stat, parent, name);
         Ok(Entry { node: inode.id, stat })
     }
 }

@@ -218,6 +218,69 @@ fn a_directory_is_read_in_pieces_and_from_anywhere() {
 }
 
 #[test]
+fn what_is_listed_is_known_as_if_it_were_looked_up() {
+    const FILES: usize = 100;
+    let f = fixture();
+    (0..FILES).for_each(|i| fs::write(f.below(&format!("file {i}")), vec![b'x'; i]).unwrap());
+    let dir = f.overlay.open_dir(ROOT).unwrap();
+    let (mut told_of, mut offset) = (Vec::new(), 0);
+    loop {
+        let before = told_of.len();
+        let take = |entry: &dirs::DirEntry, told: &dirs::Told| {
+            let room = told_of.len() < before + 7;
+            if room {
+                told_of.push((entry.clone(), *told));
+            }
+            room
+        };
+        f.overlay.read_dir_plus(dir.id, offset, take).unwrap();
+        match told_of.last() {
+            Some((entry, _)) if told_of.len() > before => offset = entry.next_offset,
+            _ => break,
+        }
+    }
+    assert_eq!(told_of.len(), FILES + 2);
+    assert_eq!(f.overlay.inodes.held(), 0, "they take no descriptors");
+    for (entry, told) in &told_of {
+        let Some(stat) = &told.stat else {
+            assert!(entry.name == "." || entry.name == "..");
+            continue;
+        };
+        assert!(told.lasts);
+        let name = entry.name.to_str().unwrap();
+        assert_eq!(format!("file {}", stat.stx_size), name);
+        let open = f.overlay.open_file(told.node, OFlags::RDONLY.bits().cast_signed(), ME).unwrap();
+        assert_eq!(f.path_of(&open), format!("/{name}"));
+        assert_eq!(f.lookup(ROOT, name).node, told.node);
+        f.overlay.forget(told.node, 1);
+    }
+    assert_eq!(f.overlay.inodes.len(), FILES, "known once each");
+    for (_, told) in &told_of {
+        if told.stat.is_some() {
+            f.overlay.forget(told.node, 1);
+        }
+    }
+    assert_eq!(f.overlay.inodes.len(), 0);
+}
+
+#[test]
+fn what_is_listed_and_then_removed_stays_what_it_was() {
+    let f = fixture();
+    fs::write(f.below("a"), b"a").unwrap();
+    let dir = f.overlay.open_dir(ROOT).unwrap();
+    let mut node = None;
+    let take = |_: &dirs::DirEntry, told: &dirs::Told| {
+        if told.stat.is_some() {
+            node = Some(told.node);
+        }
+        true
+    };
+    f.overlay.read_dir_plus(dir.id, 0, take).unwrap();
+    f.overlay.unlink(ROOT, OsStr::new("a")).unwrap();
+    assert_eq!(f.overlay.getattr(node.unwrap()).unwrap().stx_nlink, 0);
+}
+
+#[test]
 fn attributes_are_changed_in_an_order_that_keeps_them_all() {
     let f = fixture();
     let (entry, _) = f.create(ROOT, "a", OFlags::WRONLY);

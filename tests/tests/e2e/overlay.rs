@@ -251,6 +251,8 @@ fn callers_stuck_below_leave_the_others_alone() {
         fs::write(&path, b"free").unwrap();
         assert_eq!(content(&path), b"free");
     }
+    let mut listed = fs::read_dir(bywash.directory()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(listed.any(|name| name == "wedged"), "what does not answer is listed all the same");
     assert!(begin.elapsed() < Duration::from_secs(5), "took {:?}", begin.elapsed());
     assert!(callers.iter().all(|caller| !caller.is_finished()), "nobody was stuck");
     wedge.resume();
