@@ -43,6 +43,7 @@ valgrind                                 | valgrind     | looking for misused me
 readonly BENCH_PACKAGES='
 mergerfs                                 | mergerfs     | the fastest overlay of Debian, to be measured against
 bindfs                                   | bindfs       | another one
+[ -x /usr/sbin/bonnie++ ]                | bonnie++     | the load of a database, and of many small files
 '
 
 is_there() {

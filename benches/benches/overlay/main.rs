@@ -9,7 +9,9 @@
 //! overlay captures is drained to nowhere by another process; `uncaptured` is the same overlay with every file excluded,
 //! so what it is faster by is capture's share. TMPDIR says on which filesystem everything happens.
 
+mod bonnie;
 mod subject;
+mod table;
 mod work;
 
 use std::{hint::black_box, path::PathBuf, time::Duration};
@@ -98,7 +100,12 @@ fn main() {
         .into_iter()
         .map(|line| line.into_iter().map(|mut figures| median(&mut figures)).collect())
         .collect();
-    print_tables(&subjects, &works, &medians);
+    if !works.is_empty() {
+        print_tables(&subjects, &works, &medians);
+    }
+    if bonnie::NAME.contains(&arguments.only) {
+        bonnie::run(&subjects);
+    }
     for subject in &subjects {
         if let Some(memory) = subject.memory_bytes() {
             println!(
@@ -112,22 +119,15 @@ fn main() {
 
 /// Microseconds for each operation, and how fast the overlay is beside the others.
 fn print_tables(subjects: &[Subject], works: &[Work], medians: &[Vec<f64>]) {
-    println!("\nmicroseconds for one operation, medians\n");
-    let header: String = subjects.iter().map(|subject| format!(" {:>12} |", subject.name)).collect();
-    println!("| {:<22} |{header}", "");
-    println!("|{}|{}", "-".repeat(24), format!("{}:|", "-".repeat(13)).repeat(subjects.len()));
-    for (work, line) in works.iter().zip(medians) {
-        let cells: String = line.iter().map(|figure| format!(" {figure:>12.2} |")).collect();
-        println!("| {:<22} |{cells}", work.name());
-    }
     let ours = subjects.iter().position(|subject| subject.name == subject::OVERLAY).expect("the overlay");
-    println!("\nspeed of {} in that of the others\n", subject::OVERLAY);
-    println!("| {:<22} |{header}", "");
-    println!("|{}|{}", "-".repeat(24), format!("{}:|", "-".repeat(13)).repeat(subjects.len()));
-    for (work, line) in works.iter().zip(medians) {
-        let cells: String = line.iter().map(|figure| format!(" {:>12.2} |", figure / line[ours])).collect();
-        println!("| {:<22} |{cells}", work.name());
-    }
+    let rows = |cell: fn(f64, f64) -> f64| {
+        works.iter().zip(medians).map(move |(work, line)| {
+            (work.name(), line.iter().map(|figure| format!("{:.2}", cell(*figure, line[ours]))).collect())
+        })
+    };
+    table::print("microseconds for one operation, medians", subjects, rows(|figure, _| figure));
+    let title = format!("speed of {} in that of the others", subject::OVERLAY);
+    table::print(&title, subjects, rows(|figure, ours| figure / ours));
     println!();
 }
 

@@ -5,7 +5,7 @@ use std::{
     hint::black_box,
     os::unix::fs::FileExt,
     path::Path,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::subject::Subject;
@@ -21,6 +21,9 @@ const FILES: usize = 500;
 /// Files in the directory that is listed.
 const LISTED_FILES: usize = 2_000;
 
+/// How long filesystems in user space have the kernel remember attributes: ours and its peers the same.
+const CACHED_FOR: Duration = Duration::from_millis(1100);
+
 const READ: &str = "to-be-read";
 const LISTED: &str = "to-be-listed";
 
@@ -35,6 +38,7 @@ pub enum Work {
     Stat,
     Delete,
     List,
+    ListLong,
 }
 
 /// Everything that is measured.
@@ -46,7 +50,7 @@ pub fn all() -> Vec<Work> {
         Ok(()) => works.extend(sized(Work::ReadCold)),
         Err(error) => println!("skipped cold reads: the caches cannot be dropped: {error}"),
     }
-    works.extend([Work::Create, Work::Stat, Work::List, Work::Delete]);
+    works.extend([Work::Create, Work::Stat, Work::List, Work::ListLong, Work::Delete]);
     works
 }
 
@@ -75,6 +79,7 @@ impl Work {
             Self::Stat => "stat".to_owned(),
             Self::Delete => "delete".to_owned(),
             Self::List => "readdir, an entry".to_owned(),
+            Self::ListLong => "readdir and stat".to_owned(),
         }
     }
 
@@ -101,7 +106,14 @@ impl Work {
                 black_box(fs::metadata(path).unwrap());
             }),
             Self::Delete => each_file(directory, |path| fs::remove_file(path).unwrap()),
-            Self::List => list(directory),
+            Self::List => list(directory, |_| {}),
+            Self::ListLong => {
+                // What was learned with the last list is forgotten by then.
+                std::thread::sleep(CACHED_FOR);
+                list(directory, |entry| {
+                    black_box(entry.metadata().unwrap());
+                })
+            }
         }
     }
 }
@@ -156,10 +168,10 @@ fn each_file(directory: &Path, act: impl Fn(&Path)) -> f64 {
     micros(begin, FILES)
 }
 
-fn list(directory: &Path) -> f64 {
+fn list(directory: &Path, look_at: impl Fn(&fs::DirEntry)) -> f64 {
     let begin = Instant::now();
-    let listed =
-        fs::read_dir(directory.join(LISTED)).unwrap().inspect(|entry| assert!(entry.is_ok())).count();
+    let entries = fs::read_dir(directory.join(LISTED)).unwrap();
+    let listed = entries.inspect(|entry| look_at(entry.as_ref().unwrap())).count();
     assert_eq!(listed, LISTED_FILES);
     micros(begin, LISTED_FILES)
 }
