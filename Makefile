@@ -34,7 +34,7 @@ test: setup lint model fuzz ## Checks the code, then runs the model, fuzz, unit,
 	cargo build --locked $(TESTED)
 	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile $(PROFILE)
 
-faults: ## Brings about each fault on the way to Kafka, and prints what became of the writes: 5 minutes, as root
+faults: ## Brings about each fault on the way to Kafka, and prints what became of the writes: 7 minutes, as root
 	@tests/tools/setup.sh
 	cargo build --locked $(TESTED)
 	@trap tests/tools/clean-up.sh EXIT; tests/tools/faults.sh cargo nextest run --locked $(TESTED) \

@@ -17,6 +17,10 @@ const RATE: u32 = 1_000;
 const WRITE_BYTES: usize = 200;
 /// How long is written while all is well.
 const HEALTHY_TIME: Duration = Duration::from_millis(500);
+/// How many missing events a failing test names.
+const MISSING_SHOWN_MAX: usize = 20;
+/// So many events a second are delivered and read on the slowest of machines.
+const EVENTS_PER_SECOND_MIN: u64 = 3_000;
 /// Bytes of the write that comes last of all.
 const LAST: &[u8] = b"the last write";
 
@@ -105,12 +109,13 @@ impl Trial {
     /// byte is missing.
     #[track_caller]
     pub fn end(self, bywash: &Bywash, reader: &mut Reader) -> Outcome {
-        bywash.drain(PATIENCE * 2);
+        let sent = self.done.iter().map(|(_, report)| report.written).sum::<u64>() + self.more + 1;
+        let time_max = PATIENCE * 2 + Duration::from_secs(sent / EVENTS_PER_SECOND_MIN);
+        bywash.drain(time_max);
         // Behind all others, and behind the news of what is lost.
         std::fs::write(bywash.file("last"), LAST).expect("a write");
-        let sent = self.done.iter().map(|(_, report)| report.written).sum::<u64>() + self.more + 1;
         let letters = bywash.publisher_status()["dead_letters"].as_u64().expect("a number");
-        let (events, doubled) = ledger::distinct(read_all(reader, sent - letters));
+        let (events, doubled) = ledger::distinct(read_all(reader, sent - letters, time_max));
         let outcome = Outcome {
             sent,
             received: ledger::delivered(&events).0,
@@ -163,11 +168,11 @@ impl Trial {
 
 /// Reads until the last write has arrived, and as many as there must be.
 #[track_caller]
-fn read_all(reader: &mut Reader, wanted: u64) -> Vec<Event> {
+fn read_all(reader: &mut Reader, wanted: u64, time_max: Duration) -> Vec<Event> {
     let mut events = Vec::new();
     let mut ids = HashSet::new();
     let (mut accounted, mut has_last) = (0, false);
-    reader.read_until("all that was written", PATIENCE * 2, |messages| {
+    reader.read_until("all that was written", time_max, |messages| {
         for message in &messages[events.len()..] {
             let event = Event::parse(message);
             if ids.insert(event.identity()) {
@@ -179,10 +184,17 @@ fn read_all(reader: &mut Reader, wanted: u64) -> Vec<Event> {
         if has_last && accounted >= wanted {
             return Ok(());
         }
-        let numbers: BTreeSet<u64> =
-            events.iter().filter_map(|event| event.json.get("sequence")?.as_u64()).collect();
-        let missing: Vec<u64> = (0..wanted).filter(|number| !numbers.contains(number)).collect();
+        // Dear, and of interest in the end alone.
+        let missing = if has_last { first_missing(&events) } else { Vec::new() };
         Err(format!("{accounted} of {wanted}; numbers {missing:?} are missing"))
     });
     events
+}
+
+/// The first numbers that are missing among the events'.
+fn first_missing(events: &[Event]) -> Vec<u64> {
+    let numbers: BTreeSet<u64> =
+        events.iter().filter_map(|event| event.json.get("sequence")?.as_u64()).collect();
+    let last = numbers.last().copied().unwrap_or_default();
+    (0..last).filter(|number| !numbers.contains(number)).take(MISSING_SHOWN_MAX).collect()
 }

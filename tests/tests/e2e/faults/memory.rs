@@ -49,7 +49,7 @@ fn assert_bounded(fault: &'static str, time: Duration) {
 
 #[test]
 fn memory_stays_within_its_bounds_through_an_outage_at_full_rate() {
-    assert_bounded("outage at full rate", Duration::from_secs(3));
+    assert_bounded("outage at full rate", Duration::from_secs(2));
 }
 
 #[test]
