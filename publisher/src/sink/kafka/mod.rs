@@ -18,6 +18,7 @@
 
 mod config;
 mod connect;
+mod gathered;
 mod polled;
 mod retry;
 mod service;

@@ -2,6 +2,9 @@
 //!
 //! rdkafka's `ThreadedProducer` does the same and looks for a stop ten times a second, which alone is what an idle publisher
 //! may wake up; a report ends this wait as soon as it ends that one.
+//!
+//! Where reports come fast, the thread looks for them a thousand times a second instead and tells them on together: one by
+//! one, each would have the drain wait for the frontier's lock, and move the ring's head.
 
 use std::{
     io,
@@ -11,13 +14,31 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rdkafka::producer::{BaseProducer, ProducerContext};
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 
-/// How long the thread waits for a report before it looks whether it shall end.
+/// How long the thread waits for a report before it looks whether it shall end, and how fast reports come.
 const REPORT_WAIT: Duration = Duration::from_millis(500);
+/// Reports come fast if there are this many in that time.
+const FAST_REPORTS: u64 = 5000;
+/// How long the thread looks away while they do.
+const NAP: Duration = Duration::from_millis(1);
+
+/// What becomes of reports that come fast.
+pub trait Gather {
+    /// How many deliveries have been reported so far.
+    fn reported(&self) -> u64 {
+        0
+    }
+
+    /// Reports may be kept from now on until [`Self::settle`].
+    fn gather(&self) {}
+
+    /// Tells on what was kept, and what comes from now on at once.
+    fn settle(&self) {}
+}
 
 /// A producer and its thread, which ends with it.
 pub struct Polled<C: ProducerContext + 'static> {
@@ -26,7 +47,7 @@ pub struct Polled<C: ProducerContext + 'static> {
     thread: Option<JoinHandle<()>>,
 }
 
-impl<C: ProducerContext + 'static> Polled<C> {
+impl<C: ProducerContext + Gather + 'static> Polled<C> {
     /// Starts the thread.
     ///
     /// # Errors
@@ -35,13 +56,42 @@ impl<C: ProducerContext + 'static> Polled<C> {
         let producer = Arc::new(producer);
         let stop = Arc::new(AtomicBool::new(false));
         let (reports, ended) = (Arc::clone(&producer), Arc::clone(&stop));
-        let take_reports = move || {
-            while !ended.load(Ordering::Relaxed) {
-                reports.poll(REPORT_WAIT);
-            }
-        };
-        let thread = thread::Builder::new().name("reports".to_owned()).spawn(take_reports)?;
+        let thread = thread::Builder::new().name("reports".to_owned());
+        let thread = thread.spawn(move || take_reports(&reports, &ended))?;
         Ok(Self { producer, stop, thread: Some(thread) })
+    }
+}
+
+fn take_reports<C: ProducerContext + Gather>(producer: &BaseProducer<C>, ended: &AtomicBool) {
+    let context = producer.client().context();
+    let mut is_fast = false;
+    while !ended.load(Ordering::Relaxed) {
+        let before = context.reported();
+        if is_fast {
+            take_together(producer, ended);
+        } else {
+            producer.poll(REPORT_WAIT);
+        }
+        is_fast = context.reported() - before >= FAST_REPORTS;
+    }
+}
+
+/// Takes what has been reported between two naps together, for [`REPORT_WAIT`].
+fn take_together<C: ProducerContext + Gather>(producer: &BaseProducer<C>, ended: &AtomicBool) {
+    let context = producer.client().context();
+    let begun = Instant::now();
+    while begun.elapsed() < REPORT_WAIT && !ended.load(Ordering::Relaxed) {
+        context.gather();
+        loop {
+            let before = context.reported();
+            // Takes what a broker has confirmed with one answer, and does not wait for another.
+            producer.poll(Duration::ZERO);
+            if context.reported() == before {
+                break;
+            }
+        }
+        context.settle();
+        thread::sleep(NAP);
     }
 }
 

@@ -26,6 +26,8 @@ use crate::{
 };
 
 use super::{
+    gathered::Gathered,
+    polled::Gather,
     retry::{Failed, Retries},
     topics::TopicMaker,
 };
@@ -123,6 +125,20 @@ impl Link {
     }
 }
 
+impl Gather for Link {
+    fn reported(&self) -> u64 {
+        self.service.gathered.reported()
+    }
+
+    fn gather(&self) {
+        self.service.gathered.gather();
+    }
+
+    fn settle(&self) {
+        self.service.gathered.settle();
+    }
+}
+
 impl ProducerContext for Link {
     type DeliveryOpaque = usize;
 
@@ -148,6 +164,8 @@ impl ClientContext for Link {
 /// Receives what librdkafka reports.
 pub struct Service {
     frontier: Arc<Frontier>,
+    /// Deliveries on their way to it.
+    pub gathered: Gathered,
     /// Makes topics, if that is wanted.
     topics: Option<TopicMaker>,
     /// What is to be sent again.
@@ -174,6 +192,7 @@ impl Service {
     pub fn new(frontier: Arc<Frontier>, patience: Patience, topics: Option<TopicMaker>) -> Self {
         let rate = || LogRate::new(LOG_INTERVAL);
         Self {
+            gathered: Gathered::new(Arc::clone(&frontier)),
             frontier,
             topics,
             retries: Retries::default(),
@@ -333,7 +352,7 @@ impl Service {
                 tracing::info!("Kafka takes events again");
             }
         }
-        self.frontier.complete(ticket);
+        self.gathered.add(ticket);
     }
 
     fn failed(&self, opaque: Opaque, code: RDKafkaErrorCode, failed: Failed) {

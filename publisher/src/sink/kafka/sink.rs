@@ -24,7 +24,7 @@ use crate::{
 
 use super::{
     config::{PropertyError, message_bytes_max, producer_config, transactional_config},
-    polled::Polled,
+    polled::{Gather as _, Polled},
     retry::Failed,
     service::{EVENT_ID_HEADER, Link, Opaque, Service, Verdict, verdict},
     topics::TopicMaker,
@@ -305,6 +305,7 @@ impl Sink for KafkaSink {
             // Time running out is what the loop is for.
             let _ = self.producer.flush(left.min(FLUSH_STEP));
         }
+        self.service.gathered.settle();
         self.service.end();
         destroy(self.producer);
     }

@@ -9,7 +9,10 @@ use rdkafka::{
     producer::{DeliveryResult, ProducerContext},
 };
 
-use crate::sink::kafka::service::{Service, Verdict, verdict};
+use crate::sink::kafka::{
+    polled::Gather,
+    service::{Service, Verdict, verdict},
+};
 
 /// Receives what librdkafka reports. A delivery counts for nothing here: the commit does.
 pub struct Reports {
@@ -39,6 +42,9 @@ impl Reports {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
+
+/// There is nothing to be told on.
+impl Gather for Reports {}
 
 impl ProducerContext for Reports {
     type DeliveryOpaque = ();

@@ -1,0 +1,105 @@
+//! Deliveries of which the frontier is told together.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use crate::drain::{Frontier, Ticket};
+
+use super::polled::Gather;
+
+/// The most deliveries that the frontier is told of together.
+const TICKETS_MAX: usize = 1024;
+
+#[derive(Default)]
+struct State {
+    tickets: Vec<Ticket>,
+    /// More may be kept.
+    is_open: bool,
+}
+
+/// Deliveries that were reported, on their way to the frontier.
+pub struct Gathered {
+    frontier: Arc<Frontier>,
+    state: Mutex<State>,
+    reported: AtomicU64,
+}
+
+impl Gathered {
+    /// For deliveries that `frontier` waits for.
+    pub fn new(frontier: Arc<Frontier>) -> Self {
+        Self { frontier, state: Mutex::default(), reported: AtomicU64::new(0) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A delivery was reported.
+    pub fn add(&self, ticket: Ticket) {
+        self.reported.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.lock();
+        state.tickets.push(ticket);
+        if !state.is_open || state.tickets.len() >= TICKETS_MAX {
+            self.tell(&mut state);
+        }
+    }
+
+    fn tell(&self, state: &mut State) {
+        if !state.tickets.is_empty() {
+            self.frontier.complete_all(&state.tickets);
+            state.tickets.clear();
+        }
+    }
+}
+
+impl Gather for Gathered {
+    fn reported(&self) -> u64 {
+        self.reported.load(Ordering::Relaxed)
+    }
+
+    fn gather(&self) {
+        self.lock().is_open = true;
+    }
+
+    fn settle(&self) {
+        let mut state = self.lock();
+        state.is_open = false;
+        self.tell(&mut state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drain::testing::{frontier, record};
+
+    #[test]
+    fn what_is_kept_is_told_at_the_latest_when_nothing_more_may_be() {
+        let frontier = frontier();
+        let gathered = Gathered::new(Arc::clone(&frontier));
+        let tickets: Vec<Ticket> = (0..3).map(|i| frontier.open(record(i))).collect();
+        gathered.add(tickets[0]);
+        assert_eq!(frontier.in_flight(), 2);
+        gathered.gather();
+        gathered.add(tickets[2]);
+        gathered.add(tickets[1]);
+        assert_eq!((frontier.in_flight(), gathered.reported()), (2, 3));
+        gathered.settle();
+        assert_eq!(frontier.in_flight(), 0);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_the_bound_says() {
+        let frontier = frontier();
+        let gathered = Gathered::new(Arc::clone(&frontier));
+        gathered.gather();
+        for i in 0..TICKETS_MAX as u64 {
+            let ticket = frontier.open(record(i));
+            assert_eq!(frontier.in_flight() as u64, i + 1);
+            gathered.add(ticket);
+        }
+        assert_eq!(frontier.in_flight(), 0);
+    }
+}
