@@ -10,6 +10,8 @@ PROFILE := $(if $(CI),ci,default)
 # Lets tests kill the programs at named places.
 FAIL_POINTS := bywash-common/fail-points
 TESTED := --workspace --exclude bywash-fuzz --features $(FAIL_POINTS)
+# One benchmark; with all that any of them needs, so that they are built once.
+BENCH := cargo bench --locked -p bywash-benches --features peers --bench
 # Where the demo's events go: kafka or kinesis.
 SINK ?= kafka
 # How long `make fuzz` takes, beside its build.
@@ -46,13 +48,12 @@ conformance: ## Runs pjdfstest, fsx, stress-ng, dbench, valgrind and a walk over
 	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile conformance \
 		--run-ignored only -E 'binary(conformance) | binary(overlay)'
 
-bench: ## Measures ring, overlay, FIFOs and Kinesis beside others that do the same; PEERS='--peer NAME=COMMAND'
+bench: ## Measures each part beside others that do the same, 2 minutes each or less; PEERS='--peer NAME=COMMAND'
 	@tests/tools/setup.sh bench
 	cargo build --locked --release -p fs-agent -p publisher
-	@trap tests/tools/clean-up.sh EXIT; cargo bench --locked -p bywash-benches --features peers --bench ring; \
-		cargo bench --locked -p bywash-benches --bench overlay -- $(PEERS); \
-		cargo bench --locked -p bywash-benches --bench kinesis; \
-		cargo bench --locked -p bywash-benches --bench fifo
+	cargo bench --locked -p bywash-benches --features peers --no-run
+	@trap tests/tools/clean-up.sh EXIT; $(BENCH) ring; $(BENCH) overlay -- $(PEERS); $(BENCH) encode; \
+		$(BENCH) delivery; $(BENCH) fifo; $(BENCH) kinesis
 
 model: ## Runs the ring's protocol through every interleaving
 	RUSTFLAGS="--cfg loom" cargo nextest run --locked --release --target-dir "$$CARGO_TARGET_DIR/loom" \
