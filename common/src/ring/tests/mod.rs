@@ -110,6 +110,23 @@ fn a_record_that_reaches_beyond_the_tail_is_refused_whatever_its_checksum() {
 }
 
 #[test]
+fn a_record_out_of_sequence_is_refused_whatever_its_checksum() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    let mut publisher = ring.publisher();
+    for payload in [[1; 100], [2; 100]] {
+        agent.producer.push(Kind::Write, &[&payload], weight(100)).unwrap();
+    }
+    let position = publisher.consumer.next(&mut Vec::new()).unwrap().unwrap().end;
+    let mut header = layout::RecordHeader { len: 124, kind: Kind::Write as u8, seq: 7, crc: 0 };
+    header.crc = layout::checksum(&[2; 100]) ^ header.mark();
+    let file = fs::OpenOptions::new().write(true).open(ring.object("1.ring")).unwrap();
+    file.write_all_at(&header.encode(), layout::RECORDS as u64 + position).unwrap();
+    let read = publisher.consumer.next(&mut Vec::new());
+    assert_eq!(read, Err(ReadError::Sequence { position, found: 7, expected: 1 }));
+}
+
+#[test]
 fn a_waiter_at_its_largest_value_does_not_overflow() {
     let ring = TestRing::new();
     let agent = ring.agent();
