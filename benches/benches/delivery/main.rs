@@ -9,7 +9,7 @@
 //! the last event; the bare producer's from its creation until the same. It sends the same messages: the payloads that the publisher
 //! sends, encoded beforehand, under the same keys, with the same two headers; and in a third turn key and payload alone. All send to
 //! the same broker, with librdkafka's same properties, to topics of their own. Wanted: at least 0.85 of the bare producer with the
-//! same messages.
+//! same messages. Two runs gave 1.21 and 0.97 at 200 bytes (0.96 and 0.84 without headers), 0.81 and 1.08 at 4096 (0.95 and 1.06).
 
 mod bare;
 mod ring;
