@@ -11,10 +11,10 @@ pub const NAME: &str = "bonnie++";
 const PROGRAM: &str = "/usr/sbin/bonnie++";
 /// The file that is written and read, and half of that in MiB: the memory that the machine is said to have, for bonnie++
 /// insists on a file of twice the memory, which would measure the disk.
-const FILE: &str = "1g";
-const MEMORY: &str = "512";
+const FILE: &str = "512m";
+const MEMORY: &str = "256";
 /// Thousands of files that are made, looked at and removed.
-const FILES: &str = "8";
+const FILES: &str = "4";
 
 /// Lines of the table, and where the comma-separated figures of bonnie++ 2.00 have them; by how much they are divided.
 const FIGURES: [(&str, usize, f64); 10] = [

@@ -75,9 +75,10 @@ impl Work {
             Self::ReadWarm(size) => sized("read warm", size),
             Self::ReadRandom(size) => sized("read random", size),
             Self::ReadCold(size) => sized("read cold", size),
-            Self::Create => "create".to_owned(),
-            Self::Stat => "stat".to_owned(),
-            Self::Delete => "delete".to_owned(),
+            // Each needs what the one before it leaves: `--only file` runs all three.
+            Self::Create => "create a file".to_owned(),
+            Self::Stat => "stat a file".to_owned(),
+            Self::Delete => "delete a file".to_owned(),
             Self::List => "readdir, an entry".to_owned(),
             Self::ListLong => "readdir and stat".to_owned(),
         }

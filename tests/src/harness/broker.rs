@@ -72,13 +72,7 @@ impl Broker {
 
     /// SIGSTOP: connections stay open, nothing is answered.
     pub fn stop(&self) {
-        self.process.signal(Signal::SIGSTOP);
-        let stat = format!("/proc/{}/stat", self.pid());
-        wait::until("the broker to stand still", wait::PATIENCE, || {
-            let text = std::fs::read_to_string(Path::new(&stat)).map_err(|e| e.to_string())?;
-            let state = text.rsplit(") ").next().unwrap_or_default().chars().next();
-            if state == Some('T') { Ok(()) } else { Err(format!("its state is {state:?}")) }
-        });
+        self.process.stop();
     }
 
     /// SIGCONT.

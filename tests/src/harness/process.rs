@@ -10,7 +10,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
     unistd::Pid,
 };
 
@@ -75,6 +78,19 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         assert!(self.ended.is_none(), "{} has ended: {:?}", self.name, self.ended);
         kill(self.pid(), signal).unwrap_or_else(|e| panic!("cannot send {signal} to {}: {e}", self.name));
+    }
+
+    /// SIGSTOP. When this returns none of its threads goes on, which takes a moment from the signal on.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+        wait::until("a process to stand still", wait::PATIENCE, || {
+            match waitid(Id::Pid(self.pid()), flags) {
+                Ok(WaitStatus::Stopped(..)) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
     }
 
     /// How it ended, if it did.

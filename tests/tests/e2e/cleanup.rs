@@ -46,7 +46,7 @@ fn a_stopped_agents_overlays_are_taken_away_without_waiting_for_it() {
     let mut capture = Capture::attach(&bywash.ring);
     let file = bywash.file("f");
     append(&file, b"captured,");
-    bywash.agent().signal(Signal::SIGSTOP);
+    bywash.agent().stop();
     // Someone hangs there already.
     let (done, waiting) = channel();
     let hanging = {
@@ -75,7 +75,7 @@ fn a_stopped_agents_overlays_are_taken_away_without_waiting_for_it() {
 fn a_reload_mounts_again_what_was_taken_away() {
     let mut bywash = start(&["a", "b"]);
     let held = File::create(bywash.file("held")).unwrap();
-    bywash.agent().signal(Signal::SIGSTOP);
+    bywash.agent().stop();
     cleanup(&bywash, 0);
     bywash.agent().signal(Signal::SIGCONT);
     let said = bywash.reload_agent();
@@ -121,7 +121,7 @@ fn overlays_that_are_to_be_kept_fail_until_the_agent_runs_again() {
     fails(&bywash);
     // One that hangs is taken away all the same: nobody can want that.
     bywash.start_agent();
-    bywash.agent().signal(Signal::SIGSTOP);
+    bywash.agent().stop();
     assert_eq!(cleanup(&bywash, 0), ["a does not answer within 2s: unmounted"]);
     bywash.agent().kill9();
     assert_eq!(fs::read(bywash.file("f")).unwrap(), b"12");

@@ -155,7 +155,7 @@ fn a_broker_that_stands_still_delays_no_write_and_loses_nothing() {
 fn a_publisher_that_stands_still_delays_no_write_and_loses_nothing() {
     let broker = Broker::start();
     let mut bywash = Bywash::start(&broker, &Settings::default());
-    bywash.publisher().signal(Signal::SIGSTOP);
+    bywash.publisher().stop();
     let load = load(&bywash, 1);
     let report = load.start(bywash.root()).finish(WRITING_TIME_MAX);
     report.assert_complete(&load);

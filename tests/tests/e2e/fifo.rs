@@ -282,7 +282,7 @@ fn what_the_pipe_holds_when_the_agent_is_told_to_end_is_read_out() {
     let (mut bywash, fifo, mut capture) = reading(&no_directory(), "line_idle = '1h'");
     let mut writer = open(&fifo);
     // It stands still while the pipe fills, and learns of both at once.
-    bywash.agent().signal(Signal::SIGSTOP);
+    bywash.agent().stop();
     let text: String = (0..5_000).map(|i| format!("line {i} of those in the pipe\n")).collect();
     writer.write_all(text.as_bytes()).unwrap();
     writer.write_all(b"without an end").unwrap();

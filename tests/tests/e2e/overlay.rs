@@ -215,7 +215,7 @@ impl Wedge {
     }
 
     fn stop(&mut self) {
-        self.inner.agent().signal(Signal::SIGSTOP);
+        self.inner.agent().stop();
     }
 
     fn resume(&mut self) {
