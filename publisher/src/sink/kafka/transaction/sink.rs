@@ -88,8 +88,8 @@ pub struct TransactionalSink {
     open: Vec<Kept>,
     /// Messages that go into the next ones, in order.
     pending: VecDeque<Kept>,
-    /// How many of the next messages get a transaction of their own, to find the one that is at fault.
-    alone: usize,
+    /// Among so many of the next messages one is at fault: it is looked for by halves, each in a transaction.
+    suspects: usize,
     /// A message was refused and its announcement must come before all others.
     awaited: Option<Ticket>,
     not_before: Option<Instant>,
@@ -135,7 +135,7 @@ impl TransactionalSink {
             reached: Checkpoint::default(),
             open: Vec::new(),
             pending: VecDeque::new(),
-            alone: 0,
+            suspects: 0,
             awaited: None,
             not_before: None,
             back_off: BACK_OFF_MIN,
@@ -243,8 +243,7 @@ impl TransactionalSink {
             match self.produce(&kept.message()) {
                 Ok(()) => {
                     self.open.push(kept);
-                    if self.alone > 0 {
-                        self.alone -= 1;
+                    if self.suspects > 0 && self.open.len() >= self.suspects.div_ceil(2) {
                         return self.finish();
                     }
                 }
@@ -297,6 +296,7 @@ impl TransactionalSink {
         self.committed = self.reached.clone();
         self.state = State::Idle;
         self.back_off = BACK_OFF_MIN;
+        self.suspects = self.suspects.saturating_sub(self.open.len());
         for kept in std::mem::take(&mut self.open) {
             self.reports().service.accepted(&kept.topic);
             self.frontier.complete(kept.ticket);
@@ -315,11 +315,12 @@ impl TransactionalSink {
         let kind = failure.as_ref().map(|failure| verdict(failure.code));
         if kind == Some(Verdict::Poison) && self.open.len() == 1 {
             let reason = failure.map(|failure| failure.code.to_string()).unwrap_or_default();
+            self.suspects = 0;
             std::mem::take(&mut self.open).into_iter().for_each(|kept| self.refuse(kept, reason.clone()));
             return Ok(());
         }
         if kind == Some(Verdict::Poison) {
-            self.alone = self.alone.max(self.open.len());
+            self.suspects = self.open.len();
         } else {
             self.not_before = Some(Instant::now() + self.back_off);
             self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
