@@ -1,0 +1,201 @@
+//! Agents and writers that come and go, FIFOs that are made again, rings that fill.
+
+use super::*;
+
+#[test]
+fn an_agent_whose_writers_have_gone_sleeps() {
+    let (mut bywash, fifo, mut capture) = reading(&no_directory(), "");
+    send(&fifo, b"one\n");
+    take(&mut capture, 1);
+    let stat = format!("/proc/{}/stat", bywash.agent().pid());
+    // utime and stime, in ticks of 10 ms (proc_pid_stat(5)).
+    let ticks = || -> u64 {
+        let text = fs::read_to_string(&stat).unwrap();
+        let fields: Vec<&str> = text.rsplit(") ").next().unwrap().split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = ticks();
+    thread::sleep(Duration::from_millis(1500));
+    let used = ticks() - before;
+    assert!(used < 30, "{used} ticks of 10 ms in 1.5 s");
+}
+
+#[test]
+fn what_the_pipe_holds_when_the_agent_is_told_to_end_is_read_out() {
+    let (mut bywash, fifo, mut capture) = reading(&no_directory(), "line_idle = '1h'");
+    let mut writer = open(&fifo);
+    // It stands still while the pipe fills, and learns of both at once.
+    bywash.agent().stop();
+    let text: String = (0..5_000).map(|i| format!("line {i} of those in the pipe\n")).collect();
+    writer.write_all(text.as_bytes()).unwrap();
+    writer.write_all(b"without an end").unwrap();
+    bywash.agent().signal(Signal::SIGTERM);
+    bywash.agent().signal(Signal::SIGCONT);
+    assert_eq!(bywash.agent().wait(PATIENCE).code(), Some(0));
+    let captured = take(&mut capture, 5_001);
+    let expected: Vec<String> =
+        text.lines().map(str::to_owned).chain(["without an end".to_owned()]).collect();
+    assert_eq!(texts(&captured), expected);
+}
+
+#[test]
+fn an_agent_ends_although_writers_never_pause() {
+    let (mut bywash, fifo, _capture) = reading(&no_directory(), "");
+    let script = format!("exec yes 'again and again' > '{}'", fifo.display());
+    let mut writer = Process::spawn("yes", Path::new("sh"), ["-c", &script], bywash.root(), Signal::SIGKILL);
+    wait::until("lines", PATIENCE, || {
+        let (lines, ..) = counts(&bywash);
+        if lines > 0 { Ok(()) } else { Err("none".to_owned()) }
+    });
+    bywash.stop_agent();
+    writer.wait(PATIENCE);
+}
+
+#[test]
+fn bytes_in_a_fifo_that_somebody_holds_open_outlast_the_agent() {
+    let (mut bywash, fifo, mut capture) = reading(&no_directory(), "");
+    // Reading and writing, so that it is never told that nobody reads.
+    let mut holder = File::options().read(true).write(true).open(&fifo).unwrap();
+    holder.write_all(b"before\n").unwrap();
+    take(&mut capture, 1);
+    bywash.stop_agent();
+    holder.write_all(b"meanwhile\nand unfinished").unwrap();
+    bywash.start_agent();
+    holder.write_all(b", until now\n").unwrap();
+    assert_eq!(texts(&take(&mut capture, 2)), ["meanwhile", "and unfinished, until now"]);
+    bywash.agent().kill9();
+    holder.write_all(b"after a kill\n").unwrap();
+    bywash.start_agent();
+    assert_eq!(texts(&take(&mut capture, 1)), ["after a kill"]);
+}
+
+#[test]
+fn a_fifo_that_is_made_again_is_read_and_the_old_one_until_its_writers_are_gone() {
+    let (bywash, fifo, mut capture) = reading(&no_directory(), "");
+    let mut old = open(&fifo);
+    old.write_all(b"old\n").unwrap();
+    take(&mut capture, 1);
+    fs::remove_file(&fifo).unwrap();
+    let is_missing = |bywash: &Bywash| bywash.agent_status()["listening"][0]["missing"].as_bool();
+    wait::until_true("the agent to miss it", PATIENCE, || is_missing(&bywash) == Some(true));
+    assert!(bywash.fs_agent(&["status"]).stdout.contains("there is no FIFO at the moment"));
+    old.write_all(b"old still\n").unwrap();
+    assert_eq!(texts(&take(&mut capture, 1)), ["old still"]);
+    must_run(Command::new("mkfifo").arg(&fifo));
+    let new = fifo.clone();
+    // Waits for a reader.
+    let writer = thread::spawn(move || send(&new, b"new\n"));
+    assert_eq!(texts(&take(&mut capture, 1)), ["new"]);
+    writer.join().unwrap();
+    assert_eq!(is_missing(&bywash), Some(false));
+    old.write_all(b"old to the end").unwrap();
+    drop(old);
+    assert_eq!(texts(&take(&mut capture, 1)), ["old to the end"]);
+}
+
+#[test]
+fn a_fifo_that_is_moved_away_and_back_is_read_all_the_while() {
+    let (mut bywash, fifo, mut capture) = reading(&no_directory(), "");
+    let is_missing = |bywash: &Bywash| bywash.agent_status()["listening"][0]["missing"].as_bool();
+    let mut writer = open(&fifo);
+    let away = fifo.with_extension("away");
+    fs::rename(&fifo, &away).unwrap();
+    wait::until_true("the agent to miss it", PATIENCE, || is_missing(&bywash) == Some(true));
+    writer.write_all(b"meanwhile\n").unwrap();
+    fs::rename(&away, &fifo).unwrap();
+    wait::until_true("the agent to find it", PATIENCE, || is_missing(&bywash) == Some(false));
+    drop(writer);
+    send(&fifo, b"afterwards\n");
+    assert_eq!(texts(&take(&mut capture, 2)), ["meanwhile", "afterwards"]);
+    assert!(!bywash.agent().log().contains("another fs-agent"), "{}", bywash.agent().log());
+}
+
+#[test]
+fn a_fifo_that_the_agent_makes_is_made_again() {
+    let (_bywash, fifo, mut capture) = reading(&no_directory(), "create = true");
+    fs::remove_file(&fifo).unwrap();
+    wait::until_true("another FIFO", PATIENCE, || fifo.exists());
+    send(&fifo, b"again\n");
+    assert_eq!(texts(&take(&mut capture, 1)), ["again"]);
+}
+
+#[test]
+fn something_else_in_its_place_is_left_alone_and_named() {
+    let (mut bywash, fifo, mut capture) = reading(&no_directory(), "create = true");
+    fs::write(fifo.with_extension("file"), b"content").unwrap();
+    fs::rename(fifo.with_extension("file"), &fifo).unwrap();
+    wait::until("the log to say so", PATIENCE, || {
+        let log = bywash.agent().log();
+        if log.contains("there is a regular file in its place") { Ok(()) } else { Err(log) }
+    });
+    assert_eq!(fs::read(&fifo).unwrap(), b"content");
+    fs::remove_file(&fifo).unwrap();
+    wait::until_true("another FIFO", PATIENCE, || fifo.exists());
+    send(&fifo, b"again\n");
+    assert_eq!(texts(&take(&mut capture, 1)), ["again"]);
+}
+
+#[test]
+fn a_full_ring_holds_up_no_writer_and_every_line_is_captured_or_counted() {
+    const LINES: usize = 20_000;
+    let (bywash, fifo, capture) = reading(&small_ring(), "on_full = 'drop'");
+    drop(capture);
+    let lines: Vec<String> = (0..LINES).map(|i| format!("line {i}\n")).collect();
+    send(&fifo, lines.concat().as_bytes());
+    wait::until("all lines to be accounted for", PATIENCE, || {
+        let (captured, _, lost, _) = counts(&bywash);
+        if captured + lost == LINES as u64 { Ok(()) } else { Err(format!("{captured} and {lost}")) }
+    });
+    let (captured, bytes, lost, lost_bytes) = counts(&bywash);
+    assert!(captured > 0 && lost > 0);
+    assert_eq!(bytes + lost_bytes, lines.iter().map(|line| line.len() as u64 - 1).sum::<u64>());
+    let status = bywash.agent_status();
+    assert_eq!(status["lost"]["ring_full"]["events"], lost);
+    assert_eq!(status["captured"]["events"], captured);
+}
+
+#[test]
+fn writers_who_may_wait_do_and_no_line_is_lost() {
+    const LINES: usize = 20_000;
+    let (bywash, fifo, mut capture) = reading(&small_ring(), "on_full = 'wait'\npipe_size = '4KiB'");
+    let lines: Vec<String> = (0..LINES).map(|i| format!("line {i}\n")).collect();
+    let text = lines.concat();
+    let sending = fifo.clone();
+    let writer = thread::spawn(move || send(&sending, text.as_bytes()));
+    // Nobody drains the ring: it fills as far as those who may wait can fill it, and the pipe behind it.
+    let last = wait_until_full(&bywash);
+    assert!(!writer.is_finished(), "the writer waits");
+    assert!(last <= 48 << 10, "a quarter of the ring is left for others: {last}");
+    assert_eq!(texts(&take(&mut capture, LINES)), lines.iter().map(|l| l.trim_end()).collect::<Vec<_>>());
+    writer.join().unwrap();
+    assert_eq!(counts(&bywash).2, 0);
+}
+
+#[test]
+fn an_agent_whose_writers_wait_ends_when_it_is_told_to_and_no_line_is_lost() {
+    const LINES: usize = 3_000;
+    let (mut bywash, fifo, mut capture) = reading(&small_ring(), "on_full = 'wait'\npipe_size = '4KiB'");
+    let lines: Vec<String> =
+        (0..LINES).map(|i| format!("line {i} of many that fill ring and pipe\n")).collect();
+    // Reading and writing, so that the pipe outlasts the agent.
+    let mut holder = File::options().read(true).write(true).open(&fifo).unwrap();
+    let text = lines.concat();
+    let writer = thread::spawn(move || holder.write_all(text.as_bytes()).map(|()| holder));
+    wait_until_full(&bywash);
+    bywash.stop_agent();
+    assert!(!writer.is_finished(), "the writer waits");
+    bywash.start_agent();
+    assert_eq!(texts(&take(&mut capture, LINES)), lines.iter().map(|l| l.trim_end()).collect::<Vec<_>>());
+    writer.join().unwrap().unwrap();
+}
+
+/// Waits until nothing more goes into the ring of lines whose writers wait; gives how many bytes are in it.
+#[track_caller]
+fn wait_until_full(bywash: &Bywash) -> u64 {
+    let mut last = 0;
+    wait::until("the ring to be full", PATIENCE, || {
+        let used = bywash.agent_status()["ring"]["used_bytes"].as_u64().unwrap_or(0);
+        thread::sleep(Duration::from_millis(100));
+        if used > 0 && used == std::mem::replace(&mut last, used) { Ok(used) } else { Err(used.to_string()) }
+    })
+}
