@@ -74,6 +74,16 @@ fn payloads(cluster: &Cluster, count: usize) -> Vec<Vec<u8>> {
     payloads
 }
 
+/// Waits until a failure was reported that has messages wait to be sent again.
+#[track_caller]
+fn until_holding(sink: &KafkaSink) {
+    let deadline = Instant::now() + PATIENCE;
+    while !sink.service().retries.is_holding() {
+        assert!(Instant::now() < deadline, "the failure was not reported");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn delivered_messages_complete_in_order() {
     let cluster = cluster();
@@ -98,11 +108,7 @@ fn a_topic_that_may_not_be_written_to_holds_everything_until_it_may() {
         &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
     );
     sink.send(&message(b"first"), frontier.open(record(0))).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while !sink.service().retries.is_holding() {
-        assert!(Instant::now() < deadline, "the failure was not reported");
-        std::thread::yield_now();
-    }
+    until_holding(&sink);
     let second = frontier.open(record(1));
     assert!(matches!(sink.send(&message(b"second"), second), Err(SendError::Full)));
     until(&mut sink, &frontier, |f| f.in_flight() == 1);
@@ -122,11 +128,7 @@ fn a_topic_that_does_not_exist_holds_everything_until_it_does() {
     for i in 0..3_u8 {
         sink.send(&message(&[i]), frontier.open(record(i.into()))).unwrap();
     }
-    let deadline = Instant::now() + PATIENCE;
-    while !sink.service().retries.is_holding() {
-        assert!(Instant::now() < deadline, "the failure was not reported");
-        std::thread::yield_now();
-    }
+    until_holding(&sink);
     assert_eq!(frontier.in_flight(), 3);
     cluster.topic_error("t", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
     until(&mut sink, &frontier, |f| f.in_flight() == 0);
@@ -194,11 +196,7 @@ fn a_producer_that_cannot_go_on_is_replaced_and_its_messages_are_sent_again_in_o
     for (i, payload) in sent.iter().enumerate() {
         sink.send(&message(payload), frontier.open(record(i as u64))).unwrap();
     }
-    let deadline = Instant::now() + PATIENCE;
-    while !sink.service().retries.is_holding() {
-        assert!(Instant::now() < deadline, "the failure was not reported");
-        std::thread::yield_now();
-    }
+    until_holding(&sink);
     let later = frontier.open(record(100));
     assert!(matches!(sink.send(&message(b"later"), later), Err(SendError::Full)));
     until(&mut sink, &frontier, |f| f.in_flight() == 1);
