@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     io::{self, BufReader, Read},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +15,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Kinesis, http::HttpMessage};
+use super::{Kinesis, acceptor::Acceptor, http::HttpMessage};
 
 /// What Kinesis takes in a request (API reference, `PutRecords`; the sizes are the defaults).
 const REQUEST_RECORDS_MAX: usize = 500;
@@ -95,8 +95,6 @@ struct State {
     /// Everything stands still.
     is_stalled: Mutex<bool>,
     moved: Condvar,
-    ends: AtomicBool,
-    connections: Mutex<Vec<TcpStream>>,
     /// A key's records may share a request.
     is_relaxed: AtomicBool,
     has_short_sessions: AtomicBool,
@@ -104,15 +102,14 @@ struct State {
 
 /// A running proxy.
 pub struct FaultProxy {
-    address: SocketAddr,
+    acceptor: Acceptor,
     state: Arc<State>,
 }
 
 impl FaultProxy {
     /// Starts a proxy that does no harm.
     pub fn start(kinesis: &Kinesis) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("a bound address");
+        let mut acceptor = Acceptor::bind();
         let state = Arc::new(State {
             upstream: kinesis.address(),
             plan: Mutex::new(Box::new(|_| Fault::None)),
@@ -120,29 +117,12 @@ impl FaultProxy {
             out: Mutex::default(),
             is_stalled: Mutex::new(false),
             moved: Condvar::new(),
-            ends: AtomicBool::new(false),
-            connections: Mutex::default(),
             is_relaxed: AtomicBool::new(false),
             has_short_sessions: AtomicBool::new(false),
         });
         let serving = Arc::clone(&state);
-        thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                if serving.ends.load(Ordering::Relaxed) {
-                    break;
-                }
-                let state = Arc::clone(&serving);
-                if let Ok(known) = connection.try_clone() {
-                    state.connections.lock().unwrap().push(known);
-                }
-                thread::spawn(move || {
-                    // A connection that breaks is what this is for.
-                    drop(serve(&state, &connection));
-                    drop(connection.shutdown(Shutdown::Both));
-                });
-            }
-        });
-        Self { address, state }
+        acceptor.start(move |client| serve(&serving, client));
+        Self { acceptor, state }
     }
 
     /// Decides about each PutRecords request from now on.
@@ -173,7 +153,7 @@ impl FaultProxy {
 
     /// Where it listens.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.acceptor.address())
     }
 
     /// What went through.
@@ -190,13 +170,7 @@ impl FaultProxy {
 
 impl Drop for FaultProxy {
     fn drop(&mut self) {
-        self.state.ends.store(true, Ordering::Relaxed);
         self.resume();
-        // Wakes the listener, and ends whoever reads.
-        drop(TcpStream::connect(self.address));
-        for connection in self.state.connections.lock().unwrap().drain(..) {
-            drop(connection.shutdown(Shutdown::Both));
-        }
         if !thread::panicking() {
             self.seen();
         }

@@ -4,6 +4,7 @@
 //! kernel signals the processes of a test that died without (`setpriv --pdeathsig`); and `make clean-up`
 //! removes the mounts and rings of test processes that no longer exist.
 
+mod acceptor;
 pub mod broker;
 pub mod bywash;
 pub mod capture;

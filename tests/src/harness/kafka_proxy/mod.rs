@@ -12,17 +12,16 @@ pub use tls::Authority;
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    thread,
 };
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::Broker;
+use super::{Broker, acceptor::Acceptor};
 use sasl::Session;
 
 /// The key of Produce requests.
@@ -65,13 +64,12 @@ struct State {
     plan: Mutex<Plan>,
     forbids_topics: AtomicBool,
     cuts: AtomicU32,
-    ends: AtomicBool,
-    connections: Mutex<Vec<TcpStream>>,
 }
 
 /// A running proxy.
 pub struct KafkaProxy {
     state: Arc<State>,
+    _acceptor: Acceptor,
 }
 
 impl KafkaProxy {
@@ -82,35 +80,18 @@ impl KafkaProxy {
 
     /// Starts a proxy that lets in who knows how.
     pub fn start_guarded(broker: &Broker, guard: Guard) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut acceptor = Acceptor::bind();
         let state = Arc::new(State {
             upstream: broker.socket_address(),
-            address: listener.local_addr().expect("a bound address"),
+            address: acceptor.address(),
             guard,
             plan: Mutex::new(Box::new(|| Cut::None)),
             forbids_topics: AtomicBool::new(false),
             cuts: AtomicU32::new(0),
-            ends: AtomicBool::new(false),
-            connections: Mutex::default(),
         });
         let serving = Arc::clone(&state);
-        thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                if serving.ends.load(Ordering::Relaxed) {
-                    break;
-                }
-                let state = Arc::clone(&serving);
-                if let Ok(known) = connection.try_clone() {
-                    state.connections.lock().unwrap().push(known);
-                }
-                thread::spawn(move || {
-                    // A connection that breaks is what this is for.
-                    drop(state.serve(&connection));
-                    drop(connection.shutdown(Shutdown::Both));
-                });
-            }
-        });
-        Self { state }
+        acceptor.start(move |client| serving.serve(client));
+        Self { state, _acceptor: acceptor }
     }
 
     /// Decides about each Produce request from now on.
@@ -131,17 +112,6 @@ impl KafkaProxy {
     /// Its host and port.
     pub fn address(&self) -> String {
         self.state.address.to_string()
-    }
-}
-
-impl Drop for KafkaProxy {
-    fn drop(&mut self) {
-        self.state.ends.store(true, Ordering::Relaxed);
-        // Wakes the listener, and ends whoever reads.
-        drop(TcpStream::connect(self.state.address));
-        for connection in self.state.connections.lock().unwrap().drain(..) {
-            drop(connection.shutdown(Shutdown::Both));
-        }
     }
 }
 
