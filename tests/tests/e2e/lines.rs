@@ -10,7 +10,7 @@ use bywash_tests::harness::{
 };
 
 use crate::{
-    kill::{assert_dies, spawn_to_die},
+    kill::{assert_dies, passes, spawn_to_die},
     write_once,
 };
 
@@ -150,7 +150,7 @@ fn assert_lines_survive(point: FailPoint) {
     let broker = Broker::start();
     let mut bywash = configured(&broker, "line_wait = \"30s\"\n");
     bywash.start_agent();
-    bywash.publisher = Some(spawn_to_die("publisher", &bywash, point, 200));
+    bywash.publisher = Some(spawn_to_die("publisher", &bywash, point, passes(point, 200)));
     let paths = write_in_pieces(&bywash, LINES);
     assert_dies(bywash.publisher(), point);
     bywash.start_publisher();
