@@ -67,11 +67,16 @@ impl Burial {
         }
     }
 
+    /// Whether a dead letter would be kept, as far as is known.
+    pub fn keeps(&self) -> bool {
+        self.store.as_ref().is_some_and(Store::has_room)
+    }
+
     /// Takes over what the sink has refused, and keeps it once it is worth the while. Gives what cannot be kept.
     pub fn poll(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Refused> {
         for refused in frontier.take_refused() {
             if self.retry.as_mut().is_some_and(|retry| retry.takes_back(refused.ticket)) {
-                frontier.complete(refused.ticket);
+                frontier.bury(refused.ticket);
                 continue;
             }
             if self.gathered.is_empty() {
@@ -126,7 +131,7 @@ impl Burial {
                 store.keep(refused.iter().map(|refused| &refused.letter))
             }
         });
-        frontier.set_keeps_letters(self.store.as_ref().is_some_and(Store::has_room));
+        frontier.set_keeps_letters(self.keeps());
         let Some(first) = refused.first() else { return refused };
         let (id, reason) = (&first.letter.event_id, &first.letter.reason);
         let count = refused.len();
@@ -141,9 +146,7 @@ impl Burial {
                     );
                 }
                 status.add(PublisherCounter::DeadLetters, count as u64);
-                for refused in &refused {
-                    frontier.complete(refused.ticket);
-                }
+                refused.iter().for_each(|refused| frontier.bury(refused.ticket));
                 return Vec::new();
             }
             Some(Err(error)) => {

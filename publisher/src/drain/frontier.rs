@@ -114,6 +114,8 @@ struct State {
     last_end: u64,
     held_bytes: u64,
     refused: Vec<Refused>,
+    /// Refusals that nobody has dealt with, taken or not.
+    open_refusals: usize,
     /// Threads in [`Frontier::wait_past`]. Only they are worth the system call of a notification.
     waiting: usize,
 }
@@ -144,6 +146,7 @@ impl Frontier {
             last_end: 0,
             held_bytes: 0,
             refused: Vec::new(),
+            open_refusals: 0,
             waiting: 0,
         };
         let frontier = Self {
@@ -236,16 +239,34 @@ impl Frontier {
         self.notify(state);
     }
 
-    /// One of the record's messages will never be delivered. It stays open until someone has dealt with the refusal, see
-    /// [`Self::take_refused`], and completes it.
+    /// One of the record's messages will never be delivered. It stays open until someone has dealt with the refusal: see
+    /// [`Self::take_refused`], [`Self::bury`] and [`Self::replaced`].
     pub fn refuse(&self, ticket: Ticket, letter: Letter) {
         let mut state = self.lock();
         let Some(pending) = state.get(ticket) else { return };
         let record = pending.record;
         state.refused.push(Refused { ticket, record, letter });
+        state.open_refusals += 1;
         self.has_refused.store(true, Ordering::Release);
         self.events.fetch_add(1, Ordering::Release);
         self.notify(state);
+    }
+
+    /// A refused message is dealt with, and its record waits for it no longer.
+    pub fn bury(&self, ticket: Ticket) {
+        self.replaced();
+        self.complete(ticket);
+    }
+
+    /// A refused message is dealt with: another one is on its way on its ticket.
+    pub fn replaced(&self) {
+        let mut state = self.lock();
+        state.open_refusals = state.open_refusals.saturating_sub(1);
+    }
+
+    /// Whether somebody has to deal with a refusal, or is about to.
+    pub fn has_open_refusals(&self) -> bool {
+        self.lock().open_refusals > 0
     }
 
     /// Whether the loss of the record shall be announced in an event: true once for each write, and for nothing else.

@@ -90,6 +90,18 @@ fn what_was_refused_stays_until_that_is_dealt_with() {
     frontier.refuse(ticket, letter());
     assert_eq!(frontier.take_refused(), [Refused { ticket, record: record(0), letter: letter() }]);
     assert!(told.0.lock().unwrap().0.is_empty());
+    assert!(frontier.has_open_refusals(), "it was taken, and nothing done");
+    frontier.bury(ticket);
+    assert_eq!((frontier.in_flight(), frontier.has_open_refusals()), (0, false));
+}
+
+#[test]
+fn what_another_message_stands_for_stays_until_that_is_delivered() {
+    let (frontier, _) = frontier(10);
+    let ticket = frontier.open(record(0));
+    frontier.refuse(ticket, letter());
+    frontier.replaced();
+    assert_eq!((frontier.in_flight(), frontier.has_open_refusals()), (1, false));
     frontier.complete(ticket);
     assert_eq!(frontier.in_flight(), 0);
 }

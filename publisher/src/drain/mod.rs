@@ -110,6 +110,7 @@ impl Drain {
         stop: Stop,
         burial: Burial,
     ) -> Self {
+        frontier.set_keeps_letters(burial.keeps());
         let outlet =
             Outlet::new(config.clone(), names, sink, Arc::clone(&frontier), stop.clone(), burial, &intake);
         let lines = Lines::new(config, Arc::clone(&frontier), intake.ahead());

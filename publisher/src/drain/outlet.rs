@@ -312,13 +312,14 @@ impl Outlet {
         for Refused { ticket, record, letter } in unkept {
             if !self.frontier.announce(*ticket) {
                 // A further part of what was announced, or an announcement.
-                self.frontier.complete(*ticket);
+                self.frontier.bury(*ticket);
                 continue;
             }
             self.event_id.clear();
             self.event_id.push_str(&letter.event_id);
             let numbers = [1, record.data_bytes, record.time_ns, record.time_ns];
             self.send_loss(*ticket, "undeliverable", None, numbers, record.sequence)?;
+            self.frontier.replaced();
         }
         Ok(())
     }

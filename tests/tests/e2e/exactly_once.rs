@@ -131,15 +131,18 @@ fn a_second_publisher_under_the_same_transactional_id_ends_the_first_with_a_clea
     assert!(log.contains("transactional id `twice`") && log.contains("kafka.transactional_id"), "{log}");
 }
 
-#[test]
-fn a_message_that_the_broker_never_takes_becomes_a_dead_letter_and_the_others_come_once() {
-    // The broker takes 1 MiB.
-    let generous = Settings {
+/// The publisher allows what the broker, which takes 1 MiB, does not.
+fn generous() -> Settings {
+    Settings {
         kafka: "delivery = \"exactly_once\"\nproperties = { \"message.max.bytes\" = 8000000 }",
         ..Settings::default()
-    };
+    }
+}
+
+#[test]
+fn a_message_that_the_broker_never_takes_becomes_a_dead_letter_and_the_others_come_once() {
     let broker = Broker::start();
-    let bywash = Bywash::start(&broker, &generous);
+    let bywash = Bywash::start(&broker, &generous());
     let load = load(&bywash);
     let writer = load.start(bywash.root());
     append(&bywash.file("large"), &vec![b'x'; 1_000_000]);
@@ -147,5 +150,38 @@ fn a_message_that_the_broker_never_takes_becomes_a_dead_letter_and_the_others_co
     bywash.drain(PATIENCE);
     let letters = crate::failed::letters(&bywash);
     assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_each_once(&broker, &load);
+}
+
+#[test]
+fn messages_that_are_never_taken_and_cannot_be_kept_are_announced_in_their_places_and_the_others_come_once() {
+    const LARGE: usize = 3;
+    let broker = Broker::start();
+    let bywash = Bywash::start(&broker, &Settings { failed: "size_max = 0", ..generous() });
+    for i in 0..LARGE {
+        append(&bywash.file("large"), &vec![b'x'; 1_000_000]);
+        append(&bywash.file("small"), format!("{i}\n").as_bytes());
+    }
+    bywash.drain(PATIENCE);
+    let (events, doubled) = ledger::distinct(broker.read_committed("logs").events(2 * LARGE));
+    assert_eq!(doubled, 0);
+    for (i, pair) in events.chunks(2).enumerate() {
+        let lost = pair[0].lost().map(|lost| (lost.reason, lost.events, lost.bytes));
+        assert_eq!(lost, Some(("undeliverable".to_owned(), 1, 1_000_000)));
+        assert_eq!(pair[1].message(), format!("{i}\n").as_bytes());
+    }
+}
+
+#[test]
+fn messages_that_wait_behind_one_that_failed_do_not_keep_the_transaction_open() {
+    let broker = Broker::start();
+    let mut bywash = Bywash::new(&broker.address(), &generous());
+    bywash.start_agent();
+    append(&bywash.file("large"), &vec![b'x'; 1_000_000]);
+    let load = Load { rate: 0, ..load(&bywash) };
+    load.start(bywash.root()).finish(WRITING_TIME_MAX).assert_complete(&load);
+    // All of it goes into one transaction: requests with the others are on their way when the first one fails.
+    bywash.start_publisher();
+    bywash.drain(PATIENCE);
     assert_each_once(&broker, &load);
 }

@@ -37,6 +37,11 @@ impl Reports {
         Self { service, failure: Mutex::new(None) }
     }
 
+    /// Whether a message of the transaction was not delivered.
+    pub fn has_failure(&self) -> bool {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Why a message of the transaction was not delivered, if one was not.
     pub fn take_failure(&self) -> Option<Failure> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()

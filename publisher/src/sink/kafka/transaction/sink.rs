@@ -16,15 +16,15 @@ use rdkafka::{
 
 use crate::{
     drain::{Frontier, Ticket},
-    failed::{Letter, Patience},
+    failed::Patience,
     rate::LogRate,
     sink::{
         Message, OpenError, SendError, Sink, SinkError,
         kafka::{
             config::{message_bytes_max, transactional_config},
             polled::Polled,
-            service::{EVENT_ID_HEADER, Service, Verdict, is_missing, verdict},
-            sink::{ENCODER_HEADER, TOPIC_LOOK_TIMEOUT, destroy, payload_room},
+            service::{EVENT_ID_HEADER, Service, Verdict, verdict},
+            sink::{ENCODER_HEADER, destroy, payload_room},
             topics::TopicMaker,
             zookeepers::{Watch, locate},
         },
@@ -34,23 +34,23 @@ use crate::{
 use super::{
     checkpoint::{Checkpoint, Store},
     kept::Kept,
-    reports::{Failure, Reports},
+    reports::Reports,
 };
 
 /// How long one call for a transaction may hold up the drain; one that takes longer is called again.
-const STEP_TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_millis(500);
 /// A transaction ends with this many messages at the latest.
 const TRANSACTION_MESSAGES_MAX: usize = 20_000;
 /// How long the first attempt after an abort waits; each further one twice as long.
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 /// The longest wait between attempts.
-const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+pub(super) const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 /// At most one line about trouble with transactions in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Where the producer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// The predecessor's transaction is not ended, or the checkpoint not read.
     Starting { is_fenced: bool },
     /// No transaction.
@@ -67,35 +67,35 @@ enum State {
 
 /// Sends to Kafka in transactions.
 pub struct TransactionalSink {
-    producer: Polled<Reports>,
-    watch: Option<Watch>,
+    pub(super) producer: Polled<Reports>,
+    pub(super) watch: Option<Watch>,
     /// Those that it began with.
-    brokers: Vec<String>,
-    store: Store,
-    frontier: Arc<Frontier>,
-    state: State,
-    encoder: &'static str,
-    transactional_id: String,
-    interval: Duration,
-    message_bytes_max: usize,
+    pub(super) brokers: Vec<String>,
+    pub(super) store: Store,
+    pub(super) frontier: Arc<Frontier>,
+    pub(super) state: State,
+    pub(super) encoder: &'static str,
+    pub(super) transactional_id: String,
+    pub(super) interval: Duration,
+    pub(super) message_bytes_max: usize,
     /// What the broker has committed.
-    committed: Checkpoint,
+    pub(super) committed: Checkpoint,
     /// How far what was seen reaches while it is skipped.
-    skipped: Checkpoint,
+    pub(super) skipped: Checkpoint,
     /// How far the open transaction reaches.
-    reached: Checkpoint,
+    pub(super) reached: Checkpoint,
     /// The open transaction's messages.
-    open: Vec<Kept>,
+    pub(super) open: Vec<Kept>,
     /// Messages that go into the next ones, in order.
-    pending: VecDeque<Kept>,
+    pub(super) pending: VecDeque<Kept>,
     /// Among so many of the next messages one is at fault: it is looked for by halves, each in a transaction.
-    suspects: usize,
+    pub(super) suspects: usize,
     /// A message was refused and its announcement must come before all others.
-    awaited: Option<Ticket>,
-    not_before: Option<Instant>,
-    back_off: Duration,
-    voice: LogRate,
-    complaints: LogRate,
+    pub(super) awaited: Option<Ticket>,
+    pub(super) not_before: Option<Instant>,
+    pub(super) back_off: Duration,
+    pub(super) voice: LogRate,
+    pub(super) complaints: LogRate,
 }
 
 impl TransactionalSink {
@@ -144,7 +144,7 @@ impl TransactionalSink {
         })
     }
 
-    fn reports(&self) -> &Reports {
+    pub(super) fn reports(&self) -> &Reports {
         self.producer.client().context()
     }
 
@@ -221,6 +221,8 @@ impl TransactionalSink {
         };
         match error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail) {
             RDKafkaErrorCode::QueueFull => {}
+            // The transaction has failed: its abort tells why.
+            RDKafkaErrorCode::State => self.state = State::Aborting,
             code if verdict(code) == Verdict::Poison => return Err(SendError::Refused(code.to_string())),
             code => {
                 let is_barred = verdict(code) == Verdict::Barred;
@@ -236,6 +238,10 @@ impl TransactionalSink {
 
     /// Sends what waits, as far as the transaction takes it.
     fn pump(&mut self) -> Result<(), SinkError> {
+        if !self.frontier.has_open_refusals() {
+            // It became a dead letter after all, or there is no more to say of it.
+            self.awaited = None;
+        }
         while self.takes_messages()
             && self.awaited.is_none()
             && let Some(kept) = self.pending.pop_front()
@@ -284,12 +290,21 @@ impl TransactionalSink {
             return self.judge("writing the checkpoint", &error);
         }
         FailPoint::CheckpointSent.reach();
+        if self.reports().has_failure() {
+            self.state = State::Aborting;
+            return Ok(());
+        }
         self.state = State::Committing;
         self.commit()
     }
 
     fn commit(&mut self) -> Result<(), SinkError> {
         if let Err(error) = self.producer.commit_transaction(STEP_TIMEOUT) {
+            if matches!(error, KafkaError::Flush(_)) {
+                // In a transaction that has failed, messages wait for its abort, and a flush for the messages, for good:
+                // it does not tell. Writing the checkpoint does.
+                self.state = State::Closing;
+            }
             return self.judge("committing", &error);
         }
         FailPoint::TransactionCommitted.reach();
@@ -304,65 +319,8 @@ impl TransactionalSink {
         Ok(())
     }
 
-    /// Takes the transaction back; its messages go into the next.
-    fn abort(&mut self) -> Result<(), SinkError> {
-        if let Err(error) = self.producer.abort_transaction(STEP_TIMEOUT) {
-            return self.judge("aborting", &error);
-        }
-        self.state = State::Idle;
-        self.reached = self.committed.clone();
-        let failure = self.reports().take_failure();
-        let kind = failure.as_ref().map(|failure| verdict(failure.code));
-        if kind == Some(Verdict::Poison) && self.open.len() == 1 {
-            let reason = failure.map(|failure| failure.code.to_string()).unwrap_or_default();
-            self.suspects = 0;
-            std::mem::take(&mut self.open).into_iter().for_each(|kept| self.refuse(kept, reason.clone()));
-            return Ok(());
-        }
-        if kind == Some(Verdict::Poison) {
-            self.suspects = self.open.len();
-        } else {
-            self.not_before = Some(Instant::now() + self.back_off);
-            self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
-        }
-        self.open.append(&mut self.pending.drain(..).collect());
-        if let Some(Failure { code, topic }) = failure {
-            self.complain(&topic, code);
-            if kind == Some(Verdict::Barred) && self.reports().service.barred(&topic, code) {
-                // Messages of other topics go on.
-                let given_up = self.open.extract_if(.., |kept| kept.topic == topic).collect::<Vec<_>>();
-                given_up.into_iter().for_each(|kept| self.refuse(kept, code.to_string()));
-            }
-        }
-        self.pending = std::mem::take(&mut self.open).into();
-        Ok(())
-    }
-
-    /// Says why a topic takes nothing, and has librdkafka look again at one that it believes not to exist.
-    fn complain(&mut self, topic: &str, code: RDKafkaErrorCode) {
-        let way_out = self.reports().service.way_out(code);
-        if let Some(others) = self.complaints.pass() {
-            tracing::error!(
-                "Kafka does not take events for the topic `{topic}`: {code}; they wait, and all behind them, until it \
-                 does{way_out}{others}"
-            );
-        }
-        if is_missing(code) {
-            let _ = self.producer.client().fetch_metadata(Some(topic), TOPIC_LOOK_TIMEOUT);
-        }
-    }
-
-    /// A message will never be taken.
-    fn refuse(&mut self, kept: Kept, reason: String) {
-        let Kept { ticket, topic, key, payload, event_id, is_letter: _ } = kept;
-        if !self.frontier.keeps_letters() {
-            self.awaited = Some(ticket);
-        }
-        self.frontier.refuse(ticket, Letter { topic, key, payload, event_id, reason });
-    }
-
     /// Does what an error asks for.
-    fn judge(&mut self, doing: &str, error: &KafkaError) -> Result<(), SinkError> {
+    pub(super) fn judge(&mut self, doing: &str, error: &KafkaError) -> Result<(), SinkError> {
         let KafkaError::Transaction(error) = error else {
             // Waiting for deliveries took its time: the call is repeated.
             tracing::debug!("{doing}: {error}");

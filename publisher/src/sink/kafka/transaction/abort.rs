@@ -1,0 +1,87 @@
+//! What becomes of a transaction that failed, and of the message at fault.
+
+use std::time::Instant;
+
+use rdkafka::{error::RDKafkaErrorCode, producer::Producer};
+
+use crate::{
+    failed::Letter,
+    sink::{
+        SinkError,
+        kafka::{
+            service::{Verdict, is_missing, verdict},
+            sink::TOPIC_LOOK_TIMEOUT,
+        },
+    },
+};
+
+use super::{
+    kept::Kept,
+    reports::Failure,
+    sink::{BACK_OFF_MAX, STEP_TIMEOUT, State, TransactionalSink},
+};
+
+impl TransactionalSink {
+    /// Takes the transaction back; its messages go into the next.
+    pub(super) fn abort(&mut self) -> Result<(), SinkError> {
+        if let Err(error) = self.producer.abort_transaction(STEP_TIMEOUT) {
+            return self.judge("aborting", &error);
+        }
+        self.state = State::Idle;
+        self.reached = self.committed.clone();
+        let sent = self.open.len();
+        self.open.append(&mut self.pending.drain(..).collect());
+        match self.reports().take_failure() {
+            Some(Failure { code, .. }) if verdict(code) == Verdict::Poison => self.suspect(sent, code),
+            failure => self.step_back(failure),
+        }
+        self.pending = std::mem::take(&mut self.open).into();
+        Ok(())
+    }
+
+    /// One of the first `sent` messages is never taken.
+    fn suspect(&mut self, sent: usize, code: RDKafkaErrorCode) {
+        self.suspects = sent;
+        if sent == 1 {
+            self.suspects = 0;
+            let kept = self.open.remove(0);
+            self.refuse(kept, code.to_string());
+        }
+    }
+
+    /// Waits with the next attempt, longer each time.
+    fn step_back(&mut self, failure: Option<Failure>) {
+        self.not_before = Some(Instant::now() + self.back_off);
+        self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
+        let Some(Failure { code, topic }) = failure else { return };
+        self.complain(&topic, code);
+        if verdict(code) == Verdict::Barred && self.reports().service.barred(&topic, code) {
+            // Messages of other topics go on.
+            let given_up = self.open.extract_if(.., |kept| kept.topic == topic).collect::<Vec<_>>();
+            given_up.into_iter().for_each(|kept| self.refuse(kept, code.to_string()));
+        }
+    }
+
+    /// Says why a topic takes nothing, and has librdkafka look again at one that it believes not to exist.
+    pub(super) fn complain(&mut self, topic: &str, code: RDKafkaErrorCode) {
+        let way_out = self.reports().service.way_out(code);
+        if let Some(others) = self.complaints.pass() {
+            tracing::error!(
+                "Kafka does not take events for the topic `{topic}`: {code}; they wait, and all behind them, until it \
+                 does{way_out}{others}"
+            );
+        }
+        if is_missing(code) {
+            let _ = self.producer.client().fetch_metadata(Some(topic), TOPIC_LOOK_TIMEOUT);
+        }
+    }
+
+    /// A message will never be taken.
+    pub(super) fn refuse(&mut self, kept: Kept, reason: String) {
+        let Kept { ticket, topic, key, payload, event_id, is_letter: _ } = kept;
+        if !self.frontier.keeps_letters() {
+            self.awaited = Some(ticket);
+        }
+        self.frontier.refuse(ticket, Letter { topic, key, payload, event_id, reason });
+    }
+}
