@@ -30,6 +30,7 @@ sqlite3                                  | sqlite3      | a test that runs a dat
 rsync                                    | rsync        | a test that copies a tree into an overlay
 /usr/share/zookeeper/bin/zkServer.sh     | zookeeper    | a test that looks brokers up there (brings a Java runtime)
 tar                                      | tar          | a test that unpacks an archive inside an overlay
+valgrind                                 | valgrind     | a test that looks for misused memory in fs-agent
 '
 
 readonly LOGGERS='rsyslog syslog-ng-core syslog-ng-mod-rdkafka'
@@ -37,7 +38,6 @@ readonly LOGGERS='rsyslog syslog-ng-core syslog-ng-mod-rdkafka'
 readonly CONFORMANCE_PACKAGES='
 stress-ng                                | stress-ng    | a load of all file operations at once
 dbench                                   | dbench       | the load of a file server
-valgrind                                 | valgrind     | looking for misused memory in fs-agent
 '
 
 readonly BENCH_PACKAGES='
@@ -157,11 +157,9 @@ unpack_loggers
 install_broker
 install_kinesis
 install_crate fsx "$FSX_VERSION" 'which checks that a file reads as it was written'
+install_crate pjdfstest "$PJDFSTEST_VERSION" 'a suite for what POSIX says of filesystems'
 case ${1:-} in
-    conformance)
-        install_packages "$CONFORMANCE_PACKAGES"
-        install_crate pjdfstest "$PJDFSTEST_VERSION" 'a suite for what POSIX says of filesystems'
-        ;;
+    conformance) install_packages "$CONFORMANCE_PACKAGES" ;;
     bench) install_packages "$BENCH_PACKAGES" ;;
 esac
 if [ ! -e /dev/fuse ]; then

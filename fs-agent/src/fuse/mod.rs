@@ -42,9 +42,9 @@ const ATTRIBUTES_ONLY: i64 = -1;
 /// What is asked of the kernel where it has it. Left out on purpose:
 /// writeback cache: a write would not come from its writer, nor as one;
 /// ASYNC_DIO: parts of one asynchronous write would overtake each other on the way to the ring;
+/// ATOMIC_O_TRUNC: a file would be cut before the kernel finds that it may not be, because it is a program that runs;
 /// locks: the kernel keeps them itself, which is enough for one machine.
-const CAPABILITIES: [InitFlags; 6] = [
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
+const CAPABILITIES: [InitFlags; 5] = [
     InitFlags::FUSE_AUTO_INVAL_DATA,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,

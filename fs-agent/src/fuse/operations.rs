@@ -155,11 +155,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        answer!(self, reply, "open", self.overlay.open_file(ino.0, flags.0, caller(req)), file => {
-            if req.uid() != 0 && OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::TRUNC) {
-                self.forget_attributes(&file);
-            }
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        answer!(self, reply, "open", self.overlay.open_file(ino.0, flags.0), file => {
             let chosen = self.mode_of(&file, flags, |fd| reply.open_backing(fd));
             match &chosen.backing {
                 Some(backing) => reply.opened_passthrough(FileHandle(file.id), chosen.flags, backing),

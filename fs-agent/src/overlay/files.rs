@@ -42,11 +42,11 @@ pub struct Written {
 }
 
 impl Overlay {
-    /// Opens a regular file.
+    /// Opens a regular file. Where it is to be cut to nothing, the kernel asks for that by itself.
     ///
     /// # Errors
     /// As open(2) says.
-    pub fn open_file(&self, node: u64, flags: i32, caller: Caller) -> Result<Arc<OpenFile>> {
+    pub fn open_file(&self, node: u64, flags: i32) -> Result<Arc<OpenFile>> {
         let inode = self.inodes.get(node)?;
         let wanted = OFlags::from_bits_retain(flags.cast_unsigned());
         // The buffers that requests come in are not aligned as O_DIRECT wants. The inode's own descriptor stands
@@ -54,10 +54,6 @@ impl Overlay {
         let refused = OFlags::DIRECT | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let held = inode.fd()?;
         let fd = self.reopen(&held, wanted - refused)?;
-        if wanted.contains(OFlags::TRUNC) && caller.uid != 0 {
-            // The kernel leaves this to whom it leaves O_TRUNC to.
-            self.take_set_id(&fd, caller)?;
-        }
         Ok(self.keep(inode, held, fd, wanted))
     }
 

@@ -100,10 +100,14 @@ impl Overlay {
     }
 
     fn truncate(&self, fd: &OwnedFd, handle: Option<u64>, size: u64) -> Result<()> {
-        match handle.map(|handle| self.files.get(handle)) {
-            Some(Ok(file)) => ftruncate(&file.fd, size),
-            _ => ftruncate(self.reopen(fd, OFlags::WRONLY)?, size),
+        if let Some(Ok(file)) = handle.map(|handle| self.files.get(handle)) {
+            match ftruncate(&file.fd, size) {
+                // Open for reading: O_TRUNC cuts with that too.
+                Err(Errno::INVAL) => {}
+                done => return done,
+            }
         }
+        ftruncate(self.reopen(fd, OFlags::WRONLY)?, size)
     }
 
     /// What the filesystem below says of itself.

@@ -29,7 +29,6 @@ const OPTIONS: [&str; 4] = [
 const TIME_MAX: Duration = Duration::from_secs(120);
 
 #[test]
-#[ignore = "needs valgrind: make conformance"]
 fn memcheck_finds_nothing() {
     let bywash = Bywash::new("127.0.0.1:9", &Settings::default());
     let agent = program("fs-agent");

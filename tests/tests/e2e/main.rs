@@ -5,6 +5,7 @@
 // A test says that something does not hold by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod as_below;
 mod cleanup;
 mod commands;
 mod content;

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt, PermissionsExt},
+    os::unix::fs::FileExt,
     path::Path,
     process::Command,
     thread,
@@ -15,7 +15,7 @@ use nix::{sys::signal::Signal, unistd::Uid};
 use serde_json::Value;
 
 /// A broker that is not there: nothing here needs one.
-const NO_BROKER: &str = "127.0.0.1:1";
+pub const NO_BROKER: &str = "127.0.0.1:1";
 
 fn overlay() -> Bywash {
     let mut bywash = Bywash::new(NO_BROKER, &Settings::default());
@@ -33,7 +33,7 @@ fn content(path: &Path) -> Vec<u8> {
 
 /// Runs a few lines of Python 3, for what Rust's library does not offer. They see `path`.
 #[track_caller]
-fn python(path: &Path, lines: &str) -> Value {
+pub fn python(path: &Path, lines: &str) -> Value {
     let script = format!("import sys, os, json, mmap, fcntl, errno\npath = sys.argv[1]\n{lines}");
     let out = process::must_run(Command::new("python3").arg("-c").arg(script).arg(path));
     serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}"))
@@ -274,211 +274,6 @@ fn an_overlay_that_someone_else_unmounts_ends() {
     process::must_run(Command::new("umount").arg(bywash.directory()));
     let ended = bywash.agent().wait(PATIENCE);
     assert_eq!(ended.code(), Some(1), "no overlay is left to serve");
-}
-
-/// What `lines` of Python print for the directory below, before there is an overlay, and then for the overlay. They see
-/// `path`, a new directory, and act as root.
-fn below_and_above(name: &str, lines: &str) -> (Value, Value) {
-    let mut bywash = Bywash::new(NO_BROKER, &Settings::default());
-    let fresh = |suffix: &str| {
-        let path = bywash.file(&format!("{name}-{suffix}"));
-        fs::create_dir(&path).unwrap();
-        path
-    };
-    let (first, second) = (fresh("below"), fresh("above"));
-    for path in [bywash.root(), bywash.directory(), &first, &second] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
-    }
-    let below = python(&first, lines);
-    bywash.start_agent();
-    (below, python(&second, lines))
-}
-
-#[track_caller]
-fn assert_same_below_and_above(name: &str, lines: &str) {
-    let (below, above) = below_and_above(name, lines);
-    assert_eq!(above, below);
-}
-
-#[test]
-fn set_id_bits_go_as_below() {
-    if !Uid::effective().is_root() {
-        return println!("skipped: only root can act as others");
-    }
-    assert_same_below_and_above(
-        "set-id",
-        r#"
-seen = {}
-def as_user(gids, do):
-    pid = os.fork()
-    if pid == 0:
-        os.setgroups(gids); os.setgid(4000); os.setuid(4000)
-        try: do()
-        except OSError as e: os._exit(e.errno)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-def write(f):
-    fd = os.open(f, os.O_WRONLY); os.write(fd, b"x"); os.close(fd)
-def mapped(f):
-    fd = os.open(f, os.O_RDWR); os.write(fd, b"x"); os.close(fd)
-acts = {
-    "write": write, "read-write": mapped,
-    "truncate": lambda f: os.truncate(f, 1),
-    "open": lambda f: os.close(os.open(f, os.O_WRONLY | os.O_TRUNC)),
-    "chgrp": lambda f: os.chown(f, -1, 4000),
-    "chmod": lambda f: os.chmod(f, 0o6755),
-    "fallocate": lambda f: os.posix_fallocate(os.open(f, os.O_WRONLY), 0, 100),
-}
-for name, act in acts.items():
-    for mode in (0o6777, 0o2767, 0o4766, 0o666):
-        for gids in ([], [4001]):
-            f = f"{path}/{name}-{mode:o}-{len(gids)}"
-            open(f, "wb").write(b"content")
-            os.chown(f, 4000, 4001); os.chmod(f, mode)
-            os.stat(f)
-            result = as_user(gids, lambda: act(f))
-            seen[f[len(path):]] = [result, oct(os.stat(f).st_mode)]
-for name, act in acts.items():
-    f = f"{path}/root-{name}"
-    open(f, "wb").write(b"content"); os.chmod(f, 0o6755)
-    act(f)
-    seen["root " + name] = oct(os.stat(f).st_mode)
-print(json.dumps(seen))
-"#,
-    );
-}
-
-#[test]
-fn acls_masks_and_sticky_directories_are_as_below() {
-    if !Uid::effective().is_root() {
-        return println!("skipped: only root can act as others");
-    }
-    assert_same_below_and_above(
-        "acl",
-        r#"
-import struct
-def acl(*entries):
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *e) for e in entries)
-NONE = 0xffffffff
-seen = []
-def as_user(uid, do):
-    pid = os.fork()
-    if pid == 0:
-        os.setgroups([]); os.setgid(uid); os.setuid(uid)
-        try: do()
-        except OSError as e: os._exit(e.errno)
-        os._exit(0)
-    seen.append([uid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])])
-def mode(name): seen.append(oct(os.stat(f"{path}/{name}").st_mode))
-try:
-    f = f"{path}/private"
-    open(f, "wb").write(b"secret"); os.chmod(f, 0o600)
-    as_user(4000, lambda: open(f).read())
-    os.setxattr(f, "system.posix_acl_access", acl((1,6,NONE),(2,4,4000),(4,0,NONE),(16,4,NONE),(32,0,NONE)))
-    mode("private")
-    for uid in (4000, 4001):
-        as_user(uid, lambda: open(f).read())
-        as_user(uid, lambda: open(f, "ab").write(b"x"))
-    os.removexattr(f, "system.posix_acl_access")
-    as_user(4000, lambda: open(f).read())
-    d = f"{path}/defaults"
-    os.mkdir(d)
-    os.setxattr(d, "system.posix_acl_default", acl((1,7,NONE),(2,6,4000),(4,5,NONE),(16,7,NONE),(32,1,NONE)))
-    os.umask(0o077)
-    open(f"{d}/file", "wb").close(); os.mkdir(f"{d}/dir"); os.mknod(f"{d}/node", 0o100664)
-    for n in ("file", "dir", "node"): mode(f"defaults/{n}")
-    seen.append(os.getxattr(f"{d}/file", "system.posix_acl_access").hex())
-    seen.append(os.getxattr(f"{d}/dir", "system.posix_acl_default").hex())
-except OSError as e:
-    seen.append(f"acl: {errno.errorcode[e.errno]}")
-for mask in (0o000, 0o022, 0o027, 0o777):
-    os.umask(mask)
-    open(f"{path}/m{mask}", "wb").close(); os.mkdir(f"{path}/d{mask}"); os.mkfifo(f"{path}/p{mask}", 0o666)
-    for kind in "mdp": mode(f"{kind}{mask}")
-os.umask(0)
-sticky = f"{path}/sticky"
-os.mkdir(sticky); os.chmod(sticky, 0o1777)
-open(f"{sticky}/roots", "wb").close(); os.chmod(f"{sticky}/roots", 0o666)
-as_user(4000, lambda: open(f"{sticky}/own", "wb").close())
-as_user(4001, lambda: os.unlink(f"{sticky}/own"))
-as_user(4001, lambda: os.unlink(f"{sticky}/roots"))
-as_user(4000, lambda: os.rename(f"{sticky}/own", f"{sticky}/renamed"))
-as_user(4000, lambda: os.unlink(f"{sticky}/renamed"))
-group = f"{path}/group"
-os.mkdir(group); os.chown(group, 0, 4001); os.chmod(group, 0o2777)
-as_user(4000, lambda: os.close(os.open(f"{group}/file", os.O_CREAT | os.O_WRONLY, 0o2775)))
-as_user(4000, lambda: os.mkdir(f"{group}/dir"))
-for n in ("file", "dir"):
-    s = os.stat(f"{group}/{n}"); seen.append([oct(s.st_mode), s.st_uid, s.st_gid])
-print(json.dumps(seen))
-"#,
-    );
-}
-
-#[test]
-fn locks_space_holes_limits_and_times_are_as_below() {
-    assert_same_below_and_above(
-        "rest",
-        r#"
-import resource, signal, ctypes, struct
-seen = []
-def attempt(do):
-    try: seen.append(do())
-    except OSError as e: seen.append(errno.errorcode[e.errno])
-def other(do):
-    pid = os.fork()
-    if pid == 0:
-        try: do()
-        except OSError as e: os._exit(e.errno)
-        os._exit(0)
-    seen.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-f = f"{path}/file"
-fd = os.open(f, os.O_RDWR | os.O_CREAT, 0o644)
-def locking(call, how): return lambda: call(os.open(f, os.O_RDWR), how | fcntl.LOCK_NB)
-for call in (fcntl.flock, fcntl.lockf):
-    call(fd, fcntl.LOCK_EX); other(locking(call, fcntl.LOCK_EX)); other(locking(call, fcntl.LOCK_SH))
-    call(fd, fcntl.LOCK_SH); other(locking(call, fcntl.LOCK_SH)); other(locking(call, fcntl.LOCK_EX))
-    call(fd, fcntl.LOCK_UN); other(locking(call, fcntl.LOCK_EX))
-libc = ctypes.CDLL(None, use_errno=True)
-libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
-os.pwrite(fd, b"a" * 65536, 0)
-# Those that move data along (8, 32) the kernel does not hand on to FUSE: EOPNOTSUPP.
-for mode in (0, 1, 3, 16, 17, 64, 2, 1024):
-    r = libc.fallocate(fd, mode, 8192, 16384)
-    seen.append([mode, r, errno.errorcode.get(ctypes.get_errno()) if r else None, os.fstat(fd).st_size])
-h = os.open(f"{path}/holes", os.O_RDWR | os.O_CREAT)
-os.pwrite(h, b"x" * 4096, 1 << 20); os.ftruncate(h, 1 << 22)
-for offset in (0, 1 << 20, (1 << 20) + 1, 1 << 21, 1 << 22):
-    for whence in (os.SEEK_DATA, os.SEEK_HOLE): attempt(lambda: os.lseek(h, offset, whence))
-a, b = f"{path}/a", f"{path}/b"
-open(a, "w").write("a"); open(b, "w").write("b")
-AT = -100
-def renameat2(flags):
-    r = libc.syscall(316, AT, a.encode(), AT, b.encode(), flags) if os.uname().machine == "x86_64" else libc.renameat2(AT, a.encode(), AT, b.encode(), flags)
-    seen.append([r, errno.errorcode.get(ctypes.get_errno()) if r else None, [open(x).read() if os.path.exists(x) else None for x in (a, b)]])
-for flags in (1, 2, 3): renameat2(flags)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-def limited():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
-    l = os.open(f"{path}/limited", os.O_WRONLY | os.O_CREAT)
-    if os.write(l, b"x" * 20) != 10: os._exit(99)
-    os.write(l, b"x")
-other(limited)
-seen.append(os.path.getsize(f"{path}/limited"))
-def full():
-    resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
-    while True: os.open(f, os.O_RDONLY)
-other(full)
-os.utime(f, ns=(1_234_567_890_123_456_789, 987_654_321_987_654_321))
-s = os.stat(f); seen.append([s.st_atime_ns, s.st_mtime_ns])
-os.utime(f, ns=(-1_500_000_000, -1))
-s = os.stat(f); seen.append([s.st_atime_ns, s.st_mtime_ns])
-o = os.open(f, os.O_RDWR | os.O_SYNC); attempt(lambda: os.write(o, b"sync"))
-u = os.open(f"{path}/unlinked", os.O_RDWR | os.O_CREAT); os.unlink(f"{path}/unlinked")
-attempt(lambda: os.write(u, b"still")); seen.append([os.fstat(u).st_nlink, os.pread(u, 9, 0).decode()])
-print(json.dumps(seen))
-"#,
-    );
 }
 
 #[test]
