@@ -8,7 +8,9 @@ use toml::Spanned;
 
 use crate::units::{ByteSize, Span};
 
-use super::{Config, Origin, Problem, agent, directory, failed, fifo, kafka, kinesis, locate, log, spool};
+use super::{
+    Config, Origin, Problem, agent, directory, failed, fifo, kafka, kinesis, locate, log, metrics, spool,
+};
 
 /// A value and its place in the file.
 pub(super) type Placed<T> = Option<Spanned<T>>;
@@ -29,6 +31,7 @@ struct File {
     log: Option<log::Table>,
     spool: Option<spool::Table>,
     failed: Option<failed::Failed>,
+    metrics: Option<metrics::Table>,
 }
 
 #[derive(Deserialize)]
@@ -136,6 +139,9 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
     }
     if let Some(failed) = file.failed {
         failed::apply(failed, &mut config.failed, &mut context);
+    }
+    if let Some(table) = file.metrics {
+        metrics::apply(table, config, &mut context);
     }
 }
 

@@ -15,6 +15,7 @@ mod kinesis;
 pub mod legacy;
 mod locate;
 mod log;
+mod metrics;
 mod print;
 mod spool;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use kinesis::{
     KinesisConfig, PARTITION_KEY_CHARS_MAX, PartitionKey, RECORD_BYTES_MAX, checked_stream_name,
 };
 pub use log::{LogConfig, LogLevel};
+pub use metrics::MetricsConfig;
 pub use spool::{DEFAULT_SPOOL_DIR, Fsync, SpoolConfig};
 
 /// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
@@ -70,6 +72,8 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// Where messages are kept that can never be delivered.
     pub failed: FailedConfig,
+    /// Where the publisher serves what it counts.
+    pub metrics: MetricsConfig,
 }
 
 /// `[ring]`
@@ -165,6 +169,7 @@ impl Default for Config {
             log: LogConfig::default(),
             spool: SpoolConfig::default(),
             failed: FailedConfig::default(),
+            metrics: MetricsConfig::default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use toml::{Table, Value};
 
-use super::{Config, agent, directory, failed, fifo, kinesis, log, spool};
+use super::{Config, agent, directory, failed, fifo, kinesis, log, metrics, spool};
 
 /// A table of the pairs whose value is there.
 pub(super) fn table<const N: usize>(pairs: [(&str, Option<Value>); N]) -> Table {
@@ -68,6 +68,7 @@ fn whole(config: &Config) -> Table {
         log: logged,
         spool: disk,
         failed: letters,
+        metrics: served,
     } = config;
     table([
         (
@@ -106,5 +107,6 @@ fn whole(config: &Config) -> Table {
         ("log", Some(log::print(logged))),
         ("spool", Some(spool::print(disk))),
         ("failed", Some(failed::print(letters))),
+        ("metrics", Some(metrics::print(served))),
     ])
 }

@@ -202,6 +202,25 @@ fn the_sample_file_shows_every_key_and_no_other() {
 }
 
 #[test]
+fn metrics_are_served_at_an_address_in_numbers_or_nowhere() {
+    let listen = |text: &str| parse(&format!("[metrics]\nlisten = '{text}'\n")).map(|c| c.metrics.listen);
+    assert_eq!((listen(""), Config::default().metrics.listen), (Ok(None), None));
+    for address in ["127.0.0.1:9598", "[::1]:0", "0.0.0.0:65535"] {
+        assert_eq!(listen(address), Ok(Some(address.parse().unwrap())));
+        let config = parse(&format!("[metrics]\nlisten = '{address}'\n")).unwrap();
+        assert_eq!(parse(&config.print()), Ok(config));
+    }
+    for wrong in
+        ["localhost:9598", "127.0.0.1", ":9598", "9598", "127.0.0.1:65536", "::1:9598", " 127.0.0.1:1"]
+    {
+        let text = format!("\n[metrics]\nlisten = '{wrong}'\n");
+        refused(&text, &["b.toml:3", "metrics.listen", &format!("`{wrong}`"), "IP:PORT", "not looked up"]);
+    }
+    refused("[metrics]\nlisten = 9598\n", &["b.toml:2", "metrics.listen", "9598"]);
+    refused("[metrics]\nport = 9598\n", &["b.toml:2", "metrics.port", "listen"]);
+}
+
+#[test]
 fn a_fifo_has_every_key() {
     let text = "[[fifo]]\npath = '/run//a.pipe'\ncreate = true\nmode = '0622'\nowner = 'o'\ngroup = 'g'\n\
                 topic = 't'\nframing = 'chunk'\non_full = 'wait'\nempty_lines = 'skip'\nline_bytes_max = '1KiB'\n\

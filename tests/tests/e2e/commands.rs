@@ -68,6 +68,87 @@ fn check_accepts_a_right_configuration_and_touches_nothing() {
     assert!(bywash.segments().is_empty() && !bywash.is_mounted());
 }
 
+/// The product contract's sample of a configuration, but for its comments and for paths, which begin with `ROOT`.
+const EVERY_SECTION: &str = r#"
+[ring]
+name = "bywash"
+size = "64MiB"
+group = "bywash"
+
+[event]
+encoder = "logstash_base64"
+fields = { hostname = "test" }
+tags = ["test"]
+
+[[directory]]
+path = "ROOT/log/app"
+exclude = ["*.gz", "core*"]
+quota = { bytes_per_second = 500000, files_tracked = 20 }
+framing = "write"
+topic = "app-logs"
+
+[[fifo]]
+path = "ROOT/app.pipe"
+create = true
+mode = "0622"
+on_full = "drop"
+
+[agent]
+sleep = ["ROOT/log/app"]
+
+[publisher]
+sink = "kafka"
+flush_interval = "5s"
+batch_records = 500
+batch_bytes = "1MiB"
+
+[kafka]
+brokers = ["localhost:9092"]
+topic = "logs"
+zookeepers = []
+key = "path"
+properties = { "compression.type" = "zstd" }
+
+[kinesis]
+stream_name = "my-stream"
+region = "us-east-1"
+partition_key = ""
+endpoint_url = ""
+role_arn = ""
+role_session_name = ""
+
+[spool]
+dir = "ROOT/spool"
+size_max = "1GiB"
+
+[failed]
+dir = "ROOT/failed"
+retry_interval = "30s"
+
+[metrics]
+listen = "127.0.0.1:9598"
+"#;
+
+#[test]
+fn the_contract_s_sample_is_accepted_and_printed_by_both() {
+    let bywash = Bywash::new("localhost:9", &Settings::default());
+    let root = bywash.root().to_str().unwrap();
+    fs::create_dir_all(bywash.root().join("log/app")).unwrap();
+    let sample = EVERY_SECTION.replace("ROOT", root);
+    fs::write(&bywash.config, &sample).unwrap();
+    for name in PROGRAMS {
+        let check = bywash::command(name, &["check", "--print"], &bywash.config);
+        assert_eq!(check.code, Some(0), "{name}: {check:?}");
+        assert!(check.stdout.contains("[metrics]\nlisten = \"127.0.0.1:9598\"\n"), "{}", check.stdout);
+    }
+    let there: Vec<_> =
+        fs::read_dir(bywash.root()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert!(
+        !there.iter().any(|name| name == "app.pipe" || name == "spool"),
+        "check has made something: {there:?}"
+    );
+}
+
 #[test]
 fn check_names_file_line_key_and_value_of_what_is_wrong() {
     let bywash = Bywash::new("localhost:9", &Settings::default());
@@ -78,6 +159,7 @@ fn check_names_file_line_key_and_value_of_what_is_wrong() {
         ("[[directory]]\npath = \"relative\"\n", 2, "directory.path"),
         ("[[directory]]\npath = \"/a\"\n\n[[directory]]\npath = \"/a/b\"\n", 5, "/a/b"),
         ("[kafka]\nbrokers = [\"host:port\"]\n", 2, "kafka.brokers"),
+        ("[metrics]\nlisten = \"localhost:9598\"\n", 2, "metrics.listen"),
     ];
     for (text, line, word) in wrong {
         fs::write(&bywash.config, text).unwrap();
