@@ -124,6 +124,17 @@ pub enum ListeningKind {
     AsleepDirectory,
 }
 
+impl ListeningKind {
+    /// The name under which users meet it in `status` and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::Fifo { .. } => "fifo",
+            Self::AsleepDirectory => "asleep",
+        }
+    }
+}
+
 /// One thing that the agent listens to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listening {

@@ -94,7 +94,7 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
     }
     let (excluded, excluded_bytes) =
         (ring.agent(AgentCounter::ExcludedEvents), ring.agent(AgentCounter::ExcludedBytes));
-    let (withheld, withheld_bytes) = withheld(ring);
+    let (withheld, withheld_bytes) = ring.withheld();
     if excluded + withheld > 0 {
         let _ = writeln!(
             out,
@@ -102,9 +102,10 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
              withheld by quotas {withheld} events, {withheld_bytes} bytes"
         );
     }
-    let lost = |pick: fn(&(LossReason, u64, u64)) -> u64| losses(ring).map(pick).sum::<u64>();
+    let lost = |pick: fn(&(LossReason, u64, u64)) -> u64| ring.lost().map(pick).sum::<u64>();
     let _ = write!(out, "lost {} events, {} bytes", lost(|l| l.1), lost(|l| l.2));
-    let reasons: Vec<_> = losses(ring)
+    let reasons: Vec<_> = ring
+        .lost()
         .filter(|(_, events, _)| *events > 0)
         .map(|(reason, events, bytes)| format!("{}: {events} events, {bytes} bytes", reason.name()))
         .collect();
@@ -113,17 +114,6 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
     }
     out.push('\n');
     out
-}
-
-/// What was lost, by reason. What a quota withholds is so on purpose, and shown for itself.
-fn losses(ring: &Inspected) -> impl Iterator<Item = &(LossReason, u64, u64)> {
-    ring.losses.iter().filter(|(reason, ..)| *reason != LossReason::Quota)
-}
-
-/// Events and bytes that quotas have withheld.
-fn withheld(ring: &Inspected) -> (u64, u64) {
-    let of_quotas = ring.losses.iter().find(|(reason, ..)| *reason == LossReason::Quota);
-    of_quotas.map_or((0, 0), |(_, events, bytes)| (*events, *bytes))
 }
 
 /// A size to a tenth of a unit.
@@ -141,7 +131,8 @@ fn as_json_text(name: &str, ring: Option<&Inspected>) -> String {
     let object = match ring {
         None => json!({ "running": false, "ring": { "name": name } }),
         Some(ring) => {
-            let losses: serde_json::Map<_, _> = losses(ring)
+            let losses: serde_json::Map<_, _> = ring
+                .lost()
                 .map(|(reason, events, bytes)| {
                     (reason.name().to_owned(), json!({ "events": events, "bytes": bytes }))
                 })
@@ -169,7 +160,7 @@ fn as_json_text(name: &str, ring: Option<&Inspected>) -> String {
                     "events": ring.agent(AgentCounter::ExcludedEvents),
                     "bytes": ring.agent(AgentCounter::ExcludedBytes),
                 },
-                "withheld": { "events": withheld(ring).0, "bytes": withheld(ring).1 },
+                "withheld": { "events": ring.withheld().0, "bytes": ring.withheld().1 },
                 "lost": losses,
             })
         }
@@ -177,20 +168,19 @@ fn as_json_text(name: &str, ring: Option<&Inspected>) -> String {
     format!("{object}\n")
 }
 
-/// What the agent listens to; nothing if it was killed and left its roster.
 fn listening(ring: &Inspected) -> Vec<serde_json::Value> {
-    let roster = ring.roster.iter().filter(|_| ring.agent_running);
-    roster
+    ring.listening()
         .map(|listening| {
             let path = listening.path.to_string_lossy();
+            let kind = listening.kind.name();
             match listening.kind {
-                ListeningKind::Directory => json!({ "kind": "directory", "path": path }),
-                ListeningKind::AsleepDirectory => json!({ "kind": "asleep", "path": path }),
-                ListeningKind::Fifo { slot: None } => json!({ "kind": "fifo", "path": path }),
+                ListeningKind::Directory
+                | ListeningKind::AsleepDirectory
+                | ListeningKind::Fifo { slot: None } => json!({ "kind": kind, "path": path }),
                 ListeningKind::Fifo { slot: Some(slot) } => {
                     let count = |counter| ring.fifo(slot, counter);
                     json!({
-                        "kind": "fifo",
+                        "kind": kind,
                         "path": path,
                         "missing": count(FifoCounter::Missing) > 0,
                         "captured": { "events": count(FifoCounter::Lines), "bytes": count(FifoCounter::Bytes) },

@@ -32,36 +32,36 @@ pub struct StatusArgs {
     watch: bool,
 }
 
-/// What is known of a publisher that runs or has run.
+/// What is known of a publisher that runs or has run; the metrics show it too.
 #[derive(Debug, Serialize)]
-struct Report {
-    running: bool,
+pub struct Report {
+    pub running: bool,
     pid: Option<u64>,
-    uptime_seconds: Option<f64>,
-    ring: String,
-    capacity_bytes: u64,
-    lag_records: u64,
-    lag_bytes: u64,
+    pub uptime_seconds: Option<f64>,
+    pub ring: String,
+    pub capacity_bytes: u64,
+    pub lag_records: u64,
+    pub lag_bytes: u64,
     /// How long ago the oldest record was captured that is not delivered; none if that is not known.
-    lag_seconds: Option<f64>,
-    in_flight_records: u64,
-    delivered_records: u64,
-    delivered_bytes: u64,
+    pub lag_seconds: Option<f64>,
+    pub in_flight_records: u64,
+    pub delivered_records: u64,
+    pub delivered_bytes: u64,
     records_per_second: f64,
     bytes_per_second: f64,
-    seconds_since_last_delivery: Option<f64>,
-    failed_messages: u64,
-    dead_letters: u64,
+    pub seconds_since_last_delivery: Option<f64>,
+    pub failed_messages: u64,
+    pub dead_letters: u64,
     /// Dead letters that were delivered after all.
-    revived_letters: u64,
+    pub revived_letters: u64,
     /// Part of what is behind, in bytes that are on disk and in records.
-    spool_bytes: u64,
-    spool_records: u64,
+    pub spool_bytes: u64,
+    pub spool_records: u64,
     /// Times that the spool could not take records.
-    spool_errors: u64,
+    pub spool_errors: u64,
     /// Records that were in the spool and cannot be read.
-    spool_lost: u64,
-    corrupt_skips: u64,
+    pub spool_lost: u64,
+    pub corrupt_skips: u64,
     lost: Vec<Lost>,
 }
 
@@ -74,7 +74,7 @@ struct Lost {
 
 /// What was delivered at some moment, for a rate.
 #[derive(Clone, Copy)]
-struct Sample {
+pub struct Sample {
     at: Instant,
     records: u64,
     bytes: u64,
@@ -87,11 +87,7 @@ struct Sample {
 pub fn status(config: &Config, args: &StatusArgs) -> anyhow::Result<Exit> {
     let mut last = None;
     loop {
-        let ring = match inspect(&config.ring.name) {
-            Ok(ring) => Some(ring),
-            Err(RingError::Missing { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
+        let ring = look(&config.ring.name)?;
         let report = report(&config.ring.name, ring.as_ref(), last, now_ns());
         last = Some(Sample {
             at: Instant::now(),
@@ -107,10 +103,27 @@ pub fn status(config: &Config, args: &StatusArgs) -> anyhow::Result<Exit> {
     }
 }
 
-fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns: u64) -> Report {
+/// Looks at a ring from outside; gives none if it does not exist.
+///
+/// # Errors
+/// A [`RingError`] if it may not be looked at, or is damaged.
+pub fn look(name: &str) -> Result<Option<Inspected>, RingError> {
+    match inspect(name) {
+        Ok(ring) => Ok(Some(ring)),
+        Err(RingError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How long ago a counter says that something was; none if it never was.
+pub fn seconds_since(counter_ns: u64, now_ns: u64) -> Option<f64> {
+    (counter_ns > 0).then(|| now_ns.saturating_sub(counter_ns) as f64 / NS_PER_SECOND)
+}
+
+/// What there is to say of a ring that was looked at `now_ns`, with the rates since `last`, or since the publisher's start.
+pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns: u64) -> Report {
     let counter = |counter| ring.map_or(0, |ring| ring.publisher(counter));
-    let known =
-        |counter_ns| (counter_ns > 0).then(|| now_ns.saturating_sub(counter_ns) as f64 / NS_PER_SECOND);
+    let known = |counter_ns| seconds_since(counter_ns, now_ns);
     let running = ring.is_some_and(|ring| ring.publisher_running);
     let uptime_seconds = known(counter(Counter::StartedNs)).filter(|_| running);
     let (records, bytes) = (counter(Counter::DeliveredEvents), counter(Counter::DeliveredBytes));

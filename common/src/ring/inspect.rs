@@ -35,7 +35,7 @@ pub struct Inspected {
     pub agent_running: bool,
     /// Whether a publisher holds the ring.
     pub publisher_running: bool,
-    /// Lost events and bytes by reason.
+    /// Events and bytes that are not in the ring, by reason.
     pub losses: Vec<(LossReason, u64, u64)>,
     /// What the agent listens to.
     pub roster: Vec<Listening>,
@@ -53,6 +53,22 @@ impl Inspected {
     /// One of the counters of a FIFO.
     pub fn fifo(&self, slot: usize, counter: FifoCounter) -> u64 {
         self.fifos.get(slot).map_or(0, |counters| counters[counter as usize])
+    }
+
+    /// What the agent listens to; nothing if it was killed and left its roster.
+    pub fn listening(&self) -> impl Iterator<Item = &Listening> {
+        self.roster.iter().filter(|_| self.agent_running)
+    }
+
+    /// What was lost: events and bytes by reason. What a quota withholds is so on purpose, and not here.
+    pub fn lost(&self) -> impl Iterator<Item = &(LossReason, u64, u64)> {
+        self.losses.iter().filter(|(reason, ..)| *reason != LossReason::Quota)
+    }
+
+    /// Events and bytes that quotas have withheld.
+    pub fn withheld(&self) -> (u64, u64) {
+        let of_quotas = self.losses.iter().find(|(reason, ..)| *reason == LossReason::Quota);
+        of_quotas.map_or((0, 0), |(_, events, bytes)| (*events, *bytes))
     }
 
     /// One of the publisher's counters.
