@@ -9,6 +9,7 @@ pub mod drain;
 pub mod encode;
 pub mod failed;
 pub mod lines;
+mod metrics;
 mod names;
 mod output;
 mod rate;

@@ -7,6 +7,7 @@ use bywash_common::{cli::GlobalArgs, exit::Exit, ring::PublisherRing};
 
 use crate::{
     drain::{self, Burial, Drain, Frontier, Intake},
+    metrics,
     names::Names,
     reload::Reload,
     signals::{self, Signals},
@@ -24,6 +25,8 @@ pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
     sink::check(config)?;
     // Before what else the other one holds: that is the reason why.
     PublisherRing::check_free(&config.ring.name)?;
+    // To the end: how much of the rest is delivered shows too.
+    let _metrics = metrics::Server::start(config)?;
     let burial = Burial::open(config)?;
     let spool = drain::open_spool(config)?;
     let Some(ring) = drain::attach(&config.ring.name, &stop)? else { return Ok(Exit::Ok) };

@@ -27,6 +27,7 @@ mod legacy;
 mod lines;
 mod load;
 mod loss;
+mod metrics;
 mod overlay;
 mod quota;
 mod reload;

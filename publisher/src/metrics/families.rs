@@ -1,0 +1,332 @@
+//! Every metric. README's table shows them in this order and with these words; a test holds it to this list.
+
+use std::{fmt::Display, path::Path};
+
+use bywash_common::{
+    clock::now_ns,
+    ring::{Inspected, RingError},
+    status::{AgentCounter as Agent, FifoCounter as Fifo, ListeningKind},
+};
+
+use crate::status::{Report, look, report, seconds_since};
+
+use super::exposition::{Kind, Page};
+
+/// Metrics of one name.
+pub struct Family {
+    /// In Prometheus's manner: base units, `_total` behind counters.
+    pub name: &'static str,
+    /// What its values mean.
+    pub kind: Kind,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it is, without a line break or backslash.
+    pub help: &'static str,
+    samples: fn(&Seen, &mut Samples<'_>),
+}
+
+/// What there was to be seen at one moment.
+pub struct Seen {
+    report: Report,
+    ring: Option<Inspected>,
+    now_ns: u64,
+}
+
+impl Seen {
+    /// Looks at a ring, which may not exist yet.
+    ///
+    /// # Errors
+    /// A [`RingError`] if it may not be looked at, or is damaged.
+    pub fn now(ring: &str) -> Result<Self, RingError> {
+        let (name, ring, now_ns) = (ring, look(ring)?, now_ns());
+        Ok(Self { report: report(name, ring.as_ref(), None, now_ns), ring, now_ns })
+    }
+
+    /// All families with what was seen, as a text.
+    pub fn page(&self) -> String {
+        let mut page = Page::default();
+        for family in FAMILIES {
+            page.family(family.name, family.kind, family.help);
+            (family.samples)(self, &mut Samples { page: &mut page, family, ring: &self.report.ring });
+        }
+        page.finish()
+    }
+
+    fn agent(&self, counter: Agent) -> u64 {
+        self.ring.as_ref().map_or(0, |ring| ring.agent(counter))
+    }
+
+    fn agent_runs(&self) -> bool {
+        self.ring.as_ref().is_some_and(|ring| ring.agent_running)
+    }
+
+    fn withheld(&self) -> (u64, u64) {
+        self.ring.as_ref().map_or((0, 0), Inspected::withheld)
+    }
+
+    /// A sample for each FIFO that has counters.
+    fn each_fifo(&self, counter: Fifo, to: &mut Samples<'_>) {
+        for listening in self.ring.iter().flat_map(Inspected::listening) {
+            if let (ListeningKind::Fifo { slot: Some(slot) }, Some(ring)) = (listening.kind, &self.ring) {
+                let value = ring.fifo(slot, counter);
+                to.put_labelled(&[&self.report.ring, &shown(&listening.path)], value);
+            }
+        }
+    }
+}
+
+/// A path as `status` shows it.
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Where a family's samples go.
+struct Samples<'a> {
+    page: &'a mut Page,
+    family: &'a Family,
+    ring: &'a str,
+}
+
+impl Samples<'_> {
+    /// The one sample of a family that has the label `ring` alone.
+    fn put(&mut self, value: impl Display) {
+        let ring = self.ring;
+        self.put_labelled(&[ring], value);
+    }
+
+    /// The same where there is something to say.
+    fn put_known(&mut self, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.put(value);
+        }
+    }
+
+    /// A sample, with its labels' values in the order of their names.
+    fn put_labelled(&mut self, values: &[&str], value: impl Display) {
+        let Family { name, labels, .. } = self.family;
+        debug_assert_eq!(labels.len(), values.len(), "{name}");
+        self.page.sample(name, labels.iter().copied().zip(values.iter().copied()), value);
+    }
+}
+
+const fn family(
+    name: &'static str,
+    kind: Kind,
+    labels: &'static [&'static str],
+    help: &'static str,
+    samples: fn(&Seen, &mut Samples<'_>),
+) -> Family {
+    Family { name, kind, labels, help, samples }
+}
+
+const fn gauge(name: &'static str, help: &'static str, samples: fn(&Seen, &mut Samples<'_>)) -> Family {
+    family(name, Kind::Gauge, RING, help, samples)
+}
+
+const fn counter(name: &'static str, help: &'static str, samples: fn(&Seen, &mut Samples<'_>)) -> Family {
+    family(name, Kind::Counter, RING, help, samples)
+}
+
+const RING: &[&str] = &["ring"];
+const RING_REASON: &[&str] = &["ring", "reason"];
+const RING_PATH: &[&str] = &["ring", "path"];
+
+/// All of them: the publisher's, the ring's, the agent's, those of its FIFOs.
+pub const FAMILIES: &[Family] = &[
+    family("bywash_build_info", Kind::Gauge, &["version"], "1, with the publisher's version.", |_, to| {
+        to.put_labelled(&[env!("CARGO_PKG_VERSION")], 1);
+    }),
+    gauge(
+        "bywash_publisher_up",
+        "1 while the publisher drains the ring, 0 while it waits for one.",
+        |seen, to| {
+            to.put(u8::from(seen.report.running));
+        },
+    ),
+    gauge("bywash_publisher_uptime_seconds", "How long the publisher has drained the ring.", |seen, to| {
+        to.put_known(seen.report.uptime_seconds);
+    }),
+    gauge("bywash_lag_records", "Records in ring and spool that are not delivered.", |seen, to| {
+        to.put(seen.report.lag_records);
+    }),
+    gauge("bywash_lag_bytes", "Bytes that ring and spool hold of what is not delivered.", |seen, to| {
+        to.put(seen.report.lag_bytes);
+    }),
+    gauge(
+        "bywash_lag_seconds",
+        "How long ago the oldest record was captured that is not delivered; missing while that is not known.",
+        |seen, to| to.put_known(seen.report.lag_seconds),
+    ),
+    gauge("bywash_in_flight_records", "Records handed to the sink and not confirmed.", |seen, to| {
+        to.put(seen.report.in_flight_records);
+    }),
+    counter("bywash_delivered_records_total", "Records whose delivery was confirmed.", |seen, to| {
+        to.put(seen.report.delivered_records);
+    }),
+    counter("bywash_delivered_bytes_total", "Bytes of captured data in delivered records.", |seen, to| {
+        to.put(seen.report.delivered_bytes);
+    }),
+    gauge(
+        "bywash_last_delivery_age_seconds",
+        "How long ago a delivery was last confirmed; missing before the first.",
+        |seen, to| to.put_known(seen.report.seconds_since_last_delivery),
+    ),
+    counter("bywash_failed_messages_total", "Messages that the sink has refused for good.", |seen, to| {
+        to.put(seen.report.failed_messages);
+    }),
+    counter("bywash_dead_letters_total", "Refused messages that were kept as dead letters.", |seen, to| {
+        to.put(seen.report.dead_letters);
+    }),
+    counter("bywash_revived_letters_total", "Dead letters that were delivered after all.", |seen, to| {
+        to.put(seen.report.revived_letters);
+    }),
+    gauge("bywash_spool_bytes", "What the spool takes on disk; part of the lag.", |seen, to| {
+        to.put(seen.report.spool_bytes);
+    }),
+    gauge("bywash_spool_records", "Records in the spool; part of the lag.", |seen, to| {
+        to.put(seen.report.spool_records);
+    }),
+    counter("bywash_spool_errors_total", "Times that the spool could not take records.", |seen, to| {
+        to.put(seen.report.spool_errors);
+    }),
+    counter("bywash_spool_lost_records_total", "Records of the spool that cannot be read.", |seen, to| {
+        to.put(seen.report.spool_lost);
+    }),
+    counter(
+        "bywash_corrupt_skips_total",
+        "Times that a damaged part of the ring was passed over.",
+        |seen, to| {
+            to.put(seen.report.corrupt_skips);
+        },
+    ),
+    gauge("bywash_ring_capacity_bytes", "What the ring can hold; 0 while there is none.", |seen, to| {
+        to.put(seen.report.capacity_bytes);
+    }),
+    gauge("bywash_ring_used_bytes", "What the ring holds; part of the lag.", |seen, to| {
+        to.put(seen.ring.as_ref().map_or(0, |ring| ring.used));
+    }),
+    gauge(
+        "bywash_ring_generation",
+        "Number of the ring that fs-agent writes to; another one is begun when its size changes or it is damaged.",
+        |seen, to| {
+            to.put_known(seen.ring.as_ref().map(|ring| ring.generation));
+        },
+    ),
+    family(
+        "bywash_lost_writes_total",
+        Kind::Counter,
+        RING_REASON,
+        "Writes that could not be captured, by reason: ring_full, too_large, discarded.",
+        |seen, to| {
+            for (reason, writes, _) in seen.ring.iter().flat_map(Inspected::lost) {
+                to.put_labelled(&[&seen.report.ring, reason.name()], writes);
+            }
+        },
+    ),
+    family(
+        "bywash_lost_bytes_total",
+        Kind::Counter,
+        RING_REASON,
+        "Bytes that could not be captured, by the same reasons.",
+        |seen, to| {
+            for (reason, _, bytes) in seen.ring.iter().flat_map(Inspected::lost) {
+                to.put_labelled(&[&seen.report.ring, reason.name()], bytes);
+            }
+        },
+    ),
+    gauge("bywash_agent_up", "1 while fs-agent holds the ring, 0 while none does.", |seen, to| {
+        to.put(u8::from(seen.agent_runs()));
+    }),
+    gauge("bywash_agent_uptime_seconds", "How long fs-agent has run.", |seen, to| {
+        let started_ns = Some(seen.agent(Agent::StartedNs)).filter(|_| seen.agent_runs());
+        to.put_known(started_ns.and_then(|started_ns| seconds_since(started_ns, seen.now_ns)));
+    }),
+    family(
+        "bywash_listening",
+        Kind::Gauge,
+        &["ring", "kind", "path"],
+        "1 for each path that fs-agent listens to, kind directory or fifo; asleep: would, but for `fs-agent sleep`.",
+        |seen, to| {
+            for listening in seen.ring.iter().flat_map(Inspected::listening) {
+                to.put_labelled(&[&seen.report.ring, listening.kind.name(), &shown(&listening.path)], 1);
+            }
+        },
+    ),
+    counter(
+        "bywash_captured_writes_total",
+        "Writes, and lines of FIFOs, that became records.",
+        |seen, to| {
+            to.put(seen.agent(Agent::CapturedEvents));
+        },
+    ),
+    counter("bywash_captured_bytes_total", "Bytes of captured data in records.", |seen, to| {
+        to.put(seen.agent(Agent::CapturedBytes));
+    }),
+    counter(
+        "bywash_unattributed_writes_total",
+        "Captured writes of shared mappings' pages, which are by nobody in particular.",
+        |seen, to| to.put(seen.agent(Agent::UnattributedEvents)),
+    ),
+    counter(
+        "bywash_uncaptured_mapper_opens_total",
+        "Opens whose stores through shared mappings, if any, were not captured.",
+        |seen, to| to.put(seen.agent(Agent::UncapturedMapperOpens)),
+    ),
+    counter("bywash_excluded_writes_total", "Writes to files that are excluded.", |seen, to| {
+        to.put(seen.agent(Agent::ExcludedEvents));
+    }),
+    counter("bywash_excluded_bytes_total", "Bytes written to files that are excluded.", |seen, to| {
+        to.put(seen.agent(Agent::ExcludedBytes));
+    }),
+    counter("bywash_withheld_writes_total", "Writes that quotas have withheld.", |seen, to| {
+        to.put(seen.withheld().0);
+    }),
+    counter("bywash_withheld_bytes_total", "Bytes that quotas have withheld.", |seen, to| {
+        to.put(seen.withheld().1)
+    }),
+    family(
+        "bywash_fifo_lines_total",
+        Kind::Counter,
+        RING_PATH,
+        "Lines, or chunks, of a FIFO that became records.",
+        |seen, to| {
+            seen.each_fifo(Fifo::Lines, to);
+        },
+    ),
+    family(
+        "bywash_fifo_bytes_total",
+        Kind::Counter,
+        RING_PATH,
+        "Bytes of a FIFO's lines that became records.",
+        |seen, to| {
+            seen.each_fifo(Fifo::Bytes, to);
+        },
+    ),
+    family(
+        "bywash_fifo_lost_lines_total",
+        Kind::Counter,
+        RING_PATH,
+        "Lines of a FIFO that the ring had no room for.",
+        |seen, to| {
+            seen.each_fifo(Fifo::LostLines, to);
+        },
+    ),
+    family(
+        "bywash_fifo_lost_bytes_total",
+        Kind::Counter,
+        RING_PATH,
+        "Bytes of a FIFO's lines that the ring had no room for.",
+        |seen, to| {
+            seen.each_fifo(Fifo::LostBytes, to);
+        },
+    ),
+    family(
+        "bywash_fifo_missing",
+        Kind::Gauge,
+        RING_PATH,
+        "1 while there is no FIFO at the path.",
+        |seen, to| {
+            seen.each_fifo(Fifo::Missing, to);
+        },
+    ),
+];
