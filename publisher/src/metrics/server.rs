@@ -123,7 +123,9 @@ async fn serve(listener: TcpListener, ring: Arc<str>, mut end: oneshot::Receiver
                 {
                     oldest.abort();
                 }
-                open.push_back(tokio::spawn(answer(stream, Arc::clone(&ring))).abort_handle());
+                open.push_back(
+                    tokio::spawn(answer(stream, Arc::clone(&ring), CONNECTION_TIME_MAX)).abort_handle(),
+                );
                 // Of many that come at once, each gets its answer before it can be the oldest.
                 yield_now().await;
             }
@@ -140,8 +142,8 @@ async fn serve(listener: TcpListener, ring: Arc<str>, mut end: oneshot::Receiver
     }
 }
 
-/// Answers the one request of a connection.
-async fn answer(stream: TcpStream, ring: Arc<str>) {
+/// Answers the one request of a connection, which may take `time_max` in all.
+pub(super) async fn answer(stream: TcpStream, ring: Arc<str>, time_max: Duration) {
     let service = service_fn(|request| ready(Ok::<_, Infallible>(respond(&request, &ring))));
     let connection = http1::Builder::new()
         .keep_alive(false)
@@ -150,10 +152,10 @@ async fn answer(stream: TcpStream, ring: Arc<str>) {
         .max_header_size(REQUEST_BYTES_MAX)
         .max_buf_size(REQUEST_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(CONNECTION_TIME_MAX, connection).await {
+    match timeout(time_max, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!("metrics: a client went wrong: {error}"),
-        Err(_) => tracing::debug!("metrics: a client took longer than {CONNECTION_TIME_MAX:?}"),
+        Err(_) => tracing::debug!("metrics: a client took longer than {time_max:?}"),
     }
 }
 

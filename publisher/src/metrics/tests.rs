@@ -1,8 +1,14 @@
-use std::iter::empty;
+use std::{
+    io::{Read, Write},
+    iter::empty,
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
 
 use super::{
     exposition::{Kind, Page},
     families::{FAMILIES, Family, Seen},
+    server::answer,
 };
 
 fn page(fill: impl FnOnce(&mut Page)) -> String {
@@ -74,5 +80,25 @@ fn without_a_ring_every_metric_is_there_and_says_that_nothing_runs() {
         "bywash_lag_bytes{ring=\"bywash-no-such-ring\"} 0",
     ] {
         assert!(text.lines().any(|other| other == line), "{line} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn a_connection_whose_time_is_up_is_closed_with_or_without_half_a_request() {
+    for sent in ["", "GET /metrics HT"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(sent.as_bytes()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+            answer(stream, "bywash-no-such-ring".into(), Duration::from_millis(20)).await;
+        });
+        let mut rest = Vec::new();
+        // What was not read resets the connection.
+        let ended = client.read_to_end(&mut rest);
+        assert!(matches!(ended, Ok(0)) || ended.is_err(), "{sent}: {}", String::from_utf8_lossy(&rest));
     }
 }

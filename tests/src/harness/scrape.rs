@@ -12,7 +12,7 @@ use std::{
 use super::{http::HttpMessage, wait};
 
 /// What a scraper asks.
-pub const GET: &str = "GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
+const GET: &str = "GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
 
 /// The metrics of one name.
 #[derive(Clone, Debug)]
