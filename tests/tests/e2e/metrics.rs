@@ -205,6 +205,29 @@ fn every_count_is_what_was_written_and_what_status_shows() {
     }
 }
 
+#[test]
+fn what_was_lost_is_counted_by_reason_as_status_does() {
+    let broker = Broker::start();
+    let mut bywash = configured(&broker.address(), &Settings { ring_size: "64KiB", ..Settings::default() });
+    bywash.start_agent();
+    // Nobody makes room.
+    let load = Load { id: 1, files: vec![bywash.file("f")], count: 2_000, bytes: 100, rate: 0 };
+    load.start(bywash.root()).finish(PATIENCE).assert_complete(&load);
+    bywash.start_publisher();
+    let scrape = Scrape::of(address(&mut bywash));
+    let status = bywash.agent_status();
+    let lost = status["lost"].as_object().unwrap();
+    for (reason, counts) in lost {
+        for (metric, unit) in [("bywash_lost_writes_total", "events"), ("bywash_lost_bytes_total", "bytes")] {
+            assert_eq!(Some(scrape.value(metric, &[("reason", reason)])), counts[unit].as_f64(), "{reason}");
+        }
+    }
+    assert_eq!(lost.len(), scrape.families["bywash_lost_writes_total"].samples.len());
+    let full = scrape.value("bywash_lost_writes_total", &[("reason", "ring_full")]);
+    assert_eq!(full + scrape.value("bywash_captured_writes_total", &[]), 2_000.0);
+    assert!(full > 0.0);
+}
+
 /// README's table: name, type, labels.
 fn documented() -> BTreeSet<(String, String, String)> {
     let readme = include_str!("../../../README.md");
