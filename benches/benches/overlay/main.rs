@@ -7,7 +7,10 @@
 //!
 //! Every figure of a line is taken in the same run, in turns, so that the machine's moods fall on all of them. What the
 //! overlay captures is drained to nowhere by another process; `uncaptured` is the same overlay with every file excluded,
-//! so what it is faster by is capture's share. TMPDIR says on which filesystem everything happens.
+//! so what it is faster by is capture's share.
+//!
+//! TMPDIR says on which filesystem everything happens. On ext4 the creation of files is the search for an inode, which takes longer
+//! the more were deleted in the last minute: for what names cost, take a tmpfs (not /dev/shm: the ring is there).
 
 mod bonnie;
 mod subject;
