@@ -2,12 +2,15 @@
 //! The overlay beside the bare directory and other filesystems in user space: `cargo bench --bench overlay`.
 //!
 //! ```text
-//! cargo bench --bench overlay -- [--rounds N] [--only PART-OF-A-NAME] [--peer NAME='COMMAND {source} {mountpoint}']...
+//! cargo bench --bench overlay -- [--rounds N] [--only PART-OF-A-NAME] [--pinned] [--peer NAME='COMMAND {source} {mountpoint}']...
 //! ```
 //!
 //! Every figure of a line is taken in the same run, in turns, so that the machine's moods fall on all of them. What the
 //! overlay captures is drained to nowhere by another process; `uncaptured` is the same overlay with every file excluded,
 //! so what it is faster by is capture's share.
+//!
+//! Who writes and who serves wake each other, and where the scheduler puts them makes a factor of two, which changes from one
+//! second to the next. `--pinned` has both on one CPU and the drains on another: what is left is what each one does.
 //!
 //! TMPDIR says on which filesystem everything happens. On ext4 the creation of files is the search for an inode, which takes longer
 //! the more were deleted in the last minute: for what names cost, take a tmpfs (not /dev/shm: the ring is there).
@@ -34,12 +37,13 @@ const BATCH: usize = 256;
 struct Arguments {
     rounds: usize,
     only: String,
+    pinned: bool,
     peers: Vec<(String, String)>,
 }
 
 impl Arguments {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Self {
-        let mut parsed = Self { rounds: ROUNDS, only: String::new(), peers: Vec::new() };
+        let mut parsed = Self { rounds: ROUNDS, only: String::new(), pinned: false, peers: Vec::new() };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().unwrap_or_else(|| panic!("{argument} needs a value"));
             match argument.as_str() {
@@ -47,6 +51,7 @@ impl Arguments {
                 "--bench" => {}
                 "--rounds" => parsed.rounds = value().parse().expect("a number of rounds"),
                 "--only" => parsed.only = value(),
+                "--pinned" => parsed.pinned = true,
                 "--peer" => {
                     let peer = value();
                     let (name, command) = peer.split_once('=').expect("--peer NAME='COMMAND ...'");
@@ -85,7 +90,7 @@ fn main() {
     }
     let arguments = Arguments::parse(arguments);
     let root = Root::new();
-    let subjects = subject::all(&root.0, &arguments.peers);
+    let subjects = subject::all(&root.0, &arguments.peers, arguments.pinned);
     let works: Vec<Work> =
         work::all().into_iter().filter(|work| work.name().contains(&arguments.only)).collect();
     let mut figures = vec![vec![Vec::new(); subjects.len()]; works.len()];

@@ -20,6 +20,10 @@ const PEERS: [(&str, &str); 2] = [
     ("bindfs", "bindfs -f --multithreaded --no-allow-other {source} {mountpoint}"),
 ];
 
+/// Where everybody is if they are pinned, but the drains.
+const SERVING_CPU: usize = 0;
+const DRAINING_CPU: usize = 1;
+
 const START_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A directory to work in, and who serves it.
@@ -34,8 +38,13 @@ pub struct Subject {
     ring: Option<String>,
 }
 
-/// The bare directory, the overlay, and what is there of others.
-pub fn all(root: &Path, peers: &[(String, String)]) -> Vec<Subject> {
+/// The bare directory, the overlay, and what is there of others; this process and all of them on one CPU, the drains on
+/// another, if they are `pinned`.
+pub fn all(root: &Path, peers: &[(String, String)], pinned: bool) -> Vec<Subject> {
+    if pinned {
+        // And whatever this process starts.
+        pin(std::process::id(), SERVING_CPU);
+    }
     let own = PEERS.iter().map(|(name, command)| ((*name).to_owned(), (*command).to_owned()));
     let is_there = |(name, command): &(String, String)| {
         let program = command.split_whitespace().next().unwrap_or_default();
@@ -48,8 +57,8 @@ pub fn all(root: &Path, peers: &[(String, String)]) -> Vec<Subject> {
     };
     let mut subjects = vec![
         Subject::new(root, "bare"),
-        Subject::overlay(root, OVERLAY, &[]),
-        Subject::overlay(root, UNCAPTURED, &["*"]),
+        Subject::overlay(root, OVERLAY, &[], pinned),
+        Subject::overlay(root, UNCAPTURED, &["*"], pinned),
     ];
     let others = own.chain(peers.iter().cloned()).filter(is_there);
     subjects.extend(others.map(|(name, command)| Subject::peer(root, &name, &command)));
@@ -65,7 +74,7 @@ impl Subject {
         Self { name: name.to_owned(), directory, source, processes: Vec::new(), ring: None }
     }
 
-    fn overlay(root: &Path, name: &str, exclude: &[&str]) -> Self {
+    fn overlay(root: &Path, name: &str, exclude: &[&str], pinned: bool) -> Self {
         let mut subject = Self::new(root, name);
         let ring = format!("bywash-test-{}-{name}", std::process::id());
         let config = root.join(format!("{ring}.toml"));
@@ -78,7 +87,11 @@ impl Subject {
         let agent = exe.parent().unwrap().with_file_name("fs-agent");
         assert!(agent.exists(), "{} is missing: cargo build --release -p fs-agent", agent.display());
         subject.serve(Command::new(agent).arg("run").arg("--config").arg(config));
-        subject.processes.push(guarded(Command::new(exe).args(["drain", &ring])).spawn().unwrap());
+        let drain = guarded(Command::new(exe).args(["drain", &ring])).spawn().unwrap();
+        if pinned {
+            pin(drain.id(), DRAINING_CPU);
+        }
+        subject.processes.push(drain);
         subject.ring = Some(ring);
         subject
     }
@@ -139,6 +152,12 @@ impl Drop for Subject {
             }
         }
     }
+}
+
+fn pin(process: u32, cpu: usize) {
+    let arguments = ["--pid", "--cpu-list", &cpu.to_string(), &process.to_string()];
+    let done = Command::new("taskset").args(arguments).stdout(Stdio::null()).status();
+    assert!(done.is_ok_and(|status| status.success()), "cannot keep process {process} on CPU {cpu}");
 }
 
 /// A process that does not outlive this one.
