@@ -63,6 +63,23 @@ fn the_end_of_a_directory_is_its_size() {
     assert_eq!(overlay, Ok(true));
 }
 
+/// The kernel moves the bytes of a FIFO by itself, and leaves the times of FUSE's inodes to the filesystem, which does not
+/// hear of it.
+#[test]
+fn the_time_of_a_fifo_stands_still_while_it_is_used() {
+    let modified = |directory: &Path| {
+        let path = directory.join("fifo");
+        fs::mknodat(fs::CWD, &path, fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        let fifo = fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let long_ago = fs::Timespec { tv_sec: 1, tv_nsec: 0 };
+        let times = fs::Timestamps { last_access: long_ago, last_modification: long_ago };
+        fs::utimensat(fs::CWD, &path, &times, fs::AtFlags::empty())?;
+        io::write(&fifo, b"x")?;
+        Ok(fs::stat(&path)?.st_mtime == 1)
+    };
+    assert_eq!(in_both(modified), [Ok(false), Ok(true)]);
+}
+
 /// FUSE has the bits dropped together with the write, and the overlay drops them first: the other way round a changed
 /// file could be run with the old bits. The kernel itself looks first whether the file can be that large.
 #[test]

@@ -151,6 +151,17 @@ pub fn message_bytes_max(client: &ClientConfig) -> usize {
 }
 
 /// The user's properties, checked, and what producer and consumer have in common.
+/// What to add to librdkafka's words for an error. It names the property for some of the ways in which a broker's certificate
+/// turns out not to be an authority's, and not for others: where that has the same name and another key, say.
+pub fn hint(reason: &str) -> &'static str {
+    const PROPERTY: &str = "ssl.ca.location";
+    if reason.contains("certificate verify failed") && !reason.contains(PROPERTY) {
+        " (`ssl.ca.location` names the authority to trust)"
+    } else {
+        ""
+    }
+}
+
 fn base_config(config: &Config) -> Result<ClientConfig, PropertyError> {
     for property in config.kafka.properties.keys() {
         let named = |names: &[&str]| names.contains(&property.as_str());
@@ -311,6 +322,15 @@ mod tests {
         }
         assert_eq!(message_bytes_max(&client), 1_000_000);
         assert_eq!(message_bytes_max(&producer_config(&with("message.max.bytes", "5000")).unwrap()), 5000);
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_trusted_always_has_a_way_out() {
+        let terse =
+            "error:0A000086:SSL routines::certificate verify failed (after 3ms in state SSL_HANDSHAKE)";
+        assert!(hint(terse).contains("ssl.ca.location"));
+        let telling = "certificate verify failed: verify that ssl.ca.location is correctly configured";
+        assert_eq!([hint(telling), hint("Connection refused")], ["", ""]);
     }
 
     #[test]

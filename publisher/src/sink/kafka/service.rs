@@ -26,6 +26,7 @@ use crate::{
 };
 
 use super::{
+    config::hint,
     gathered::Gathered,
     polled::Gather,
     retry::{Failed, Retries},
@@ -435,7 +436,8 @@ impl Service {
                 |voices| &mut voices.connection,
                 |others| {
                     tracing::warn!(
-                        "connection to Kafka: {reason}; what is not delivered waits in the ring{others}"
+                        "connection to Kafka: {reason}{}; what is not delivered waits in the ring{others}",
+                        hint(reason),
                     );
                 },
             ),
