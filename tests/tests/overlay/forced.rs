@@ -12,7 +12,7 @@ use rustix::{
 use crate::{
     Pair,
     operation::{Caller, Content, Operation, Step},
-    world::World,
+    world::{Acting, World},
 };
 
 /// What an act gives in a plain directory, and what in the overlay.
@@ -78,6 +78,30 @@ fn the_time_of_a_fifo_stands_still_while_it_is_used() {
         Ok(fs::stat(&path)?.st_mtime == 1)
     };
     assert_eq!(in_both(modified), [Ok(false), Ok(true)]);
+}
+
+/// fs.protected_hardlinks forbids links to others' files with set-id bits. The kernel looks at the mode that it remembers,
+/// which is asked for again where it was told that it has changed, but not for this.
+#[test]
+fn a_link_is_checked_by_the_mode_that_was_seen_last() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can act as several users");
+    }
+    let user = Caller::User(4001);
+    let linked = in_both(|directory| {
+        let mut world = World::new(directory);
+        fs::chmod(directory, Mode::RWXU | Mode::RWXG | Mode::RWXO)?;
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        let open = Operation::Open { slot: 0, path: "file".to_owned(), flags, mode: 0o600 };
+        world.perform(&Step { caller: Caller::Root, operation: open }).unwrap();
+        fs::chmod(directory.join("file"), Mode::from_raw_mode(0o6777))?;
+        let content = Content { seed: 1, len: 10 };
+        let write = Operation::WriteAt { slot: 0, content, offset: 0 };
+        world.perform(&Step { caller: user, operation: write }).unwrap();
+        let _as_user = Acting::as_caller(user);
+        fs::link(directory.join("file"), directory.join("link"))
+    });
+    assert_eq!(linked, [Ok(()), Err(Errno::PERM)]);
 }
 
 /// FUSE has the bits dropped together with the write, and the overlay drops them first: the other way round a changed

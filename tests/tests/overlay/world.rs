@@ -31,10 +31,10 @@ pub struct World {
 }
 
 /// Acts as somebody until dropped. The kernel keeps this for each thread apart.
-struct Acting;
+pub struct Acting;
 
 impl Acting {
-    fn as_caller(caller: Caller) -> Option<Self> {
+    pub fn as_caller(caller: Caller) -> Option<Self> {
         let Caller::User(id) = caller else { return None };
         setfsgid(Gid::from_raw(id));
         setfsuid(Uid::from_raw(id));
@@ -101,7 +101,11 @@ impl World {
             Operation::Rename { from, to, flags } => {
                 fs::renameat_with(CWD, at(from), CWD, at(to), *flags)?;
             }
-            Operation::Link { from, to, flags } => fs::linkat(CWD, at(from), CWD, at(to), *flags)?,
+            Operation::Link { from, to, flags } => {
+                // By what the kernel remembers of it, it is checked: `forced.rs`.
+                let _ = (fs::stat(at(from)), fs::lstat(at(from)));
+                fs::linkat(CWD, at(from), CWD, at(to), *flags)?;
+            }
             Operation::Symlink { target, path } => fs::symlink(target, at(path))?,
             Operation::Readlink { path } => {
                 return Ok(Seen::Bytes(fs::readlink(at(path), Vec::new())?.into_bytes()));
