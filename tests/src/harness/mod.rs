@@ -25,7 +25,7 @@ pub mod wait;
 pub mod workload;
 
 pub use broker::Broker;
-pub use bywash::{Bywash, Settings};
+pub use bywash::{Bywash, Settings, spawn_in};
 pub use capture::{Capture, Captured};
 pub use cluster::Cluster;
 pub use event::Event;

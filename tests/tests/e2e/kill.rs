@@ -2,11 +2,11 @@
 //!
 //! The programs must be built with `--features bywash-common/fail-points`, as `make test` does.
 
-use std::{ffi::OsString, os::unix::process::ExitStatusExt, path::Path, time::Duration};
+use std::{os::unix::process::ExitStatusExt, time::Duration};
 
 use bywash_common::fail_point::FailPoint;
 use bywash_tests::harness::{
-    Broker, Bywash, Event, Load, LoadReport, Process, Reader, Settings, ledger, program,
+    Broker, Bywash, Event, Load, LoadReport, Process, Reader, Settings, ledger, spawn_in,
     wait::{self, PATIENCE},
 };
 use nix::sys::signal::Signal;
@@ -27,11 +27,9 @@ pub fn passes(point: FailPoint, passes: u32) -> u32 {
 
 /// Starts one of the two services so that it dies at `point`.
 pub fn spawn_to_die(name: &str, bywash: &Bywash, point: FailPoint, passes: u32) -> Process {
-    let plan = format!("BYWASH_FAIL_POINT={point:?}:{passes}");
-    let mut arguments: Vec<OsString> = bywash.environment.iter().map(OsString::from).collect();
-    arguments.extend([plan.into(), program(name).into(), "run".into(), "--config".into()]);
-    arguments.push(bywash.config.clone().into());
-    Process::spawn(name, Path::new("env"), arguments, bywash.root(), Signal::SIGTERM)
+    let mut environment = bywash.environment.clone();
+    environment.push(format!("BYWASH_FAIL_POINT={point:?}:{passes}"));
+    spawn_in(&environment, name, &bywash.config, bywash.root())
 }
 
 /// Waits for the death.

@@ -16,7 +16,6 @@
 //! the transaction, whose events then go into the next, a *fatal* one ends the publisher. While nothing is committed nothing is
 //! complete, so that the ring keeps everything.
 
-mod abort;
 mod checkpoint;
 mod kept;
 mod reports;

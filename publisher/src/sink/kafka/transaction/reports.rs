@@ -1,6 +1,6 @@
 //! librdkafka's side of a transactional producer.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rdkafka::{
     ClientContext, Message as _,
@@ -39,12 +39,16 @@ impl Reports {
 
     /// Whether a message of the transaction was not delivered.
     pub fn has_failure(&self) -> bool {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.lock().is_some()
     }
 
     /// Why a message of the transaction was not delivered, if one was not.
     pub fn take_failure(&self) -> Option<Failure> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,7 +65,7 @@ impl ProducerContext for Reports {
         if verdict(code) == Verdict::Ended {
             return;
         }
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failure = self.lock();
         if failure.is_none() || verdict(code) == Verdict::Poison {
             *failure = Some(Failure { code, topic: message.topic().to_owned() });
         }

@@ -1,5 +1,7 @@
 //! The sink that the drain sees.
 
+mod abort;
+
 use std::{
     collections::VecDeque,
     sync::Arc,
@@ -38,19 +40,19 @@ use super::{
 };
 
 /// How long one call for a transaction may hold up the drain; one that takes longer is called again.
-pub(super) const STEP_TIMEOUT: Duration = Duration::from_millis(500);
+const STEP_TIMEOUT: Duration = Duration::from_millis(500);
 /// A transaction ends with this many messages at the latest.
 const TRANSACTION_MESSAGES_MAX: usize = 20_000;
 /// How long the first attempt after an abort waits; each further one twice as long.
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 /// The longest wait between attempts.
-pub(super) const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 /// At most one line about trouble with transactions in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Where the producer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+enum State {
     /// The predecessor's transaction is not ended, or the checkpoint not read.
     Starting { is_fenced: bool },
     /// No transaction.
@@ -67,35 +69,35 @@ pub(super) enum State {
 
 /// Sends to Kafka in transactions.
 pub struct TransactionalSink {
-    pub(super) producer: Polled<Reports>,
-    pub(super) watch: Option<Watch>,
+    producer: Polled<Reports>,
+    watch: Option<Watch>,
     /// Those that it began with.
-    pub(super) brokers: Vec<String>,
-    pub(super) store: Store,
-    pub(super) frontier: Arc<Frontier>,
-    pub(super) state: State,
-    pub(super) encoder: &'static str,
-    pub(super) transactional_id: String,
-    pub(super) interval: Duration,
-    pub(super) message_bytes_max: usize,
+    brokers: Vec<String>,
+    store: Store,
+    frontier: Arc<Frontier>,
+    state: State,
+    encoder: &'static str,
+    transactional_id: String,
+    interval: Duration,
+    message_bytes_max: usize,
     /// What the broker has committed.
-    pub(super) committed: Checkpoint,
+    committed: Checkpoint,
     /// How far what was seen reaches while it is skipped.
-    pub(super) skipped: Checkpoint,
+    skipped: Checkpoint,
     /// How far the open transaction reaches.
-    pub(super) reached: Checkpoint,
+    reached: Checkpoint,
     /// The open transaction's messages.
-    pub(super) open: Vec<Kept>,
+    open: Vec<Kept>,
     /// Messages that go into the next ones, in order.
-    pub(super) pending: VecDeque<Kept>,
+    pending: VecDeque<Kept>,
     /// Among so many of the next messages one is at fault: it is looked for by halves, each in a transaction.
-    pub(super) suspects: usize,
+    suspects: usize,
     /// A message was refused and its announcement must come before all others.
-    pub(super) awaited: Option<Ticket>,
-    pub(super) not_before: Option<Instant>,
-    pub(super) back_off: Duration,
-    pub(super) voice: LogRate,
-    pub(super) complaints: LogRate,
+    awaited: Option<Ticket>,
+    not_before: Option<Instant>,
+    back_off: Duration,
+    voice: LogRate,
+    complaints: LogRate,
 }
 
 impl TransactionalSink {
@@ -144,7 +146,7 @@ impl TransactionalSink {
         })
     }
 
-    pub(super) fn reports(&self) -> &Reports {
+    fn reports(&self) -> &Reports {
         self.producer.client().context()
     }
 
@@ -238,7 +240,7 @@ impl TransactionalSink {
 
     /// Sends what waits, as far as the transaction takes it.
     fn pump(&mut self) -> Result<(), SinkError> {
-        if !self.frontier.has_open_refusals() {
+        if self.awaited.is_some() && !self.frontier.has_open_refusals() {
             // It became a dead letter after all, or there is no more to say of it.
             self.awaited = None;
         }
@@ -320,7 +322,7 @@ impl TransactionalSink {
     }
 
     /// Does what an error asks for.
-    pub(super) fn judge(&mut self, doing: &str, error: &KafkaError) -> Result<(), SinkError> {
+    fn judge(&mut self, doing: &str, error: &KafkaError) -> Result<(), SinkError> {
         let KafkaError::Transaction(error) = error else {
             // Waiting for deliveries took its time: the call is repeated.
             tracing::debug!("{doing}: {error}");

@@ -16,9 +16,8 @@ use crate::{
 };
 
 use super::{
-    kept::Kept,
-    reports::Failure,
-    sink::{BACK_OFF_MAX, STEP_TIMEOUT, State, TransactionalSink},
+    super::{kept::Kept, reports::Failure},
+    BACK_OFF_MAX, STEP_TIMEOUT, State, TransactionalSink,
 };
 
 impl TransactionalSink {
