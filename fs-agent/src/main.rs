@@ -5,7 +5,6 @@ mod capture;
 mod check;
 mod cleanup;
 mod cli;
-mod crew;
 mod fifo;
 mod fuse;
 mod manager;
@@ -16,6 +15,7 @@ mod run;
 mod services;
 mod sleep;
 mod status;
+mod worker_pool;
 
 use std::process::ExitCode;
 

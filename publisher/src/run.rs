@@ -6,7 +6,7 @@ use anyhow::Context;
 use bywash_common::{cli::GlobalArgs, exit::Exit, ring::PublisherRing};
 
 use crate::{
-    drain::{self, Burial, Drain, Frontier, Intake},
+    drain::{self, DeadLetters, Drain, Frontier, Intake},
     metrics,
     names::Names,
     reload::Reload,
@@ -27,7 +27,7 @@ pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
     PublisherRing::check_free(&config.ring.name)?;
     // To the end: how much of the rest is delivered shows too.
     let _metrics = metrics::Server::start(config)?;
-    let burial = Burial::open(config)?;
+    let dead_letters = DeadLetters::open(config)?;
     let spool = drain::open_spool(config)?;
     let Some(ring) = drain::attach(&config.ring.name, &stop)? else { return Ok(Exit::Ok) };
     let has_spool = spool.is_some();
@@ -35,7 +35,7 @@ pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
     let frontier = Arc::new(Frontier::new(drain::bounds(config), intake.ledger()));
     let sink = sink::open(config, Arc::clone(&frontier))?;
 
-    let mut drain = Drain::new(config, intake, sink, frontier, names, stop, burial);
+    let mut drain = Drain::new(config, intake, sink, frontier, names, stop, dead_letters);
     drain.follow_reloads(Reload::new(args.clone(), reload, config.clone()));
     let drained = drain.run();
     let timeout = config.publisher.shutdown_timeout.0;

@@ -23,9 +23,9 @@ use fuser::{
 
 use crate::{
     capture::{Event, Source, Writer},
-    crew::Crew,
     mount::may_administer,
     overlay::{self, OpenFile, Overlay, WriteRequest},
+    worker_pool::WorkerPool,
 };
 
 use convert::errno;
@@ -62,18 +62,18 @@ pub struct Adapter {
     notifier: Arc<OnceLock<Notifier>>,
     modes: Modes<BackingId>,
     /// The threads that call this.
-    crew: Arc<Crew>,
+    pool: Arc<WorkerPool>,
 }
 
 impl Adapter {
-    /// Serves `overlay` with `crew` and hands its writes to `source`.
-    pub fn new(overlay: Overlay, source: Arc<Source>, crew: Arc<Crew>) -> Self {
-        Self { overlay: Arc::new(overlay), source, notifier: Arc::default(), modes: Modes::default(), crew }
+    /// Serves `overlay` with `pool` and hands its writes to `source`.
+    pub fn new(overlay: Overlay, source: Arc<Source>, pool: Arc<WorkerPool>) -> Self {
+        Self { overlay: Arc::new(overlay), source, notifier: Arc::default(), modes: Modes::default(), pool }
     }
 
     /// How many threads shall call this.
     pub fn threads(&self) -> usize {
-        self.crew.size()
+        self.pool.size()
     }
 
     /// Where the session's notifier is to be put.

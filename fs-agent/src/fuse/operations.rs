@@ -32,9 +32,9 @@ const GENERATION: Generation = Generation(0);
 macro_rules! answer {
     ($self:ident, $reply:ident, $name:literal, $work:expr, $value:pat => $answer:expr) => {
         // Ends behind the answer.
-        let mut duty = $self.crew.begin();
+        let mut busy = $self.pool.begin();
         let result = attempt($name, || $work);
-        duty.done();
+        busy.done();
         match result {
             Ok($value) => $answer,
             Err(errno) => $reply.error(errno),

@@ -21,16 +21,16 @@ use rustix::fs::statvfs;
 use super::CLOSING_GRACE;
 use crate::{
     capture::{Capture, Source},
-    crew::{self, Crew},
     fuse::Adapter,
     mount::{self, Unmounted},
     overlay::{Identity, Overlay},
     process,
     run::Event,
+    worker_pool::{self, WorkerPool},
 };
 
 /// How long the start waits for an overlay to answer.
-const MUSTER_TIME_MAX: Duration = Duration::from_secs(1);
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Tells an overlay from others, those that were on the same directory before included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct OverlayId(u64);
 struct Served {
     id: OverlayId,
     path: PathBuf,
-    crew: Arc<Crew>,
+    pool: Arc<WorkerPool>,
     source: Arc<Source>,
     /// Its end of the kernel's connection.
     device: OwnedFd,
@@ -48,13 +48,13 @@ struct Served {
 
 impl Served {
     /// Once the overlay is unmounted, and what was open in it closed, the kernel tells only who asks it.
-    fn dismiss_if_ended(&self) {
+    fn release_workers_if_ended(&self) {
         let mut device = [PollFd::new(self.device.as_fd(), PollFlags::empty())];
         let asked = poll(&mut device, PollTimeout::ZERO);
         let ended =
             asked.is_ok() && device[0].revents().is_none_or(|events| events.contains(PollFlags::POLLERR));
         if ended {
-            self.crew.dismiss();
+            self.pool.release_workers();
         }
     }
 
@@ -71,7 +71,7 @@ impl Served {
             Ok(Unmounted::Gone) => tracing::info!("{shown} was unmounted already"),
             Err(error) => tracing::error!("{error:#}"),
         }
-        self.crew.dismiss();
+        self.pool.release_workers();
     }
 }
 
@@ -122,9 +122,9 @@ impl Overlays {
         }
         for directory in missing {
             let served = self.mount(directory, wanted.len())?;
-            let (crew, path) = (Arc::clone(&served.crew), served.path.clone());
+            let (pool, path) = (Arc::clone(&served.pool), served.path.clone());
             new.served.push(served);
-            muster(crew, path)?;
+            settle_workers(pool, path)?;
         }
         Ok(new)
     }
@@ -136,7 +136,7 @@ impl Overlays {
                 self.mounted.push(served);
             } else {
                 tracing::warn!("{} was unmounted by someone else", served.path.display());
-                served.crew.dismiss();
+                served.pool.release_workers();
                 self.leaving.push(served);
             }
         }
@@ -148,15 +148,15 @@ impl Overlays {
         let limits = process::cache_limits(overlays);
         let overlay = Overlay::open(&path, Identity::of_this_process(), limits)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        let crew = Crew::new(crew::threads_each(overlays));
+        let pool = WorkerPool::new(worker_pool::threads_each(overlays));
         let source = Arc::new(Source::new(Arc::clone(&self.capture), directory));
-        let adapter = Adapter::new(overlay, Arc::clone(&source), Arc::clone(&crew));
+        let adapter = Adapter::new(overlay, Arc::clone(&source), Arc::clone(&pool));
         let session = mount::mount(&path, &self.ring, adapter)?;
         let device = session.as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
         let id = OverlayId(self.next_id);
         self.next_id += 1;
         serve_session(session, id, self.events.clone())?;
-        Ok(Served { id, path, crew, source, device })
+        Ok(Served { id, path, pool, source, device })
     }
 
     /// Takes `new` in, has the others go by what is `wanted`, and takes out of the tree what is not any more.
@@ -205,7 +205,7 @@ impl Overlays {
     /// Notices those that nobody uses any more, and announces what quotas have withheld.
     pub fn tidy(&self) {
         for served in self.mounted.iter().chain(&self.leaving) {
-            served.dismiss_if_ended();
+            served.release_workers_if_ended();
             served.source.tidy();
         }
     }
@@ -241,11 +241,11 @@ impl Overlays {
 
 /// Has the threads that are not needed yet park, by giving each something small to do: before they touch more of their
 /// buffers. Waits a while for that: an overlay whose threads have parked answers.
-fn muster(crew: Arc<Crew>, path: PathBuf) -> Result<()> {
-    let (done, mustered) = channel();
-    let muster = move || {
-        for _ in 0..crew.size() {
-            if crew.is_mustered() || statvfs(&path).is_err() {
+fn settle_workers(pool: Arc<WorkerPool>, path: PathBuf) -> Result<()> {
+    let (done, settled) = channel();
+    let settle_workers = move || {
+        for _ in 0..pool.size() {
+            if pool.is_settled() || statvfs(&path).is_err() {
                 break;
             }
         }
@@ -253,8 +253,11 @@ fn muster(crew: Arc<Crew>, path: PathBuf) -> Result<()> {
         let _ = done.send(());
     };
     // Not this thread: the directory below may not answer at all.
-    thread::Builder::new().name("muster".to_owned()).spawn(muster).context("cannot start a thread")?;
-    let _ = mustered.recv_timeout(MUSTER_TIME_MAX);
+    thread::Builder::new()
+        .name("settle".to_owned())
+        .spawn(settle_workers)
+        .context("cannot start a thread")?;
+    let _ = settled.recv_timeout(SETTLE_TIME_MAX);
     Ok(())
 }
 

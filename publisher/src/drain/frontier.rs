@@ -240,7 +240,7 @@ impl Frontier {
     }
 
     /// One of the record's messages will never be delivered. It stays open until someone has dealt with the refusal: see
-    /// [`Self::take_refused`], [`Self::bury`] and [`Self::replaced`].
+    /// [`Self::take_refused`], [`Self::complete_as_dead_letter`] and [`Self::replaced`].
     pub fn refuse(&self, ticket: Ticket, letter: Letter) {
         let mut state = self.lock();
         let Some(pending) = state.get(ticket) else { return };
@@ -253,7 +253,7 @@ impl Frontier {
     }
 
     /// A refused message is dealt with, and its record waits for it no longer.
-    pub fn bury(&self, ticket: Ticket) {
+    pub fn complete_as_dead_letter(&self, ticket: Ticket) {
         self.replaced();
         self.complete(ticket);
     }

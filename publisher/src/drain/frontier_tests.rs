@@ -91,7 +91,7 @@ fn what_was_refused_stays_until_that_is_dealt_with() {
     assert_eq!(frontier.take_refused(), [Refused { ticket, record: record(0), letter: letter() }]);
     assert!(told.0.lock().unwrap().0.is_empty());
     assert!(frontier.has_open_refusals(), "it was taken, and nothing done");
-    frontier.bury(ticket);
+    frontier.complete_as_dead_letter(ticket);
     assert_eq!((frontier.in_flight(), frontier.has_open_refusals()), (0, false));
 }
 

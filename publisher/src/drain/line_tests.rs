@@ -65,7 +65,7 @@ impl Files {
     /// A publisher lives and dies: gives what it has sent, and adds it to `all`.
     fn live(&self, answers: Vec<Answer>, all: &mut BTreeMap<String, Sent>) -> (Vec<Sent>, u64) {
         let (taken, used_bytes) =
-            drain_configured(config(), Burial::without(), &self.ring, usize::MAX, answers);
+            drain_configured(config(), DeadLetters::without(), &self.ring, usize::MAX, answers);
         let sent = taken.events().into_iter().map(|event| {
             let text = |key: &str| event[key].as_str().unwrap().to_owned();
             let sent = (text("path"), event["offset"].as_u64().unwrap(), text("@message"));

@@ -5,7 +5,7 @@
 //! nothing but a second delivery under the same event ids.
 
 mod attach;
-mod burial;
+mod dead_letters;
 mod frontier;
 mod intake;
 mod outlet;
@@ -38,7 +38,7 @@ use crate::{
 };
 
 pub use attach::attach;
-pub use burial::Burial;
+pub use dead_letters::DeadLetters;
 pub use frontier::{Bounds, Frontier, Ticket};
 use intake::IntakeError;
 pub use intake::{Intake, open_spool};
@@ -108,11 +108,18 @@ impl Drain {
         frontier: Arc<Frontier>,
         names: Names,
         stop: Stop,
-        burial: Burial,
+        dead_letters: DeadLetters,
     ) -> Self {
-        frontier.set_keeps_letters(burial.keeps());
-        let outlet =
-            Outlet::new(config.clone(), names, sink, Arc::clone(&frontier), stop.clone(), burial, &intake);
+        frontier.set_keeps_letters(dead_letters.keeps());
+        let outlet = Outlet::new(
+            config.clone(),
+            names,
+            sink,
+            Arc::clone(&frontier),
+            stop.clone(),
+            dead_letters,
+            &intake,
+        );
         let lines = Lines::new(config, Arc::clone(&frontier), intake.ahead());
         Self {
             intake,

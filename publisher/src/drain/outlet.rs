@@ -31,7 +31,7 @@ use crate::{
 
 use super::{
     Intake,
-    burial::Burial,
+    dead_letters::DeadLetters,
     frontier::{Frontier, Record, Refused, Ticket},
 };
 
@@ -53,7 +53,7 @@ pub struct Outlet {
     id_prefix: String,
     event_id: String,
     payload: Vec<u8>,
-    burial: Burial,
+    dead_letters: DeadLetters,
     /// When it was last polled: recent enough to tell whether a name is stale, and cheaper than the clock.
     polled: Instant,
 }
@@ -66,7 +66,7 @@ impl Outlet {
         sink: Box<dyn Sink>,
         frontier: Arc<Frontier>,
         stop: Stop,
-        burial: Burial,
+        dead_letters: DeadLetters,
         intake: &Intake,
     ) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl Outlet {
             id_prefix: format!("{}-", intake.stream()),
             event_id: String::new(),
             payload: Vec::new(),
-            burial,
+            dead_letters,
             polled: Instant::now(),
         }
     }
@@ -114,17 +114,17 @@ impl Outlet {
     pub fn poll(&mut self) -> Result<(), SinkError> {
         self.polled = Instant::now();
         self.sink.poll()?;
-        let unkept = self.burial.poll(&self.frontier, &self.status);
+        let unkept = self.dead_letters.poll(&self.frontier, &self.status);
         self.announce(&unkept)?;
         self.send_letters()
     }
 
     /// Sends dead letters again whose time has come.
     fn send_letters(&mut self) -> Result<(), SinkError> {
-        for again in self.burial.letters(&self.frontier, &self.status) {
+        for again in self.dead_letters.letters(&self.frontier, &self.status) {
             let Letter { topic, key, payload, event_id, .. } = &again.letter;
             let ticket = self.frontier.open_beside(payload.len() as u64);
-            self.burial.sent_again(&again, ticket);
+            self.dead_letters.sent_again(&again, ticket);
             let message = Message { topic, key: key.as_deref(), payload, event_id, is_letter: true };
             if !send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)? {
                 break;
@@ -138,7 +138,7 @@ impl Outlet {
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
     pub fn push(&mut self) -> Result<(), SinkError> {
-        let unkept = self.burial.finish(&self.frontier, &self.status);
+        let unkept = self.dead_letters.finish(&self.frontier, &self.status);
         self.announce(&unkept)?;
         self.sink.push()
     }
@@ -146,7 +146,7 @@ impl Outlet {
     /// Closes the sink; see [`Sink::close`]. What it has refused is kept if it can be kept, and stays in the ring if not.
     pub fn close(mut self, deadline: Instant) {
         self.sink.close(deadline);
-        self.burial.finish(&self.frontier, &self.status);
+        self.dead_letters.finish(&self.frontier, &self.status);
     }
 
     /// Sends a write, if need be in parts.
@@ -312,7 +312,7 @@ impl Outlet {
         for Refused { ticket, record, letter } in unkept {
             if !self.frontier.announce(*ticket) {
                 // A further part of what was announced, or an announcement.
-                self.frontier.bury(*ticket);
+                self.frontier.complete_as_dead_letter(*ticket);
                 continue;
             }
             self.event_id.clear();

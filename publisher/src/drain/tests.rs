@@ -110,11 +110,11 @@ impl Sink for Script {
 
 /// Drains the ring until it is empty.
 fn drain(ring: &TestRing, limit_bytes: usize, encoder: Encoder, answers: Vec<Answer>) -> (Taken, u64) {
-    drain_with(Burial::without(), ring, limit_bytes, encoder, answers)
+    drain_with(DeadLetters::without(), ring, limit_bytes, encoder, answers)
 }
 
 fn drain_with(
-    burial: Burial,
+    dead_letters: DeadLetters,
     ring: &TestRing,
     limit_bytes: usize,
     encoder: Encoder,
@@ -122,12 +122,12 @@ fn drain_with(
 ) -> (Taken, u64) {
     let mut config = Config::default();
     config.event.encoder = encoder;
-    drain_configured(config, burial, ring, limit_bytes, answers)
+    drain_configured(config, dead_letters, ring, limit_bytes, answers)
 }
 
 fn drain_configured(
     mut config: Config,
-    burial: Burial,
+    dead_letters: DeadLetters,
     ring: &TestRing,
     limit_bytes: usize,
     answers: Vec<Answer>,
@@ -146,7 +146,7 @@ fn drain_configured(
         limit_bytes,
     };
     let names = Names::of_the_system().unwrap();
-    let mut drain = Drain::new(&config, intake, Box::new(sink), frontier, names, stop, burial);
+    let mut drain = Drain::new(&config, intake, Box::new(sink), frontier, names, stop, dead_letters);
     drain.run().unwrap();
     let (used_bytes, _) = drain.intake.ring.fill();
     drain.finish(Duration::ZERO, Duration::ZERO);
@@ -230,8 +230,9 @@ fn a_write_that_will_never_be_taken_becomes_a_dead_letter_and_the_rest_goes_on()
     let dir = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     config.failed.dir = Some(dir.path().to_owned());
-    let burial = Burial::open(&config).unwrap();
-    let (taken, used_bytes) = drain_with(burial, &ring, usize::MAX, Encoder::Logstash, vec![Answer::Refuse]);
+    let dead_letters = DeadLetters::open(&config).unwrap();
+    let (taken, used_bytes) =
+        drain_with(dead_letters, &ring, usize::MAX, Encoder::Logstash, vec![Answer::Refuse]);
     assert_eq!(used_bytes, 0);
     let messages: Vec<Value> = taken.events().iter().map(|event| event["@message"].clone()).collect();
     assert_eq!(messages, ["good"]);

@@ -135,7 +135,7 @@ struct Work {
     paused_until: Instant,
     batch: Batch,
     payload: Vec<u8>,
-    voice: LogRate,
+    log_rate: LogRate,
 }
 
 impl Work {
@@ -152,7 +152,7 @@ impl Work {
             paused_until: Instant::now(),
             batch: Batch::default(),
             payload: Vec::new(),
-            voice: LogRate::new(LOG_INTERVAL),
+            log_rate: LogRate::new(LOG_INTERVAL),
         }
     }
 
@@ -191,7 +191,7 @@ impl Work {
         if !log.is_empty() {
             let bytes = log.bytes();
             if let Err(error) = log.deliver(self.head.oldest())
-                && let Some(others) = self.voice.pass()
+                && let Some(others) = self.log_rate.pass()
             {
                 tracing::error!("{error}{others}");
             }
@@ -261,7 +261,7 @@ impl Work {
         self.status.add(PublisherCounter::SpoolErrors, 1);
         self.paused_until = Instant::now() + DISK_PAUSE;
         self.is_refused = true;
-        if let Some(others) = self.voice.pass() {
+        if let Some(others) = self.log_rate.pass() {
             tracing::error!(
                 "{error}; records stay in the ring, and once that is full, writes are counted as lost{others}"
             );

@@ -13,12 +13,12 @@ use super::{Event, event::Identity};
 pub fn distinct(events: Vec<Event>) -> (Vec<Event>, usize) {
     let mut places = HashMap::<Identity, usize>::new();
     let mut kept: Vec<Event> = Vec::new();
-    let mut doubled = 0;
+    let mut duplicates = 0;
     for event in events {
         match places.entry(event.identity()) {
             Entry::Occupied(place) => {
                 assert_eq!(kept[*place.get()], event, "two different events have one event_id");
-                doubled += 1;
+                duplicates += 1;
             }
             Entry::Vacant(place) => {
                 place.insert(kept.len());
@@ -26,7 +26,7 @@ pub fn distinct(events: Vec<Event>) -> (Vec<Event>, usize) {
             }
         }
     }
-    (kept, doubled)
+    (kept, duplicates)
 }
 
 /// The writes among the events, by path, each path's in the order of arrival.
@@ -52,7 +52,7 @@ pub fn replay<'e>(events: impl IntoIterator<Item = &'e Event>) -> Vec<u8> {
     content
 }
 
-/// Each event continues where the one before ended: nothing is missing, doubled or out of order.
+/// Each event continues where the one before ended: nothing is missing, duplicated or out of order.
 ///
 /// # Panics
 /// If one does not.
@@ -104,8 +104,8 @@ mod tests {
 
     #[test]
     fn a_repetition_is_counted_and_left_out() {
-        let (kept, doubled) = distinct(vec![event("a", 0, "x"), event("b", 1, "y"), event("a", 0, "x")]);
-        assert_eq!((kept, doubled), (vec![event("a", 0, "x"), event("b", 1, "y")], 1));
+        let (kept, duplicates) = distinct(vec![event("a", 0, "x"), event("b", 1, "y"), event("a", 0, "x")]);
+        assert_eq!((kept, duplicates), (vec![event("a", 0, "x"), event("b", 1, "y")], 1));
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Reader {
         self.read_until("messages", wait::PATIENCE, enough).to_vec()
     }
 
-    /// Reads until there are this many different events; gives all events, doubled ones included.
+    /// Reads until there are this many different events; gives all events, duplicates included.
     #[track_caller]
     pub fn events(&mut self, distinct: usize) -> Vec<Event> {
         self.events_within(distinct, wait::PATIENCE)

@@ -45,7 +45,7 @@ pub struct Outcome {
     /// Messages among the dead letters.
     pub letters: u64,
     /// Events that came once more, under the same id and with the same content.
-    pub doubled: u64,
+    pub duplicates: u64,
 }
 
 impl Outcome {
@@ -115,13 +115,13 @@ impl Trial {
         // Behind all others, and behind the news of what is lost.
         std::fs::write(bywash.file("last"), LAST).expect("a write");
         let letters = bywash.publisher_status()["dead_letters"].as_u64().expect("a number");
-        let (events, doubled) = ledger::distinct(read_all(reader, sent - letters, time_max));
+        let (events, duplicates) = ledger::distinct(read_all(reader, sent - letters, time_max));
         let outcome = Outcome {
             sent,
             received: ledger::delivered(&events).0,
             announced: ledger::lost(&events).0,
             letters,
-            doubled: doubled as u64,
+            duplicates: duplicates as u64,
         };
         self.print(&outcome);
         assert_eq!(outcome.lost(), 0, "{outcome:?}");
@@ -149,9 +149,9 @@ impl Trial {
             format!("{:.1} ms", longest.as_secs_f64() * 1e3)
         };
         let (healthy, faulty) = self.done.split_at(1);
-        let Outcome { sent, received, announced, letters, doubled } = outcome;
+        let Outcome { sent, received, announced, letters, duplicates } = outcome;
         let row = format!(
-            "| {:<46} | {sent:>7} | {received:>8} | {announced:>9} | {letters:>7} | {:>4} | {doubled:>7} | {:>9} | {:>9} | {:>5.1} s |",
+            "| {:<46} | {sent:>7} | {received:>8} | {announced:>9} | {letters:>7} | {:>4} | {duplicates:>10} | {:>9} | {:>9} | {:>5.1} s |",
             self.fault,
             outcome.lost(),
             longest(healthy),

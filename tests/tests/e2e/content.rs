@@ -63,8 +63,8 @@ fn writes_of_1_byte_to_4_mib_arrive_whole() {
     let lengths: Vec<_> =
         written.iter().map(|(path, content)| (path.as_path(), content.len() as u64)).collect();
     let mut reader = broker.read("logs");
-    let (events, doubled) = ledger::distinct(reader.events_of(&lengths));
-    assert_eq!(doubled, 0);
+    let (events, duplicates) = ledger::distinct(reader.events_of(&lengths));
+    assert_eq!(duplicates, 0);
     let files = ledger::by_path(&events);
     for (path, content) in &written {
         let events = &files[path.to_str().unwrap()];
@@ -142,9 +142,9 @@ fn two_writers_of_one_file_are_told_apart_and_keep_the_files_order() {
     for (writer, load) in writers.into_iter().zip(&loads) {
         writer.finish(PATIENCE).assert_complete(load);
     }
-    let (events, doubled) =
+    let (events, duplicates) =
         ledger::distinct(broker.read("logs").events(2 * usize::try_from(WRITES).unwrap()));
-    assert_eq!((events.len() as u64, doubled), (2 * WRITES, 0));
+    assert_eq!((events.len() as u64, duplicates), (2 * WRITES, 0));
     let all: Vec<_> = events.iter().collect();
     ledger::assert_contiguous(&all);
     ledger::assert_same_bytes("the file", &fs::read(&path).unwrap(), &ledger::replay(all));
@@ -177,9 +177,9 @@ fn many_files_at_once_arrive_apart() {
     for (writer, load) in writers.into_iter().zip(&loads) {
         writer.finish(PATIENCE).assert_complete(load);
     }
-    let (events, doubled) =
+    let (events, duplicates) =
         ledger::distinct(broker.read("logs").events(2 * usize::try_from(WRITES).unwrap()));
-    assert_eq!((events.len() as u64, doubled), (2 * WRITES, 0));
+    assert_eq!((events.len() as u64, duplicates), (2 * WRITES, 0));
     let files = ledger::by_path(&events);
     assert_eq!(files.len(), 2 * FILES);
     for load in &loads {

@@ -70,7 +70,7 @@ fn a_killed_publisher_loses_nothing() {
     }
     let report = writer.stop();
     assert_eq!(report.error, None, "a write failed");
-    let (events, _doubled) = read_all(&mut reader, report.written);
+    let (events, _duplicates) = read_all(&mut reader, report.written);
     assert_eq!(events.len() as u64, report.written);
     assert_nothing_lost(&events, &load, &report);
 }
@@ -93,8 +93,8 @@ fn a_killed_agent_loses_nothing_that_was_written_and_its_mount_comes_back() {
     append(&bywash.file("after"), b"the mount works again");
     let mut reader = broker.read("logs");
     wait_for_message(&mut reader, b"the mount works again");
-    let (events, doubled) = read_all(&mut reader, 0);
-    assert_eq!(doubled, 0, "the publisher was not touched");
+    let (events, duplicates) = read_all(&mut reader, 0);
+    assert_eq!(duplicates, 0, "the publisher was not touched");
     for (load, report) in loads.iter().zip(&reports) {
         assert_nothing_lost(&events, load, report);
     }
@@ -129,7 +129,7 @@ fn killing_both_loses_nothing_that_was_written() {
     append(&bywash.file("after"), b"both are back");
     bywash.start_publisher();
     wait_for_message(&mut reader, b"both are back");
-    let (events, _doubled) = read_all(&mut reader, 0);
+    let (events, _duplicates) = read_all(&mut reader, 0);
     assert_nothing_lost(&events, &load, &report);
 }
 
@@ -146,8 +146,8 @@ fn a_broker_that_stands_still_delays_no_write_and_loses_nothing() {
     report.assert_complete(&load);
     assert_waited_for_nobody(&report);
     broker.resume();
-    let (events, doubled) = read_all(&mut reader, WRITES + 1);
-    assert_eq!((events.len() as u64, doubled), (WRITES + 1, 0));
+    let (events, duplicates) = read_all(&mut reader, WRITES + 1);
+    assert_eq!((events.len() as u64, duplicates), (WRITES + 1, 0));
     assert_nothing_lost(&events, &load, &report);
 }
 
@@ -161,8 +161,8 @@ fn a_publisher_that_stands_still_delays_no_write_and_loses_nothing() {
     report.assert_complete(&load);
     assert_waited_for_nobody(&report);
     bywash.publisher().signal(Signal::SIGCONT);
-    let (events, doubled) = read_all(&mut broker.read("logs"), WRITES);
-    assert_eq!(doubled, 0);
+    let (events, duplicates) = read_all(&mut broker.read("logs"), WRITES);
+    assert_eq!(duplicates, 0);
     assert_nothing_lost(&events, &load, &report);
 }
 
@@ -193,7 +193,7 @@ fn a_publisher_killed_while_the_broker_stands_still_loses_nothing() {
     let report = writer.stop();
     assert_eq!(report.error, None, "a write failed");
     broker.resume();
-    let (events, _doubled) = read_all(&mut reader, report.written);
+    let (events, _duplicates) = read_all(&mut reader, report.written);
     assert_eq!(events.len() as u64, report.written);
     assert_nothing_lost(&events, &load, &report);
 }
@@ -209,8 +209,8 @@ fn what_was_written_without_a_publisher_arrives_once_there_is_one() {
     let status = bywash.publisher_command(&["status"]);
     assert_eq!(status.code, Some(3), "{status:?}");
     bywash.start_publisher();
-    let (events, doubled) = read_all(&mut broker.read("logs"), WRITES);
-    assert_eq!(doubled, 0);
+    let (events, duplicates) = read_all(&mut broker.read("logs"), WRITES);
+    assert_eq!(duplicates, 0);
     assert_nothing_lost(&events, &load, &report);
 }
 
@@ -227,8 +227,8 @@ fn an_orderly_restart_of_either_service_loses_and_doubles_nothing() {
     bywash.start_agent();
     append(&bywash.file("f"), b"three ");
     bywash.start_publisher();
-    let (events, doubled) = ledger::distinct(reader.events(3));
-    assert_eq!((events.len(), doubled), (3, 0));
+    let (events, duplicates) = ledger::distinct(reader.events(3));
+    assert_eq!((events.len(), duplicates), (3, 0));
     assert_eq!(ledger::replay(&events), b"one two three ");
 }
 

@@ -36,8 +36,8 @@ fn load(bywash: &Bywash) -> Load {
 /// All writes have arrived, none of them twice.
 #[track_caller]
 fn assert_each_once(broker: &Broker, load: &Load) {
-    let (events, doubled) = ledger::distinct(broker.read_committed("logs").events(EVENTS as usize));
-    assert_eq!((events.len() as u64, doubled), (EVENTS, 0));
+    let (events, duplicates) = ledger::distinct(broker.read_committed("logs").events(EVENTS as usize));
+    assert_eq!((events.len() as u64, duplicates), (EVENTS, 0));
     let files = ledger::by_path(&events);
     let arrived = &files[load.files[0].to_str().unwrap()];
     ledger::assert_contiguous(arrived);
@@ -87,8 +87,8 @@ fn a_broker_that_stands_still_doubles_nothing() {
     broker.resume();
     bywash.drain(PATIENCE);
     let committed = broker.read_committed("logs").events(EVENTS as usize + 1);
-    let (events, doubled) = ledger::distinct(committed);
-    assert_eq!((events.len() as u64, doubled), (EVENTS + 1, 0));
+    let (events, duplicates) = ledger::distinct(committed);
+    assert_eq!((events.len() as u64, duplicates), (EVENTS + 1, 0));
 }
 
 #[test]
@@ -105,8 +105,8 @@ fn parts_of_a_large_write_come_once_each() {
     bywash.drain(PATIENCE);
     let path = bywash.file("large");
     let events = broker.read_committed("logs").events_of(&[(&path, content.len() as u64)]);
-    let (events, doubled) = ledger::distinct(events);
-    assert_eq!(doubled, 0);
+    let (events, duplicates) = ledger::distinct(events);
+    assert_eq!(duplicates, 0);
     ledger::assert_contiguous(&events.iter().collect::<Vec<_>>());
     ledger::assert_same_bytes("the write", &content, &ledger::replay(&events));
 }
@@ -163,8 +163,8 @@ fn messages_that_are_never_taken_and_cannot_be_kept_are_announced_in_their_place
         append(&bywash.file("small"), format!("{i}\n").as_bytes());
     }
     bywash.drain(PATIENCE);
-    let (events, doubled) = ledger::distinct(broker.read_committed("logs").events(2 * LARGE));
-    assert_eq!(doubled, 0);
+    let (events, duplicates) = ledger::distinct(broker.read_committed("logs").events(2 * LARGE));
+    assert_eq!(duplicates, 0);
     for (i, pair) in events.chunks(2).enumerate() {
         let lost = pair[0].lost().map(|lost| (lost.reason, lost.events, lost.bytes));
         assert_eq!(lost, Some(("undeliverable".to_owned(), 1, 1_000_000)));

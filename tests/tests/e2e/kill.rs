@@ -75,8 +75,8 @@ fn kill_agent(point: FailPoint) -> (Load, LoadReport, Vec<u8>) {
     assert_dies(bywash.agent(), point);
     bywash.start_agent();
     append(&bywash.file("after"), b"the agent is back");
-    let (events, doubled) = read_to_the_end(&mut broker.read("logs"), b"the agent is back");
-    assert_eq!(doubled, 0, "the publisher was not touched");
+    let (events, duplicates) = read_to_the_end(&mut broker.read("logs"), b"the agent is back");
+    assert_eq!(duplicates, 0, "the publisher was not touched");
     let sequences: Vec<u64> = events.iter().map(|event| event.number("sequence")).collect();
     assert_eq!(sequences, (0..events.len() as u64).collect::<Vec<_>>(), "numbers without a gap");
     let file = load.files[0].to_str().unwrap();
@@ -221,7 +221,7 @@ fn assert_sent_again(point: FailPoint) {
     assert_dies(bywash.publisher(), point);
     bywash.start_publisher();
     // Distinct ids only, and the same content under the same id.
-    let (events, _doubled) = ledger::distinct(broker.read("logs").events(3_000));
+    let (events, _duplicates) = ledger::distinct(broker.read("logs").events(3_000));
     let files = ledger::by_path(&events);
     let arrived = &files[load.files[0].to_str().unwrap()];
     ledger::assert_contiguous(arrived);
@@ -285,9 +285,9 @@ fn assert_spooled_with(point: FailPoint, settings: &Settings) -> usize {
     bywash.drain(PATIENCE * 2);
     let mut reader = broker.read_committed("logs");
     let events = reader.events_within(usize::try_from(report.written).unwrap(), PATIENCE * 2);
-    let (events, doubled) = ledger::distinct(events);
+    let (events, duplicates) = ledger::distinct(events);
     spool::assert_all_arrived(&events, &load, &report);
-    doubled
+    duplicates
 }
 
 /// Small ring and spool, in transactions.

@@ -1,4 +1,4 @@
-//! Volume: nothing is lost, doubled or out of order at full speed (G2, G4).
+//! Volume: nothing is lost, duplicated or out of order at full speed (G2, G4).
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -22,8 +22,9 @@ fn a_hundred_thousand_writes_of_four_processes_into_eight_files_arrive_once_and_
     }
     let total = u64::from(PROCESSES) * WRITES_EACH;
     let mut reader = broker.read("logs");
-    let (events, doubled) = ledger::distinct(reader.events_within(usize::try_from(total).unwrap(), TIME_MAX));
-    assert_eq!((events.len() as u64, doubled), (total, 0));
+    let (events, duplicates) =
+        ledger::distinct(reader.events_within(usize::try_from(total).unwrap(), TIME_MAX));
+    assert_eq!((events.len() as u64, duplicates), (total, 0));
     let by_path = ledger::by_path(&events);
     assert_eq!(by_path.len(), files.len());
     for file in &files {

@@ -46,8 +46,8 @@ fn a_full_ring_lets_writes_go_on_and_every_write_is_delivered_or_counted() {
     bywash.drain(PATIENCE);
     // The loss is announced in front of the next write that fits.
     append(&bywash.file("f"), b"after");
-    let (events, doubled) = ledger::distinct(read_until_accounted(&broker, WRITES + 1));
-    assert_eq!(doubled, 0);
+    let (events, duplicates) = ledger::distinct(read_until_accounted(&broker, WRITES + 1));
+    assert_eq!(duplicates, 0);
     let (delivered, announced) = (ledger::delivered(&events), ledger::lost(&events));
     assert_eq!(delivered, (captured.0 + 1, captured.1 + 5));
     assert_eq!(announced, lost, "the loss events and status agree");

@@ -32,8 +32,8 @@ fn fields_and_topic_change_under_load_and_no_write_is_lost() {
             assert_eq!((&event.get("@fields")["hostname"], event.tags()), (&hostname.into(), tags.clone()));
         }
     }
-    let (all, doubled) = ledger::distinct(before.into_iter().chain(later).collect());
-    assert_eq!((all.len(), doubled), (written, 0));
+    let (all, duplicates) = ledger::distinct(before.into_iter().chain(later).collect());
+    assert_eq!((all.len(), duplicates), (written, 0));
     let files = ledger::by_path(&all);
     let events = &files[load.files[0].to_str().unwrap()];
     ledger::assert_contiguous(events);

@@ -92,8 +92,8 @@ fn what_the_ring_cannot_hold_waits_on_disk_and_arrives_in_order() {
     assert_eq!(agent["captured"]["events"], WRITES, "{agent}");
     assert!(segments(&bywash.spool()).len() > 1);
     broker.resume();
-    let (events, doubled) = read_all(&broker, WRITES);
-    assert_eq!(doubled, 0);
+    let (events, duplicates) = read_all(&broker, WRITES);
+    assert_eq!(duplicates, 0);
     assert_all_arrived(&events, &load, &report);
     bywash.drain(PATIENCE);
     assert_eq!(segments(&bywash.spool()), Vec::<PathBuf>::new(), "what is delivered is removed");
@@ -109,7 +109,7 @@ fn a_publisher_that_is_stopped_and_started_goes_on_with_the_spool() {
     assert_eq!(status.code(), Some(0), "{status}");
     bywash.start_publisher();
     broker.resume();
-    let (events, _doubled) = read_all(&broker, WRITES);
+    let (events, _duplicates) = read_all(&broker, WRITES);
     assert_all_arrived(&events, &load, &report);
     bywash.drain(PATIENCE);
 }
@@ -135,7 +135,7 @@ fn an_orderly_reboot_loses_nothing() {
     append(&bywash.file("after"), b"after the reboot");
     bywash.start_publisher();
     broker.resume();
-    let (events, _doubled) = read_all(&broker, WRITES + 1);
+    let (events, _duplicates) = read_all(&broker, WRITES + 1);
     let last = events.last().unwrap();
     assert_eq!(last.message(), b"after the reboot", "what was written before comes first");
     let before = &events[..events.len() - 1];

@@ -100,7 +100,7 @@ pub fn is_missing(code: RDKafkaErrorCode) -> bool {
 }
 
 /// What the log has said about the brokers.
-struct Voices {
+struct LogRates {
     outage: LogRate,
     connection: LogRate,
     hold: LogRate,
@@ -185,7 +185,7 @@ pub struct Service {
     is_suspect: AtomicBool,
     /// The publisher ends: the ring has what is given back.
     is_ending: AtomicBool,
-    voices: Mutex<Voices>,
+    log_rates: Mutex<LogRates>,
 }
 
 impl Service {
@@ -205,7 +205,12 @@ impl Service {
             has_failed: AtomicBool::new(false),
             is_suspect: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
-            voices: Mutex::new(Voices { outage: rate(), connection: rate(), hold: rate(), library: rate() }),
+            log_rates: Mutex::new(LogRates {
+                outage: rate(),
+                connection: rate(),
+                hold: rate(),
+                library: rate(),
+            }),
         }
     }
 
@@ -253,7 +258,7 @@ impl Service {
 
     /// Keeps a message to be sent again, and says so.
     pub fn hold(&self, failed: Failed, code: RDKafkaErrorCode) {
-        self.say(|voices| &mut voices.hold, |others| {
+        self.say(|log_rates| &mut log_rates.hold, |others| {
             tracing::error!(
                 "Kafka does not take events for the topic `{}`: {code}; they wait, and all behind them, until it \
                  does{}{others}",
@@ -368,7 +373,7 @@ impl Service {
             Verdict::Barred => self.bar(failed, code),
             Verdict::Poison if opaque.alone => self.refuse(failed, code.to_string()),
             Verdict::Poison => {
-                self.say(|voices| &mut voices.hold, |others| {
+                self.say(|log_rates| &mut log_rates.hold, |others| {
                     tracing::warn!(
                         "a broker rejects a batch for the topic `{}`: {code}; its events are sent again one by one \
                          (a smaller publisher.batch_bytes avoids that){others}",
@@ -380,10 +385,14 @@ impl Service {
         }
     }
 
-    fn say(&self, voice: impl FnOnce(&mut Voices) -> &mut LogRate, line: impl FnOnce(crate::rate::HeldBack)) {
+    fn say(
+        &self,
+        log_rate: impl FnOnce(&mut LogRates) -> &mut LogRate,
+        line: impl FnOnce(crate::rate::HeldBack),
+    ) {
         self.is_troubled.store(true, Ordering::Relaxed);
-        let mut voices = self.voices.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(others) = voice(&mut voices).pass() {
+        let mut log_rates = self.log_rates.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(others) = log_rate(&mut log_rates).pass() {
             self.is_announced.store(true, Ordering::Relaxed);
             line(others);
         }
@@ -425,7 +434,7 @@ impl Service {
         self.is_suspect.store(true, Ordering::Release);
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.say(
-                |voices| &mut voices.outage,
+                |log_rates| &mut log_rates.outage,
                 |others| {
                     tracing::error!(
                         "no Kafka broker can be reached ({reason}): events wait in the ring{others}"
@@ -433,7 +442,7 @@ impl Service {
                 },
             ),
             _ => self.say(
-                |voices| &mut voices.connection,
+                |log_rates| &mut log_rates.connection,
                 |others| {
                     tracing::warn!(
                         "connection to Kafka: {reason}{}; what is not delivered waits in the ring{others}",
@@ -453,8 +462,8 @@ impl Service {
                 tracing::debug!("librdkafka: {facility}: {line}");
             }
             _ => {
-                let mut voices = self.voices.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(others) = voices.library.pass() {
+                let mut log_rates = self.log_rates.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(others) = log_rates.library.pass() {
                     tracing::warn!("librdkafka: {facility}: {line}{others}");
                 }
             }

@@ -57,7 +57,7 @@ pub struct KafkaSink {
     is_leaving: bool,
     /// Before then the producer is not replaced.
     not_before: Instant,
-    voice: LogRate,
+    log_rate: LogRate,
     watch: Option<Watch>,
     /// Those that the producer began with.
     brokers: Vec<String>,
@@ -108,7 +108,7 @@ impl KafkaSink {
             client,
             is_leaving: false,
             not_before: Instant::now(),
-            voice: LogRate::new(LOG_INTERVAL),
+            log_rate: LogRate::new(LOG_INTERVAL),
             watch,
             brokers: config.kafka.brokers.clone(),
             encoder: config.event.encoder.word(),
@@ -132,7 +132,7 @@ impl KafkaSink {
             self.client.set("bootstrap.servers", addresses);
             self.brokers = brokers;
         } else if let Some(reason) = self.service.fatal().filter(|_| self.not_before <= Instant::now()) {
-            if let Some(others) = self.voice.pass() {
+            if let Some(others) = self.log_rate.pass() {
                 tracing::warn!(
                     "the Kafka producer cannot go on, and another one takes its place: {reason}; what is not confirmed \
                      is sent again{others}"

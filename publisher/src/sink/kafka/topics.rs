@@ -62,7 +62,8 @@ impl TopicMaker {
         let lookup = Lookup::new(config)?;
         let wanted = check::topics(config).into_iter().map(str::to_owned).collect();
         let shared = Arc::new((Mutex::new(State { wanted, ..State::default() }), Condvar::new()));
-        let worker = Worker { shared: Arc::clone(&shared), admin, lookup, voice: LogRate::new(LOG_INTERVAL) };
+        let worker =
+            Worker { shared: Arc::clone(&shared), admin, lookup, log_rate: LogRate::new(LOG_INTERVAL) };
         let spawned = thread::Builder::new().name("topics".to_owned()).spawn(|| worker.run());
         spawned.map_err(|error| PropertyError(error.to_string()))?;
         Ok(Some(Self { shared }))
@@ -94,7 +95,7 @@ struct Worker {
     shared: Arc<(Mutex<State>, Condvar)>,
     admin: ClientConfig,
     lookup: Lookup,
-    voice: LogRate,
+    log_rate: LogRate,
 }
 
 impl Worker {
@@ -119,7 +120,7 @@ impl Worker {
                     guard.wanted.remove(&topic);
                 }
                 Err(reason) => {
-                    if let Some(others) = self.voice.pass() {
+                    if let Some(others) = self.log_rate.pass() {
                         tracing::warn!(
                             "kafka.create_topic: cannot make the topic `{topic}`: {reason}; it is tried again{others}"
                         );

@@ -75,7 +75,7 @@ pub fn locate(config: &Config) -> Result<(Cow<'_, Config>, Option<Watch>), LookU
         protocol: protocol(config),
         found: Arc::downgrade(&found),
         first: sender,
-        voice: LogRate::new(LOG_INTERVAL),
+        log_rate: LogRate::new(LOG_INTERVAL),
     };
     let spawned = thread::Builder::new().name("zookeepers".to_owned()).spawn(|| watcher.run());
     spawned.map_err(|error| failed(error.to_string()))?;
@@ -102,7 +102,7 @@ struct Watcher {
     protocol: String,
     found: Weak<Mutex<Found>>,
     first: mpsc::Sender<Vec<String>>,
-    voice: LogRate,
+    log_rate: LogRate,
 }
 
 impl Watcher {
@@ -164,7 +164,7 @@ impl Watcher {
         if let Some(found) = self.found.upgrade() {
             reason.clone_into(&mut found.lock().unwrap_or_else(PoisonError::into_inner).reason);
         }
-        if let Some(others) = self.voice.pass() {
+        if let Some(others) = self.log_rate.pass() {
             tracing::warn!(
                 "ZooKeeper at {}: {reason}; the brokers known so far are kept{others}",
                 self.servers

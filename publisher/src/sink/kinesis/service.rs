@@ -27,7 +27,7 @@ use super::{
     lanes::{Entry, Fate, Lanes, Limits},
     record::{Record, SLICES},
     retry::{OPERATOR_BACK_OFF_MAX, Paces, Said, back_off},
-    trouble::{Trouble, Voices, text_of},
+    trouble::{LogRates, Trouble, text_of},
 };
 
 /// How many batches of records are taken in before requests are looked at again.
@@ -48,7 +48,7 @@ struct Stream {
     name: Arc<str>,
     lanes: Lanes,
     paces: Paces,
-    voices: Voices,
+    log_rates: LogRates,
     /// Requests on their way.
     requests: u32,
     /// Requests that failed as a whole, in a row.
@@ -87,7 +87,7 @@ impl Stream {
             name,
             lanes: Lanes::new(limits),
             paces: Paces::new(),
-            voices: Voices::new(),
+            log_rates: LogRates::new(),
             requests: 0,
             failures: 0,
             held_until: None,
@@ -109,7 +109,7 @@ impl Stream {
 
     /// A request failed as a whole.
     fn fail(&mut self, failure: &Failure, now: Instant) {
-        self.voices.trouble(&self.name, failure.trouble, &failure.text);
+        self.log_rates.trouble(&self.name, failure.trouble, &failure.text);
         // Those that were on their way with one that failed before are no further failure.
         if self.held_until.is_none_or(|until| until <= now) {
             self.failures += 1;
@@ -320,7 +320,7 @@ fn settle_each(
                     result.error_message().unwrap_or_default()
                 );
                 let trouble = if fate == Fate::Again { Trouble::Throttled } else { Trouble::Server };
-                stream.voices.trouble(&stream.name, trouble, &text);
+                stream.log_rates.trouble(&stream.name, trouble, &text);
             }
             has_failures = true;
             (entry, fate)
@@ -329,7 +329,7 @@ fn settle_each(
     stream.paces.heed(&said, &mut stream.lanes, now);
     stream.succeed();
     if !has_failures {
-        stream.voices.well(&stream.name);
+        stream.log_rates.well(&stream.name);
     }
     settled
 }
@@ -348,7 +348,7 @@ fn settle_rejected(
         frontier.refuse(record.ticket, letter(&stream.name, record, text));
         return entries.into_iter().map(|entry| (entry, Fate::Done)).collect();
     }
-    stream.voices.rejected(&stream.name, text);
+    stream.log_rates.rejected(&stream.name, text);
     entries.into_iter().map(|entry| (entry, Fate::AgainAlone)).collect()
 }
 

@@ -156,13 +156,13 @@ pub fn text_of<E: ProvideErrorMetadata + Error + 'static>(error: &SdkError<E, Ht
 }
 
 /// What the log has said about a stream.
-pub struct Voices {
+pub struct LogRates {
     rates: HashMap<Trouble, LogRate>,
     /// The log has spoken of trouble, and not yet of its end.
     is_announced: bool,
 }
 
-impl Voices {
+impl LogRates {
     /// Nothing.
     pub fn new() -> Self {
         Self { rates: HashMap::new(), is_announced: false }

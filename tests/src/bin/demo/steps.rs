@@ -148,14 +148,14 @@ fn assert_all_arrive(broker: &Destination, done: &[Done]) {
     let received =
         broker.read().events_within(usize::try_from(sent).expect("a count that fits"), ARRIVAL_TIME_MAX);
     let all = received.len();
-    let (events, doubled) = ledger::distinct(received);
+    let (events, duplicates) = ledger::distinct(received);
     let lost = sent - (events.len() as u64).min(sent);
     say(&format!(
-        "sent {sent}, received {} in {}, lost {lost}, doubled {doubled}",
+        "sent {sent}, received {} in {}, lost {lost}, duplicates {duplicates}",
         events.len(),
         time(begin.elapsed())
     ));
-    if doubled > 0 {
+    if duplicates > 0 {
         say(&format!(
             "({all} messages: what the killed publisher had on its way came again, under the same event_id)"
         ));

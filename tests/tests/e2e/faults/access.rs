@@ -41,5 +41,5 @@ fn a_wrong_password_is_named_not_shown_and_costs_nothing() {
     bywash.edit(WRONG, RIGHT);
     bywash.start_publisher();
     let outcome = trial.end(&bywash, &mut broker.read("logs"));
-    assert_eq!((outcome.received, outcome.doubled), (outcome.sent, 0));
+    assert_eq!((outcome.received, outcome.duplicates), (outcome.sent, 0));
 }

@@ -16,7 +16,7 @@ fn nothing_fails() {
     let mut trial = Trial::begin("none", &mut bywash);
     trial.write_during(&mut bywash, FAULT_TIME, |_| ());
     let outcome = trial.end(&bywash, &mut broker.read("logs"));
-    assert_eq!((outcome.received, outcome.doubled), (outcome.sent, 0));
+    assert_eq!((outcome.received, outcome.duplicates), (outcome.sent, 0));
 }
 
 #[track_caller]
@@ -28,7 +28,7 @@ fn assert_standing_still_costs_nothing(fault: &'static str, time: Duration) {
     trial.write_during(&mut bywash, time, |_| ());
     broker.resume();
     let outcome = trial.end(&bywash, &mut broker.read("logs"));
-    assert_eq!((outcome.received, outcome.doubled), (outcome.sent, 0), "idempotence tells repetitions");
+    assert_eq!((outcome.received, outcome.duplicates), (outcome.sent, 0), "idempotence tells repetitions");
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn leaders_that_change_cost_nothing() {
         }
     });
     let outcome = trial.end(&bywash, &mut cluster.read("logs"));
-    assert_eq!((outcome.received, outcome.doubled), (outcome.sent, 0));
+    assert_eq!((outcome.received, outcome.duplicates), (outcome.sent, 0));
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn errors_that_end_by_themselves_cost_nothing() {
     cluster.fail(&ERRORS);
     trial.write_during(&mut bywash, FAULT_TIME, |_| ());
     let outcome = trial.end(&bywash, &mut cluster.read("logs"));
-    assert_eq!((outcome.received, outcome.doubled), (outcome.sent, 0));
+    assert_eq!((outcome.received, outcome.duplicates), (outcome.sent, 0));
 }
 
 #[test]

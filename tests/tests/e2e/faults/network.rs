@@ -31,7 +31,7 @@ fn connections_that_are_cut_within_requests_and_answers_cost_nothing() {
     assert!(cuts >= 4, "{cuts} cuts");
     proxy.plan(|| Cut::None);
     let outcome = trial.end(&bywash, &mut broker.read("logs"));
-    assert_eq!((outcome.received, outcome.doubled), (outcome.sent, 0), "idempotence tells repetitions");
+    assert_eq!((outcome.received, outcome.duplicates), (outcome.sent, 0), "idempotence tells repetitions");
 }
 
 /// Starts the publisher with a wrong address, and again with the right one.

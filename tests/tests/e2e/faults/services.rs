@@ -135,7 +135,7 @@ fn a_clock_that_jumps_costs_nothing() {
     }
     let mut reader = broker.read("logs");
     let outcome = trial.end(&bywash, &mut reader);
-    assert_eq!((outcome.received, outcome.doubled), (outcome.sent, 0));
+    assert_eq!((outcome.received, outcome.duplicates), (outcome.sent, 0));
     let hour = |message: &Message| Event::parse(message).text("@timestamp")[..13].to_owned();
     let hours: BTreeSet<String> = reader.messages(1).iter().map(hour).collect();
     assert!(hours.len() >= 3, "the clock did jump: {hours:?}");

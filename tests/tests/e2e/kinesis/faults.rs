@@ -45,8 +45,8 @@ fn records_that_fail_wherever_in_a_request_are_sent_again_alone_and_in_order() {
     });
     let lines = Lines::new(12, 15);
     lines.write(&bywash);
-    let doubled = lines.assert_arrive(&bywash, &mut kinesis.read("logs"));
-    assert_eq!(doubled, 0, "what was taken is not sent again");
+    let duplicates = lines.assert_arrive(&bywash, &mut kinesis.read("logs"));
+    assert_eq!(duplicates, 0, "what was taken is not sent again");
     bywash.drain(PATIENCE);
     for (times, failures) in sent.lock().unwrap().values() {
         assert_eq!(*times, failures + 1, "once more than it failed");
@@ -104,8 +104,8 @@ fn requests_whose_answer_is_lost_come_twice_under_the_same_ids() {
     proxy.plan(move |_| faults.pop_front().unwrap_or(Fault::None));
     let lines = Lines::new(12, 10);
     lines.write(&bywash);
-    let doubled = lines.assert_arrive(&bywash, &mut kinesis.read("logs"));
-    assert!(doubled > 0, "they were taken");
+    let duplicates = lines.assert_arrive(&bywash, &mut kinesis.read("logs"));
+    assert!(duplicates > 0, "they were taken");
 }
 
 #[test]
@@ -119,8 +119,8 @@ fn slow_answers_that_overtake_each_other_keep_each_keys_order() {
     });
     let lines = Lines::new(30, 10);
     lines.write(&bywash);
-    let doubled = lines.assert_arrive(&bywash, &mut kinesis.read("logs"));
-    assert_eq!(doubled, 0);
+    let duplicates = lines.assert_arrive(&bywash, &mut kinesis.read("logs"));
+    assert_eq!(duplicates, 0);
     assert!(proxy.seen().at_once_max > 2);
 }
 

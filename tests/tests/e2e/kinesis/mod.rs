@@ -66,7 +66,7 @@ impl Lines {
     /// Each file's lines are complete and in order, by their first arrival. Gives how many repetitions there were.
     #[track_caller]
     fn assert_in_order(&self, bywash: &Bywash, events: &[Event]) -> usize {
-        let (events, doubled) = ledger::distinct(events.to_vec());
+        let (events, duplicates) = ledger::distinct(events.to_vec());
         let by_path = ledger::by_path(&events);
         for file in 0..self.files {
             let events = &by_path[self.file(bywash, file).to_str().unwrap()];
@@ -75,7 +75,7 @@ impl Lines {
             ledger::assert_same_bytes("a file", content.as_bytes(), &ledger::replay(events.iter().copied()));
         }
         assert_eq!(ledger::lost(&events), (0, 0));
-        doubled
+        duplicates
     }
 
     /// Reads until all are there, and holds them to the order. Gives how many repetitions there were.

@@ -96,7 +96,7 @@ pub struct TransactionalSink {
     awaited: Option<Ticket>,
     not_before: Option<Instant>,
     back_off: Duration,
-    voice: LogRate,
+    log_rate: LogRate,
     complaints: LogRate,
 }
 
@@ -141,7 +141,7 @@ impl TransactionalSink {
             awaited: None,
             not_before: None,
             back_off: BACK_OFF_MIN,
-            voice: LogRate::new(LOG_INTERVAL),
+            log_rate: LogRate::new(LOG_INTERVAL),
             complaints: LogRate::new(LOG_INTERVAL),
         })
     }
@@ -354,7 +354,7 @@ impl TransactionalSink {
     }
 
     fn say(&mut self, line: &str) {
-        if let Some(others) = self.voice.pass() {
+        if let Some(others) = self.log_rate.pass() {
             tracing::warn!("transactions: {line}; events wait in the ring{others}");
         }
     }

@@ -22,7 +22,7 @@ const GATHER_BYTES: usize = 1 << 20;
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Keeps refused messages as dead letters.
-pub struct Burial {
+pub struct DeadLetters {
     /// None if there shall be no dead letters, or cannot be.
     store: Option<Store>,
     retry: Option<Retry>,
@@ -32,7 +32,7 @@ pub struct Burial {
     log: LogRate,
 }
 
-impl Burial {
+impl DeadLetters {
     /// Opens the directory of dead letters.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl Burial {
     pub fn poll(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Refused> {
         for refused in frontier.take_refused() {
             if self.retry.as_mut().is_some_and(|retry| retry.takes_back(refused.ticket)) {
-                frontier.bury(refused.ticket);
+                frontier.complete_as_dead_letter(refused.ticket);
                 continue;
             }
             if self.gathered.is_empty() {
@@ -146,7 +146,7 @@ impl Burial {
                     );
                 }
                 status.add(PublisherCounter::DeadLetters, count as u64);
-                refused.iter().for_each(|refused| frontier.bury(refused.ticket));
+                refused.iter().for_each(|refused| frontier.complete_as_dead_letter(refused.ticket));
                 return Vec::new();
             }
             Some(Err(error)) => {

@@ -42,7 +42,7 @@ fn share(overlays: usize, cpus: usize) -> usize {
 }
 
 /// The threads of one overlay.
-pub struct Crew {
+pub struct WorkerPool {
     size: usize,
     /// How many wait for a request, or are on their way to.
     watching: AtomicUsize,
@@ -54,7 +54,7 @@ struct Parked {
     /// The last that came is the first to be called: its caches are warm, and the buffers of the others stay small.
     threads: Vec<Arc<Sleeper>>,
     /// Nobody is to park any more.
-    dismissed: bool,
+    released: bool,
 }
 
 /// A thread that is parked.
@@ -78,21 +78,21 @@ impl Sleeper {
 }
 
 /// A thread is at work on a request.
-pub struct Duty<'a> {
-    crew: &'a Crew,
+pub struct Busy<'a> {
+    pool: &'a WorkerPool,
     /// The thread is one of those that wait for requests, and need not park.
     watches: bool,
 }
 
-impl Duty<'_> {
+impl Busy<'_> {
     /// The work is done, and nothing is left but to send the answer. To be said before that: else who asked may come
     /// with the next request before this thread counts as waiting again, and one that is parked is called for nothing.
     pub fn done(&mut self) {
-        self.watches = self.crew.watch();
+        self.watches = self.pool.watch();
     }
 }
 
-impl Crew {
+impl WorkerPool {
     /// All `size` threads wait for requests.
     pub fn new(size: usize) -> Arc<Self> {
         Arc::new(Self { size, watching: AtomicUsize::new(size), parked: Mutex::default() })
@@ -104,17 +104,17 @@ impl Crew {
     }
 
     /// Whether as many threads as can be are parked.
-    pub fn is_mustered(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         let parked = self.lock();
-        parked.dismissed || parked.threads.len() + WATCHERS >= self.size
+        parked.released || parked.threads.len() + WATCHERS >= self.size
     }
 
-    /// The calling thread begins with a request, and may park when the duty ends.
-    pub fn begin(&self) -> Duty<'_> {
+    /// The calling thread begins with a request, and may park when the request ends.
+    pub fn begin(&self) -> Busy<'_> {
         if self.watching.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.call();
         }
-        Duty { crew: self, watches: false }
+        Busy { pool: self, watches: false }
     }
 
     /// Has one more thread wait for requests, if there is one.
@@ -138,7 +138,7 @@ impl Crew {
     fn park(&self) {
         let mut parked = self.lock();
         // Again under the lock: who took the last one's place has found nobody to call before.
-        if parked.dismissed || self.watch() {
+        if parked.released || self.watch() {
             return;
         }
         let sleeper = Arc::new(Sleeper { thread: thread::current(), called: AtomicBool::new(false) });
@@ -148,9 +148,9 @@ impl Crew {
     }
 
     /// Has every thread return to where it finds out that the overlay has ended. None parks from now on.
-    pub fn dismiss(&self) {
+    pub fn release_workers(&self) {
         let mut parked = self.lock();
-        parked.dismissed = true;
+        parked.released = true;
         parked.threads.drain(..).for_each(|sleeper| sleeper.call());
     }
 
@@ -159,10 +159,10 @@ impl Crew {
     }
 }
 
-impl Drop for Duty<'_> {
+impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        if !self.watches && !self.crew.watch() {
-            self.crew.park();
+        if !self.watches && !self.pool.watch() {
+            self.pool.park();
         }
     }
 }
@@ -178,15 +178,15 @@ mod tests {
     type Request = Box<dyn FnOnce() + Send>;
 
     /// Serves requests as the library does.
-    fn serve(crew: &Arc<Crew>) -> Sender<Request> {
+    fn serve(pool: &Arc<WorkerPool>) -> Sender<Request> {
         let (sender, requests) = channel::<Request>();
         let requests: Arc<Mutex<Receiver<Request>>> = Arc::new(Mutex::new(requests));
-        for _ in 0..crew.size() {
-            let (crew, requests) = (Arc::clone(crew), Arc::clone(&requests));
+        for _ in 0..pool.size() {
+            let (pool, requests) = (Arc::clone(pool), Arc::clone(&requests));
             thread::spawn(move || {
                 loop {
                     let Ok(request) = requests.lock().unwrap().recv() else { return };
-                    let _duty = crew.begin();
+                    let _busy = pool.begin();
                     request();
                 }
             });
@@ -202,18 +202,18 @@ mod tests {
         }
     }
 
-    fn muster(crew: &Crew, requests: &Sender<Request>) {
-        (0..crew.size()).for_each(|_| requests.send(Box::new(|| {})).unwrap());
-        until("all but a few park", || crew.is_mustered());
+    fn settle_workers(pool: &WorkerPool, requests: &Sender<Request>) {
+        (0..pool.size()).for_each(|_| requests.send(Box::new(|| {})).unwrap());
+        until("all but a few park", || pool.is_settled());
     }
 
     #[test]
     fn all_but_one_can_be_stuck_and_requests_are_served() {
         const SIZE: usize = 16;
-        let crew = Crew::new(SIZE);
-        let requests = serve(&crew);
+        let pool = WorkerPool::new(SIZE);
+        let requests = serve(&pool);
         for _ in 0..3 {
-            muster(&crew, &requests);
+            settle_workers(&pool, &requests);
             let stuck: Vec<Sender<()>> = (0..SIZE - 1)
                 .map(|_| {
                     let (release, released) = channel::<()>();
@@ -232,20 +232,20 @@ mod tests {
             }
             drop(stuck);
         }
-        muster(&crew, &requests);
-        assert_eq!(crew.watching.load(Ordering::SeqCst), WATCHERS);
+        settle_workers(&pool, &requests);
+        assert_eq!(pool.watching.load(Ordering::SeqCst), WATCHERS);
     }
 
     #[test]
     fn who_is_dismissed_parks_no_more() {
-        let crew = Crew::new(16);
-        let requests = serve(&crew);
-        muster(&crew, &requests);
-        crew.dismiss();
-        assert!(crew.lock().threads.is_empty(), "all leave");
+        let pool = WorkerPool::new(16);
+        let requests = serve(&pool);
+        settle_workers(&pool, &requests);
+        pool.release_workers();
+        assert!(pool.lock().threads.is_empty(), "all leave");
         (0..100).for_each(|_| requests.send(Box::new(|| {})).unwrap());
         thread::sleep(Duration::from_millis(20));
-        assert!(crew.lock().threads.is_empty());
+        assert!(pool.lock().threads.is_empty());
     }
 
     #[test]
