@@ -1,11 +1,12 @@
 //! What the agent's process sets up for itself before it does anything for others.
 
 use std::{
+    fs,
     sync::mpsc::Sender,
     thread::{self, JoinHandle},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
     signal::{SigSet, Signal},
@@ -16,7 +17,7 @@ use rustix::{
 };
 
 use crate::{
-    overlay::{self, Limits},
+    overlay::{self, Identity, Limits},
     run::Event,
     sleep::LOOK_SIGNAL,
 };
@@ -37,41 +38,31 @@ const INODES_MAX: usize = 1 << 14;
 /// The fewest inodes of one of many overlays.
 const INODES_MIN: usize = 1 << 10;
 
+/// The process's own file mode mask.
+const OWN_MASK: Mode = Mode::WGRP.union(Mode::WOTH);
+
 /// The usual soft limit of open files.
 const DESCRIPTORS_DEFAULT: u64 = 1024;
 
-/// Blocks signals in this thread and all that it will start; [`watch_signals`] takes those that are handled.
-///
-/// # Errors
-/// If the system refuses.
-pub fn block_signals() -> Result<()> {
-    let mut signals: SigSet = HANDLED.into_iter().collect();
-    // A write over this process's own file size limit shall fail with EFBIG, not end it.
-    signals.add(Signal::SIGXFSZ);
-    signals.thread_block().context("cannot block signals")
+/// Proof that what threads inherit was set before there were any: who starts some asks for it.
+#[derive(Debug)]
+pub struct Prepared {
+    /// As whom the workers can act.
+    pub identity: Identity,
 }
 
-/// Reports signals as events.
+/// Sets what threads inherit: blocked signals, the file mode mask, the descriptor limit, capabilities that outlast
+/// `setfsuid`.
 ///
 /// # Errors
-/// If the thread cannot be started.
-pub fn watch_signals(events: Sender<Event>) -> Result<JoinHandle<()>> {
-    let signals: SigSet = HANDLED.into_iter().collect();
-    let watch = move || {
-        while let Ok(signal) = signals.wait() {
-            if events.send(Event::Signal(signal)).is_err() {
-                break;
-            }
-        }
-    };
-    thread::Builder::new().name("signals".to_owned()).spawn(watch).context("cannot start a thread")
-}
-
-/// Sets what workers inherit: the file mode mask, the descriptor limit, capabilities that outlast `setfsuid`.
-/// To be called before any thread is started.
-pub fn prepare() {
-    // The kernel has applied the callers' masks already.
-    umask(Mode::empty());
+/// If the process has threads already, or the system refuses.
+pub fn prepare() -> Result<Prepared> {
+    let threads = fs::read_dir("/proc/self/task").context("cannot look at this process's threads")?.count();
+    ensure!(threads == 1, "a bug: {threads} threads run before the process is prepared");
+    block_signals()?;
+    // What the agent makes for itself says its mode; whatever does not is nobody else's to change. Workers make files with
+    // masks of their own.
+    umask(OWN_MASK);
     // Descriptors for open files, and for inodes that the kernel caches.
     if let Err(error) = raise_descriptor_limit() {
         tracing::warn!("cannot raise the limit of open files: {error}");
@@ -84,6 +75,31 @@ pub fn prepare() {
              who may create a file only by way of a supplementary group may be refused"
         );
     }
+    Ok(Prepared { identity: Identity::of_this_process() })
+}
+
+/// Blocks signals in this thread and all that it will start; [`watch_signals`] takes those that are handled.
+fn block_signals() -> Result<()> {
+    let mut signals: SigSet = HANDLED.into_iter().collect();
+    // A write over this process's own file size limit shall fail with EFBIG, not end it.
+    signals.add(Signal::SIGXFSZ);
+    signals.thread_block().context("cannot block signals")
+}
+
+/// Reports signals as events; they are blocked everywhere else.
+///
+/// # Errors
+/// If the thread cannot be started.
+pub fn watch_signals(_blocked: &Prepared, events: Sender<Event>) -> Result<JoinHandle<()>> {
+    let signals: SigSet = HANDLED.into_iter().collect();
+    let watch = move || {
+        while let Ok(signal) = signals.wait() {
+            if events.send(Event::Signal(signal)).is_err() {
+                break;
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(watch).context("cannot start a thread")
 }
 
 /// Whether `pid` is an agent's process, by its name.

@@ -41,15 +41,14 @@ pub enum Event {
 /// What keeps it from starting. Nothing is then left mounted.
 pub fn run(args: &GlobalArgs) -> Result<Exit> {
     let config = check::load(args)?;
-    process::block_signals()?;
-    process::prepare();
+    let prepared = process::prepare()?;
     services::check_privileges(&config)?;
     services::check(&config)?;
     // The ring before the mounts: who holds it is the only living agent of its name.
     let ring = AgentRing::open(&config.ring)?;
     let (sender, events) = channel();
-    process::watch_signals(sender.clone())?;
-    let mut services = Services::new(ring, &config.ring.name, sender);
+    process::watch_signals(&prepared, sender.clone())?;
+    let mut services = Services::new(ring, &config.ring.name, sender, prepared);
     services.apply(&config, asleep(&config)).inspect_err(|_| services.stop(OnAgentExit::Unmount))?;
     Agent { args, config, services, events, manager: Manager::ready() }.serve()
 }

@@ -6,9 +6,12 @@ mod table;
 
 use std::{
     ffi::OsStr,
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
     io,
-    os::{fd::AsFd, unix::ffi::OsStrExt},
+    os::{
+        fd::AsFd,
+        unix::{ffi::OsStrExt, fs::DirBuilderExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -33,6 +36,9 @@ const SOURCE_PREFIX: &str = "bywash:";
 /// Mounts and unmounts for those who may not.
 const HELPER: &str = "fusermount3";
 const DEVICE: &str = "/dev/fuse";
+
+/// The mode of a directory that the agent makes, and of those above it that it has to make too.
+const MODE_OF_NEW: u32 = 0o755;
 
 /// A configured directory cannot be overlaid.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +138,8 @@ pub fn check_directory(directory: &DirectoryConfig, ring: &str) -> Result<(), Un
 pub fn prepare_directory(directory: &DirectoryConfig) -> Result<(), Unusable> {
     let path = &directory.path;
     if directory.create && is_missing(path) {
-        fs::create_dir_all(path).map_err(|error| Unusable::Io { path: path.clone(), error })?;
+        let made = DirBuilder::new().recursive(true).mode(MODE_OF_NEW).create(path);
+        made.map_err(|error| Unusable::Io { path: path.clone(), error })?;
     }
     check_path(path)
 }

@@ -17,24 +17,34 @@ use super::{
     inode::{Inode, Link},
 };
 
-/// The next handle's number, over all overlays: records name handles by it.
-static NEXT_HANDLE: AtomicU64 = AtomicU64::new(1);
+/// Gives handles their numbers. The overlays whose records go into one ring share it: records name handles by number.
+#[derive(Clone, Debug, Default)]
+pub struct HandleNumbers(Arc<AtomicU64>);
 
-/// Handles by their number.
-pub struct Handles<T>(RwLock<HashMap<u64, Arc<T>>>);
-
-impl<T> Default for Handles<T> {
-    fn default() -> Self {
-        Self(RwLock::default())
+impl HandleNumbers {
+    /// One that was not given out before; never 0.
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
+/// Handles by their number.
+pub struct Handles<T> {
+    numbers: HandleNumbers,
+    open: RwLock<HashMap<u64, Arc<T>>>,
+}
+
 impl<T> Handles<T> {
+    /// None yet.
+    pub fn new(numbers: HandleNumbers) -> Self {
+        Self { numbers, open: RwLock::default() }
+    }
+
     /// Keeps what `open` makes of a new number.
     pub fn insert(&self, open: impl FnOnce(u64) -> T) -> Arc<T> {
-        let id = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed);
+        let id = self.numbers.next();
         let handle = Arc::new(open(id));
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&handle));
+        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&handle));
         handle
     }
 
@@ -43,12 +53,12 @@ impl<T> Handles<T> {
     /// # Errors
     /// `EBADF` if there is none.
     pub fn get(&self, id: u64) -> Result<Arc<T>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned().ok_or(Errno::BADF)
+        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned().ok_or(Errno::BADF)
     }
 
     /// Lets go of the handle; what it holds is closed once nobody uses it.
     pub fn remove(&self, id: u64) {
-        let removed = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let removed = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         drop(removed);
     }
 }

@@ -5,7 +5,7 @@
 //! kernel has already checked the caller's permissions on the overlay (`default_permissions`), with all of the
 //! caller's groups; the ids decide ownership alone, and the capabilities stay.
 
-use std::{cell::Cell, marker::PhantomData};
+use std::{cell::Cell, marker::PhantomData, thread};
 
 use nix::{
     sched::{CloneFlags, unshare},
@@ -13,11 +13,12 @@ use nix::{
 };
 use rustix::{
     fs::Mode,
+    io::Errno,
     process::{getegid, geteuid, umask},
     thread::{CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits},
 };
 
-use super::names::NewMode;
+use super::{Result, names::NewMode};
 
 /// Who asks for an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,22 +73,32 @@ thread_local! {
 }
 
 /// What the calling thread makes next gets its mode through the caller's mask, or by the default ACL of the directory it
-/// is made in: which of them is the filesystem's to say. Gives the mode to ask for, which is masked already where
-/// the thread can have no mask of its own.
-pub fn masked(mode: NewMode) -> Mode {
-    let mask = Mode::from_raw_mode(mode.mask & 0o777);
-    let mode = Mode::from_raw_mode(mode.wanted);
-    let own = HAS_OWN_MASK.with(|own| {
+/// is made in: which of them is the filesystem's to say. Gives the mode to ask for.
+///
+/// # Errors
+/// `EPERM` if a system call filter keeps the thread from having a mask of its own.
+pub fn masked(mode: NewMode) -> Result<Mode> {
+    take_own_mask()?;
+    umask(Mode::from_raw_mode(mode.mask & 0o777));
+    Ok(Mode::from_raw_mode(mode.wanted))
+}
+
+fn take_own_mask() -> Result<()> {
+    HAS_OWN_MASK.with(|own| {
         if !own.get() {
-            own.set(unshare(CloneFlags::CLONE_FS).is_ok());
+            unshare(CloneFlags::CLONE_FS).map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
+            own.set(true);
         }
-        own.get()
-    });
-    if !own {
-        return mode - mask;
-    }
-    umask(mask);
-    mode
+        Ok(())
+    })
+}
+
+/// Whether threads can have masks of their own. The calling thread keeps its own as it was.
+///
+/// # Errors
+/// As unshare(2) says.
+pub fn check_own_masks() -> Result<()> {
+    thread::spawn(take_own_mask).join().unwrap_or(Err(Errno::AGAIN))
 }
 
 impl Drop for Assumed {
@@ -105,6 +116,6 @@ impl Drop for Assumed {
 ///
 /// # Errors
 /// `EPERM` without CAP_SETPCAP.
-pub fn keep_capabilities() -> rustix::io::Result<()> {
+pub fn keep_capabilities() -> Result<()> {
     set_capabilities_secure_bits(capabilities_secure_bits()? | CapabilitiesSecureBits::NO_SETUID_FIXUP)
 }

@@ -32,8 +32,8 @@ use rustix::{
 };
 
 pub use files::WriteRequest;
-pub use handle::{OpenDir, OpenFile};
-pub use identity::{Caller, Identity, keep_capabilities};
+pub use handle::{HandleNumbers, OpenDir, OpenFile};
+pub use identity::{Caller, Identity, check_own_masks, keep_capabilities};
 pub use inode::Limits;
 pub use meta::{Change, Xattr};
 pub use names::NewMode;
@@ -60,6 +60,15 @@ pub struct Entry {
     pub stat: Statx,
 }
 
+/// What the overlays of one agent share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// As whom they act.
+    pub identity: Identity,
+    /// The numbers of what is open in them.
+    pub handles: HandleNumbers,
+}
+
 /// One directory with all that is open in it.
 pub struct Overlay {
     /// The directory's absolute path, as writers see it.
@@ -79,7 +88,7 @@ impl Overlay {
     ///
     /// # Errors
     /// If it cannot be opened as a directory.
-    pub fn open(path: &Path, identity: Identity, limits: Limits) -> Result<Self> {
+    pub fn open(path: &Path, shared: &Shared, limits: Limits) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = openat(rustix::fs::CWD, path, flags, Mode::empty())?;
         let stat = stat_of(&root)?;
@@ -89,9 +98,9 @@ impl Overlay {
             path: path.as_os_str().as_bytes().to_vec(),
             fs_type: fstatfs(&root)?.f_type,
             inodes: Inodes::new(root, &stat, limits),
-            files: Handles::default(),
-            dirs: Handles::default(),
-            identity,
+            files: Handles::new(shared.handles.clone()),
+            dirs: Handles::new(shared.handles.clone()),
+            identity: shared.identity,
             own_fds,
         })
     }

@@ -69,7 +69,7 @@ impl Overlay {
         let parent_fd = parent.fd()?;
         let fd = {
             let _assumed = self.identity.assume(caller);
-            openat(&parent_fd, name, flags, masked(mode))
+            masked(mode).and_then(|mode| openat(&parent_fd, name, flags, mode))
         };
         let fd = match fd {
             // The kernel has not checked whether the caller may open what is there now. At ESTALE it looks
@@ -101,7 +101,7 @@ impl Overlay {
         {
             let _assumed = self.identity.assume(caller);
             let kind = FileType::from_raw_mode(mode.wanted);
-            mknodat(&parent_fd, name, kind, masked(mode), device)?;
+            mknodat(&parent_fd, name, kind, masked(mode)?, device)?;
         }
         self.look_up_in(&parent, name)
     }
@@ -115,7 +115,7 @@ impl Overlay {
         let parent_fd = parent.fd()?;
         {
             let _assumed = self.identity.assume(caller);
-            mkdirat(&parent_fd, name, masked(mode))?;
+            mkdirat(&parent_fd, name, masked(mode)?)?;
         }
         self.look_up_in(&parent, name)
     }

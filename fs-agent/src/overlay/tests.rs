@@ -28,8 +28,16 @@ fn fixture() -> Fixture {
 }
 
 fn fixture_with(limits: Limits) -> Fixture {
+    fixture_sharing(&shared(), limits)
+}
+
+fn shared() -> Shared {
+    Shared { identity: Identity::of_this_process(), handles: HandleNumbers::default() }
+}
+
+fn fixture_sharing(shared: &Shared, limits: Limits) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
-    let overlay = Overlay::open(dir.path(), Identity::of_this_process(), limits).unwrap();
+    let overlay = Overlay::open(dir.path(), shared, limits).unwrap();
     Fixture { overlay, dir }
 }
 
@@ -104,7 +112,8 @@ fn pages_of_a_mapping_keep_their_place_on_an_appending_handle() {
 
 #[test]
 fn handles_have_numbers_of_their_own_over_all_overlays() {
-    let (f, g) = (fixture(), fixture());
+    let (shared, limits) = (shared(), Limits { descriptors: 1000, inodes: 1000 });
+    let (f, g) = (fixture_sharing(&shared, limits), fixture_sharing(&shared, limits));
     let (_, one) = f.create(ROOT, "a", OFlags::WRONLY);
     let (_, two) = g.create(ROOT, "a", OFlags::WRONLY);
     assert_ne!(one.id, two.id);

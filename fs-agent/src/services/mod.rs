@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bywash_common::{
     config::{Config, OnAgentExit},
     ring::AgentRing,
@@ -21,7 +21,8 @@ use bywash_common::{
 use crate::{
     capture::Capture,
     fifo::{self, Fifos},
-    mount,
+    mount, overlay,
+    process::Prepared,
     run::Event,
 };
 
@@ -47,7 +48,13 @@ pub fn check(config: &Config) -> Result<()> {
 /// # Errors
 /// What is missing, and how to get it.
 pub fn check_privileges(config: &Config) -> Result<()> {
-    if config.directories.is_empty() { Ok(()) } else { mount::check_privileges() }
+    if config.directories.is_empty() {
+        return Ok(());
+    }
+    overlay::check_own_masks().context(
+        "callers' file mode masks cannot be obeyed: the system call filter over this process has to allow unshare(CLONE_FS)",
+    )?;
+    mount::check_privileges()
 }
 
 /// Everything that feeds the ring.
@@ -61,10 +68,10 @@ pub struct Services {
 
 impl Services {
     /// Nothing yet, to feed `ring` and to report to `events`.
-    pub fn new(ring: AgentRing, ring_name: &str, events: Sender<Event>) -> Self {
+    pub fn new(ring: AgentRing, ring_name: &str, events: Sender<Event>, prepared: Prepared) -> Self {
         let capture = Arc::new(Capture::new(ring));
         mount::recover_forgotten(ring_name);
-        let overlays = Overlays::new(Arc::clone(&capture), ring_name, events);
+        let overlays = Overlays::new(Arc::clone(&capture), ring_name, events, prepared.identity);
         let fifos = Fifos::new(Arc::clone(&capture));
         Self { capture, overlays, fifos, asleep: Vec::new() }
     }

@@ -23,7 +23,7 @@ use crate::{
     capture::{Capture, Source},
     fuse::Adapter,
     mount::{self, Unmounted},
-    overlay::{Identity, Overlay},
+    overlay::{HandleNumbers, Identity, Overlay, Shared},
     process,
     run::Event,
     worker_pool::{self, WorkerPool},
@@ -81,6 +81,7 @@ pub struct Overlays {
     ring: String,
     events: Sender<Event>,
     next_id: u64,
+    shared: Shared,
     /// In the tree.
     mounted: Vec<Served>,
     /// Out of the tree, with files open in them.
@@ -100,9 +101,18 @@ impl Drop for New {
 }
 
 impl Overlays {
-    /// None yet. Their writes go to `capture`, news of their end to `events`; mounts name `ring`.
-    pub fn new(capture: Arc<Capture>, ring: &str, events: Sender<Event>) -> Self {
-        Self { capture, ring: ring.to_owned(), events, next_id: 0, mounted: Vec::new(), leaving: Vec::new() }
+    /// None yet. They act as `identity` lets them. Their writes go to `capture`, news of their end to `events`; mounts name
+    /// `ring`.
+    pub fn new(capture: Arc<Capture>, ring: &str, events: Sender<Event>, identity: Identity) -> Self {
+        Self {
+            capture,
+            ring: ring.to_owned(),
+            events,
+            next_id: 0,
+            shared: Shared { identity, handles: HandleNumbers::default() },
+            mounted: Vec::new(),
+            leaving: Vec::new(),
+        }
     }
 
     /// Mounts those of `wanted` that are not mounted, and waits until they answer.
@@ -146,7 +156,7 @@ impl Overlays {
     fn mount(&mut self, directory: &DirectoryConfig, overlays: usize) -> Result<Served> {
         let path = directory.path.clone();
         let limits = process::cache_limits(overlays);
-        let overlay = Overlay::open(&path, Identity::of_this_process(), limits)
+        let overlay = Overlay::open(&path, &self.shared, limits)
             .with_context(|| format!("cannot open {}", path.display()))?;
         let pool = WorkerPool::new(worker_pool::threads_each(overlays));
         let source = Arc::new(Source::new(Arc::clone(&self.capture), directory));

@@ -1,6 +1,11 @@
 //! What a directory must be, and what is said of one that is not.
 
-use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    process::Command,
+};
 
 use bywash_tests::harness::{
     Bywash, Capture, Settings, mounts,
@@ -90,6 +95,25 @@ fn a_directory_that_does_not_exist_is_made_if_that_is_wanted() {
     let mut capture = Capture::attach(&bywash.ring);
     append(&path.join("f"), b"x");
     assert_eq!(capture.take().len(), 1);
+}
+
+#[test]
+fn a_directory_that_the_agent_makes_is_nobody_elses_whatever_its_file_mode_mask() {
+    for mask in ["000", "077"] {
+        let mut bywash = new();
+        let path = bywash.root().join("new/deep");
+        set(&bywash, &path, "create = true");
+        // What runs the agent instead of env(1).
+        let shell = ["sh", "-c", &format!("umask {mask}; exec \"$0\" \"$@\"")].map(str::to_owned);
+        let agent =
+            bywash_tests::harness::bywash::spawn_in(&shell, "fs-agent", &bywash.config, bywash.root());
+        bywash.agent = Some(agent);
+        wait::until_true("the agent", PATIENCE, || bywash.fs_agent(&["status"]).code == Some(0));
+        for made in [&path, path.parent().unwrap()] {
+            let mode = fs::metadata(made).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o755, "{} with the mask {mask}", made.display());
+        }
+    }
 }
 
 #[test]
