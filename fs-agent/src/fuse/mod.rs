@@ -24,7 +24,7 @@ use fuser::{
 use crate::{
     capture::{Event, Source, Writer},
     mount::may_administer,
-    overlay::{self, OpenFile, Overlay, WriteRequest},
+    overlay::{self, Cause, OpenFile, Overlay, WriteRequest},
     worker_pool::WorkerPool,
 };
 
@@ -164,7 +164,6 @@ impl Adapter {
         req: &Request,
         handle: FileHandle,
         request: &WriteRequest<'_>,
-        from_mapping: bool,
     ) -> overlay::Result<u32> {
         let file = self.overlay.file(handle.0)?;
         let written = self.overlay.write(&file, request)?;
@@ -174,8 +173,11 @@ impl Adapter {
         }
         let data = &request.data[..written.len];
         if !data.is_empty() {
-            let writer =
-                (!from_mapping).then(|| Writer { thread: req.pid(), uid: req.uid(), gid: req.gid() });
+            let writer = (request.cause != Cause::Mapping).then(|| Writer {
+                thread: req.pid(),
+                uid: req.uid(),
+                gid: req.gid(),
+            });
             // What is written is written: whatever happens to the record, the writer gets its count.
             let _ = attempt("capture", || {
                 if self.source.excludes(&file.note, || self.overlay.known_path_of(&file)) {

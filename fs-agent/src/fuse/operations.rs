@@ -19,7 +19,7 @@ use super::{
     Adapter, attempt,
     convert::{self, attributes, caller, device, kind, timestamps},
 };
-use crate::overlay::{Change, NewMode, WriteRequest, Xattr};
+use crate::overlay::{Cause, Change, Durability, NewMode, WriteRequest, Xattr};
 
 /// How long the kernel believes names and attributes. What bypasses the overlay (handles opened before it was
 /// mounted) is seen after that time at the latest.
@@ -217,10 +217,16 @@ impl Filesystem for Adapter {
     ) {
         // Pages of a mapping, written by the kernel at a time and through a handle of its choice.
         let from_mapping = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let appends = OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::APPEND);
+        // Those of the file description by now, and of the write itself as far as the kernel says them.
+        let flags = OFlags::from_bits_retain(flags.0.cast_unsigned());
+        let cause = match from_mapping {
+            true => Cause::Mapping,
+            false if flags.contains(OFlags::APPEND) => Cause::Append,
+            false => Cause::Write,
+        };
         let drops_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then(|| caller(req));
-        let request = WriteRequest { offset, data, append: appends && !from_mapping, drops_set_id };
-        let written = || self.write_and_record(req, fh, &request, from_mapping);
+        let request = WriteRequest { offset, data, cause, durability: Durability::of(flags), drops_set_id };
+        let written = || self.write_and_record(req, fh, &request);
         answer!(self, reply, "write", written(), len => reply.written(len));
     }
 

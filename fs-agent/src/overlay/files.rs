@@ -1,13 +1,14 @@
 //! Operations on open files.
 
 use std::{
+    io::IoSlice,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicU64},
 };
 
 use rustix::{
     fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fdatasync, fsync, seek},
-    io::{Errno, dup, pread, pwrite, write},
+    io::{Errno, ReadWriteFlags, dup, pread, pwrite, pwritev2, write},
 };
 
 use super::{
@@ -17,15 +18,72 @@ use super::{
     lock,
 };
 
-/// What a caller writes.
+/// RWF_NOAPPEND of linux/fs.h (Linux 6.9).
+const NO_APPEND: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x20);
+
+/// O_DSYNC of linux/fcntl.h. The constant of rustix has the bits of O_SYNC.
+const DATA_SYNC: OFlags = OFlags::from_bits_retain(nix::libc::O_DSYNC.cast_unsigned());
+
+/// The offset with which pwritev2(2) uses the descriptor's position.
+const AT_POSITION: u64 = u64::MAX;
+
+/// What reaches the disk before a write is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// Nothing.
+    #[default]
+    None,
+    /// The bytes: O_DSYNC, RWF_DSYNC.
+    Data,
+    /// The file's attributes as well: O_SYNC, RWF_SYNC.
+    Full,
+}
+
+impl Durability {
+    /// What `flags` of an open file ask for.
+    pub fn of(flags: OFlags) -> Self {
+        if flags.contains(OFlags::SYNC) {
+            Self::Full
+        } else if flags.contains(DATA_SYNC) {
+            Self::Data
+        } else {
+            Self::None
+        }
+    }
+
+    /// What a write needs beside it on a descriptor that has `open`.
+    fn beyond(self, open: Self) -> ReadWriteFlags {
+        match self {
+            _ if self <= open => ReadWriteFlags::empty(),
+            Self::None => ReadWriteFlags::empty(),
+            Self::Data => ReadWriteFlags::DSYNC,
+            Self::Full => ReadWriteFlags::SYNC,
+        }
+    }
+}
+
+/// How a write came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A caller writes at a place.
+    Write,
+    /// A caller writes, and its descriptor says O_APPEND now.
+    Append,
+    /// The kernel writes the pages of a mapping back, through a handle of its choice.
+    Mapping,
+}
+
+/// What is to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteRequest<'a> {
-    /// Where the kernel places it.
+    /// Where the kernel places it. For an append that is where it believes that the file ends.
     pub offset: u64,
     /// The bytes.
     pub data: &'a [u8],
-    /// To the end of the file, wherever that is by now.
-    pub append: bool,
+    /// How it came to be.
+    pub cause: Cause,
+    /// What it waits for; flags of the write itself (RWF_DSYNC, RWF_SYNC) included.
+    pub durability: Durability,
     /// The writer, if it may not keep the set-id bits of what it changes.
     pub drops_set_id: Option<Caller>,
 }
@@ -73,7 +131,8 @@ impl Overlay {
             inode,
             held,
             fd,
-            append: flags.contains(OFlags::APPEND),
+            appends: flags.contains(OFlags::APPEND),
+            durability: Durability::of(flags),
             position: Mutex::new(()),
             without_append: OnceLock::new(),
             path: Mutex::new(KnownPath { link, directory_moves, bytes }),
@@ -97,6 +156,9 @@ impl Overlay {
                 Err(error) => return Err(error),
             }
         }
+        if filled < len {
+            file.inode.size.read_ended(offset + filled as u64);
+        }
         data.truncate(filled);
         Ok(data)
     }
@@ -106,23 +168,36 @@ impl Overlay {
     /// # Errors
     /// As pwrite(2) says; nothing is then written.
     pub fn write(&self, file: &OpenFile, request: &WriteRequest<'_>) -> Result<Written> {
-        let WriteRequest { offset, data, append, drops_set_id } = *request;
+        let WriteRequest { offset, data, cause, durability, drops_set_id } = *request;
         let set_id_dropped = match drops_set_id {
             Some(writer) => self.take_set_id(&file.fd, writer)?,
             None => false,
         };
-        if append && file.append {
-            // pwrite(2) would append as well, and not tell where: others may have appended without the overlay.
-            let _position = lock(&file.position);
-            let len = write(&file.fd, data)?;
-            let end = seek(&file.fd, SeekFrom::Current(0)).unwrap_or(offset + len as u64);
-            return Ok(Written { len, offset: end.saturating_sub(len as u64), set_id_dropped });
+        let flags = durability.beyond(file.durability);
+        // Elsewhere it is no append: RWF_NOAPPEND.
+        let (len, placed) = if cause == Cause::Append && file.inode.size.may_be(offset) {
+            file.append(offset, data, flags)?
+        } else {
+            (self.place(file, offset, data, flags)?, offset)
+        };
+        if cause != Cause::Mapping {
+            file.inode.size.grew_to(offset + len as u64);
         }
-        let fd = if file.append { self.without_append(file)? } else { &file.fd };
-        Ok(Written { len: pwrite(fd, data, offset)?, offset, set_id_dropped })
+        Ok(Written { len, offset: placed, set_id_dropped })
     }
 
-    /// The pages of a mapping have their place, also where the handle that carries them appends.
+    /// Writes at `offset`, whether the descriptor appends or not.
+    fn place(&self, file: &OpenFile, offset: u64, data: &[u8], flags: ReadWriteFlags) -> Result<usize> {
+        if !file.appends {
+            return write_at(&file.fd, offset, data, flags);
+        }
+        match pwritev2(&file.fd, &[IoSlice::new(data)], offset, flags | NO_APPEND) {
+            // Linux before 6.9.
+            Err(Errno::OPNOTSUPP) => write_at(self.without_append(file)?, offset, data, flags),
+            done => done,
+        }
+    }
+
     fn without_append<'a>(&self, file: &'a OpenFile) -> Result<&'a OwnedFd> {
         if let Some(fd) = file.without_append.get() {
             return Ok(fd);
@@ -166,7 +241,12 @@ impl Overlay {
         if caller.uid != 0 {
             self.take_set_id(&file.fd, caller)?;
         }
-        fallocate(&file.fd, FallocateFlags::from_bits_retain(mode.cast_unsigned()), offset, len)
+        let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+        fallocate(&file.fd, mode, offset, len)?;
+        if !mode.contains(FallocateFlags::KEEP_SIZE) {
+            file.inode.size.grew_to(offset + len);
+        }
+        Ok(())
     }
 
     /// Finds data or a hole at or behind `offset`. All other seeking is the kernel's.
@@ -177,4 +257,27 @@ impl Overlay {
         let _position = lock(&file.position);
         seek(&file.fd, if hole { SeekFrom::Hole(offset) } else { SeekFrom::Data(offset) })
     }
+}
+
+impl OpenFile {
+    /// Writes to the end of the file, wherever that is by now: others may have appended without the overlay. Says where
+    /// that was; `believed` if nobody can say it.
+    fn append(&self, believed: u64, data: &[u8], flags: ReadWriteFlags) -> Result<(usize, u64)> {
+        // pwrite(2) would append as well, and not tell where.
+        let _position = lock(&self.position);
+        let len = if self.appends && flags.is_empty() {
+            write(&self.fd, data)?
+        } else {
+            pwritev2(&self.fd, &[IoSlice::new(data)], AT_POSITION, flags | ReadWriteFlags::APPEND)?
+        };
+        let end = seek(&self.fd, SeekFrom::Current(0)).unwrap_or(believed + len as u64);
+        Ok((len, end.saturating_sub(len as u64)))
+    }
+}
+
+fn write_at(fd: &OwnedFd, offset: u64, data: &[u8], flags: ReadWriteFlags) -> Result<usize> {
+    if flags.is_empty() {
+        return pwrite(fd, data, offset);
+    }
+    pwritev2(fd, &[IoSlice::new(data)], offset, flags)
 }

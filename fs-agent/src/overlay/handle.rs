@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::{
     Result,
     dirs::DirEntry,
+    files::Durability,
     inode::{Inode, Link},
 };
 
@@ -74,7 +75,9 @@ pub struct OpenFile {
     /// The file below, opened as the caller wanted.
     pub fd: OwnedFd,
     /// Whether `fd` has O_APPEND.
-    pub append: bool,
+    pub appends: bool,
+    /// What each write to `fd` waits for.
+    pub durability: Durability,
     /// Held by what uses the position of `fd`.
     pub position: Mutex<()>,
     /// The file below again, without O_APPEND; for writes of an appending handle that say where.

@@ -24,7 +24,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Result, lock, stat_of};
+use super::{Result, believed_size::BelievedSize, lock, stat_of};
 
 /// The node id of the overlay's root; FUSE_ROOT_ID of linux/fuse.h.
 pub const ROOT: u64 = 1;
@@ -100,6 +100,8 @@ pub struct Inode {
     /// Since it was last looked at, to be closed or forgotten.
     used: AtomicBool,
     held: Arc<Held>,
+    /// What the kernel may believe to be its size.
+    pub size: BelievedSize,
     /// The latest first. A removed name stays if it is the last: it is where the file was known.
     links: Mutex<Vec<Arc<Link>>>,
 }
@@ -113,6 +115,7 @@ impl Inode {
             fd: Mutex::new(fd.map(Arc::new)),
             used: AtomicBool::new(true),
             held: Arc::clone(held),
+            size: BelievedSize::new(stat.stx_size),
             links: Mutex::default(),
         }
     }
@@ -362,6 +365,7 @@ impl Inodes {
             match tables.known.get_mut(&id) {
                 Some(known) => {
                     known.lookups += 1;
+                    known.inode.size.told(stat.stx_size);
                     (Arc::clone(&known.inode), fd)
                 }
                 None => {

@@ -50,7 +50,10 @@ impl Overlay {
     /// # Errors
     /// As statx(2) says.
     pub fn getattr(&self, node: u64) -> Result<Statx> {
-        stat_of(&self.inodes.get(node)?.fd()?)
+        let inode = self.inodes.get(node)?;
+        let stat = stat_of(&inode.fd()?)?;
+        inode.size.told(stat.stx_size);
+        Ok(stat)
     }
 
     /// Changes attributes for `caller`; gives what they are then. `handle` is what it has open, if it said that.
@@ -85,7 +88,12 @@ impl Overlay {
         if let Some(times) = &change.times {
             utimensat(&self.own_fds, name(), times, AtFlags::empty())?;
         }
-        stat_of(&fd)
+        let stat = stat_of(&fd)?;
+        match change.size {
+            Some(_) => inode.size.cut_to(stat.stx_size),
+            None => inode.size.told(stat.stx_size),
+        }
+        Ok(stat)
     }
 
     /// What the kernel asks for before fallocate(2), which takes set-id bits away here as well, and for a chown(2) that

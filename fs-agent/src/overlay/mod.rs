@@ -4,6 +4,7 @@
 //! were opened before the overlay was mounted: resolving a path under the mount from within this process would
 //! wait for itself.
 
+mod believed_size;
 mod dirs;
 mod files;
 mod handle;
@@ -31,7 +32,7 @@ use rustix::{
     path::DecInt,
 };
 
-pub use files::WriteRequest;
+pub use files::{Cause, Durability, WriteRequest};
 pub use handle::{HandleNumbers, OpenDir, OpenFile};
 pub use identity::{Caller, Identity, check_own_masks, keep_capabilities};
 pub use inode::Limits;

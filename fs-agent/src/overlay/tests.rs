@@ -18,6 +18,10 @@ fn mode(wanted: u32) -> NewMode {
     NewMode { wanted, mask: 0 }
 }
 
+fn request(offset: u64, data: &[u8]) -> WriteRequest<'_> {
+    WriteRequest { offset, data, cause: Cause::Write, durability: Durability::None, drops_set_id: None }
+}
+
 struct Fixture {
     overlay: Overlay,
     dir: TempDir,
@@ -65,7 +69,8 @@ impl Fixture {
     }
 
     fn write(&self, file: &OpenFile, offset: u64, data: &[u8], append: bool) -> (usize, u64) {
-        let request = WriteRequest { offset, data, append, drops_set_id: None };
+        let cause = if append { Cause::Append } else { Cause::Write };
+        let request = WriteRequest { cause, ..request(offset, data) };
         let written = self.overlay.write(file, &request).unwrap();
         (written.len, written.offset)
     }
@@ -108,6 +113,43 @@ fn pages_of_a_mapping_keep_their_place_on_an_appending_handle() {
     let file = f.open("log", OFlags::RDWR | OFlags::APPEND);
     assert_eq!(f.write(&file, 1, b"xy", false), (2, 1));
     assert_eq!(fs::read(f.below("log")).unwrap(), b"1xy45");
+}
+
+#[test]
+fn appends_are_told_from_writes_that_say_where_on_any_handle() {
+    for opened in [OFlags::empty(), OFlags::APPEND] {
+        let f = fixture();
+        fs::write(f.below("log"), b"12345").unwrap();
+        let file = f.open("log", OFlags::WRONLY | opened);
+        // Someone appends without the overlay; the kernel still believes that the file ends at 5, then at 7.
+        fs::write(f.below("log"), b"1234567890").unwrap();
+        assert_eq!(f.write(&file, 5, b"ab", true), (2, 10));
+        assert_eq!(f.write(&file, 7, b"cd", true), (2, 12));
+        // RWF_NOAPPEND: no size that the kernel can believe in.
+        assert_eq!(f.write(&file, 2, b"xy", true), (2, 2));
+        assert_eq!(f.write(&file, 10, b"XY", true), (2, 10));
+        // It learns the size; an answer to an earlier question may be late.
+        f.overlay.getattr(file.inode.id).unwrap();
+        assert_eq!(f.write(&file, 14, b"e", true), (1, 14));
+        f.overlay.setattr(file.inode.id, None, &Change { size: Some(3), ..Change::default() }, ME).unwrap();
+        assert_eq!(f.write(&file, 15, b"-", true), (1, 15), "not its size any more");
+        assert_eq!(f.write(&file, 1, b"-", true), (1, 1));
+        assert_eq!(fs::read(f.below("log")).unwrap(), b"1-x\0\0\0\0\0\0\0\0\0\0\0\0-");
+    }
+}
+
+#[test]
+fn a_write_waits_for_the_disk_if_its_handle_or_itself_says_so() {
+    let f = fixture();
+    for opened in [OFlags::empty(), OFlags::APPEND, OFlags::SYNC] {
+        let (_, file) = f.create(ROOT, &format!("{opened:?}"), OFlags::WRONLY | opened);
+        for durability in [Durability::None, Durability::Data, Durability::Full] {
+            for cause in [Cause::Write, Cause::Append, Cause::Mapping] {
+                let written = f.overlay.write(&file, &WriteRequest { durability, cause, ..request(0, b"x") });
+                assert_eq!(written.map(|written| written.len), Ok(1), "{opened:?} {durability:?} {cause:?}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -323,7 +365,7 @@ fn set_id_bits_go_when_the_writer_may_not_keep_them() {
         (stranger, 0o6755, 0o755),
     ] {
         set_mode(before);
-        let request = WriteRequest { offset: 0, data: b"x", append: false, drops_set_id: Some(caller) };
+        let request = WriteRequest { drops_set_id: Some(caller), ..request(0, b"x") };
         f.overlay.write(&file, &request).unwrap();
         assert_eq!(mode_of("a"), after, "write at {before:o}");
         set_mode(before);

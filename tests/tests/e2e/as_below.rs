@@ -27,7 +27,7 @@ fn below_and_above(name: &str, lines: &str) -> (Value, Value) {
 }
 
 #[track_caller]
-fn assert_same_below_and_above(name: &str, lines: &str) {
+pub fn assert_same_below_and_above(name: &str, lines: &str) {
     let (below, above) = below_and_above(name, lines);
     assert_eq!(above, below);
 }

@@ -29,6 +29,7 @@ mod load;
 mod loss;
 mod metrics;
 mod overlay;
+mod placed;
 mod quota;
 mod reload;
 mod reload_publisher;
