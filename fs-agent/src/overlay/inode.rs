@@ -8,6 +8,8 @@
 //! Only the kernel knows when an inode is not needed any more. With too many, someone who can ask it to forget some is
 //! told so, and given the oldest.
 
+mod lineage;
+
 use std::{
     collections::{HashMap, VecDeque},
     ffi::OsStr,
@@ -20,11 +22,11 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, Statx, makedev, openat},
+    fs::{FileType, Statx, makedev},
     io::Errno,
 };
 
-use super::{Result, believed_size::BelievedSize, lock, stat_of};
+use super::{Result, believed_size::BelievedSize, lock};
 
 /// The node id of the overlay's root; FUSE_ROOT_ID of linux/fuse.h.
 pub const ROOT: u64 = 1;
@@ -38,10 +40,6 @@ const LINKS_MAX: usize = 8;
 
 /// The longest path that is put together. Names moved around behind the overlay's back could form a circle.
 const PATH_BYTES_MAX: usize = 4096;
-
-/// The most directories above a file that are found again to find it. Names moved around behind the overlay's back
-/// could form a circle.
-const DEPTH_MAX: usize = 1024;
 
 /// How many descriptors are looked at to find one to close. More are open for a while if all are in use.
 const CLOSE_ATTEMPTS_MAX: usize = 64;
@@ -125,31 +123,13 @@ impl Inode {
     /// # Errors
     /// `ESTALE` if it had to be found again by its names and none leads to it any more.
     pub fn fd(self: &Arc<Self>) -> Result<Arc<OwnedFd>> {
-        self.fd_at_depth(0)
-    }
-
-    fn fd_at_depth(self: &Arc<Self>, depth: usize) -> Result<Arc<OwnedFd>> {
         self.used.store(true, Ordering::Relaxed);
         if let Some(fd) = &*lock(&self.fd) {
             return Ok(Arc::clone(fd));
         }
-        let fd = Arc::new(self.find_again(depth)?);
+        let fd = Arc::new(self.find_again()?);
         self.keep(&fd);
         Ok(fd)
-    }
-
-    fn find_again(&self, depth: usize) -> Result<OwnedFd> {
-        let links = lock(&self.links).clone();
-        for link in links.iter().filter(|link| link.is_live() && depth < DEPTH_MAX) {
-            let parent = link.parent.fd_at_depth(depth + 1)?;
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            if let Ok(fd) = openat(&parent, &*link.name, flags, Mode::empty())
-                && key_of(&stat_of(&fd)?) == self.key
-            {
-                return Ok(fd);
-            }
-        }
-        Err(Errno::STALE)
     }
 
     /// Keeps `fd`, a descriptor of this file, if it has none.
@@ -244,8 +224,9 @@ struct Held {
 impl Held {
     /// Takes note that `inode` has a descriptor, and closes others that were not used since they were last looked at.
     fn note(&self, inode: &Arc<Inode>) {
-        // Closed after the lock.
+        // Closed, and let go of, after the lock.
         let mut closed = Vec::new();
+        let mut spared = Vec::new();
         let mut inodes = lock(&self.inodes);
         inodes.push_back(Arc::downgrade(inode));
         for _ in 0..CLOSE_ATTEMPTS_MAX {
@@ -258,7 +239,10 @@ impl Held {
             let fd = if candidate.used.swap(false, Ordering::Relaxed) { None } else { candidate.close() };
             match fd {
                 Some(fd) => closed.push((fd, candidate)),
-                None => inodes.push_back(oldest),
+                None => {
+                    inodes.push_back(oldest);
+                    spared.push(candidate);
+                }
             }
         }
         drop(inodes);
@@ -407,10 +391,11 @@ impl Inodes {
             if known.lookups > 0 {
                 return;
             }
-            if id >= SYNTHETIC {
-                tables.synthetic.retain(|_, synthetic| *synthetic != id);
+            let forgotten = tables.known.remove(&id);
+            if let Some(known) = forgotten.as_ref().filter(|_| id >= SYNTHETIC) {
+                tables.synthetic.remove(&known.inode.key);
             }
-            tables.known.remove(&id)
+            forgotten
         };
     }
 

@@ -40,7 +40,11 @@ fn shared() -> Shared {
 }
 
 fn fixture_sharing(shared: &Shared, limits: Limits) -> Fixture {
-    let dir = tempfile::tempdir().unwrap();
+    fixture_in(&std::env::temp_dir(), shared, limits)
+}
+
+fn fixture_in(place: &Path, shared: &Shared, limits: Limits) -> Fixture {
+    let dir = tempfile::tempdir_in(place).unwrap();
     let overlay = Overlay::open(dir.path(), shared, limits).unwrap();
     Fixture { overlay, dir }
 }
@@ -530,4 +534,84 @@ fn what_is_forgotten_leaves_nothing_behind() {
     }
     assert_eq!(f.overlay.inodes.len(), 0);
     assert!(f.overlay.inodes.arrivals() < 2_000, "{}", f.overlay.inodes.arrivals());
+}
+
+/// As deep as nobody needs directories, and any user can make them.
+const DEPTH: usize = 30_000;
+
+/// Not nine bytes for each level.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Directories in each other, and the node ids of all. In memory: disks take minutes.
+fn nest() -> (Fixture, Vec<u64>) {
+    let f = fixture_in(Path::new("/dev/shm"), &shared(), Limits { descriptors: 10, inodes: 1000 });
+    let mut nodes = vec![ROOT];
+    for _ in 0..DEPTH {
+        let parent = *nodes.last().unwrap();
+        nodes.push(f.overlay.mkdir(parent, OsStr::new("d"), mode(0o755), ME).unwrap().node);
+    }
+    (f, nodes)
+}
+
+/// Removes them from the top: who does it from below needs a descriptor or a piece of stack for each.
+fn flatten(f: &Fixture) {
+    let (outer, inner, spare) = (f.below("d"), f.below("d/d"), f.below("spare"));
+    while fs::rename(&inner, &spare).is_ok() {
+        fs::remove_dir(&outer).unwrap();
+        fs::rename(&spare, &outer).unwrap();
+    }
+    fs::remove_dir(&outer).unwrap();
+}
+
+fn on_small_stack(work: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        thread.spawn_scoped(scope, work).unwrap().join().unwrap();
+    });
+}
+
+#[test]
+fn directories_of_any_depth_are_found_again_and_forgotten() {
+    let (f, nodes) = nest();
+    on_small_stack(|| {
+        let deepest = f.overlay.getattr(nodes[DEPTH]).unwrap().stx_ino;
+        // Others take the descriptors, and not a level above has one.
+        (0..100).for_each(|i| drop(f.create(ROOT, &format!("file-{i}"), OFlags::WRONLY)));
+        assert_eq!(f.overlay.getattr(nodes[DEPTH]).unwrap().stx_ino, deepest);
+        // Whoever is below holds the one above, though the kernel has let go of it.
+        nodes[1..].iter().for_each(|node| f.overlay.forget(*node, 1));
+        assert_eq!(f.overlay.inodes.len(), 100);
+    });
+    flatten(&f);
+}
+
+#[test]
+fn an_overlay_ends_with_directories_of_any_depth_in_it() {
+    let (f, nodes) = nest();
+    let deepest = f.overlay.open_dir(nodes[DEPTH]).unwrap();
+    flatten(&f);
+    on_small_stack(move || {
+        drop(f);
+        drop(deepest);
+    });
+}
+
+#[test]
+fn directories_that_seem_to_lie_in_each_other_are_not_looked_for_without_end() {
+    let f = fixture_with(Limits { descriptors: 2, inodes: 1000 });
+    let make = |parent, name: &str| f.overlay.mkdir(parent, OsStr::new(name), mode(0o755), ME).unwrap().node;
+    let a = make(ROOT, "a");
+    let b = make(a, "b");
+    fs::rename(f.below("a/b"), f.below("b")).unwrap();
+    fs::rename(f.below("a"), f.below("b/a")).unwrap();
+    assert_eq!(f.lookup(b, "a").node, a);
+    for i in 0..10 {
+        make(ROOT, &format!("other-{i}"));
+    }
+    for node in [a, b] {
+        assert_eq!(f.overlay.getattr(node).err(), Some(Errno::STALE));
+    }
+    // Until they are met where they are.
+    assert_eq!((f.lookup(ROOT, "b").node, f.lookup(b, "a").node), (b, a));
+    assert!(f.overlay.getattr(a).is_ok());
 }

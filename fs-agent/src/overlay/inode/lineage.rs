@@ -1,0 +1,114 @@
+//! The way from a file up to the overlay's root, over names. Users make directories as deep as they like, so nothing here
+//! takes stack for each of them.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::Ordering},
+};
+
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, openat2},
+    io::Errno,
+};
+
+use super::{
+    super::{Result, lock, stat_of},
+    Inode, Link, key_of,
+};
+
+/// The longest path that the kernel walks at once: PATH_MAX of linux/limits.h, less the zero at its end.
+const WALK_BYTES_MAX: usize = 4095;
+
+/// The names from a directory that has a descriptor down to a file.
+struct WayDown {
+    base: Arc<OwnedFd>,
+    /// The file's own name comes first.
+    links: Vec<Arc<Link>>,
+}
+
+impl Inode {
+    /// Opens the file by one of its names.
+    ///
+    /// # Errors
+    /// `ESTALE` if none leads to it any more. Others, such as `EMFILE`, say nothing of that.
+    pub(super) fn find_again(&self) -> Result<OwnedFd> {
+        let links = lock(&self.links).clone();
+        for link in links.into_iter().filter(|link| link.is_live()) {
+            let Some(way) = way_down(link) else { continue };
+            match way.open() {
+                Ok(fd) if key_of(&stat_of(&fd)?) == self.key => return Ok(fd),
+                // What is there now is another file, or nothing, or not on the way.
+                Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Errno::STALE)
+    }
+}
+
+/// The way down to what `link` names. None if it is lost, or was moved behind the overlay's back so that it seems to
+/// lie below itself.
+fn way_down(link: Arc<Link>) -> Option<WayDown> {
+    let mut links = vec![link];
+    // Looked out for, and set anew whenever the way has doubled: a circle leads back to it.
+    let mut landmark: *const Inode = std::ptr::null();
+    loop {
+        let above = Arc::clone(&links.last()?.parent);
+        if let Some(base) = lock(&above.fd).clone() {
+            above.used.store(true, Ordering::Relaxed);
+            return Some(WayDown { base, links });
+        }
+        if std::ptr::eq(landmark, Arc::as_ptr(&above)) {
+            return None;
+        }
+        if links.len().is_power_of_two() {
+            landmark = Arc::as_ptr(&above);
+        }
+        let next = lock(&above.links).iter().find(|link| link.is_live()).cloned()?;
+        links.push(next);
+    }
+}
+
+impl WayDown {
+    /// The file at its end, opened with O_PATH.
+    fn open(&self) -> Result<OwnedFd> {
+        let mut reached: Option<OwnedFd> = None;
+        let mut path = Vec::new();
+        for link in self.links.iter().rev() {
+            if path.len() + 1 + link.name.len() > WALK_BYTES_MAX {
+                reached = Some(self.walk(reached.as_ref(), &path, OFlags::DIRECTORY)?);
+                path.clear();
+            }
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&link.name);
+        }
+        self.walk(reached.as_ref(), &path, OFlags::empty())
+    }
+
+    fn walk(&self, from: Option<&OwnedFd>, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
+        let flags = flags | OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat2(from.unwrap_or(&self.base), path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+    }
+}
+
+impl Drop for Inode {
+    /// Lets go of the directories above that nobody else holds, one after the other: each dropped by the one below it,
+    /// as Rust does by itself, they would take as much stack as there are of them.
+    fn drop(&mut self) {
+        let mut links = self.take_links();
+        while let Some(link) = links.pop() {
+            let Some(Link { parent, .. }) = Arc::into_inner(link) else { continue };
+            if let Some(mut last) = Arc::into_inner(parent) {
+                links.append(&mut last.take_links());
+            }
+        }
+    }
+}
+
+impl Inode {
+    fn take_links(&mut self) -> Vec<Arc<Link>> {
+        std::mem::take(self.links.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
