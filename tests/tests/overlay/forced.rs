@@ -9,11 +9,12 @@ use rustix::{
     io::{self, Errno},
 };
 
-use crate::{
-    Pair,
+use bywash_tests::actor::{
     operation::{Caller, Content, Operation, Step},
     world::{Acting, World},
 };
+
+use crate::Pair;
 
 /// What an act gives in a plain directory, and what in the overlay.
 fn in_both<T>(act: impl Fn(&Path) -> io::Result<T>) -> [io::Result<T>; 2] {
@@ -93,11 +94,11 @@ fn a_link_is_checked_by_the_mode_that_was_seen_last() {
         fs::chmod(directory, Mode::RWXU | Mode::RWXG | Mode::RWXO)?;
         let flags = OFlags::CREATE | OFlags::WRONLY;
         let open = Operation::Open { slot: 0, path: "file".to_owned(), flags, mode: 0o600 };
-        world.perform(&Step { caller: Caller::Root, operation: open }).unwrap();
+        world.perform(&Step { caller: Caller::Root, operation: open, is_timed: false }).unwrap();
         fs::chmod(directory.join("file"), Mode::from_raw_mode(0o6777))?;
         let content = Content { seed: 1, len: 10 };
         let write = Operation::WriteAt { slot: 0, content, offset: 0 };
-        world.perform(&Step { caller: user, operation: write }).unwrap();
+        world.perform(&Step { caller: user, operation: write, is_timed: false }).unwrap();
         let _as_user = Acting::as_caller(user);
         fs::link(directory.join("file"), directory.join("link"))
     });
@@ -118,10 +119,13 @@ fn a_write_too_far_out_takes_the_set_id_bits_away() {
         let flags = OFlags::CREATE | OFlags::WRONLY;
         let path = "file".to_owned();
         let open = Operation::Open { slot: 0, path, flags, mode: 0o4700 };
-        world.perform(&Step { caller: user, operation: open }).unwrap();
+        world.perform(&Step { caller: user, operation: open, is_timed: false }).unwrap();
         let content = Content { seed: 1, len: 10 };
         let write = Operation::WriteAt { slot: 0, content, offset: 1 << 62 };
-        assert_eq!(world.perform(&Step { caller: user, operation: write }), Err(Errno::FBIG));
+        assert_eq!(
+            world.perform(&Step { caller: user, operation: write, is_timed: false }),
+            Err(Errno::FBIG)
+        );
         directory
     });
     let [plain, overlay] = modes.map(|directory| {

@@ -1,25 +1,26 @@
 //! The overlay beside a plain directory: whatever is done in both gives the same (G1), and what is captured makes the
 //! same files again (G2). No broker, no publisher: where records matter the tests read the ring themselves.
 //!
-//! `PROPTEST_CASES=10000 cargo nextest run -p bywash-tests --test overlay` looks for longer.
+//! `PROPTEST_CASES=10000 cargo nextest run -p bywash-tests --test overlay` looks for longer; each run prints the
+//! `PROPTEST_RNG_SEED` with which it does the same again.
 
 // A test says that something does not hold by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod differential;
+mod exceptions;
 mod forced;
 mod generate;
-mod operation;
+mod inode_flags;
 mod replay;
 mod snapshot;
 mod walk;
-mod world;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 
 use bywash_tests::harness::{Bywash, Settings, process::must_run};
 use nix::unistd::Uid;
-use proptest::test_runner::{Config, FileFailurePersistence};
+use proptest::test_runner::{Config, FileFailurePersistence, RngSeed};
 
 /// An agent over one directory, and a plain directory on the same filesystem. Root also has the watched directory in
 /// `below`, without the overlay.
@@ -65,5 +66,22 @@ fn config(cases: u32, regressions: &'static str) -> Config {
     }
     config.failure_persistence = Some(Box::new(FileFailurePersistence::Direct(regressions)));
     config.max_shrink_iters = 4_000;
+    if let RngSeed::Random = config.rng_seed {
+        config.rng_seed = RngSeed::Fixed(u64::from(std::process::id()) ^ now_nanoseconds());
+    }
+    println!("{} cases; again with PROPTEST_CASES={0} PROPTEST_RNG_SEED={}", config.cases, seed(&config));
     config
+}
+
+/// What the cases are made of.
+fn seed(config: &Config) -> u64 {
+    match config.rng_seed {
+        RngSeed::Fixed(seed) => seed,
+        RngSeed::Random => unreachable!("it has been set"),
+    }
+}
+
+fn now_nanoseconds() -> u64 {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::from(now.subsec_nanos()) ^ now.as_secs() << 30
 }

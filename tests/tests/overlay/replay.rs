@@ -7,17 +7,17 @@ use std::{
     path::Path,
 };
 
-use bywash_tests::harness::{Capture, Captured};
+use bywash_tests::{
+    actor::{
+        operation::{Caller, Operation, Seen, Step},
+        world::World,
+    },
+    harness::{Capture, Captured},
+};
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRunner};
 use rustix::fs::{OFlags, RenameFlags};
 
-use crate::{
-    Pair, config, generate,
-    operation::Step,
-    operation::{Caller, Operation, Seen},
-    snapshot::Snapshot,
-    world::World,
-};
+use crate::{Pair, config, generate, snapshot::Snapshot};
 
 /// Operations of one case.
 const STEPS_MAX: usize = 60;
@@ -39,7 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => generate::link(),
         2 => generate::mkdir(),
     ];
-    operation.prop_map(|operation| Step { caller: Caller::Root, operation })
+    operation.prop_map(|operation| Step { caller: Caller::Root, operation, is_timed: false })
 }
 
 #[test]

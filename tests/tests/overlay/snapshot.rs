@@ -7,7 +7,7 @@ use std::{
 
 use rustix::fs::{self, AtFlags, CWD, FileType};
 
-use crate::{operation::Stat, world};
+use bywash_tests::actor::{operation::Stat, world};
 
 /// One file, as it is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]

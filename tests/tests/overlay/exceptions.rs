@@ -1,0 +1,91 @@
+//! Operations that the comparison leaves out, because the overlay is known to answer them otherwise.
+
+use rustix::{
+    fs::{FallocateFlags, RenameFlags},
+    io::ReadWriteFlags,
+};
+
+use bywash_tests::actor::operation::{Caller, Operation, Step};
+
+/// Operations of a kind that are left out.
+pub struct Exception {
+    /// What is different.
+    pub name: &'static str,
+    /// Whether a step is one.
+    is_one: fn(&Step) -> bool,
+}
+
+/// Offsets beyond this one may be too far for any file.
+const NEAR_MAX: u64 = 1 << 40;
+
+/// What FUSE makes different, for good: `forced.rs` shows each, README says so where a user can meet it.
+pub const BY_NATURE: &[Exception] = &[
+    Exception {
+        name: "there are no files without a name",
+        is_one: |step| matches!(step.operation, Operation::OpenNameless { .. }),
+    },
+    Exception {
+        name: "a range is neither collapsed nor inserted",
+        is_one: |step| {
+            let moving = FallocateFlags::COLLAPSE_RANGE | FallocateFlags::INSERT_RANGE;
+            matches!(step.operation, Operation::Fallocate { mode, .. } if mode.intersects(moving))
+        },
+    },
+    Exception {
+        name: "a user's write too far out takes the set-id bits away",
+        is_one: |step| match step.operation {
+            Operation::WriteAt { offset, .. } | Operation::WriteWith { offset: Some(offset), .. } => {
+                step.caller != Caller::Root && offset > NEAR_MAX
+            }
+            Operation::TruncateHandle { len, .. } | Operation::Truncate { len, .. } => {
+                step.caller != Caller::Root && len > NEAR_MAX
+            }
+            _ => false,
+        },
+    },
+    Exception {
+        // The kernel does not say that this is a chown, so a file's owner alone is held to it: others are not refused, and
+        // no time of change is set.
+        name: "a chown of nothing",
+        is_one: |step| {
+            matches!(
+                step.operation,
+                Operation::Chown { uid: None, gid: None, .. }
+                    | Operation::ChownHandle { uid: None, gid: None, .. }
+            )
+        },
+    },
+];
+
+/// What is still to be mended: each goes from here when it is.
+pub const PENDING: &[Exception] = &[
+    Exception {
+        name: "the owner of what a rename leaves behind: RENAME_WHITEOUT",
+        is_one: |step| {
+            step.caller != Caller::Root
+                && matches!(step.operation, Operation::Rename { flags, .. } if flags.contains(RenameFlags::WHITEOUT))
+        },
+    },
+    Exception {
+        name: "flags of inodes: lsattr and chattr",
+        is_one: |step| {
+            matches!(step.operation, Operation::InodeFlags { .. } | Operation::SetInodeFlags { .. })
+        },
+    },
+    Exception {
+        name: "flags of a single write",
+        is_one: |step| {
+            let told = ReadWriteFlags::DSYNC | ReadWriteFlags::SYNC;
+            matches!(step.operation, Operation::WriteWith { flags, .. } if !told.contains(flags))
+        },
+    },
+    Exception {
+        name: "O_APPEND set or taken back while a file is open",
+        is_one: |step| matches!(step.operation, Operation::SetFlags { .. }),
+    },
+];
+
+/// Why a step is left out.
+pub fn of(step: &Step) -> Option<&'static Exception> {
+    BY_NATURE.iter().chain(PENDING).find(|exception| (exception.is_one)(step))
+}
