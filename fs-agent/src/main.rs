@@ -15,6 +15,7 @@ mod run;
 mod services;
 mod sleep;
 mod status;
+mod sys;
 mod worker_pool;
 
 use std::process::ExitCode;

@@ -20,6 +20,7 @@ use crate::{
     overlay::{self, Identity, Limits},
     run::Event,
     sleep::LOOK_SIGNAL,
+    sys,
 };
 
 /// The signals that the agent handles.
@@ -59,6 +60,7 @@ pub struct Prepared {
 pub fn prepare() -> Result<Prepared> {
     let threads = fs::read_dir("/proc/self/task").context("cannot look at this process's threads")?.count();
     ensure!(threads == 1, "a bug: {threads} threads run before the process is prepared");
+    sys::map_large_allocations();
     block_signals()?;
     // What the agent makes for itself says its mode; whatever does not is nobody else's to change. Workers make files with
     // masks of their own.

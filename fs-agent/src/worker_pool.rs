@@ -28,8 +28,7 @@ const THREADS_MAX: usize = 64;
 const THREADS_MIN: usize = 8;
 
 /// The most threads for all overlays together, as far as [`THREADS_MIN`] for each allows, by the number of CPUs. Each
-/// has a buffer of 16 MiB, used as far as requests reach; but where more than three come from one of the C library's
-/// arenas, of which there are eight for each CPU, it writes zeros into some.
+/// has a buffer of 16 MiB, used as far as requests reach.
 const ALL_THREADS_PER_CPU: usize = 16;
 
 /// How many threads each of `overlays` has.

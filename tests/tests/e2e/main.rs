@@ -33,6 +33,7 @@ mod placed;
 mod quota;
 mod reload;
 mod reload_publisher;
+mod resources;
 mod security;
 mod shutdown;
 mod sleep;
