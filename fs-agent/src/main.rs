@@ -10,6 +10,7 @@ mod fuse;
 mod manager;
 mod mount;
 mod overlay;
+mod privilege;
 mod process;
 mod run;
 mod services;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::{
-    resource::{Resource, getrlimit, setrlimit},
+    resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit},
     signal::{SigSet, Signal},
 };
 use rustix::{
@@ -17,7 +17,8 @@ use rustix::{
 };
 
 use crate::{
-    overlay::{self, Identity, Limits},
+    overlay::{Identity, Limits},
+    privilege,
     run::Event,
     sleep::LOOK_SIGNAL,
     sys,
@@ -52,8 +53,8 @@ pub struct Prepared {
     pub identity: Identity,
 }
 
-/// Sets what threads inherit: blocked signals, the file mode mask, the descriptor limit, capabilities that outlast
-/// `setfsuid`.
+/// Sets what threads inherit: blocked signals, the file mode mask, limits, and capabilities without those that would
+/// give callers more than they have.
 ///
 /// # Errors
 /// If the process has threads already, or the system refuses.
@@ -69,15 +70,18 @@ pub fn prepare() -> Result<Prepared> {
     if let Err(error) = raise_descriptor_limit() {
         tracing::warn!("cannot raise the limit of open files: {error}");
     }
-    if geteuid().is_root()
-        && let Err(error) = overlay::keep_capabilities()
-    {
+    // A write over this process's own limit would fail for others.
+    if let Err(error) = raise_file_size_limit() {
+        tracing::warn!("writes fail beyond this process's own limit of file sizes (RLIMIT_FSIZE): {error}");
+    }
+    privilege::renounce().context("cannot give up CAP_SYS_RESOURCE")?;
+    let identity = Identity::of_this_process();
+    if geteuid().is_root() && !identity.can_act_for_others() {
         tracing::warn!(
-            "cannot keep capabilities while acting as another user ({error}; CAP_SETPCAP is missing): \
-             who may create a file only by way of a supplementary group may be refused"
+            "without CAP_SETUID and CAP_SETGID, files that other users create under overlays will belong to root"
         );
     }
-    Ok(Prepared { identity: Identity::of_this_process() })
+    Ok(Prepared { identity })
 }
 
 /// Blocks signals in this thread and all that it will start; [`watch_signals`] takes those that are handled.
@@ -129,4 +133,13 @@ fn raise_descriptor_limit() -> nix::Result<()> {
         return Ok(());
     }
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
+fn raise_file_size_limit() -> nix::Result<()> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+    if soft == RLIM_INFINITY {
+        Ok(())
+    } else {
+        setrlimit(Resource::RLIMIT_FSIZE, RLIM_INFINITY, RLIM_INFINITY)
+    }
 }

@@ -20,6 +20,8 @@ use rustix::fs::{
     mknodat, open,
 };
 
+use crate::privilege;
+
 /// Until it belongs to whom it shall, a new FIFO is nobody else's.
 const MODE_AT_FIRST: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -220,7 +222,9 @@ pub fn open_fifo(fifo: &FifoConfig) -> Result<Opened, Unusable> {
 pub fn enlarge(pipe: impl AsFd, wanted: u64, path: &Path) -> usize {
     let held = fcntl(&pipe, FcntlArg::F_GETPIPE_SZ).unwrap_or(0);
     let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
-    let set = if wanted > held { fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(wanted)) } else { Ok(held) };
+    // Beyond fs.pipe-max-size only with the capability.
+    let enlarge = || fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(wanted));
+    let set = if wanted > held { privilege::with_resource(enlarge) } else { Ok(held) };
     let holds = usize::try_from(*set.as_ref().unwrap_or(&held)).unwrap_or(0);
     if let Err(error) = set {
         let (shown, held, wanted) = (path.display(), ByteSize(holds as u64), ByteSize(wanted as u64));

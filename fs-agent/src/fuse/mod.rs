@@ -166,7 +166,11 @@ impl Adapter {
         request: &WriteRequest<'_>,
     ) -> overlay::Result<u32> {
         let file = self.overlay.file(handle.0)?;
-        let written = self.overlay.write(&file, request)?;
+        let by = match request.cause {
+            Cause::Mapping => file.opener,
+            Cause::Write | Cause::Append => convert::caller(req),
+        };
+        let written = self.overlay.write_by(by, &file, request)?;
         FailPoint::WrittenBelow.reach();
         if written.set_id_dropped {
             self.forget_attributes(&file);

@@ -28,8 +28,12 @@ const CACHE_TTL: Duration = Duration::from_secs(1);
 /// Node ids are not used again while the kernel knows them, so all can be of one generation.
 const GENERATION: Generation = Generation(0);
 
-/// Answers a request with what an operation of the overlay gives, or with its errno.
+/// Answers a request with what an operation of the overlay gives, or with its errno. With `as $req` the operation is done in
+/// the name of who asks. One that goes by an open file alone is nobody's in particular: who opened it matters then.
 macro_rules! answer {
+    ($self:ident as $req:ident, $reply:ident, $name:literal, $work:expr, $value:pat => $answer:expr) => {
+        answer!($self, $reply, $name, $self.overlay.by(caller($req), || $work), $value => $answer);
+    };
     ($self:ident, $reply:ident, $name:literal, $work:expr, $value:pat => $answer:expr) => {
         // Ends behind the answer.
         let mut busy = $self.pool.begin();
@@ -47,8 +51,8 @@ impl Filesystem for Adapter {
         self.negotiate(config)
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        answer!(self, reply, "lookup", self.overlay.lookup(parent.0, name), entry => {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        answer!(self as req, reply, "lookup", self.overlay.lookup(parent.0, name), entry => {
             reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
@@ -61,8 +65,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        answer!(self, reply, "getattr", self.overlay.getattr(ino.0), stat => {
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        answer!(self as req, reply, "getattr", self.overlay.getattr(ino.0), stat => {
             reply.attr(&CACHE_TTL, &attributes(convert::shown_ino(ino.0, &stat), &stat))
         });
     }
@@ -86,13 +90,13 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let change = Change { mode, uid, gid, size, times: timestamps(atime, mtime) };
-        answer!(self, reply, "setattr", self.overlay.setattr(ino.0, fh.map(u64::from), &change, caller(req)), stat => {
+        answer!(self as req, reply, "setattr", self.overlay.setattr(ino.0, fh.map(u64::from), &change, caller(req)), stat => {
             reply.attr(&CACHE_TTL, &attributes(convert::shown_ino(ino.0, &stat), &stat))
         });
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        answer!(self, reply, "readlink", self.overlay.readlink(ino.0), target => reply.data(&target));
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        answer!(self as req, reply, "readlink", self.overlay.readlink(ino.0), target => reply.data(&target));
     }
 
     fn mknod(
@@ -107,37 +111,37 @@ impl Filesystem for Adapter {
     ) {
         let made = || {
             let mode = NewMode { wanted: mode, mask: umask };
-            self.overlay.mknod(parent.0, name, mode, device(rdev), caller(req))
+            self.overlay.mknod(parent.0, name, mode, device(rdev))
         };
-        answer!(self, reply, "mknod", made(), entry => {
+        answer!(self as req, reply, "mknod", made(), entry => {
             reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let mode = NewMode { wanted: mode, mask: umask };
-        answer!(self, reply, "mkdir", self.overlay.mkdir(parent.0, name, mode, caller(req)), entry => {
+        answer!(self as req, reply, "mkdir", self.overlay.mkdir(parent.0, name, mode), entry => {
             reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer!(self, reply, "unlink", self.overlay.unlink(parent.0, name), () => reply.ok());
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer!(self as req, reply, "unlink", self.overlay.unlink(parent.0, name), () => reply.ok());
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer!(self, reply, "rmdir", self.overlay.rmdir(parent.0, name), () => reply.ok());
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer!(self as req, reply, "rmdir", self.overlay.rmdir(parent.0, name), () => reply.ok());
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        answer!(self, reply, "symlink", self.overlay.symlink(parent.0, name, target, caller(req)), entry => {
+        answer!(self as req, reply, "symlink", self.overlay.symlink(parent.0, name, target), entry => {
             reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -146,17 +150,17 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let renamed = || self.overlay.rename((parent.0, name), (newparent.0, newname), flags.bits());
-        answer!(self, reply, "rename", renamed(), () => reply.ok());
+        answer!(self as req, reply, "rename", renamed(), () => reply.ok());
     }
 
-    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        answer!(self, reply, "link", self.overlay.link(ino.0, newparent.0, newname), entry => {
+    fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        answer!(self as req, reply, "link", self.overlay.link(ino.0, newparent.0, newname), entry => {
             reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        answer!(self, reply, "open", self.overlay.open_file(ino.0, flags.0), file => {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        answer!(self as req, reply, "open", self.overlay.open_file(ino.0, flags.0, caller(req)), file => {
             let chosen = self.mode_of(&file, flags, |fd| reply.open_backing(fd));
             match &chosen.backing {
                 Some(backing) => reply.opened_passthrough(FileHandle(file.id), chosen.flags, backing),
@@ -177,7 +181,7 @@ impl Filesystem for Adapter {
     ) {
         let mode = NewMode { wanted: mode, mask: umask };
         let created = || self.overlay.create(parent.0, name, mode, flags, caller(req));
-        answer!(self, reply, "create", created(), (entry, file) => {
+        answer!(self as req, reply, "create", created(), (entry, file) => {
             let attr = attributes(entry.node, &entry.stat);
             let chosen = self.mode_of(&file, OpenFlags(flags), |fd| reply.open_backing(fd));
             let (fh, flags) = (FileHandle(file.id), chosen.flags);
@@ -258,8 +262,8 @@ impl Filesystem for Adapter {
         answer!(self, reply, "fsync", synced(), () => reply.ok());
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        answer!(self, reply, "opendir", self.overlay.open_dir(ino.0), dir => {
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        answer!(self as req, reply, "opendir", self.overlay.open_dir(ino.0), dir => {
             reply.opened(FileHandle(dir.id), FopenFlags::empty())
         });
     }
@@ -313,8 +317,8 @@ impl Filesystem for Adapter {
         answer!(self, reply, "fsyncdir", self.overlay.fsync_dir(fh.0, datasync), () => reply.ok());
     }
 
-    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        answer!(self, reply, "statfs", self.overlay.statfs(ino.0), s => {
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        answer!(self as req, reply, "statfs", self.overlay.statfs(ino.0), s => {
             let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
             let (bsize, namelen, frsize) = (narrow(s.f_bsize), narrow(s.f_namemax), narrow(s.f_frsize));
             reply.statfs(s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree, bsize, namelen, frsize)
@@ -332,25 +336,25 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let set = || self.overlay.setxattr(ino.0, name, value, flags, caller(req));
-        answer!(self, reply, "setxattr", set(), () => reply.ok());
+        answer!(self as req, reply, "setxattr", set(), () => reply.ok());
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        answer!(self, reply, "getxattr", self.overlay.getxattr(ino.0, name, size), value => match value {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        answer!(self as req, reply, "getxattr", self.overlay.getxattr(ino.0, name, size), value => match value {
             Xattr::Size(size) => reply.size(size),
             Xattr::Data(data) => reply.data(&data),
         });
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        answer!(self, reply, "listxattr", self.overlay.listxattr(ino.0, size), names => match names {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        answer!(self as req, reply, "listxattr", self.overlay.listxattr(ino.0, size, caller(req)), names => match names {
             Xattr::Size(size) => reply.size(size),
             Xattr::Data(data) => reply.data(&data),
         });
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer!(self, reply, "removexattr", self.overlay.removexattr(ino.0, name), () => reply.ok());
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer!(self as req, reply, "removexattr", self.overlay.removexattr(ino.0, name), () => reply.ok());
     }
 
     fn fallocate(
@@ -371,7 +375,7 @@ impl Filesystem for Adapter {
             }
             Ok(())
         };
-        answer!(self, reply, "fallocate", done(), () => reply.ok());
+        answer!(self as req, reply, "fallocate", done(), () => reply.ok());
     }
 
     fn lseek(

@@ -17,6 +17,7 @@ use super::{
     inode::{self, Inode},
     lock,
 };
+use crate::privilege;
 
 /// RWF_NOAPPEND of linux/fs.h (Linux 6.9).
 const NO_APPEND: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x20);
@@ -100,11 +101,11 @@ pub struct Written {
 }
 
 impl Overlay {
-    /// Opens a regular file. Where it is to be cut to nothing, the kernel asks for that by itself.
+    /// Opens a regular file for `caller`. Where it is to be cut to nothing, the kernel asks for that by itself.
     ///
     /// # Errors
     /// As open(2) says.
-    pub fn open_file(&self, node: u64, flags: i32) -> Result<Arc<OpenFile>> {
+    pub fn open_file(&self, node: u64, flags: i32, caller: Caller) -> Result<Arc<OpenFile>> {
         let inode = self.inodes.get(node)?;
         let wanted = OFlags::from_bits_retain(flags.cast_unsigned());
         // The buffers that requests come in are not aligned as O_DIRECT wants. The inode's own descriptor stands
@@ -112,7 +113,7 @@ impl Overlay {
         let refused = OFlags::DIRECT | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let held = inode.fd()?;
         let fd = self.reopen(&held, wanted - refused)?;
-        Ok(self.keep(inode, held, fd, wanted))
+        Ok(self.keep(inode, held, fd, wanted, caller))
     }
 
     pub(super) fn keep(
@@ -121,6 +122,7 @@ impl Overlay {
         held: Arc<OwnedFd>,
         fd: OwnedFd,
         flags: OFlags,
+        opener: Caller,
     ) -> Arc<OpenFile> {
         let directory_moves = self.inodes.directory_moves();
         let link = inode.link();
@@ -131,6 +133,7 @@ impl Overlay {
             inode,
             held,
             fd,
+            opener: opener.gone(),
             appends: flags.contains(OFlags::APPEND),
             durability: Durability::of(flags),
             position: Mutex::new(()),
@@ -184,6 +187,24 @@ impl Overlay {
             file.inode.size.grew_to(offset + len as u64);
         }
         Ok(Written { len, offset: placed, set_id_dropped })
+    }
+
+    /// Writes as [`Self::write`] does, in the name of `writer`. Who may exceed limits of space is not stopped half-way either.
+    ///
+    /// # Errors
+    /// As pwrite(2) says; nothing is then written.
+    pub fn write_by(&self, writer: Caller, file: &OpenFile, request: &WriteRequest<'_>) -> Result<Written> {
+        let mut written = self.by(writer, || self.write(file, request))?;
+        let rest = &request.data[written.len..];
+        // The rest of an append would have to find its place anew.
+        if !rest.is_empty() && request.cause == Cause::Write && writer.may_exceed_limits() {
+            let offset = written.offset + written.len as u64;
+            let rest = WriteRequest { offset, data: rest, ..*request };
+            if let Ok(more) = privilege::with_resource(|| self.write(file, &rest)) {
+                written.len += more.len;
+            }
+        }
+        Ok(written)
     }
 
     /// Writes at `offset`, whether the descriptor appends or not.

@@ -12,7 +12,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    Result,
+    Caller, Result,
     dirs::DirEntry,
     files::Durability,
     inode::{Inode, Link},
@@ -74,6 +74,8 @@ pub struct OpenFile {
     pub held: Arc<OwnedFd>,
     /// The file below, opened as the caller wanted.
     pub fd: OwnedFd,
+    /// Who has opened it: pages of mappings are written in this name.
+    pub opener: Caller,
     /// Whether `fd` has O_APPEND.
     pub appends: bool,
     /// What each write to `fd` waits for.

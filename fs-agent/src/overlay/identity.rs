@@ -1,11 +1,14 @@
-//! Acting in a caller's name: what is made in the directory below belongs to whom it would belong to there.
+//! Acting in a caller's name: the directory below is to treat what a caller asks for as if the caller had asked it.
 //!
-//! Only the filesystem ids of the worker thread change (`setfsuid`), and its own file mode mask, so other threads are not
-//! touched. The
-//! kernel has already checked the caller's permissions on the overlay (`default_permissions`), with all of the
-//! caller's groups; the ids decide ownership alone, and the capabilities stay.
+//! A worker thread takes the caller's filesystem ids (`setfsuid`) and keeps them until somebody else asks: who asks again
+//! costs no system call. By these ids filesystems say whose a new file is, who may take reserved blocks, and as whom a file
+//! server is asked. The capabilities stay, but for CAP_SYS_RESOURCE, which [`crate::privilege`] has taken away: the kernel
+//! has checked the caller's permissions on the overlay (`default_permissions`), with all of the caller's groups and
+//! capabilities.
+//!
+//! What a thread does for the agent itself must not depend on whom it last acted for.
 
-use std::{cell::Cell, marker::PhantomData, thread};
+use std::{cell::Cell, thread};
 
 use nix::{
     sched::{CloneFlags, unshare},
@@ -14,62 +17,88 @@ use nix::{
 use rustix::{
     fs::Mode,
     io::Errno,
-    process::{getegid, geteuid, umask},
-    thread::{CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits},
+    process::{geteuid, umask},
+    thread::CapabilitySets,
 };
 
-use super::{Result, names::NewMode};
+use super::{Caller, Result, names::NewMode};
+use crate::privilege;
 
-/// Who asks for an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// The effective user.
-    pub uid: u32,
-    /// The effective group.
-    pub gid: u32,
-    /// The thread, as this process sees it; 0 if it does not.
-    pub thread: u32,
-}
-
-/// User and group.
-type Ids = (u32, u32);
+/// The id that nobody has: `setfsuid` gives the present one for it, and changes nothing.
+const NOBODY_AT_ALL: u32 = u32::MAX;
 
 /// Whether this process can act in other names.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
-    own: Ids,
-    can_switch: bool,
+    /// What threads can do, in whichever name. None: all that is made is this process's own.
+    rights: Option<CapabilitySets>,
 }
 
-/// The calling thread acts in another name until this is dropped.
-pub struct Assumed {
-    restore: Option<Ids>,
-    // The ids belong to the thread: dropping it on another one would leave this one in the caller's name.
-    _not_send: PhantomData<*const ()>,
+/// The filesystem ids of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ids {
+    uid: u32,
+    gid: u32,
 }
 
-impl Identity {
-    /// What this process can do. Without root, all it makes is its own.
-    pub fn of_this_process() -> Self {
-        let own = (geteuid().as_raw(), getegid().as_raw());
-        Self { own, can_switch: own.0 == 0 }
-    }
-
-    /// Makes the calling thread act as `caller`.
-    pub fn assume(&self, caller: Caller) -> Assumed {
-        let switch = self.can_switch && (caller.uid, caller.gid) != self.own;
-        if switch {
-            // The group first: both are taken back in the opposite order.
-            setfsgid(Gid::from_raw(caller.gid));
-            setfsuid(Uid::from_raw(caller.uid));
+impl Ids {
+    fn of_this_thread() -> Self {
+        Self {
+            uid: setfsuid(Uid::from_raw(NOBODY_AT_ALL)).as_raw(),
+            gid: setfsgid(Gid::from_raw(NOBODY_AT_ALL)).as_raw(),
         }
-        Assumed { restore: switch.then_some(self.own), _not_send: PhantomData }
     }
 }
 
 thread_local! {
+    /// The thread's ids; unknown until it first acts for somebody. A new thread has those of the one that started it.
+    static IDS: Cell<Option<Ids>> = const { Cell::new(None) };
     /// Whether the thread has a file mode mask of its own; it shares the process's until it asks for one.
     static HAS_OWN_MASK: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Identity {
+    /// What this process can do as it is now. Without root, or without the capabilities to change ids, all it makes is its
+    /// own.
+    pub fn of_this_process() -> Self {
+        let rights = if geteuid().is_root() { privilege::to_act_for_others() } else { None };
+        Self { rights }
+    }
+
+    /// Whether files belong to whom they were made for.
+    pub fn can_act_for_others(&self) -> bool {
+        self.rights.is_some()
+    }
+
+    /// Makes the calling thread act as `caller`, until it is told otherwise.
+    ///
+    /// # Errors
+    /// `EOVERFLOW` if there can be no such caller.
+    pub fn assume(&self, caller: Caller) -> Result<()> {
+        let Some(rights) = self.rights else { return Ok(()) };
+        let wanted = Ids { uid: caller.uid, gid: caller.gid };
+        let present = IDS.get().unwrap_or_else(Ids::of_this_thread);
+        if present == wanted {
+            return Ok(());
+        }
+        if wanted.uid == NOBODY_AT_ALL || wanted.gid == NOBODY_AT_ALL {
+            return Err(Errno::OVERFLOW);
+        }
+        // Half done it is not known which they are.
+        IDS.set(None);
+        if present.gid != wanted.gid {
+            setfsgid(Gid::from_raw(wanted.gid));
+        }
+        if present.uid != wanted.uid {
+            setfsuid(Uid::from_raw(wanted.uid));
+            if present.uid == 0 {
+                // The kernel has taken the capabilities that concern files away.
+                rustix::thread::set_capabilities(None, rights)?;
+            }
+        }
+        IDS.set(Some(wanted));
+        Ok(())
+    }
 }
 
 /// What the calling thread makes next gets its mode through the caller's mask, or by the default ACL of the directory it
@@ -84,13 +113,11 @@ pub fn masked(mode: NewMode) -> Result<Mode> {
 }
 
 fn take_own_mask() -> Result<()> {
-    HAS_OWN_MASK.with(|own| {
-        if !own.get() {
-            unshare(CloneFlags::CLONE_FS).map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
-            own.set(true);
-        }
-        Ok(())
-    })
+    if !HAS_OWN_MASK.get() {
+        unshare(CloneFlags::CLONE_FS).map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
+        HAS_OWN_MASK.set(true);
+    }
+    Ok(())
 }
 
 /// Whether threads can have masks of their own. The calling thread keeps its own as it was.
@@ -101,21 +128,39 @@ pub fn check_own_masks() -> Result<()> {
     thread::spawn(take_own_mask).join().unwrap_or(Err(Errno::AGAIN))
 }
 
-impl Drop for Assumed {
-    fn drop(&mut self) {
-        if let Some((uid, gid)) = self.restore {
-            setfsuid(Uid::from_raw(uid));
-            setfsgid(Gid::from_raw(gid));
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Lets threads keep their capabilities while they act in another name. Threads inherit it, so it is to be called
-/// before any is started. Without it, `setfsuid` takes CAP_DAC_OVERRIDE away, and a caller who may create a file by
-/// way of a supplementary group would be refused.
-///
-/// # Errors
-/// `EPERM` without CAP_SETPCAP.
-pub fn keep_capabilities() -> Result<()> {
-    set_capabilities_secure_bits(capabilities_secure_bits()? | CapabilitiesSecureBits::NO_SETUID_FIXUP)
+    /// What the kernel says of the calling thread: its filesystem ids, and its effective capabilities.
+    fn seen() -> (String, String, String) {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+        let last = |ids: &str| ids.split_whitespace().last().unwrap().to_owned();
+        (last(field("Uid:")), last(field("Gid:")), field("CapEff:").to_owned())
+    }
+
+    #[test]
+    fn a_thread_acts_as_who_asks_and_keeps_its_capabilities() {
+        if !geteuid().is_root() {
+            return println!("skipped: only root can act as others");
+        }
+        let identity = Identity::of_this_process();
+        let (_, _, capabilities) = seen();
+        let caller = |uid, gid| Caller { uid, gid, thread: 0 };
+        for (uid, gid) in [(1000, 1000), (1001, 1000), (0, 0), (0, 5), (65534, 0), (0, 0)] {
+            identity.assume(caller(uid, gid)).unwrap();
+            assert_eq!(seen(), (uid.to_string(), gid.to_string(), capabilities.clone()));
+        }
+        identity.assume(caller(1000, 1001)).unwrap();
+        // One that is started by a thread that acts for somebody.
+        thread::spawn(move || {
+            identity.assume(caller(0, 0)).unwrap();
+            assert_eq!(seen().0, "0");
+        })
+        .join()
+        .unwrap();
+        assert_eq!(identity.assume(caller(NOBODY_AT_ALL, 1)), Err(Errno::OVERFLOW));
+        assert_eq!(seen().0, "1000");
+    }
 }

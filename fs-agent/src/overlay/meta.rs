@@ -12,6 +12,7 @@ use rustix::{
     },
     io::Errno,
     path::DecInt,
+    thread::CapabilitySet,
 };
 
 use super::{Caller, Overlay, Result, stat_of};
@@ -147,20 +148,25 @@ impl Overlay {
         Ok(Xattr::Data(value))
     }
 
-    /// The names of the extended attributes, in at most `size` bytes; their size if that is 0.
+    /// The names of the extended attributes that `caller` may know of, in at most `size` bytes; their size if that is 0.
     ///
     /// # Errors
     /// As listxattr(2) says.
-    pub fn listxattr(&self, node: u64, size: u32) -> Result<Xattr> {
+    pub fn listxattr(&self, node: u64, size: u32, caller: Caller) -> Result<Xattr> {
         let fd = self.inodes.get(node)?.fd()?;
         let path = path_through_proc(&fd);
-        if size == 0 {
-            return size_of(listxattr_query(path)?);
-        }
-        let mut names = vec![0; size as usize];
-        let len = listxattr(path, &mut names[..])?;
+        let mut names = vec![0; listxattr_query(path.as_str())?];
+        let len = if names.is_empty() { 0 } else { listxattr(path.as_str(), &mut names[..])? };
         names.truncate(len);
-        Ok(Xattr::Data(names))
+        // The kernel leaves it to each filesystem to hide these.
+        if each_name(&names).any(is_trusted) && !caller.holds(CapabilitySet::SYS_ADMIN) {
+            names = each_name(&names).filter(|name| !is_trusted(name)).collect::<Vec<_>>().concat();
+        }
+        match size {
+            0 => size_of(names.len()),
+            size if names.len() > size as usize => Err(Errno::RANGE),
+            _ => Ok(Xattr::Data(names)),
+        }
     }
 
     /// Sets an extended attribute for `caller`.
@@ -190,6 +196,15 @@ impl Overlay {
 /// The xattr calls take no O_PATH descriptor, and a path relative to a directory only since Linux 6.13.
 fn path_through_proc(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// The names of a list, each with the zero behind it.
+fn each_name(names: &[u8]) -> impl Iterator<Item = &[u8]> {
+    names.split_inclusive(|byte| *byte == 0)
+}
+
+fn is_trusted(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.")
 }
 
 fn size_of(len: usize) -> Result<Xattr> {

@@ -5,6 +5,7 @@
 //! wait for itself.
 
 mod believed_size;
+mod caller;
 mod dirs;
 mod files;
 mod handle;
@@ -32,9 +33,12 @@ use rustix::{
     path::DecInt,
 };
 
+use crate::privilege;
+
+pub use caller::Caller;
 pub use files::{Cause, Durability, WriteRequest};
 pub use handle::{HandleNumbers, OpenDir, OpenFile};
-pub use identity::{Caller, Identity, check_own_masks, keep_capabilities};
+pub use identity::{Identity, check_own_masks};
 pub use inode::Limits;
 pub use meta::{Change, Xattr};
 pub use names::NewMode;
@@ -168,6 +172,19 @@ impl Overlay {
     /// The absolute path that [`Self::path_of`] gave last, or else the one by which `file` was opened.
     pub fn known_path_of(&self, file: &OpenFile) -> Arc<[u8]> {
         Arc::clone(&lock(&file.path).bytes)
+    }
+
+    /// Does `work` as `caller`, and once more with the right to exceed limits of space if those have kept it from being
+    /// done and `caller` has that right.
+    ///
+    /// # Errors
+    /// What `work` gives.
+    pub fn by<T>(&self, caller: Caller, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        self.identity.assume(caller)?;
+        match work() {
+            Err(Errno::NOSPC | Errno::DQUOT) if caller.may_exceed_limits() => privilege::with_resource(work),
+            done => done,
+        }
     }
 
     /// Opens a file that is held with O_PATH.

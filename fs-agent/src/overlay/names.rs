@@ -50,7 +50,7 @@ impl Overlay {
         }
     }
 
-    /// Makes and opens a regular file.
+    /// Makes and opens a regular file for `caller`.
     ///
     /// # Errors
     /// As openat(2) says; `ESTALE` if the file has come into being since the kernel looked.
@@ -67,11 +67,7 @@ impl Overlay {
         let flags =
             (wanted - OFlags::DIRECT) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let parent_fd = parent.fd()?;
-        let fd = {
-            let _assumed = self.identity.assume(caller);
-            masked(mode).and_then(|mode| openat(&parent_fd, name, flags, mode))
-        };
-        let fd = match fd {
+        let fd = match openat(&parent_fd, name, flags, masked(mode)?) {
             // The kernel has not checked whether the caller may open what is there now. At ESTALE it looks
             // again, and then opens it the usual way.
             Err(Errno::EXIST) if !wanted.contains(OFlags::EXCL) => return Err(Errno::STALE),
@@ -80,7 +76,7 @@ impl Overlay {
         let entry = self.admit(self.reopen(&fd, OFlags::PATH)?, &parent, name)?;
         let inode = self.inodes.get(entry.node)?;
         let held = inode.fd()?;
-        let file = self.keep(inode, held, fd, wanted);
+        let file = self.keep(inode, held, fd, wanted, caller);
         Ok((entry, file))
     }
 
@@ -88,21 +84,11 @@ impl Overlay {
     ///
     /// # Errors
     /// As mknodat(2) says.
-    pub fn mknod(
-        &self,
-        parent: u64,
-        name: &OsStr,
-        mode: NewMode,
-        device: Dev,
-        caller: Caller,
-    ) -> Result<Entry> {
+    pub fn mknod(&self, parent: u64, name: &OsStr, mode: NewMode, device: Dev) -> Result<Entry> {
         let parent = self.inodes.get(parent)?;
         let parent_fd = parent.fd()?;
-        {
-            let _assumed = self.identity.assume(caller);
-            let kind = FileType::from_raw_mode(mode.wanted);
-            mknodat(&parent_fd, name, kind, masked(mode)?, device)?;
-        }
+        let kind = FileType::from_raw_mode(mode.wanted);
+        mknodat(&parent_fd, name, kind, masked(mode)?, device)?;
         self.look_up_in(&parent, name)
     }
 
@@ -110,13 +96,10 @@ impl Overlay {
     ///
     /// # Errors
     /// As mkdirat(2) says.
-    pub fn mkdir(&self, parent: u64, name: &OsStr, mode: NewMode, caller: Caller) -> Result<Entry> {
+    pub fn mkdir(&self, parent: u64, name: &OsStr, mode: NewMode) -> Result<Entry> {
         let parent = self.inodes.get(parent)?;
         let parent_fd = parent.fd()?;
-        {
-            let _assumed = self.identity.assume(caller);
-            mkdirat(&parent_fd, name, masked(mode)?)?;
-        }
+        mkdirat(&parent_fd, name, masked(mode)?)?;
         self.look_up_in(&parent, name)
     }
 
@@ -124,13 +107,10 @@ impl Overlay {
     ///
     /// # Errors
     /// As symlinkat(2) says.
-    pub fn symlink(&self, parent: u64, name: &OsStr, target: &Path, caller: Caller) -> Result<Entry> {
+    pub fn symlink(&self, parent: u64, name: &OsStr, target: &Path) -> Result<Entry> {
         let parent = self.inodes.get(parent)?;
         let parent_fd = parent.fd()?;
-        {
-            let _assumed = self.identity.assume(caller);
-            symlinkat(target, &parent_fd, name)?;
-        }
+        symlinkat(target, &parent_fd, name)?;
         self.look_up_in(&parent, name)
     }
 

@@ -4,7 +4,7 @@
 //! a write the kernel says whether the writer may keep them (CAP_FSETID). At a truncation and a change of owner the
 //! FUSE library keeps that to itself: root is taken to have the capability then, and nobody else.
 
-use std::{fs, os::fd::OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::{
     fs::{AtFlags, FileType, Mode, Statx, chmodat},
@@ -31,7 +31,7 @@ impl Overlay {
         }
         // Without group execution it means mandatory locking, and stays for members.
         let keeps_group =
-            set.contains(Mode::SGID) && !mode.contains(Mode::XGRP) && is_member(caller, before.stx_gid);
+            set.contains(Mode::SGID) && !mode.contains(Mode::XGRP) && caller.is_member(before.stx_gid);
         let taken = if keeps_group { set - Mode::SGID } else { set };
         if taken.is_empty() {
             return Ok(false);
@@ -47,34 +47,9 @@ impl Overlay {
     pub(super) fn take_group_id_from_stranger(&self, fd: &OwnedFd, caller: Caller) -> Result<()> {
         let stat = stat_of(fd)?;
         let mode = Mode::from_raw_mode(stat.stx_mode.into());
-        if mode.contains(Mode::SGID) && !is_member(caller, stat.stx_gid) {
+        if mode.contains(Mode::SGID) && !caller.is_member(stat.stx_gid) {
             chmodat(&self.own_fds, DecInt::from_fd(fd), mode - Mode::SGID, AtFlags::empty())?;
         }
         Ok(())
-    }
-}
-
-/// Whether `caller` is in `group`, as far as /proc tells: one that is gone, or not seen, has its first group alone.
-fn is_member(caller: Caller, group: u32) -> bool {
-    caller.gid == group
-        || fs::read_to_string(format!("/proc/{}/status", caller.thread))
-            .is_ok_and(|status| supplementary_groups(&status).any(|member| member == group))
-}
-
-fn supplementary_groups(status: &str) -> impl Iterator<Item = u32> {
-    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-    groups.split_ascii_whitespace().filter_map(|group| group.parse().ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn supplementary_groups_are_found_in_status() {
-        let groups = |status| supplementary_groups(status).collect::<Vec<_>>();
-        assert_eq!(groups("Name:\tx\nGroups:\t4 24 1000 \nNStgid:\t1\n"), [4, 24, 1000]);
-        assert!(groups("Groups:\t \n").is_empty());
-        assert!(groups("").is_empty());
     }
 }

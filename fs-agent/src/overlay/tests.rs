@@ -61,7 +61,7 @@ impl Fixture {
 
     fn open(&self, name: &str, flags: OFlags) -> Arc<OpenFile> {
         let node = self.lookup(ROOT, name).node;
-        self.overlay.open_file(node, flags.bits().cast_signed()).unwrap()
+        self.overlay.open_file(node, flags.bits().cast_signed(), ME).unwrap()
     }
 
     fn lookup(&self, parent: u64, name: &str) -> Entry {
@@ -172,8 +172,8 @@ fn handles_have_numbers_of_their_own_over_all_overlays() {
 #[test]
 fn paths_follow_renames() {
     let f = fixture();
-    let d = f.overlay.mkdir(ROOT, OsStr::new("d"), mode(0o755), ME).unwrap().node;
-    let e = f.overlay.mkdir(d, OsStr::new("e"), mode(0o755), ME).unwrap().node;
+    let d = f.overlay.mkdir(ROOT, OsStr::new("d"), mode(0o755)).unwrap().node;
+    let e = f.overlay.mkdir(d, OsStr::new("e"), mode(0o755)).unwrap().node;
     let (_, file) = f.create(e, "file", OFlags::WRONLY);
     assert_eq!(f.path_of(&file), "/d/e/file");
     f.rename((e, "file"), (e, "other"));
@@ -304,7 +304,7 @@ fn what_is_listed_is_known_as_if_it_were_looked_up() {
         assert!(told.lasts);
         let name = entry.name.to_str().unwrap();
         assert_eq!(format!("file {}", stat.stx_size), name);
-        let open = f.overlay.open_file(told.node, OFlags::RDONLY.bits().cast_signed()).unwrap();
+        let open = f.overlay.open_file(told.node, OFlags::RDONLY.bits().cast_signed(), ME).unwrap();
         assert_eq!(f.path_of(&open), format!("/{name}"));
         assert_eq!(f.lookup(ROOT, name).node, told.node);
         f.overlay.forget(told.node, 1);
@@ -389,7 +389,7 @@ fn the_mask_is_the_callers_unless_a_default_acl_goes_before_it() {
     let mode_of = |name| fs::metadata(f.below(name)).unwrap().permissions().mode() & 0o7777;
     f.overlay.create(ROOT, OsStr::new("a"), masked, 1, ME).unwrap();
     assert_eq!(mode_of("a"), 0o640);
-    f.overlay.mkdir(ROOT, OsStr::new("d"), NewMode { wanted: 0o1777, mask: 0o002 }, ME).unwrap();
+    f.overlay.mkdir(ROOT, OsStr::new("d"), NewMode { wanted: 0o1777, mask: 0o002 }).unwrap();
     assert_eq!(mode_of("d"), 0o1775);
     // user::rwx, group::rwx, other::r-x, as linux/posix_acl_xattr.h lays it out.
     let entry = |tag: u16, perm: u16| [tag.to_le_bytes(), perm.to_le_bytes(), [0xff; 2], [0xff; 2]].concat();
@@ -435,7 +435,7 @@ fn extended_attributes_and_holes_are_those_below() {
     assert_eq!(f.overlay.getxattr(entry.node, name, 0), Ok(Xattr::Size(4)));
     assert_eq!(f.overlay.getxattr(entry.node, name, 3), Err(Errno::RANGE));
     assert_eq!(f.overlay.getxattr(entry.node, name, 9), Ok(Xattr::Data(b"blue".to_vec())));
-    let Ok(Xattr::Data(names)) = f.overlay.listxattr(entry.node, 1000) else { panic!("no list") };
+    let Ok(Xattr::Data(names)) = f.overlay.listxattr(entry.node, 1000, ME) else { panic!("no list") };
     assert!(names.split(|b| *b == 0).any(|listed| listed == b"user.colour"));
     f.overlay.removexattr(entry.node, name).unwrap();
     assert_eq!(f.overlay.getxattr(entry.node, name, 9), Err(Errno::NODATA));
@@ -452,11 +452,14 @@ fn root_makes_files_in_the_callers_name() {
     let f = fixture();
     let caller = Caller { uid: 4711, gid: 4712, thread: 0 };
     fs::set_permissions(f.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    f.overlay.create(ROOT, OsStr::new("a"), mode(0o600), 1, caller).unwrap();
-    f.overlay.mkdir(ROOT, OsStr::new("d"), mode(0o700), caller).unwrap();
-    f.overlay.symlink(ROOT, OsStr::new("l"), Path::new("a"), caller).unwrap();
-    f.overlay.mknod(ROOT, OsStr::new("p"), mode(0o010_600), 0, caller).unwrap();
-    fs::write(f.below("mine"), b"").unwrap();
+    let made = f.overlay.by(caller, || {
+        f.overlay.create(ROOT, OsStr::new("a"), mode(0o600), 1, caller)?;
+        f.overlay.mkdir(ROOT, OsStr::new("d"), mode(0o700))?;
+        f.overlay.symlink(ROOT, OsStr::new("l"), Path::new("a"))?;
+        f.overlay.mknod(ROOT, OsStr::new("p"), mode(0o010_600), 0)
+    });
+    made.unwrap();
+    f.overlay.by(ME, || f.overlay.create(ROOT, OsStr::new("mine"), mode(0o600), 1, ME)).unwrap();
     let owner = |name| {
         let meta = fs::symlink_metadata(f.below(name)).unwrap();
         (meta.uid(), meta.gid())
@@ -464,14 +467,14 @@ fn root_makes_files_in_the_callers_name() {
     for name in ["a", "d", "l", "p"] {
         assert_eq!(owner(name), (4711, 4712), "{name}");
     }
-    assert_eq!(owner("mine"), (0, 0), "the thread is itself again");
+    assert_eq!(owner("mine"), (0, 0), "the thread acts as another by now");
 }
 
 #[test]
 fn more_inodes_than_descriptors_are_served() {
     const FDS_MAX: usize = 10;
     let f = fixture_with(Limits { descriptors: FDS_MAX, inodes: 1000 });
-    let d = f.overlay.mkdir(ROOT, OsStr::new("d"), mode(0o755), ME).unwrap().node;
+    let d = f.overlay.mkdir(ROOT, OsStr::new("d"), mode(0o755)).unwrap().node;
     let names: Vec<String> = (0..100).map(|i| format!("file-{i}")).collect();
     let nodes: Vec<u64> = names
         .iter()
@@ -548,7 +551,7 @@ fn nest() -> (Fixture, Vec<u64>) {
     let mut nodes = vec![ROOT];
     for _ in 0..DEPTH {
         let parent = *nodes.last().unwrap();
-        nodes.push(f.overlay.mkdir(parent, OsStr::new("d"), mode(0o755), ME).unwrap().node);
+        nodes.push(f.overlay.mkdir(parent, OsStr::new("d"), mode(0o755)).unwrap().node);
     }
     (f, nodes)
 }
@@ -599,7 +602,7 @@ fn an_overlay_ends_with_directories_of_any_depth_in_it() {
 #[test]
 fn directories_that_seem_to_lie_in_each_other_are_not_looked_for_without_end() {
     let f = fixture_with(Limits { descriptors: 2, inodes: 1000 });
-    let make = |parent, name: &str| f.overlay.mkdir(parent, OsStr::new(name), mode(0o755), ME).unwrap().node;
+    let make = |parent, name: &str| f.overlay.mkdir(parent, OsStr::new(name), mode(0o755)).unwrap().node;
     let a = make(ROOT, "a");
     let b = make(a, "b");
     fs::rename(f.below("a/b"), f.below("b")).unwrap();

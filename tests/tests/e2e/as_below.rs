@@ -214,6 +214,66 @@ print(json.dumps(seen))
 }
 
 #[test]
+fn limits_of_file_sizes_are_as_below() {
+    assert_same_below_and_above(
+        "file-sizes",
+        r#"
+import resource, signal, ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+seen, signals = [], []
+signal.signal(signal.SIGXFSZ, lambda *_: signals.append(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+def attempt(do):
+    signals.clear()
+    try: result = do()
+    except OSError as e: result = errno.errorcode[e.errno]
+    seen.append([result, len(signals)])
+def fallocate(mode, length):
+    if libc.fallocate(fd, mode, 0, length): raise OSError(ctypes.get_errno(), "")
+for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND):
+    f = f"{path}/{flags}"
+    fd = os.open(f, flags | os.O_CREAT)
+    attempt(lambda: os.write(fd, b"x" * 2000)); attempt(lambda: os.write(fd, b"x"))
+    attempt(lambda: os.pwrite(fd, b"x" * 10, 995)); attempt(lambda: os.pwrite(fd, b"x" * 10, 2000))
+    attempt(lambda: os.ftruncate(fd, 2000)); attempt(lambda: os.truncate(f, 2000)); attempt(lambda: os.truncate(f, 900))
+    for mode, length in ((0, 5000), (1, 5000), (0, 1000)): attempt(lambda: fallocate(mode, length))
+    attempt(lambda: os.fstat(fd).st_size)
+print(json.dumps(seen))
+"#,
+    );
+}
+
+#[test]
+fn attributes_that_are_the_administrators_are_named_to_nobody_else() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can set such attributes");
+    }
+    assert_same_below_and_above(
+        "trusted",
+        r#"
+f = f"{path}/file"
+open(f, "wb").close(); os.chmod(f, 0o666)
+seen = []
+for name in ("trusted.a", "user.b", "trusted.c"): os.setxattr(f, name, b"1")
+seen.append(sorted(os.listxattr(f)))
+def as_user(do):
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([]); os.setgid(4000); os.setuid(4000)
+        os.write(w, json.dumps(do()).encode()); os._exit(0)
+    os.waitpid(pid, 0); os.close(w)
+    seen.append(os.read(r, 10000).decode()); os.close(r)
+as_user(lambda: os.listxattr(f))
+os.removexattr(f, "user.b")
+as_user(lambda: os.listxattr(f))
+print(json.dumps(seen))
+"#,
+    );
+}
+
+#[test]
 fn a_program_that_runs_is_not_cut() {
     assert_same_below_and_above(
         "program",

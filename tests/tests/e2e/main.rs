@@ -30,6 +30,7 @@ mod loss;
 mod metrics;
 mod overlay;
 mod placed;
+mod privileges;
 mod quota;
 mod reload;
 mod reload_publisher;

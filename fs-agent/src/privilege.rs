@@ -1,0 +1,66 @@
+//! The capabilities that this process has in effect.
+//!
+//! CAP_SYS_RESOURCE lets whoever has it in effect ignore quotas and take a filesystem's reserved blocks, so threads that
+//! write for others do without it. It stays permitted: to write for those who have it themselves, and to make
+//! pipes larger than fs.pipe-max-size.
+
+use rustix::{
+    io::Result,
+    process::geteuid,
+    thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities},
+};
+
+/// What takes the ids of others.
+const IDS: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
+
+/// Takes from this process what would give callers more than they have: CAP_SYS_RESOURCE, and root's supplementary groups.
+/// To be called before any thread is started.
+///
+/// # Errors
+/// If the system refuses.
+pub fn renounce() -> Result<()> {
+    let mut sets = capabilities(None)?;
+    sets.effective -= CapabilitySet::SYS_RESOURCE;
+    set_capabilities(None, sets)?;
+    if geteuid().is_root() && sets.effective.contains(CapabilitySet::SETGID) {
+        rustix::thread::set_thread_groups(&[])?;
+    }
+    Ok(())
+}
+
+/// What the calling thread can do while it acts for others; nothing if it may not take their ids.
+pub fn to_act_for_others() -> Option<CapabilitySets> {
+    capabilities(None).ok().filter(|sets| sets.effective.contains(IDS))
+}
+
+/// Does `work` with CAP_SYS_RESOURCE in effect, if this process may have it.
+pub fn with_resource<T>(work: impl FnOnce() -> T) -> T {
+    let _raised = Raised::new();
+    work()
+}
+
+/// CAP_SYS_RESOURCE is in effect in the calling thread until this is dropped.
+struct Raised(Option<CapabilitySets>);
+
+impl Raised {
+    fn new() -> Self {
+        let before = capabilities(None).ok().filter(|sets| {
+            sets.permitted.contains(CapabilitySet::SYS_RESOURCE)
+                && !sets.effective.contains(CapabilitySet::SYS_RESOURCE)
+        });
+        let raised = before.filter(|sets| {
+            let effective = sets.effective | CapabilitySet::SYS_RESOURCE;
+            set_capabilities(None, CapabilitySets { effective, ..*sets }).is_ok()
+        });
+        Self(raised)
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        if let Some(before) = self.0 {
+            // Lowering needs no privilege.
+            let _ = set_capabilities(None, before);
+        }
+    }
+}
