@@ -8,7 +8,7 @@ use bywash_common::{
     config::Config,
     exit::Exit,
     record::LossReason,
-    ring::{Inspected, RingError, inspect},
+    ring::{Inspected, RingError, inspect_to_show},
     status::{AgentCounter, FifoCounter, ListeningKind},
     units::ByteSize,
 };
@@ -22,7 +22,7 @@ use crate::cli::print;
 /// If the configuration is wrong or the ring cannot be read.
 pub fn status(args: &GlobalArgs, as_json: bool) -> Result<Exit> {
     let name = Config::load(&args.config)?.ring.name;
-    let ring = match inspect(&name) {
+    let ring = match inspect_to_show(&name) {
         Ok(ring) => Some(ring),
         Err(RingError::Missing { .. }) => None,
         Err(error) => return Err(error.into()),

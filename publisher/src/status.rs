@@ -10,7 +10,7 @@ use bywash_common::{
     clock::now_ns,
     config::Config,
     exit::Exit,
-    ring::{Inspected, RingError, inspect},
+    ring::{Inspected, RingError, inspect, inspect_to_show},
     status::PublisherCounter as Counter,
 };
 use serde::Serialize;
@@ -87,7 +87,7 @@ pub struct Sample {
 pub fn status(config: &Config, args: &StatusArgs) -> anyhow::Result<Exit> {
     let mut last = None;
     loop {
-        let ring = look(&config.ring.name)?;
+        let ring = or_none(inspect_to_show(&config.ring.name))?;
         let report = report(&config.ring.name, ring.as_ref(), last, now_ns());
         last = Some(Sample {
             at: Instant::now(),
@@ -108,7 +108,11 @@ pub fn status(config: &Config, args: &StatusArgs) -> anyhow::Result<Exit> {
 /// # Errors
 /// A [`RingError`] if it may not be looked at, or is damaged.
 pub fn look(name: &str) -> Result<Option<Inspected>, RingError> {
-    match inspect(name) {
+    or_none(inspect(name))
+}
+
+fn or_none(looked: Result<Inspected, RingError>) -> Result<Option<Inspected>, RingError> {
+    match looked {
         Ok(ring) => Ok(Some(ring)),
         Err(RingError::Missing { .. }) => Ok(None),
         Err(error) => Err(error),

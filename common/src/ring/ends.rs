@@ -1,8 +1,7 @@
 //! The two ends of a ring: what an agent and what a publisher hold.
 
-use std::{fs::File, sync::Arc};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::unistd::geteuid;
 use uuid::Uuid;
 
 use crate::{
@@ -13,13 +12,14 @@ use crate::{
 
 use super::{
     Ahead, AheadSlots, Consumer, Producer, RingError,
-    create::{create, remove_leftovers},
+    attached::{Opened, is_drained, positions},
+    create::{create, remove_leftovers, remove_orphans, set_access},
     inspect::inspect,
     layout,
     memory::{Access, Segments},
     object::{
-        Generation, attach, boot_id, claim_at_work, generations, is_drained, lock_role, make_read_only,
-        open_object, positions, remove,
+        Claim, Claimed, Generation, Object, Role, Trust, boot_id, claim, generations, is_claimed,
+        remove_generation,
     },
 };
 
@@ -29,9 +29,11 @@ pub struct AgentRing {
     pub producer: Producer,
     /// The agent's counters and roster.
     pub status: AgentStatus,
-    name: String,
     generation: Generation,
-    _lock: File,
+    /// The data segment, with the role's lock on it.
+    _data: Object,
+    /// Generations that may not be drained yet.
+    older: Mutex<Vec<Generation>>,
 }
 
 /// Tells how full a ring is, from any thread.
@@ -64,82 +66,115 @@ pub struct PublisherRing {
     /// The ring's uuid: event ids begin with it.
     pub uuid: Uuid,
     segments: Arc<Segments>,
-    name: String,
     generation: Generation,
-    _lock: File,
+    trust: Trust,
+    opened: Opened,
 }
 
 impl AgentRing {
     /// Goes on with the ring's newest generation, or makes a new one.
     ///
     /// # Errors
-    /// A [`RingError`] if another agent holds it, it belongs to someone else, or the system says no.
+    /// A [`RingError`] if another agent holds it, or the system says no.
     pub fn open(config: &RingConfig) -> Result<Self, RingError> {
         let name = config.name.as_str();
         if !super::name_is_valid(name) {
             return Err(RingError::Name { name: name.to_owned() });
         }
-        let capacity = layout::capacity(config.size.0);
         remove_leftovers(name);
-        let newest = generations(name)?.pop();
-        let mut previous_lock = None;
-        if let Some(generation) = &newest {
-            let lock = lock_role(&generation.data, || agent_holds(name))?;
-            match Self::resume(name, generation, &lock, capacity) {
-                Ok((segments, producer)) => {
-                    return Self::ready(name, generation.clone(), segments, producer, lock);
+        let mut older = generations(name, &Trust::of_agent())?;
+        let newest = older.pop();
+        // Held until the new one is.
+        let mut previous = None;
+        if let Some(generation) = newest {
+            match Self::resume(config, &generation)? {
+                Resumed::Whole(data, segments, producer) => {
+                    return Ok(Self::ready(generation, data, segments, *producer, older));
                 }
-                Err(error @ (RingError::Owner { .. } | RingError::Io { .. })) => return Err(error),
-                Err(error) => {
-                    tracing::warn!("starting a new generation of the ring beside the old one: {error}")
+                Resumed::Unusable(data, error) => {
+                    tracing::warn!("starting a new generation of the ring beside the old one: {error}");
+                    previous = data;
                 }
             }
-            previous_lock = Some(lock);
+            older.push(generation);
         }
-        let number = newest.map_or(1, |g| g.number + 1);
-        let generation = Generation::new(name, number);
-        let lock = create(&generation, config, capacity)?;
-        drop(previous_lock);
-        let (segments, producer) = Self::resume(name, &generation, &lock, capacity)?;
-        Self::ready(name, generation, segments, producer, lock)
+        let above = older.last().map_or(0, |newest| newest.number);
+        let made = Self::make(config, above, older);
+        drop(previous);
+        made
     }
 
-    fn resume(
-        name: &str,
-        generation: &Generation,
-        lock: &File,
-        capacity: u64,
-    ) -> Result<(Arc<Segments>, Producer), RingError> {
-        let (segments, header) = attach(generation, lock, &[geteuid().as_raw()])?;
-        if header.boot_id != boot_id() {
-            return Err(RingError::OtherBoot { name: generation.data.clone() });
+    /// Makes a generation behind number `above`.
+    fn make(config: &RingConfig, above: u32, older: Vec<Generation>) -> Result<Self, RingError> {
+        let (generation, data) = create(config, layout::capacity(config.size.0), above)?;
+        remove_orphans(&config.name);
+        let (segments, producer) = Self::attach(config, &generation, &data)?;
+        Ok(Self::ready(generation, data, segments, producer, older))
+    }
+
+    /// Takes the role for a generation that is there, and goes on with it if that can be.
+    fn resume(config: &RingConfig, generation: &Generation) -> Result<Resumed, RingError> {
+        let Some(data) = generation.open(Role::Data, Access::Write)? else {
+            return Ok(Resumed::Unusable(None, RingError::Missing { name: config.name.clone() }));
+        };
+        let blocked = || RingError::Blocked { name: data.name.clone() };
+        match claim(&data, Claim::Role)? {
+            Claimed::Ours => {}
+            Claimed::Others => return Err(agent_holds(&config.name)),
+            Claimed::Blocked => return Ok(Resumed::Unusable(None, blocked())),
         }
+        match Self::attach(config, generation, &data) {
+            Ok((segments, producer)) => {
+                // A killed agent has left its own.
+                let status = AgentStatus::new(Arc::clone(&segments));
+                status.set_roster(&[]);
+                status.set(AgentCounter::Pid, u64::from(std::process::id()));
+                status.set(AgentCounter::StartedNs, now_ns());
+                if claim(&data, Claim::AtWork)? != Claimed::Ours {
+                    let error = blocked();
+                    return Ok(Resumed::Unusable(Some(data), error));
+                }
+                Ok(Resumed::Whole(data, segments, Box::new(producer)))
+            }
+            Err(error @ (RingError::Io { .. } | RingError::Group(_))) => Err(error),
+            Err(error) => Ok(Resumed::Unusable(Some(data), error)),
+        }
+    }
+
+    fn attach(
+        config: &RingConfig,
+        generation: &Generation,
+        data: &Object,
+    ) -> Result<(Arc<Segments>, Producer), RingError> {
+        let opened = Opened::with(generation, data.try_clone()?, Access::Read)?;
+        let (segments, header) = opened.attach(generation, Access::Write, Access::Read)?;
+        if header.boot_id != boot_id() {
+            return Err(RingError::OtherBoot { name: data.name.clone() });
+        }
+        let capacity = layout::capacity(config.size.0);
         if header.capacity != capacity {
             let (found, wanted) = (header.capacity, capacity);
-            return Err(RingError::OtherSize { name: generation.data.clone(), found, wanted });
+            return Err(RingError::OtherSize { name: data.name.clone(), found, wanted });
         }
-        make_read_only(&segments.ack, &generation.ack)?;
+        // The configuration may have been another one when it was made.
+        set_access(&opened.data, Role::Data, config)?;
+        set_access(&opened.ack, Role::Ack, config)?;
         // A writer would wait for the faults.
         segments.data.populate(Access::Write);
         let segments = Arc::new(segments);
-        let producer = Producer::resume(Arc::clone(&segments), name)?;
+        let producer = Producer::resume(Arc::clone(&segments), &config.name)?;
         Ok((segments, producer))
     }
 
     fn ready(
-        name: &str,
         generation: Generation,
+        data: Object,
         segments: Arc<Segments>,
         producer: Producer,
-        lock: File,
-    ) -> Result<Self, RingError> {
+        older: Vec<Generation>,
+    ) -> Self {
         let status = AgentStatus::new(segments);
-        // A killed agent has left its own.
-        status.set_roster(&[]);
-        status.set(AgentCounter::Pid, u64::from(std::process::id()));
-        status.set(AgentCounter::StartedNs, now_ns());
-        claim_at_work(&lock, &generation.data)?;
-        Ok(Self { producer, status, name: name.to_owned(), generation, _lock: lock })
+        Self { producer, status, generation, _data: data, older: Mutex::new(older) }
     }
 
     /// Whether the ring can be gone on with.
@@ -152,7 +187,7 @@ impl AgentRing {
             return Ok(());
         }
         let what = "another process has cut it short";
-        Err(RingError::Corrupt { name: self.generation.data.clone(), what })
+        Err(RingError::Corrupt { name: self.generation.object(Role::Data), what })
     }
 
     /// Removes older generations that the publisher has drained. Call it now and then.
@@ -160,20 +195,29 @@ impl AgentRing {
     /// # Errors
     /// [`RingError::Io`] if the segments' directory cannot be read or an object not be removed.
     pub fn remove_drained(&self) -> Result<(), RingError> {
-        for old in generations(&self.name)? {
-            if old.number < self.generation.number && is_drained(&old) {
-                // The data segment first: a generation exists for as long as that does.
-                for object in [&old.data, &old.ack] {
-                    remove(object)?;
-                }
+        let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = Vec::new();
+        for old in older.drain(..) {
+            match is_drained(&old) {
+                true => remove_generation(&old)?,
+                false => kept.push(old),
             }
         }
+        *older = kept;
         Ok(())
     }
 }
 
+/// What became of going on with a generation.
+enum Resumed {
+    Whole(Object, Arc<Segments>, Box<Producer>),
+    /// With the data segment, if the role's lock is held on it.
+    Unusable(Option<Object>, RingError),
+}
+
 impl PublisherRing {
-    /// Attaches to the oldest generation that still holds something, or else to the newest.
+    /// Attaches to the oldest generation that still holds something, or else to the newest. It is one of this user's, of
+    /// root's or of `trusted_owner`'s.
     ///
     /// # Errors
     /// A [`RingError`]: [`RingError::Missing`] if no agent has made it yet.
@@ -181,17 +225,20 @@ impl PublisherRing {
         if !super::name_is_valid(name) {
             return Err(RingError::Name { name: name.to_owned() });
         }
-        let all = generations(name)?;
+        let trust = Trust::of_publisher(trusted_owner);
+        let all = generations(name, &trust)?;
         for (i, generation) in all.iter().enumerate() {
             let is_newest = i + 1 == all.len();
             if !is_newest && is_drained(generation) {
                 continue;
             }
-            match Self::attach_to(name, generation, trusted_owner) {
-                Err(error @ RingError::Corrupt { .. }) if !is_newest => {
+            match Self::attach_to(generation, &trust) {
+                Err(error) if error.is_damage() && !is_newest => {
                     tracing::error!("what an old generation of the ring held is lost: {error}");
                 }
-                result => return result,
+                Ok(None) => {}
+                Ok(Some(ring)) => return Ok(ring),
+                Err(error) => return Err(error),
             }
         }
         Err(RingError::Missing { name: name.to_owned() })
@@ -208,27 +255,35 @@ impl PublisherRing {
         }
     }
 
-    fn attach_to(name: &str, generation: &Generation, trusted: Option<u32>) -> Result<Self, RingError> {
-        let lock = lock_role(&generation.ack, || publisher_holds(name))?;
-        let mut owners = vec![0, geteuid().as_raw()];
-        owners.extend(trusted);
-        let (segments, header) = attach(generation, &open_object(&generation.data)?, &owners)?;
-        make_read_only(&segments.data, &generation.data)?;
+    /// Gives none if the generation is gone.
+    fn attach_to(generation: &Generation, trust: &Trust) -> Result<Option<Self>, RingError> {
+        let Some(opened) = Opened::open(generation, Access::Read, Access::Write)? else { return Ok(None) };
+        if claim(&opened.ack, Claim::Role)? != Claimed::Ours {
+            return Err(publisher_holds(&generation.ring));
+        }
+        let (segments, header) = opened.attach(generation, Access::Read, Access::Write)?;
         segments.data.populate(Access::Read);
         let segments = Arc::new(segments);
         let status = PublisherStatus::new(Arc::clone(&segments));
         status.set(PublisherCounter::Pid, u64::from(std::process::id()));
         status.set(PublisherCounter::StartedNs, now_ns());
-        claim_at_work(&lock, &generation.ack)?;
-        Ok(Self {
+        if claim(&opened.ack, Claim::AtWork)? != Claimed::Ours {
+            return Err(publisher_holds(&generation.ring));
+        }
+        Ok(Some(Self {
             consumer: Consumer::attach(Arc::clone(&segments)),
             status,
             uuid: Uuid::from_bytes(header.uuid),
             segments,
-            name: name.to_owned(),
             generation: generation.clone(),
-            _lock: lock,
-        })
+            trust: trust.clone(),
+            opened,
+        }))
+    }
+
+    /// Whether an agent writes to this generation and others can attach to it, so that there is no newer one.
+    pub fn has_agent(&self) -> bool {
+        is_claimed(&self.opened.data, Claim::Role) && self.opened.data.is_named()
     }
 
     /// Whether the agent writes to a newer generation, so that this one only has to be drained.
@@ -236,7 +291,11 @@ impl PublisherRing {
     /// # Errors
     /// [`RingError::Io`] if the segments' directory cannot be read.
     pub fn has_successor(&self) -> Result<bool, RingError> {
-        Ok(generations(&self.name)?.iter().any(|g| g.number > self.generation.number))
+        if self.has_agent() {
+            return Ok(false);
+        }
+        let all = generations(&self.generation.ring, &self.trust)?;
+        Ok(all.last().is_some_and(|newest| *newest != self.generation))
     }
 
     #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A look at a ring from outside, for `status`.
 
-use std::{os::unix::fs::MetadataExt, sync::Arc};
+use std::sync::Arc;
 
 use nix::unistd::geteuid;
 use uuid::Uuid;
@@ -14,8 +14,11 @@ use crate::{
 };
 
 use super::{
-    RingError, loss,
-    object::{attach, backlog, generations, is_at_work, make_read_only, open_object},
+    RingError,
+    attached::{backlog, look_at},
+    loss,
+    memory::Access,
+    object::{Claim, Role, Trust, generations, is_claimed, owners},
 };
 
 /// What `status` shows of a ring without taking part in it.
@@ -77,26 +80,42 @@ impl Inspected {
     }
 }
 
-/// Looks at a ring from outside.
+/// Looks at a ring from outside, as whoever acts on what is seen: the ring is one that a publisher would drain.
 ///
 /// # Errors
 /// A [`RingError`] if it does not exist or may not be read.
 pub fn inspect(name: &str) -> Result<Inspected, RingError> {
-    let all = generations(name)?;
-    let newest = all.last().ok_or_else(|| RingError::Missing { name: name.to_owned() })?;
-    let data = open_object(&newest.data)?;
-    let owners = [0, geteuid().as_raw(), data.metadata().map_or(0, |m| m.uid())];
-    let (segments, header) = attach(newest, &data, &owners)?;
-    make_read_only(&segments.data, &newest.data)?;
-    make_read_only(&segments.ack, &newest.ack)?;
-    let old = all.iter().rev().skip(1).filter_map(|old| {
-        let (old, _) = attach(old, &open_object(&old.data).ok()?, &owners).ok()?;
-        Some(backlog(&old))
-    });
-    let (used, used_records) =
-        old.fold(backlog(&segments), |sum, (bytes, records)| (sum.0 + bytes, sum.1 + records));
+    inspect_trusted(name, &Trust::of_publisher(None))
+}
+
+/// Looks at a ring from outside, to show it: where root has none, root sees that of another user.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_to_show(name: &str) -> Result<Inspected, RingError> {
+    match inspect(name) {
+        Err(error @ RingError::Missing { .. }) if geteuid().is_root() => {
+            let owners = owners(name)?;
+            let Some(owner) = owners.first() else { return Err(error) };
+            tracing::warn!("the ring `{name}` is not root's but that of uid {owner}");
+            inspect_trusted(name, &Trust::only(*owner))
+        }
+        result => result,
+    }
+}
+
+fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {
+    let missing = || RingError::Missing { name: name.to_owned() };
+    let all = generations(name, trust)?;
+    let newest = all.last().ok_or_else(missing)?;
+    let (opened, segments, header) = look_at(newest)?.ok_or_else(missing)?;
+    let old = all.iter().rev().skip(1).filter_map(|old| look_at(old).ok().flatten());
+    let (used, used_records) = old
+        .map(|(_, segments, _)| backlog(&segments))
+        .fold(backlog(&segments), |sum, (bytes, records)| (sum.0 + bytes, sum.1 + records));
     // The publisher may still be at an older generation.
-    let publisher_running = all.iter().any(|g| open_object(&g.ack).is_ok_and(|f| is_at_work(&f)));
+    let mut acks = all.iter().filter_map(|g| g.open(Role::Ack, Access::Read).ok().flatten());
+    let publisher_running = acks.any(|ack| is_claimed(&ack, Claim::AtWork));
     let segments = Arc::new(segments);
     let agent = AgentStatus::new(Arc::clone(&segments));
     let fifo = |slot| FifoCounter::ALL.map(|counter| agent.fifo(slot, counter));
@@ -106,7 +125,7 @@ pub fn inspect(name: &str) -> Result<Inspected, RingError> {
         capacity: header.capacity,
         used,
         used_records,
-        agent_running: is_at_work(&data),
+        agent_running: is_claimed(&opened.data, Claim::AtWork),
         publisher_running,
         losses: loss::totals(&*segments),
         roster: read_roster(&segments),

@@ -15,8 +15,10 @@ const BYTE_ORDER: u32 = 0x0a0b_0c0d;
 
 /// Bytes of a segment's header that its checksum covers; the checksum follows them.
 const HEADER_SUMMED: usize = 0x48;
+/// Where the header says which object it belongs to.
+const PLACE: usize = HEADER_SUMMED + 4;
 /// Bytes of a segment's header.
-pub(crate) const HEADER_LEN: usize = HEADER_SUMMED + 4;
+pub(crate) const HEADER_LEN: usize = PLACE + 12;
 
 // The data segment, in bytes from its start.
 pub(crate) const TAIL: usize = 0x080;
@@ -80,10 +82,48 @@ pub(crate) fn capacity_is_valid(capacity: u64) -> bool {
     (CAPACITY_MIN..=CAPACITY_MAX).contains(&capacity) && capacity.is_multiple_of(CAPACITY_STEP)
 }
 
+/// Under which name a segment was made. Whoever can make another name for it, a hard link, makes no other ring by that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The generation's number.
+    generation: u32,
+    /// The checksum of the ring's name.
+    ring: u32,
+}
+
+impl Place {
+    pub(crate) fn new(ring: &str, generation: u32) -> Self {
+        Self { generation, ring: checksum(ring.as_bytes()) }
+    }
+
+    fn encode(self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        bytes[0..4].copy_from_slice(&self.generation.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.ring.to_ne_bytes());
+        let sum = checksum(&bytes[..8]);
+        bytes[8..].copy_from_slice(&sum.to_ne_bytes());
+        bytes
+    }
+
+    /// What a header says of it, which may have been made before headers said so.
+    pub(crate) fn decode(name: &str, bytes: &[u8; HEADER_LEN]) -> Result<Option<Self>, RingError> {
+        let [generation, ring, sum] = [0, 4, 8].map(|at| u32_at(bytes, PLACE + at));
+        match checksum(&bytes[PLACE..PLACE + 8]) == sum {
+            true => Ok(Some(Self { generation, ring })),
+            false if [generation, ring, sum] == [0; 3] => Ok(None),
+            false => {
+                Err(RingError::Corrupt { name: name.to_owned(), what: "the checksum of its name is wrong" })
+            }
+        }
+    }
+}
+
 /// What identifies a segment; the first bytes of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) magic: [u8; 8],
+    /// Unknown in what was made before headers said so.
+    pub(crate) place: Option<Place>,
     pub(crate) capacity: u64,
     pub(crate) uuid: [u8; 16],
     pub(crate) boot_id: [u8; 16],
@@ -104,7 +144,10 @@ impl Header {
         bytes[0x30..0x40].copy_from_slice(&self.boot_id);
         bytes[0x40..0x48].copy_from_slice(&self.created_ns.to_ne_bytes());
         let sum = checksum(&bytes[..HEADER_SUMMED]);
-        bytes[HEADER_SUMMED..].copy_from_slice(&sum.to_ne_bytes());
+        bytes[HEADER_SUMMED..PLACE].copy_from_slice(&sum.to_ne_bytes());
+        if let Some(place) = self.place {
+            bytes[PLACE..].copy_from_slice(&place.encode());
+        }
         bytes
     }
 
@@ -133,6 +176,7 @@ impl Header {
         }
         Ok(Self {
             magic,
+            place: Place::decode(name, bytes)?,
             capacity: u64_at(bytes, 0x18),
             uuid: array_at(bytes, 0x20),
             boot_id: array_at(bytes, 0x30),
@@ -234,7 +278,21 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        Header { magic: MAGIC_DATA, capacity: 64 << 10, uuid: [7; 16], boot_id: [9; 16], created_ns: 42 }
+        let place = Some(Place::new("r", 3));
+        Header {
+            magic: MAGIC_DATA,
+            place,
+            capacity: 64 << 10,
+            uuid: [7; 16],
+            boot_id: [9; 16],
+            created_ns: 42,
+        }
+    }
+
+    #[test]
+    fn a_header_that_does_not_say_its_place_is_read_and_belongs_anywhere() {
+        let old = Header { place: None, ..header() };
+        assert_eq!(Header::decode("r", MAGIC_DATA, &old.encode()).ok(), Some(old));
     }
 
     #[test]

@@ -10,10 +10,13 @@
 //! | `NAME.G.ring`, the data segment | the agent alone | header, tail, losses, counters, records |
 //! | `NAME.G.ack`, the consumer segment | the publisher alone, but for its header | header, head, waiter, counters |
 //!
-//! Each side maps the other's segment and takes its own right to write there away (`mprotect`). Both objects are
-//! built under a temporary name, allocated in full (a full tmpfs is an error at the start, not a SIGBUS later)
-//! and renamed, the data segment last: a generation exists once its data segment does, and is then whole.
-//! Modes are 0600, or 0660 with the configured group.
+//! Each side opens and maps the other's segment for reading alone. Both objects are built under a name that nobody can know
+//! beforehand, allocated in full (a full tmpfs is an error at the start, not a SIGBUS later) and renamed, the data
+//! segment last: a generation exists once its data segment does, and is then whole. Without a configured group their modes are
+//! 0600; with it 0640 and 0660, so that the group writes what is the publisher's and cannot cut or forge a record.
+//!
+//! Any user can make names where the objects are. What counts is who owns what was opened: `object.rs` says whose objects who goes
+//! by. A number whose names are taken is passed over, by whomever they are; so numbers of generations grow, and may skip.
 //!
 //! The agent writes to the newest generation alone. It makes a new one when it cannot go on with the newest:
 //! another layout version, another size, another boot, a damaged header. The publisher drains generations oldest
@@ -29,7 +32,8 @@
 //!
 //! Exclusive roles: the agent holds a write lock (`F_OFD_SETLK`) on byte 0 of the data segment, the publisher one on
 //! byte 0 of the consumer segment, from attaching until its process ends, however it ends. A lock on byte 1 follows
-//! once what a predecessor's counters and roster said is overwritten: only then is the service shown as running.
+//! once what a predecessor's counters and roster said is overwritten: only then is the service shown as running. Who may only read
+//! a segment can take read locks on it: they claim nothing, and an agent that finds one in its way begins a new generation.
 //!
 //! # Data segment
 //!
@@ -45,6 +49,9 @@
 //! 0x0030 16  boot id
 //! 0x0040  8  creation, ns since the epoch
 //! 0x0048  4  crc32c of 0x0000..0x0048
+//! 0x004c  4  number of the generation; 0 here and in the next two if made before headers said so
+//! 0x0050  4  crc32c of the ring's name
+//! 0x0054  4  crc32c of 0x004c..0x0054
 //! 0x0080  8  tail: position behind the last visible record; only grows
 //! 0x0090 16  commit slot 0: tail, next sequence number
 //! 0x00a0 16  commit slot 1
@@ -131,11 +138,15 @@
 
 #[cfg(not(loom))]
 mod ahead;
+#[cfg(not(loom))]
+mod attached;
 mod consumer;
 #[cfg(not(loom))]
 mod create;
 #[cfg(not(loom))]
 mod ends;
+#[cfg(not(loom))]
+mod ignored;
 #[cfg(not(loom))]
 mod inspect;
 pub(crate) mod layout;
@@ -152,7 +163,7 @@ pub use consumer::{Entry, ReadError};
 #[cfg(not(loom))]
 pub use ends::{AgentRing, Gauge, PublisherRing};
 #[cfg(not(loom))]
-pub use inspect::{Inspected, inspect};
+pub use inspect::{Inspected, inspect, inspect_to_show};
 pub use layout::{CAPACITY_MAX, CAPACITY_MIN, VERSION};
 pub use producer::{Lost, Weight};
 
@@ -259,15 +270,21 @@ pub enum RingError {
         /// What is impossible.
         what: &'static str,
     },
-    /// It belongs to someone whom this process does not trust.
-    #[error("{} belongs to uid {uid}, not to {expected}: refused; remove it or choose another ring.name", path.display())]
-    Owner {
-        /// The segment.
-        path: PathBuf,
-        /// Its owner.
-        uid: u32,
-        /// Who may own it.
-        expected: String,
+    /// One of its two objects is missing.
+    #[error(
+        "the ring segment `{name}` has lost what belongs to it: somebody has removed {SEGMENT_DIR}/{ack}"
+    )]
+    Halved {
+        /// The segment's name.
+        name: String,
+        /// The missing object.
+        ack: String,
+    },
+    /// Somebody who may only read it holds a lock on it.
+    #[error("somebody who may read the ring segment `{name}` holds a lock on it (see lslocks)")]
+    Blocked {
+        /// The segment's name.
+        name: String,
     },
     /// The shared-memory filesystem has no room for it.
     #[error(
@@ -299,6 +316,13 @@ pub enum RingError {
         /// What the system said.
         error: io::Error,
     },
+}
+
+impl RingError {
+    /// Whether the ring is there and cannot be read: an agent begins another one instead of it.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::Halved { .. })
+    }
 }
 
 /// Where Linux keeps POSIX shared memory (shm_overview(7)).

@@ -1,41 +1,141 @@
-//! The ring's objects in the filesystem: their names, attaching, locks and removal.
+//! The ring's objects in the filesystem: which of them count, opening them, locks and removal.
+//!
+//! Any user can make names in the directory of shared memory: a file, a link, a FIFO, a directory, another name for a file of
+//! somebody else's. So a name says nothing. What counts is an [`Object`]: opened without following a link, and then
+//! found to be a regular file, of the user whose ring it is, and made under this very name. All else is as if it were
+//! not there; the log says once what it is and how to remove it.
+//!
+//! | who looks | goes by what belongs to |
+//! |---|---|
+//! | an agent | its own user |
+//! | a publisher, its metrics, a command that acts on what it sees | its own user, or root: how far root's lets it in, the modes say |
+//! | `status` | the same; run by root, where that has no ring, another user |
 
 use std::{
-    fs::{self, File, OpenOptions},
+    collections::BTreeSet,
+    fs::{self, File, Metadata, OpenOptions},
     io,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
-    unistd::geteuid,
+    libc,
+    unistd::{AccessFlags, access, geteuid},
 };
-
 use uuid::Uuid;
-
-use crate::{status::PublisherCounter, sync::Ordering};
 
 use super::{
     RingError, SEGMENT_DIR,
-    layout::{self, Header},
-    memory::{Mapping, Segments},
+    ignored::Ignored,
+    layout::{self, Place},
+    memory::Access,
 };
 
-/// One generation of a ring by name.
+/// Whose rings a process goes by, in the order in which they are drained: of two users' rings, the second is what
+/// follows the first.
 #[derive(Clone, Debug)]
+pub(super) struct Trust(Vec<u32>);
+
+impl Trust {
+    /// What an agent goes by.
+    pub(super) fn of_agent() -> Self {
+        Self(vec![geteuid().as_raw()])
+    }
+
+    /// What a publisher goes by: root's last, which is what a service of the system drains.
+    pub(super) fn of_publisher(trusted: Option<u32>) -> Self {
+        let mut owners: Vec<u32> = [Some(geteuid().as_raw()).filter(|own| *own != 0), trusted, Some(0)]
+            .into_iter()
+            .flatten()
+            .collect();
+        owners.dedup();
+        Self(owners)
+    }
+
+    /// That of one user alone.
+    pub(super) fn only(owner: u32) -> Self {
+        Self(vec![owner])
+    }
+
+    fn rank(&self, owner: u32) -> Option<usize> {
+        self.0.iter().position(|trusted| *trusted == owner)
+    }
+
+    fn names(&self) -> String {
+        self.0.iter().map(|owner| format!("uid {owner}")).collect::<Vec<_>>().join(" or ")
+    }
+}
+
+/// Which of a generation's two objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Data,
+    Ack,
+}
+
+impl Role {
+    pub(super) const BOTH: [Self; 2] = [Self::Data, Self::Ack];
+
+    pub(super) fn ending(self) -> &'static str {
+        match self {
+            Self::Data => ".ring",
+            Self::Ack => ".ack",
+        }
+    }
+}
+
+/// One generation of a ring by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Generation {
+    pub(super) ring: String,
     pub(super) number: u32,
-    /// Object name of the data segment.
-    pub(super) data: String,
-    /// Object name of the consumer segment.
-    pub(super) ack: String,
+    /// The user whose ring it is.
+    pub(super) owner: u32,
 }
 
 impl Generation {
-    pub(super) fn new(ring: &str, number: u32) -> Self {
-        Self { number, data: format!("{ring}.{number}.ring"), ack: format!("{ring}.{number}.ack") }
+    /// The object's name.
+    pub(super) fn object(&self, role: Role) -> String {
+        format!("{}.{}{}", self.ring, self.number, role.ending())
+    }
+
+    /// What the objects' headers say of their names.
+    pub(super) fn place(&self) -> Place {
+        Place::new(&self.ring, self.number)
+    }
+
+    /// Opens one of the objects, if it is there and counts.
+    pub(super) fn open(&self, role: Role, access: Access) -> Result<Option<Object>, RingError> {
+        open(self.object(role), &Trust::only(self.owner), access, Some(self.place()))
+    }
+}
+
+/// An object that counts, opened.
+#[derive(Debug)]
+pub(super) struct Object {
+    pub(super) file: File,
+    pub(super) name: String,
+}
+
+impl Object {
+    pub(super) fn len(&self) -> Result<u64, RingError> {
+        Ok(self.file.metadata().map_err(io_error("examine", path_of(&self.name)))?.len())
+    }
+
+    /// The same with a descriptor of its own; locks belong to both.
+    pub(super) fn try_clone(&self) -> Result<Self, RingError> {
+        let file = self.file.try_clone().map_err(io_error("open", path_of(&self.name)))?;
+        Ok(Self { file, name: self.name.clone() })
+    }
+
+    /// Whether the object still goes by its name.
+    pub(super) fn is_named(&self) -> bool {
+        let named = fs::symlink_metadata(path_of(&self.name)).map(|m| (m.dev(), m.ino()));
+        let opened = self.file.metadata().map(|m| (m.dev(), m.ino()));
+        matches!((named, opened), (Ok(named), Ok(opened)) if named == opened)
     }
 }
 
@@ -47,38 +147,146 @@ pub(super) fn io_error(action: &'static str, path: PathBuf) -> impl FnOnce(io::E
     move |error| RingError::Io { action, path, error }
 }
 
-/// The ring's generations, oldest first.
-pub(super) fn generations(ring: &str) -> Result<Vec<Generation>, RingError> {
-    let listing = fs::read_dir(SEGMENT_DIR).map_err(io_error("list", SEGMENT_DIR.into()))?;
-    let number = |name: &str| -> Option<u32> {
-        name.strip_prefix(ring)?.strip_prefix('.')?.strip_suffix(".ring")?.parse().ok()
+/// Opens an object of one of the users in `trust`, if it is there and counts. `place` is what its header must say if it
+/// has more names than one.
+pub(super) fn open(
+    name: String,
+    trust: &Trust,
+    access: Access,
+    place: Option<Place>,
+) -> Result<Option<Object>, RingError> {
+    let path = path_of(&name);
+    // What is not trusted is not even opened. What was opened is looked at again: the name may stand for another file.
+    let check = |metadata: io::Result<Metadata>| match metadata {
+        Ok(metadata) => Ok(match reason_to_ignore(&metadata, trust) {
+            None => Some(metadata),
+            Some(why) => {
+                let mut ignored = Ignored::default();
+                ignored.add(&path, metadata.is_dir(), why);
+                ignored.say();
+                None
+            }
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("examine", path.clone())(error)),
     };
-    let mut numbers: Vec<u32> =
-        listing.filter_map(|entry| number(entry.ok()?.file_name().to_str()?)).collect();
-    numbers.sort_unstable();
-    Ok(numbers.into_iter().map(|n| Generation::new(ring, n)).collect())
-}
-
-pub(super) fn open_object(object: &str) -> Result<File, RingError> {
-    let path = path_of(object);
-    let opened = OpenOptions::new().read(true).write(true).open(&path);
-    opened.map_err(io_error("open", path))
-}
-
-/// Opens an object and takes the role's lock on it.
-pub(super) fn lock_role(object: &str, held: impl FnOnce() -> RingError) -> Result<File, RingError> {
-    let file = open_object(object)?;
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&write_lock(Claim::Role))) {
-        Ok(_) => Ok(file),
-        Err(Errno::EAGAIN | Errno::EACCES) => Err(held()),
-        Err(error) => Err(io_error("lock", path_of(object))(error.into())),
+    if check(fs::symlink_metadata(&path))?.is_none() {
+        return Ok(None);
     }
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(access == Access::Write)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(&path);
+    let file = match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(io_error("open", path.clone()))?,
+    };
+    let Some(metadata) = check(file.metadata())? else { return Ok(None) };
+    let is_it = match metadata.nlink() {
+        1 => true,
+        0 => false,
+        _ => place.is_some() && place == place_of(&file),
+    };
+    Ok(is_it.then_some(Object { file, name }))
 }
 
-/// Whether the one who holds the role says that it is at work.
-pub(super) fn is_at_work(file: &File) -> bool {
-    let mut found = write_lock(Claim::AtWork);
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut found)).is_ok() && i32::from(found.l_type) != nix::libc::F_UNLCK
+/// Why what has this metadata does not count, if so.
+fn reason_to_ignore(metadata: &Metadata, trust: &Trust) -> Option<String> {
+    let kind = metadata.file_type();
+    if !kind.is_file() {
+        let kind = match kind {
+            kind if kind.is_symlink() => "symbolic link",
+            kind if kind.is_dir() => "directory",
+            kind if kind.is_fifo() => "FIFO",
+            kind if kind.is_socket() => "socket",
+            _ => "device",
+        };
+        return Some(format!("it is a {kind} of uid {}", metadata.uid()));
+    }
+    let owner = metadata.uid();
+    trust.rank(owner).is_none().then(|| format!("it belongs to uid {owner}, not to {}", trust.names()))
+}
+
+/// What a file's header says of its name.
+fn place_of(file: &File) -> Option<Place> {
+    let mut bytes = [0; layout::HEADER_LEN];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    Place::decode("", &bytes).ok().flatten()
+}
+
+/// The numbers and roles for which there are names, whatever they stand for.
+fn names(ring: &str) -> Result<impl Iterator<Item = (u32, Role)>, RingError> {
+    let listing = fs::read_dir(SEGMENT_DIR).map_err(io_error("list", SEGMENT_DIR.into()))?;
+    let ring = format!("{ring}.");
+    let parse = move |name: &str| {
+        let rest = name.strip_prefix(&ring)?;
+        let role = Role::BOTH.into_iter().find(|role| rest.ends_with(role.ending()))?;
+        let digits = rest.strip_suffix(role.ending())?;
+        let number = digits.parse::<u32>().ok()?;
+        // `+1` and `01` are other names.
+        (number.to_string() == digits).then_some((number, role))
+    };
+    Ok(listing.filter_map(move |entry| parse(entry.ok()?.file_name().to_str()?)))
+}
+
+/// The generations that count, in the order in which they are drained.
+pub(super) fn generations(ring: &str, trust: &Trust) -> Result<Vec<Generation>, RingError> {
+    let own = geteuid().as_raw();
+    let mut ignored = Ignored::default();
+    let mut found = Vec::new();
+    for (number, _) in names(ring)?.filter(|(_, role)| *role == Role::Data) {
+        let mut generation = Generation { ring: ring.to_owned(), number, owner: own };
+        let name = generation.object(Role::Data);
+        let path = path_of(&name);
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        let why = reason_to_ignore(&metadata, trust);
+        let rank = trust.rank(metadata.uid()).filter(|_| why.is_none());
+        let Some(rank) = rank else {
+            ignored.add(&path, metadata.is_dir(), why.unwrap_or_default());
+            continue;
+        };
+        generation.owner = metadata.uid();
+        if metadata.nlink() == 1 || matches!(generation.open(Role::Data, Access::Read), Ok(Some(_))) {
+            found.push((rank, generation));
+        }
+    }
+    ignored.say();
+    // Where there is one of the own user's, others that keep this process out are others' business.
+    if found.iter().any(|(_, generation)| generation.owner == own) {
+        let may_read = |generation: &Generation| {
+            access(&path_of(&generation.object(Role::Data)), AccessFlags::R_OK) != Err(Errno::EACCES)
+        };
+        found.retain(|(_, generation)| generation.owner == own || may_read(generation));
+    }
+    found.sort_unstable_by_key(|(rank, generation)| (*rank, generation.number));
+    Ok(found.into_iter().map(|(_, generation)| generation).collect())
+}
+
+/// Which numbers have a name, whatever it stands for: they are not free for a new generation.
+pub(super) fn taken_numbers(ring: &str) -> Result<BTreeSet<u32>, RingError> {
+    Ok(names(ring)?.map(|(number, _)| number).collect())
+}
+
+/// Consumer segments of the own user's without a data segment.
+pub(super) fn orphans(ring: &str) -> Result<Vec<Generation>, RingError> {
+    let named: Vec<_> = names(ring)?.collect();
+    let whole: BTreeSet<u32> =
+        named.iter().filter(|(_, role)| *role == Role::Data).map(|(number, _)| *number).collect();
+    let owner = geteuid().as_raw();
+    let alone = named.into_iter().filter(|(number, _)| !whole.contains(number));
+    Ok(alone.map(|(number, _)| Generation { ring: ring.to_owned(), number, owner }).collect())
+}
+
+/// The users who have a ring of this name.
+pub(super) fn owners(ring: &str) -> Result<BTreeSet<u32>, RingError> {
+    let data = names(ring)?.filter(|(_, role)| *role == Role::Data);
+    let owner = |(number, role): (u32, Role)| {
+        let generation = Generation { ring: ring.to_owned(), number, owner: 0 };
+        let metadata = fs::symlink_metadata(path_of(&generation.object(role))).ok()?;
+        (metadata.is_file() && metadata.nlink() == 1).then(|| metadata.uid())
+    };
+    Ok(data.filter_map(owner).collect())
 }
 
 /// What a lock on an object claims: the byte of it that is locked.
@@ -90,103 +298,52 @@ pub(super) enum Claim {
     AtWork = 1,
 }
 
-/// Says that the role's holder is at work.
-pub(super) fn claim_at_work(file: &File, object: &str) -> Result<(), RingError> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&write_lock(Claim::AtWork))) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(io_error("lock", path_of(object))(error.into())),
+/// What became of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claimed {
+    /// It is made.
+    Ours,
+    /// Another holder of the role has made it.
+    Others,
+    /// Somebody who may only read the object keeps it from being made. Holders of a role lock for writing.
+    Blocked,
+}
+
+/// Makes a claim.
+pub(super) fn claim(object: &Object, claim: Claim) -> Result<Claimed, RingError> {
+    let failed = |errno: Errno| io_error("lock", path_of(&object.name))(errno.into());
+    match fcntl(&object.file, FcntlArg::F_OFD_SETLK(&lock(claim, libc::F_WRLCK))) {
+        Ok(_) => Ok(Claimed::Ours),
+        Err(Errno::EAGAIN | Errno::EACCES) => match holder(&object.file, claim).map_err(failed)? {
+            libc::F_RDLCK => Ok(Claimed::Blocked),
+            // Whoever held it may have let it go meanwhile.
+            _ => Ok(Claimed::Others),
+        },
+        Err(errno) => Err(failed(errno)),
     }
 }
 
-/// A write lock on the byte that stands for a claim.
-pub(super) fn write_lock(claim: Claim) -> nix::libc::flock {
-    nix::libc::flock {
-        l_type: nix::libc::F_WRLCK as i16,
-        l_whence: nix::libc::SEEK_SET as i16,
+/// Whether another holder of the role has made the claim.
+pub(super) fn is_claimed(object: &Object, claim: Claim) -> bool {
+    holder(&object.file, claim) == Ok(libc::F_WRLCK)
+}
+
+/// The kind of lock that keeps a claim from being made; `F_UNLCK` for none.
+fn holder(file: &File, claim: Claim) -> Result<i32, Errno> {
+    let mut found = lock(claim, libc::F_WRLCK);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
+    Ok(found.l_type.into())
+}
+
+/// A lock on the byte that stands for a claim.
+fn lock(claim: Claim, kind: i32) -> libc::flock {
+    libc::flock {
+        l_type: kind as i16,
+        l_whence: libc::SEEK_SET as i16,
         l_start: claim as i64,
         l_len: 1,
         l_pid: 0,
     }
-}
-
-/// Maps both segments of a generation and checks that they are what they should be.
-pub(super) fn attach(
-    generation: &Generation,
-    data_file: &File,
-    owners: &[u32],
-) -> Result<(Segments, Header), RingError> {
-    let ack_file = open_object(&generation.ack)?;
-    for (file, object) in [(data_file, &generation.data), (&ack_file, &generation.ack)] {
-        let uid = file.metadata().map_err(io_error("examine", path_of(object)))?.uid();
-        if !owners.contains(&uid) {
-            let expected = owners.iter().map(|o| format!("uid {o}")).collect::<Vec<_>>().join(" or ");
-            return Err(RingError::Owner { path: path_of(object), uid, expected });
-        }
-    }
-    let (data, header) = map(&generation.data, data_file, layout::MAGIC_DATA)?;
-    let (ack, ack_header) = map(&generation.ack, &ack_file, layout::MAGIC_ACK)?;
-    let corrupt = |object: &str, what| Err(RingError::Corrupt { name: object.to_owned(), what });
-    if data.len() as u64 != layout::RECORDS as u64 + header.capacity {
-        return corrupt(&generation.data, "its length is not what its header says");
-    }
-    if ack.len() != layout::ACK_LEN || ack_header.uuid != header.uuid {
-        return corrupt(&generation.ack, "it does not belong to its data segment");
-    }
-    Ok((Segments { data, ack, capacity: header.capacity }, header))
-}
-
-fn map(object: &str, file: &File, magic: [u8; 8]) -> Result<(Mapping, Header), RingError> {
-    let corrupt = |what| RingError::Corrupt { name: object.to_owned(), what };
-    let file_len = file.metadata().map_err(io_error("examine", path_of(object)))?.len();
-    if file_len < layout::ACK_LEN as u64 {
-        return Err(corrupt("it is shorter than a header"));
-    }
-    let mapping = Mapping::open(object).map_err(io_error("map", path_of(object)))?;
-    if mapping.len() < layout::ACK_LEN {
-        return Err(corrupt("it is shorter than a header"));
-    }
-    let mut bytes = [0; layout::HEADER_LEN];
-    mapping.read(0, &mut bytes).map_err(|_| corrupt("it is shorter than a header"))?;
-    let header = Header::decode(object, magic, &bytes)?;
-    // What is locked and owned as wanted must be what is mapped: the name may have changed hands meanwhile.
-    let mut on_file = [0; layout::HEADER_LEN];
-    file.read_exact_at(&mut on_file, 0).map_err(io_error("read", path_of(object)))?;
-    if on_file != bytes {
-        return Err(corrupt("it was replaced while it was opened"));
-    }
-    Ok((mapping, header))
-}
-
-pub(super) fn make_read_only(mapping: &Mapping, object: &str) -> Result<(), RingError> {
-    mapping.make_read_only().map_err(io_error("protect", path_of(object)))
-}
-
-/// Tail and head, if they can be true.
-pub(super) fn positions(segments: &Segments) -> Option<(u64, u64)> {
-    let head = segments.ack.word(layout::HEAD).load(Ordering::Acquire);
-    let tail = segments.data.word(layout::TAIL).load(Ordering::Acquire);
-    (head <= tail && tail - head <= segments.capacity).then_some((tail, head))
-}
-
-/// Bytes and records that are visible and not acknowledged.
-pub(super) fn backlog(segments: &Segments) -> (u64, u64) {
-    let Some((tail, head)) = positions(segments) else { return (0, 0) };
-    if tail == head {
-        return (0, 0);
-    }
-    // The newer commit slot may be a commit ahead of the tail, which is as good for a display.
-    let slot = |i| layout::COMMIT_SLOTS + i * layout::COMMIT_SLOT_LEN + 8;
-    let next = (0..2).map(|i| segments.data.word(slot(i)).load(Ordering::Relaxed)).max().unwrap_or(0);
-    let acked = segments.ack.word(layout::PUBLISHER_COUNTERS + PublisherCounter::AckedSequence as usize * 8);
-    (tail - head, next.saturating_sub(acked.load(Ordering::Relaxed)))
-}
-
-/// Whether an older generation holds nothing more. One that cannot be read is not drained.
-pub(super) fn is_drained(generation: &Generation) -> bool {
-    let Ok(file) = open_object(&generation.data) else { return false };
-    let owner = file.metadata().map_or(0, |m| m.uid());
-    let attached = attach(generation, &file, &[owner, 0, geteuid().as_raw()]);
-    attached.ok().and_then(|(segments, _)| positions(&segments)).is_some_and(|(tail, head)| tail == head)
 }
 
 pub(super) fn remove(object: &str) -> Result<(), RingError> {
@@ -195,6 +352,11 @@ pub(super) fn remove(object: &str) -> Result<(), RingError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// Removes a generation: the data segment first, since it exists for as long as that does.
+pub(super) fn remove_generation(generation: &Generation) -> Result<(), RingError> {
+    Role::BOTH.into_iter().try_for_each(|role| remove(&generation.object(role)))
 }
 
 /// What tells this boot of the machine from all others (random(4)); zeros where the kernel does not say.

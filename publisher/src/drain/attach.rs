@@ -23,32 +23,41 @@ const MISSING_WAIT: Duration = Duration::from_millis(200);
 /// Attaches to the ring, which the agent may not have made yet. Gives none if a stop is asked for first.
 ///
 /// # Errors
-/// A [`RingError`] other than [`RingError::Missing`].
+/// A [`RingError`] that an agent's start or a new ring of its would not end.
 pub fn attach(name: &str, stop: &Stop) -> Result<Option<PublisherRing>, RingError> {
-    let mut said = false;
+    let mut said = None;
     while !stop.is_requested() {
-        match PublisherRing::attach(name, None) {
+        let error = match PublisherRing::attach(name, None) {
             Ok(ring) => {
                 start_counters(name, &ring.status);
                 let (used_bytes, _) = ring.fill();
                 tracing::info!("draining the ring `{name}` ({}), {used_bytes} bytes wait in it", ring.uuid);
                 return Ok(Some(ring));
             }
-            Err(RingError::Missing { .. }) => {
-                if !said {
-                    tracing::info!("waiting for the ring `{name}`: fs-agent is not running yet");
-                }
-                said = true;
-                sleep(MISSING_WAIT);
-            }
+            Err(error @ RingError::Missing { .. }) => error,
+            Err(error) if error.is_damage() => error,
             Err(error) => return Err(error),
+        };
+        let says = error.to_string();
+        if said.as_ref() != Some(&says) {
+            match error {
+                RingError::Missing { .. } => {
+                    tracing::info!("waiting for the ring `{name}`: fs-agent is not running yet")
+                }
+                _ => tracing::error!("waiting for fs-agent to begin another ring: {says}"),
+            }
+            said = Some(says);
         }
+        sleep(MISSING_WAIT);
     }
     Ok(None)
 }
 
 /// Whether the agent writes to another ring of the same name by now, so that this one only has to be drained.
 pub fn is_superseded(name: &str, ring: &PublisherRing) -> bool {
+    if ring.has_agent() {
+        return false;
+    }
     let newer = ring.has_successor().unwrap_or_else(|error| {
         tracing::warn!("cannot look for a newer ring: {error}");
         false

@@ -39,6 +39,7 @@ mod security;
 mod shutdown;
 mod sleep;
 mod spool;
+mod strangers;
 mod tools;
 mod topics;
 mod units;

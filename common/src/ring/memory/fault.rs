@@ -28,7 +28,7 @@ static TABLE: [Guard; GUARDS] =
 /// What was done about SIGBUS before.
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
-/// One mapping under guard, until dropped.
+/// One mapping under guard, until [`Guarded::end`].
 pub(super) struct Guarded(Option<&'static Guard>);
 
 impl Guarded {
@@ -60,11 +60,10 @@ impl Guarded {
             guard.broken.store(true, Ordering::Relaxed);
         }
     }
-}
 
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        if let Some(guard) = self.0 {
+    /// Ends the guard. To be called before the mapping ends.
+    pub(super) fn end(&mut self) {
+        if let Some(guard) = self.0.take() {
             guard.base.store(0, Ordering::Release);
         }
     }

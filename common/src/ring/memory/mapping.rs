@@ -1,8 +1,12 @@
 //! The memory of a real ring: two mapped POSIX shared-memory objects.
+//!
+//! The crate `shared_memory` makes the objects. It opens existing ones by name alone, and for writing: here an object
+//! is mapped by the descriptor that was opened and checked, so that no name is walked twice, and with no more rights
+//! than the descriptor has.
 
-use std::{io, ptr::NonNull, time::Duration};
+use std::{fs::File, io, os::fd::AsRawFd, ptr::NonNull, time::Duration};
 
-use shared_memory::{Shmem, ShmemConf, ShmemError};
+use shared_memory::{ShmemConf, ShmemError};
 
 use crate::{
     ring::layout,
@@ -15,70 +19,77 @@ use super::{Memory, OutOfBounds, fault::Guarded};
 #[cfg(target_arch = "x86_64")]
 const CACHE_LINE: usize = 64;
 
-/// How a mapping will be used.
-#[derive(Clone, Copy, Debug)]
+/// What this process may do with an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
 }
-/// A mapping of one shared-memory object, readable or read-only for this process.
+
+/// Makes the object `name` of `len` bytes, owned by the caller, its mode 0600 or less. No memory is allocated for it.
+///
+/// # Errors
+/// Whatever shm_open(3), ftruncate(2) or mmap(2) say; `AlreadyExists` if the name is taken.
+pub(crate) fn create_object(name: &str, len: usize) -> io::Result<()> {
+    let made = ShmemConf::new().os_id(name).size(len).create();
+    let mut shmem = made.map_err(|error| match error {
+        ShmemError::MappingIdExists => io::Error::from(io::ErrorKind::AlreadyExists),
+        ShmemError::MapCreateFailed(errno) | ShmemError::UnknownOsError(errno) => {
+            io::Error::from_raw_os_error(errno.cast_signed())
+        }
+        other => io::Error::other(other),
+    })?;
+    // Otherwise it would be removed again.
+    shmem.set_owner(false);
+    Ok(())
+}
+
+/// A mapping of one shared-memory object, until dropped.
 pub struct Mapping {
     base: NonNull<u8>,
     len: usize,
-    /// Before `_shmem`, so that it ends before the mapping does.
     guard: Guarded,
-    /// Unmaps on drop; never unlinks.
-    _shmem: Shmem,
 }
 
-// SAFETY: `base` stays valid for as long as `_shmem`, which moves with it; all access is by atomics or by
-// copies whose ranges the protocol keeps apart (reservations do not overlap, see `producer`). `Shmem` itself
-// is only dropped.
+// SAFETY: `base` stays valid until the drop, and moves with the mapping; all access is by atomics or by copies whose
+// ranges the protocol keeps apart (reservations do not overlap, see `producer`).
 unsafe impl Send for Mapping {}
 // SAFETY: as above: `&Mapping` gives atomics and raw copies, no references to the bytes.
 unsafe impl Sync for Mapping {}
 
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // Before the address can be another mapping's.
+        self.guard.end();
+        // SAFETY: the range is exactly the mapping that `of` made. No borrow of it is left, since all of them borrow
+        // `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
 impl Mapping {
-    /// Creates the object `name` of `len` bytes, owned by the caller, mode 0600.
+    /// Maps the first `len` bytes of an open object. A store through a mapping for [`Access::Read`] kills the process:
+    /// each side stores into its own segment alone.
     ///
     /// # Errors
-    /// Whatever shm_open(3), ftruncate(2) or mmap(2) say; `AlreadyExists` if the name is taken.
-    pub(crate) fn create(name: &str, len: usize) -> io::Result<Self> {
-        Self::wrap(ShmemConf::new().os_id(name).size(len).create())
-    }
-
-    /// Maps the existing object `name` whole.
-    ///
-    /// # Errors
-    /// Whatever shm_open(3), fstat(2) or mmap(2) say.
-    pub(crate) fn open(name: &str) -> io::Result<Self> {
-        Self::wrap(ShmemConf::new().os_id(name).open())
-    }
-
-    fn wrap(shmem: Result<Shmem, ShmemError>) -> io::Result<Self> {
-        let mut shmem = shmem.map_err(|e| match e {
-            ShmemError::MappingIdExists => io::Error::from(io::ErrorKind::AlreadyExists),
-            ShmemError::MapCreateFailed(errno)
-            | ShmemError::MapOpenFailed(errno)
-            | ShmemError::UnknownOsError(errno) => io::Error::from_raw_os_error(errno.cast_signed()),
-            other => io::Error::other(other),
-        })?;
-        shmem.set_owner(false);
-        let base = NonNull::new(shmem.as_ptr()).ok_or(io::ErrorKind::InvalidData)?;
+    /// Whatever mmap(2) says.
+    pub(crate) fn of(file: &File, len: usize, access: Access) -> io::Result<Self> {
+        let protection = match access {
+            Access::Read => libc::PROT_READ,
+            Access::Write => libc::PROT_READ | libc::PROT_WRITE,
+        };
+        // SAFETY: the kernel chooses the address, so that nothing that is mapped already is touched; the descriptor is
+        // open for as long as the call takes.
+        let base = unsafe {
+            libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
         // mmap(2) gives page-aligned addresses, so a multiple of 8 from the base is aligned for an u64.
-        let guard = Guarded::new(base.as_ptr() as usize, shmem.len());
-        Ok(Self { base, len: shmem.len(), guard, _shmem: shmem })
-    }
-
-    /// Takes the right to write through this mapping away from this process.
-    ///
-    /// # Errors
-    /// Whatever mprotect(2) says.
-    pub(crate) fn make_read_only(&self) -> io::Result<()> {
-        // SAFETY: the range is exactly the mapping that `_shmem` holds; no atomic store or copy-in follows,
-        // because the callers make the peer's segment read-only right after attaching, before any use.
-        let failed = unsafe { libc::mprotect(self.base.as_ptr().cast(), self.len, libc::PROT_READ) };
-        if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        let guard = Guarded::new(base.as_ptr() as usize, len);
+        Ok(Self { base, len, guard })
     }
 
     /// Enters every page into this process's page table, as far as the kernel does that on request (Linux 5.14): else the
@@ -88,8 +99,7 @@ impl Mapping {
             Access::Write => libc::MADV_POPULATE_WRITE,
             Access::Read => libc::MADV_POPULATE_READ,
         };
-        // SAFETY: the range is exactly the mapping that `_shmem` holds, and its content stays as it is. What fails here
-        // is left to faults.
+        // SAFETY: the range is exactly this mapping, and its content stays as it is. What fails here is left to faults.
         unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, advice) };
     }
 
@@ -97,11 +107,6 @@ impl Mapping {
     #[inline]
     pub(crate) fn is_intact(&self) -> bool {
         self.guard.is_intact()
-    }
-
-    /// Bytes of the mapping.
-    pub(crate) fn len(&self) -> usize {
-        self.len
     }
 
     /// The address of `len` bytes at `at`, if they lie within the mapping.

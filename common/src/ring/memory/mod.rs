@@ -14,7 +14,7 @@ mod mapping;
 mod model;
 
 #[cfg(not(loom))]
-pub(crate) use mapping::Access;
+pub(crate) use mapping::{Access, create_object};
 #[cfg(not(loom))]
 pub use mapping::{Mapping, Segments};
 #[cfg(all(loom, test))]

@@ -2,6 +2,7 @@
 
 mod peers;
 mod property;
+mod strangers;
 mod withheld;
 
 use std::{fs, os::unix::fs::FileExt, path::PathBuf, sync::atomic};
