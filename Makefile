@@ -17,7 +17,7 @@ SINK ?= kafka
 # How long `make fuzz` takes, beside its build.
 FUZZ_SECONDS ?= 20
 
-.PHONY: help setup build demo test faults conformance bench model fuzz lint clean clean-up
+.PHONY: help setup build demo test faults hostile conformance bench model fuzz lint clean clean-up
 .DEFAULT_GOAL := help
 
 help: ## Shows this list
@@ -41,6 +41,12 @@ faults: ## Brings about each fault on the way to Kafka, and prints what became o
 	cargo build --locked $(TESTED)
 	@trap tests/tools/clean-up.sh EXIT; tests/tools/faults.sh cargo nextest run --locked $(TESTED) \
 		--profile conformance --run-ignored all -E 'binary(e2e) & test(/^faults::/)'
+
+hostile: ## Tries what a hostile user tries, at length, and prints how each attempt ends: 3 minutes, as root
+	@tests/tools/setup.sh
+	cargo build --locked $(TESTED)
+	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile conformance \
+		--run-ignored all --no-capture -E 'binary(e2e) & test(/^hostile::/)'
 
 conformance: ## Runs ten seeds of fsx, stress-ng, dbench and a walk over 1,000,000 files: 20 minutes, as root
 	@tests/tools/setup.sh conformance

@@ -15,7 +15,6 @@ use super::{
     Caller, Entry, OpenFile, Overlay, Result,
     identity::masked,
     inode::{Inode, ROOT},
-    links::Names,
 };
 
 /// The mode of what is made.
@@ -30,24 +29,18 @@ pub struct NewMode {
 const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Overlay {
-    /// Finds `name` in `parent` for `thread`, which may be about to open it.
+    /// Finds `name` in `parent`.
     ///
     /// # Errors
     /// As openat(2) says.
-    pub fn lookup(&self, parent: u64, name: &OsStr, thread: u32) -> Result<Entry> {
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
         let parent = self.inodes.get(parent)?;
-        let fd = openat(&parent.fd()?, name, PATH_ONLY, Mode::empty())?;
-        let (entry, link) = self.admit(fd, &parent, name)?;
-        if !entry.lasts {
-            self.lookups.note(thread, entry.node, &link);
-        }
-        Ok(entry)
+        self.look_up_in(&parent, name)
     }
 
-    /// Finds what was made as `name`.
     fn look_up_in(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Entry> {
         let fd = openat(&parent.fd()?, name, PATH_ONLY, Mode::empty())?;
-        Ok(self.admit(fd, parent, name)?.0)
+        self.admit(fd, parent, name)
     }
 
     /// The kernel lets go of what it was told of.
@@ -80,11 +73,10 @@ impl Overlay {
             Err(Errno::EXIST) if !wanted.contains(OFlags::EXCL) => return Err(Errno::STALE),
             other => other?,
         };
-        let (entry, link) = self.admit(self.reopen(&fd, OFlags::PATH)?, &parent, name)?;
+        let entry = self.admit(self.reopen(&fd, OFlags::PATH)?, &parent, name)?;
         let inode = self.inodes.get(entry.node)?;
         let held = inode.fd()?;
-        let path = self.path_by(&inode, Some(link), Names::One);
-        let file = self.keep(inode, held, fd, wanted, caller, path);
+        let file = self.keep(inode, held, fd, wanted, caller);
         Ok((entry, file))
     }
 
@@ -164,7 +156,7 @@ impl Overlay {
         let known = self.known(&parent, name);
         unlinkat(&parent.fd()?, name, flags)?;
         if let Some((inode, fd)) = known {
-            inode.links.remove(&parent, name);
+            inode.remove_link(&parent, name);
             // It may be found by this alone now.
             inode.keep(&fd);
         }
@@ -195,7 +187,7 @@ impl Overlay {
             if flags.contains(RenameFlags::EXCHANGE) {
                 self.inodes.moved(replaced, (&new_parent, new_name), (&parent, name));
             } else {
-                replaced.links.remove(&new_parent, new_name);
+                replaced.remove_link(&new_parent, new_name);
                 replaced.keep(fd);
             }
         }

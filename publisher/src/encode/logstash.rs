@@ -19,15 +19,13 @@
 //! | \[`unattributed`\] | `true`: a shared mapping's pages |
 //! | \[`path_base64`\] | the exact path, where it is not UTF-8 |
 //!
-//! A write to a path that was cut ([`bywash_common::record::PATH_CUT`]) has `_path_cut` added to `@tags`.
 //! A loss has `@message` (a sentence), `@timestamp` (of the last lost write), `@version`, `@fields`, `@tags` with
 //! `_lost` added, `event_id`, \[`sequence`\] and `lost`.
 
-use bywash_common::{config::EventConfig, record::is_cut};
+use bywash_common::config::EventConfig;
 
 use super::{
-    Encode, LOST_TAG, LossEvent, PATH_CUT_TAG, VERSION, WriteEvent, cache::Cache, json,
-    timestamp::TimestampWriter,
+    Encode, LOST_TAG, LossEvent, VERSION, WriteEvent, cache::Cache, json, timestamp::TimestampWriter,
 };
 
 /// How bytes that may be anything stand in the JSON.
@@ -56,8 +54,6 @@ pub struct Logstash {
     cache: Cache<Made>,
     /// `,"@version":...,"@fields":...,"@tags":...`
     constants: Vec<u8>,
-    /// The same with the tag of a path that was cut.
-    cut_constants: Vec<u8>,
     /// The same with the tag of a loss.
     loss_constants: Vec<u8>,
 }
@@ -66,14 +62,13 @@ impl Logstash {
     /// An encoder with the configuration's fields and tags.
     pub fn new(config: &EventConfig, style: Style) -> Self {
         let tags: Vec<&str> = config.tags.iter().map(String::as_str).collect();
-        let with = |tag| constants(config, &[&tags[..], &[tag]].concat());
+        let loss_tags = [&tags[..], &[LOST_TAG]].concat();
         Self {
             style,
             time: TimestampWriter::new(),
             cache: Cache::new(),
             constants: constants(config, &tags),
-            cut_constants: with(PATH_CUT_TAG),
-            loss_constants: with(LOST_TAG),
+            loss_constants: constants(config, &loss_tags),
         }
     }
 
@@ -87,10 +82,7 @@ impl Logstash {
 
 impl Encode for Logstash {
     fn write(&mut self, event: &WriteEvent<'_>, out: &mut Vec<u8>) {
-        let made = self.cache.get(event, || {
-            let constants = if is_cut(event.path) { &self.cut_constants } else { &self.constants };
-            made(self.style, event, constants)
-        });
+        let made = self.cache.get(event, || made(self.style, event, &self.constants));
         out.extend_from_slice(&made.head);
         push_any(self.style, "@message", event.message, out);
         out.extend_from_slice(b",\"@timestamp\":\"");

@@ -1,9 +1,6 @@
 //! Operations that the comparison leaves out, because the overlay is known to answer them otherwise.
 
-use rustix::{
-    fs::{FallocateFlags, RenameFlags},
-    io::ReadWriteFlags,
-};
+use rustix::fs::FallocateFlags;
 
 use bywash_tests::actor::operation::{Caller, Operation, Step};
 
@@ -60,23 +57,9 @@ pub const BY_NATURE: &[Exception] = &[
 /// What is still to be mended: each goes from here when it is.
 pub const PENDING: &[Exception] = &[
     Exception {
-        name: "the owner of what a rename leaves behind: RENAME_WHITEOUT",
-        is_one: |step| {
-            step.caller != Caller::Root
-                && matches!(step.operation, Operation::Rename { flags, .. } if flags.contains(RenameFlags::WHITEOUT))
-        },
-    },
-    Exception {
         name: "flags of inodes: lsattr and chattr",
         is_one: |step| {
             matches!(step.operation, Operation::InodeFlags { .. } | Operation::SetInodeFlags { .. })
-        },
-    },
-    Exception {
-        name: "flags of a single write",
-        is_one: |step| {
-            let told = ReadWriteFlags::DSYNC | ReadWriteFlags::SYNC;
-            matches!(step.operation, Operation::WriteWith { flags, .. } if !told.contains(flags))
         },
     },
     Exception {

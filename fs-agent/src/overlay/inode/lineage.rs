@@ -12,8 +12,8 @@ use rustix::{
 };
 
 use super::{
-    super::{Result, links::Link, lock, stat_of},
-    Inode, key_of,
+    super::{Result, lock, stat_of},
+    Inode, Link, key_of,
 };
 
 /// The longest path that the kernel walks at once: PATH_MAX of linux/limits.h, less the zero at its end.
@@ -32,7 +32,8 @@ impl Inode {
     /// # Errors
     /// `ESTALE` if none leads to it any more. Others, such as `EMFILE`, say nothing of that.
     pub(super) fn find_again(&self) -> Result<OwnedFd> {
-        for link in self.links.live() {
+        let links = lock(&self.links).clone();
+        for link in links.into_iter().filter(|link| link.is_live()) {
             let Some(way) = way_down(link) else { continue };
             match way.open() {
                 Ok(fd) if key_of(&stat_of(&fd)?) == self.key => return Ok(fd),
@@ -63,7 +64,7 @@ fn way_down(link: Arc<Link>) -> Option<WayDown> {
         if links.len().is_power_of_two() {
             landmark = Arc::as_ptr(&above);
         }
-        let next = above.links.first().filter(|link| link.is_live())?;
+        let next = lock(&above.links).iter().find(|link| link.is_live()).cloned()?;
         links.push(next);
     }
 }
@@ -96,12 +97,18 @@ impl Drop for Inode {
     /// Lets go of the directories above that nobody else holds, one after the other: each dropped by the one below it,
     /// as Rust does by itself, they would take as much stack as there are of them.
     fn drop(&mut self) {
-        let mut links = self.links.take();
+        let mut links = self.take_links();
         while let Some(link) = links.pop() {
             let Some(Link { parent, .. }) = Arc::into_inner(link) else { continue };
             if let Some(mut last) = Arc::into_inner(parent) {
-                links.append(&mut last.links.take());
+                links.append(&mut last.take_links());
             }
         }
+    }
+}
+
+impl Inode {
+    fn take_links(&mut self) -> Vec<Arc<Link>> {
+        std::mem::take(self.links.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
