@@ -14,6 +14,7 @@ pub mod exit;
 pub mod fail_point;
 pub mod glob;
 pub mod logging;
+pub mod make;
 pub mod record;
 pub mod ring;
 #[cfg(not(loom))]

@@ -10,6 +10,8 @@ use bincode::{
 
 /// The longest path in bytes that a record carries; PATH_MAX of linux/limits.h.
 pub const PATH_BYTES_MAX: usize = 4096;
+/// Stands in a path that is longer than that where something was left out. No other path has it: names are not empty.
+pub const PATH_CUT: &[u8] = b"//";
 /// The longest command line in bytes that a record carries; what is longer is cut.
 pub const COMMAND_BYTES_MAX: usize = 4096;
 
@@ -22,6 +24,11 @@ const BINCODE: Configuration<
     bincode::config::Varint,
     Limit<ENCODED_BYTES_MAX>,
 > = bincode::config::standard().with_limit::<ENCODED_BYTES_MAX>();
+
+/// Whether something was left out of `path`.
+pub fn is_cut(path: &[u8]) -> bool {
+    path.windows(PATH_CUT.len()).any(|window| window == PATH_CUT)
+}
 
 /// How a write came to the agent, and so what it knows of the writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]

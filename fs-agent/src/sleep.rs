@@ -6,7 +6,6 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -17,6 +16,7 @@ use bywash_common::{
     cli::GlobalArgs,
     config::{Config, DirectoryConfig},
     exit::Exit,
+    make::{Access, make_directories},
     ring::{self, Inspected, RingError},
     status::{AgentCounter, ListeningKind},
 };
@@ -122,7 +122,7 @@ fn state_file(config: &Config) -> Option<PathBuf> {
 }
 
 fn make_state_dir(directory: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(STATE_DIR_MODE).create(directory)
+    make_directories(directory, Access::own(STATE_DIR_MODE))
 }
 
 /// Has the running agent look at the state, and waits until it says that `directories` are what is `wanted`.

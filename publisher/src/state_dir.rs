@@ -1,13 +1,17 @@
 //! Directories that the publisher keeps something in between its runs: its own, closed, and one publisher's at a time.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{Group, geteuid};
+use bywash_common::make::{Access, make_directories};
+use nix::{
+    fcntl::OFlag,
+    unistd::{Group, geteuid},
+};
 
 /// Held by the publisher that writes to the directory.
 const LOCK: &str = "publisher.lock";
@@ -90,8 +94,7 @@ impl StateDir {
         let group = group.map(gid).transpose()?;
         if !path.exists() {
             let mode = if group.is_some() { 0o750 } else { 0o700 };
-            DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed("create"))?;
-            chown(path, None, group).map_err(failed("give to the group"))?;
+            make_directories(path, Access { mode, owner: None, group }).map_err(failed("create"))?;
         }
         let found = fs::metadata(path).map_err(failed("examine"))?;
         if found.uid() != geteuid().as_raw() && found.uid() != 0 {
@@ -100,8 +103,13 @@ impl StateDir {
         if found.mode() & 0o002 != 0 {
             return Err(StateDirError::Open { key, path: path.to_owned() });
         }
-        let opened =
-            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join(LOCK));
+        let opened = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(path.join(LOCK));
         let lock = opened.map_err(failed("write to"))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), group, _lock: lock }),
@@ -132,6 +140,20 @@ mod tests {
         assert!(matches!(second, Err(StateDirError::Held { .. })));
         drop(first);
         StateDir::open("k", &path, None).unwrap();
+    }
+
+    #[test]
+    fn those_above_it_are_the_groups_to_enter_as_well() {
+        if !geteuid().is_root() {
+            return println!("skipped: only root can give a directory to any group");
+        }
+        let parent = tempfile::tempdir().unwrap();
+        let group = Group::from_gid(1.into()).unwrap().expect("a group with the number 1");
+        StateDir::open("k", &parent.path().join("a/b"), Some(&group.name)).unwrap();
+        for made in ["a", "a/b"] {
+            let found = fs::metadata(parent.path().join(made)).unwrap();
+            assert_eq!((found.mode() & 0o7777, found.gid()), (0o750, 1), "{made}");
+        }
     }
 
     #[test]

@@ -57,17 +57,18 @@ impl Source {
         }
     }
 
-    /// Whether what is written through an open file is excluded. That is decided once, by the path that `known_path`
-    /// gives, and written into the file's `note`, until the patterns change.
-    pub fn excludes(&self, note: &AtomicU64, known_path: impl FnOnce() -> Arc<[u8]>) -> bool {
+    /// Whether what is written through an open file is excluded. That is decided once, by whether its path is one that
+    /// matches, as `has_path` says, and written into the file's `note`, until the patterns change.
+    pub fn excludes(&self, note: &AtomicU64, has_path: impl FnOnce(&dyn Fn(&[u8]) -> bool) -> bool) -> bool {
         let rules = self.rules();
         // The edition, and in the lowest bit what it says.
         let noted = note.load(Ordering::Relaxed);
         if noted >> 1 == rules.edition {
             return noted & 1 == 1;
         }
-        let path = known_path();
-        let excluded = path.get(self.root_len..).is_some_and(|below| rules.exclude.match_path(below));
+        let matches =
+            |path: &[u8]| path.get(self.root_len..).is_some_and(|below| rules.exclude.match_path(below));
+        let excluded = has_path(&matches);
         note.store(rules.edition << 1 | u64::from(excluded), Ordering::Relaxed);
         excluded
     }

@@ -10,20 +10,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bywash_common::{config::FifoConfig, units::ByteSize};
+use bywash_common::{
+    config::FifoConfig,
+    make::{Access, Kind, make},
+    units::ByteSize,
+};
 use nix::{
     fcntl::{FcntlArg, fcntl},
     unistd::{Group, User},
 };
-use rustix::fs::{
-    Access, AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Uid, accessat, fchmod, fchown, flock,
-    mknodat, open,
+use rustix::{
+    fs::{self as system, AtFlags, CWD, FlockOperation, Mode, OFlags, accessat, flock, open},
+    path::DecInt,
+    process::geteuid,
 };
 
 use crate::privilege;
-
-/// Until it belongs to whom it shall, a new FIFO is nobody else's.
-const MODE_AT_FIRST: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// A configured FIFO cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,18 @@ pub enum Unusable {
         path: PathBuf,
         /// What is there.
         what: &'static str,
+    },
+    /// A symbolic link of somebody else's leads there.
+    #[error(
+        "{} is a symbolic link to a FIFO, and belongs to uid {uid}: refused; write the path it leads to, or give the link \
+         to root (chown -h)",
+        path.display()
+    )]
+    Link {
+        /// The path.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
     },
     /// A watched directory is around it.
     #[error(
@@ -173,7 +187,7 @@ fn kind_of(metadata: &Metadata) -> &'static str {
 pub fn check(fifo: &FifoConfig) -> Result<(), Unusable> {
     let path = &fifo.path;
     match look(path).map_err(|error| Unusable::io("look at", path, error))? {
-        Found::Fifo(_) => accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS)
+        Found::Fifo(_) => accessat(CWD, path, system::Access::READ_OK, AtFlags::EACCESS)
             .map_err(|error| Unusable::io("read from", path, error)),
         Found::Other(what) => Err(Unusable::NotAFifo { path: path.clone(), what }),
         Found::Nothing if fifo.create => check_creatable(fifo),
@@ -202,20 +216,36 @@ pub fn open_fifo(fifo: &FifoConfig) -> Result<Opened, Unusable> {
     if fifo.create && look(path).is_ok_and(|found| found == Found::Nothing) {
         create(fifo)?;
     }
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = open(path, flags, Mode::empty()).map_err(|error| Unusable::io("open", path, error))?;
-    let file = fs::File::from(fd);
-    let metadata = file.metadata().map_err(|error| Unusable::io("look at", path, error))?;
-    // Another one than was looked at, perhaps.
+    // Another one than was looked at, perhaps. Opening a device can do something.
+    let found = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let found = fs::File::from(found.map_err(|error| Unusable::io("open", path, error))?);
+    let metadata = found.metadata().map_err(|error| Unusable::io("look at", path, error))?;
     if !metadata.file_type().is_fifo() {
         return Err(Unusable::NotAFifo { path: path.clone(), what: kind_of(&metadata) });
     }
+    refuse_strangers_link(path, &metadata)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let reopened = Path::new("/proc/self/fd").join(DecInt::from_fd(&found).as_ref() as &Path);
+    let file = open(&reopened, flags, Mode::empty()).map_err(|error| Unusable::io("open", path, error))?;
+    let file = fs::File::from(file);
     // Two readers would share the bytes out between them. The kernel lets go however this process ends.
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Err(Unusable::Held { path: path.clone() });
     }
     let pipe_bytes = enlarge(&file, fifo.pipe_size.0, path);
     Ok(Opened { fd: file.into(), id: FileId::of(&metadata), pipe_bytes })
+}
+
+/// Who may write to the directory of a FIFO, and so put a symbolic link in its place, must not have this process read
+/// another's. `fifo` is what was found at `path`.
+fn refuse_strangers_link(path: &Path, fifo: &Metadata) -> Result<(), Unusable> {
+    let last = fs::symlink_metadata(path).map_err(|error| Unusable::io("look at", path, error))?;
+    let trusted = [0, geteuid().as_raw(), fifo.uid()];
+    let is_fine = match last.is_symlink() {
+        true => trusted.contains(&last.uid()),
+        false => FileId::of(&last) == FileId::of(fifo),
+    };
+    if is_fine { Ok(()) } else { Err(Unusable::Link { path: path.to_owned(), uid: last.uid() }) }
 }
 
 /// Makes the pipe hold `wanted` bytes, if it holds less; gives what it holds then.
@@ -237,32 +267,25 @@ pub fn enlarge(pipe: impl AsFd, wanted: u64, path: &Path) -> usize {
 fn create(fifo: &FifoConfig) -> Result<(), Unusable> {
     let path = &fifo.path;
     let (owner, group) = owner_of(fifo)?;
-    match mknodat(CWD, path, FileType::Fifo, MODE_AT_FIRST, 0) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::EXIST) => return Ok(()),
-        Err(error) => return Err(Unusable::io("make", path, error)),
+    match make(Kind::Fifo, path, Access { mode: fifo.mode, owner, group }) {
+        Ok(()) => {
+            tracing::info!("made the FIFO {}", path.display());
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(Unusable::io("make", path, error)),
     }
-    let failed = |action, error: rustix::io::Errno| Unusable::io(action, path, error);
-    // By a descriptor: who may write to the directory could put another file there by now.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = open(path, flags, Mode::empty()).map_err(|error| failed("open", error))?;
-    if owner.is_some() || group.is_some() {
-        fchown(&made, owner, group).map_err(|error| failed("change the owner of", error))?;
-    }
-    fchmod(&made, Mode::from_raw_mode(fifo.mode)).map_err(|error| failed("change the mode of", error))?;
-    tracing::info!("made the FIFO {}", path.display());
-    Ok(())
 }
 
 /// Whose it shall be, where configured.
-fn owner_of(fifo: &FifoConfig) -> Result<(Option<Uid>, Option<Gid>), Unusable> {
+fn owner_of(fifo: &FifoConfig) -> Result<(Option<u32>, Option<u32>), Unusable> {
     let nobody = |kind, name: &String| Unusable::Nobody { path: fifo.path.clone(), kind, name: name.clone() };
     let user = |name: &String| match User::from_name(name) {
-        Ok(Some(user)) => Ok(Uid::from_raw(user.uid.as_raw())),
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
         _ => Err(nobody("user", name)),
     };
     let group = |name: &String| match Group::from_name(name) {
-        Ok(Some(group)) => Ok(Gid::from_raw(group.gid.as_raw())),
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
         _ => Err(nobody("group", name)),
     };
     Ok((fifo.owner.as_ref().map(user).transpose()?, fifo.group.as_ref().map(group).transpose()?))

@@ -94,3 +94,22 @@ fn a_pipe_is_made_larger_and_never_smaller() {
     assert_eq!(opened.pipe_bytes, 256 << 10);
     assert_eq!(enlarge(&opened.fd, 4096, &fifo.path), 256 << 10);
 }
+
+#[test]
+fn a_strangers_link_leads_nowhere() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("skipped: only root can give a link to somebody else");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (roots, link) = (FifoConfig { create: true, ..fifo_in(dir.path()) }, dir.path().join("link"));
+    drop(open_fifo(&roots).unwrap());
+    std::os::unix::fs::symlink(&roots.path, &link).unwrap();
+    let through = FifoConfig::at(link.clone());
+    open_fifo(&through).unwrap();
+    std::os::unix::fs::lchown(&link, Some(4000), None).unwrap();
+    let error = open_fifo(&through).unwrap_err();
+    assert!(error.is_config() && error.to_string().contains("uid 4000"), "{error}");
+    // To one's own anybody may.
+    std::os::unix::fs::chown(&roots.path, Some(4000), None).unwrap();
+    open_fifo(&through).unwrap();
+}

@@ -184,7 +184,8 @@ impl Adapter {
             });
             // What is written is written: whatever happens to the record, the writer gets its count.
             let _ = attempt("capture", || {
-                if self.source.excludes(&file.note, || self.overlay.known_path_of(&file)) {
+                let matches = |pattern: &dyn Fn(&[u8]) -> bool| self.overlay.was_opened_by(&file, pattern);
+                if self.source.excludes(&file.note, matches) {
                     self.source.count_excluded(data.len());
                     return Ok(());
                 }

@@ -19,14 +19,19 @@ use super::{
     Adapter, attempt,
     convert::{self, attributes, caller, device, kind, timestamps},
 };
-use crate::overlay::{Cause, Change, Durability, NewMode, WriteRequest, Xattr};
+use crate::overlay::{Cause, Change, Durability, Entry, NAME_TTL, NewMode, WriteRequest, Xattr};
 
 /// How long the kernel believes names and attributes. What bypasses the overlay (handles opened before it was
 /// mounted) is seen after that time at the latest.
-const CACHE_TTL: Duration = Duration::from_secs(1);
+const CACHE_TTL: Duration = NAME_TTL;
 
 /// Node ids are not used again while the kernel knows them, so all can be of one generation.
 const GENERATION: Generation = Generation(0);
+
+/// How long the kernel believes a name and what came with it.
+fn ttl(entry: &Entry) -> &'static Duration {
+    if entry.lasts { &CACHE_TTL } else { &Duration::ZERO }
+}
 
 /// Answers a request with what an operation of the overlay gives, or with its errno. With `as $req` the operation is done in
 /// the name of who asks. One that goes by an open file alone is nobody's in particular: who opened it matters then.
@@ -52,8 +57,8 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        answer!(self as req, reply, "lookup", self.overlay.lookup(parent.0, name), entry => {
-            reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
+        answer!(self as req, reply, "lookup", self.overlay.lookup(parent.0, name, req.pid()), entry => {
+            reply.entry(ttl(&entry), &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
 
@@ -155,7 +160,7 @@ impl Filesystem for Adapter {
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         answer!(self as req, reply, "link", self.overlay.link(ino.0, newparent.0, newname), entry => {
-            reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
+            reply.entry(ttl(&entry), &attributes(entry.node, &entry.stat), GENERATION)
         });
     }
 

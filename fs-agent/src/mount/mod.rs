@@ -6,17 +6,17 @@ mod table;
 
 use std::{
     ffi::OsStr,
-    fs::{self, DirBuilder, File},
+    fs::{self, File},
     io,
-    os::{
-        fd::AsFd,
-        unix::{ffi::OsStrExt, fs::DirBuilderExt},
-    },
+    os::{fd::AsFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
-use bywash_common::config::DirectoryConfig;
+use bywash_common::{
+    config::DirectoryConfig,
+    make::{Access, make_directories},
+};
 use fuser::{Config, MountOption, Session, SessionACL};
 use rustix::{
     fs::{CWD, StatVfsMountFlags, readlinkat, statvfs},
@@ -138,8 +138,8 @@ pub fn check_directory(directory: &DirectoryConfig, ring: &str) -> Result<(), Un
 pub fn prepare_directory(directory: &DirectoryConfig) -> Result<(), Unusable> {
     let path = &directory.path;
     if directory.create && is_missing(path) {
-        let made = DirBuilder::new().recursive(true).mode(MODE_OF_NEW).create(path);
-        made.map_err(|error| Unusable::Io { path: path.clone(), error })?;
+        make_directories(path, Access::own(MODE_OF_NEW))
+            .map_err(|error| Unusable::Io { path: path.clone(), error })?;
     }
     check_path(path)
 }

@@ -16,7 +16,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{OpenDir, Overlay, Result, handle::DirStream, lock};
+use super::{OpenDir, Overlay, Result, handle::DirStream, inode::names_of, links::Names, lock};
 
 /// How much of a directory is read at once. A reply takes 4 KiB, and more on newer kernels.
 const READ_BYTES: usize = 16 << 10;
@@ -125,8 +125,9 @@ impl Overlay {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
         match statx(&dir.fd, name, flags, StatxFlags::BASIC_STATS) {
             Ok(stat) => {
-                let node = self.inodes.admit(None, &stat, &dir.inode, name).id;
-                let lasts = !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+                let node = self.inodes.admit(None, &stat, &dir.inode, name).0.id;
+                let lasts = !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+                    && names_of(&stat) == Names::One;
                 Some(Told { node, stat: Some(stat), lasts })
             }
             Err(Errno::NOENT) => None,

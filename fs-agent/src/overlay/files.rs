@@ -11,12 +11,7 @@ use rustix::{
     io::{Errno, ReadWriteFlags, dup, pread, pwrite, pwritev2, write},
 };
 
-use super::{
-    Caller, OpenFile, Overlay, Result,
-    handle::KnownPath,
-    inode::{self, Inode},
-    lock,
-};
+use super::{Caller, OpenFile, Overlay, Result, inode::Inode, lock, paths::KnownPath};
 use crate::privilege;
 
 /// RWF_NOAPPEND of linux/fs.h (Linux 6.9).
@@ -113,7 +108,8 @@ impl Overlay {
         let refused = OFlags::DIRECT | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let held = inode.fd()?;
         let fd = self.reopen(&held, wanted - refused)?;
-        Ok(self.keep(inode, held, fd, wanted, caller))
+        let path = self.path_for_open(&inode, caller.thread);
+        Ok(self.keep(inode, held, fd, wanted, caller, path))
     }
 
     pub(super) fn keep(
@@ -123,11 +119,8 @@ impl Overlay {
         fd: OwnedFd,
         flags: OFlags,
         opener: Caller,
+        path: KnownPath,
     ) -> Arc<OpenFile> {
-        let directory_moves = self.inodes.directory_moves();
-        let link = inode.link();
-        let bytes =
-            link.as_ref().map_or_else(|| self.path.as_slice().into(), |l| inode::path_of(&self.path, l));
         self.files.insert(|id| OpenFile {
             id,
             inode,
@@ -138,7 +131,7 @@ impl Overlay {
             durability: Durability::of(flags),
             position: Mutex::new(()),
             without_append: OnceLock::new(),
-            path: Mutex::new(KnownPath { link, directory_moves, bytes }),
+            path: Mutex::new(path),
             note: AtomicU64::new(0),
         })
     }

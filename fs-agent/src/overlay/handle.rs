@@ -11,12 +11,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{
-    Caller, Result,
-    dirs::DirEntry,
-    files::Durability,
-    inode::{Inode, Link},
-};
+use super::{Caller, Result, dirs::DirEntry, files::Durability, inode::Inode, paths::KnownPath};
 
 /// Gives handles their numbers. The overlays whose records go into one ring share it: records name handles by number.
 #[derive(Clone, Debug, Default)]
@@ -88,17 +83,6 @@ pub struct OpenFile {
     pub path: Mutex<KnownPath>,
     /// For whoever is served: what it has to remember about this open. 0 at first.
     pub note: AtomicU64,
-}
-
-/// A path, and what it was put together from.
-#[derive(Default)]
-pub struct KnownPath {
-    /// The name; none for a file that was never looked up.
-    pub link: Option<Arc<Link>>,
-    /// How many directories had been renamed.
-    pub directory_moves: u64,
-    /// The absolute path.
-    pub bytes: Arc<[u8]>,
 }
 
 /// One open of a directory.

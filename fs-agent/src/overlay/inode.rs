@@ -13,7 +13,7 @@ mod lineage;
 use std::{
     collections::{HashMap, VecDeque},
     ffi::OsStr,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -26,7 +26,12 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Result, believed_size::BelievedSize, lock};
+use super::{
+    Result,
+    believed_size::BelievedSize,
+    links::{Link, Links, Names},
+    lock,
+};
 
 /// The node id of the overlay's root; FUSE_ROOT_ID of linux/fuse.h.
 pub const ROOT: u64 = 1;
@@ -34,12 +39,6 @@ pub const ROOT: u64 = 1;
 /// Node ids of files whose own number cannot serve begin here: files of filesystems that are mounted somewhere
 /// below the directory, and the rare number that is `ROOT`.
 const SYNTHETIC: u64 = 1 << 63;
-
-/// The most hard links of a file that are remembered; older ones are forgotten first.
-const LINKS_MAX: usize = 8;
-
-/// The longest path that is put together. Names moved around behind the overlay's back could form a circle.
-const PATH_BYTES_MAX: usize = 4096;
 
 /// How many descriptors are looked at to find one to close. More are open for a while if all are in use.
 const CLOSE_ATTEMPTS_MAX: usize = 64;
@@ -66,24 +65,10 @@ fn key_of(stat: &Statx) -> Key {
     (makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino)
 }
 
-/// A name by which a file is reached.
-#[derive(Debug)]
-pub struct Link {
-    parent: Arc<Inode>,
-    name: Box<[u8]>,
-    /// Cleared when the name is removed or given to another file.
-    live: AtomicBool,
-}
-
-impl Link {
-    /// Whether the name still leads to the file, as far as the overlay knows.
-    pub fn is_live(&self) -> bool {
-        self.live.load(Ordering::Acquire)
-    }
-
-    fn is(&self, parent: &Inode, name: &OsStr) -> bool {
-        self.parent.id == parent.id && *self.name == *name.as_bytes()
-    }
+/// How many names a file has, by the attributes that came with one of them.
+pub fn names_of(stat: &Statx) -> Names {
+    let is_dir = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
+    if is_dir || stat.stx_nlink <= 1 { Names::One } else { Names::Several }
 }
 
 /// A file below that the kernel knows.
@@ -100,8 +85,8 @@ pub struct Inode {
     held: Arc<Held>,
     /// What the kernel may believe to be its size.
     pub size: BelievedSize,
-    /// The latest first. A removed name stays if it is the last: it is where the file was known.
-    links: Mutex<Vec<Arc<Link>>>,
+    /// Its names.
+    pub links: Links,
 }
 
 impl Inode {
@@ -114,8 +99,13 @@ impl Inode {
             used: AtomicBool::new(true),
             held: Arc::clone(held),
             size: BelievedSize::new(stat.stx_size),
-            links: Mutex::default(),
+            links: Links::default(),
         }
+    }
+
+    /// Its inode number below.
+    pub fn number(&self) -> u64 {
+        self.key.1
     }
 
     /// The file below, opened with O_PATH.
@@ -150,66 +140,13 @@ impl Inode {
         let mut fd = lock(&self.fd);
         let is_idle = fd.as_ref().is_some_and(|fd| Arc::strong_count(fd) == 1);
         // Under the descriptor's lock: who removes the last name gives the descriptor back only after that.
-        let can_be_found = || lock(&self.links).iter().any(|link| link.is_live());
-        if is_idle && can_be_found() { fd.take() } else { None }
+        if is_idle && self.links.any_live() { fd.take() } else { None }
     }
 
-    /// The name last used for it, a live one if there is any. The root has none.
-    pub fn link(&self) -> Option<Arc<Link>> {
-        let links = lock(&self.links);
-        links.iter().find(|link| link.is_live()).or_else(|| links.first()).cloned()
+    /// Takes note that `name` in `parent` leads to it, which has `names` by now.
+    fn add_link(&self, parent: &Arc<Self>, name: &OsStr, names: Names) -> Arc<Link> {
+        if self.is_dir { self.links.set(parent, name) } else { self.links.add(parent, name, names) }
     }
-
-    /// Takes note that `name` in `parent` leads to it.
-    pub fn add_link(&self, parent: &Arc<Self>, name: &OsStr) {
-        let mut links = lock(&self.links);
-        if links.first().is_some_and(|link| link.is_live() && link.is(parent, name)) {
-            return;
-        }
-        let known = links.iter().position(|link| link.is_live() && link.is(parent, name));
-        let link = known.map(|i| links.remove(i)).unwrap_or_else(|| {
-            let name = name.as_bytes().into();
-            Arc::new(Link { parent: Arc::clone(parent), name, live: AtomicBool::new(true) })
-        });
-        links.retain(|other| other.is_live());
-        // A directory has one name; where another turns up, it was moved behind the overlay's back.
-        let keep = links.len().min(if self.is_dir { 0 } else { LINKS_MAX - 1 });
-        for dropped in links.drain(keep..) {
-            dropped.live.store(false, Ordering::Release);
-        }
-        links.insert(0, link);
-    }
-
-    /// Takes note that `name` in `parent` does not lead to it any more.
-    pub fn remove_link(&self, parent: &Self, name: &OsStr) {
-        let mut links = lock(&self.links);
-        for link in links.iter().filter(|link| link.is(parent, name)) {
-            link.live.store(false, Ordering::Release);
-        }
-        if links.iter().any(|link| link.is_live()) {
-            links.retain(|link| link.is_live());
-        }
-    }
-}
-
-/// Appends the path of `link` below `root` to the root's own.
-pub fn path_of(root: &[u8], link: &Arc<Link>) -> Arc<[u8]> {
-    let mut chain = vec![Arc::clone(link)];
-    let mut len = root.len() + 1 + link.name.len();
-    while let Some(above) = chain.last().and_then(|link| link.parent.link()) {
-        len += 1 + above.name.len();
-        if len > PATH_BYTES_MAX {
-            break;
-        }
-        chain.push(above);
-    }
-    let mut path = Vec::with_capacity(len);
-    path.extend_from_slice(root);
-    for link in chain.iter().rev() {
-        path.push(b'/');
-        path.extend_from_slice(&link.name);
-    }
-    path.into()
 }
 
 /// Those inodes that have a descriptor, but for the root.
@@ -340,7 +277,13 @@ impl Inodes {
 
     /// Counts that the kernel is told of a file and of its name. `fd` holds the file; without it, it is found by its name
     /// once somebody uses it.
-    pub fn admit(&self, fd: Option<OwnedFd>, stat: &Statx, parent: &Arc<Inode>, name: &OsStr) -> Arc<Inode> {
+    pub fn admit(
+        &self,
+        fd: Option<OwnedFd>,
+        stat: &Statx,
+        parent: &Arc<Inode>,
+        name: &OsStr,
+    ) -> (Arc<Inode>, Arc<Link>) {
         let key = key_of(stat);
         let is_open = fd.is_some();
         let (inode, spare) = {
@@ -365,13 +308,13 @@ impl Inodes {
                 }
             }
         };
-        inode.add_link(parent, name);
+        let link = inode.add_link(parent, name, names_of(stat));
         match spare {
             Some(fd) => inode.keep(&Arc::new(fd)),
             None if is_open => self.held.note(&inode),
             None => {}
         }
-        inode
+        (inode, link)
     }
 
     /// A node id that no file has: the kernel may be told of it, and finds nothing behind it.
@@ -427,9 +370,7 @@ impl Inodes {
 
     /// `inode` was renamed.
     pub fn moved(&self, inode: &Inode, from: (&Inode, &OsStr), to: (&Arc<Inode>, &OsStr)) {
-        // In this order it has a name at all times.
-        inode.add_link(to.0, to.1);
-        inode.remove_link(from.0, from.1);
+        inode.links.rename(from, to);
         if inode.is_dir {
             self.directory_moves.fetch_add(1, Ordering::Release);
         }

@@ -11,8 +11,10 @@ mod files;
 mod handle;
 mod identity;
 mod inode;
+mod links;
 mod meta;
 mod names;
+mod paths;
 mod set_id;
 #[cfg(test)]
 mod tests;
@@ -40,11 +42,13 @@ pub use files::{Cause, Durability, WriteRequest};
 pub use handle::{HandleNumbers, OpenDir, OpenFile};
 pub use identity::{Identity, check_own_masks};
 pub use inode::Limits;
+pub use links::NAME_TTL;
 pub use meta::{Change, Xattr};
 pub use names::NewMode;
 
 use handle::Handles;
-use inode::{Inode, Inodes, ROOT};
+use inode::{Inode, Inodes, ROOT, names_of};
+use links::{Link, Lookups, Names};
 
 /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const OVERLAYFS_MAGIC: FsWord = 0x794c_7630;
@@ -63,6 +67,8 @@ pub struct Entry {
     pub node: u64,
     /// Its attributes.
     pub stat: Statx,
+    /// The kernel may remember the name for a while. Else it is to ask whenever it uses it: see [`links`].
+    pub lasts: bool,
 }
 
 /// What the overlays of one agent share.
@@ -79,6 +85,7 @@ pub struct Overlay {
     /// The directory's absolute path, as writers see it.
     path: Vec<u8>,
     inodes: Inodes,
+    lookups: Lookups,
     files: Handles<OpenFile>,
     dirs: Handles<OpenDir>,
     identity: Identity,
@@ -103,6 +110,7 @@ impl Overlay {
             path: path.as_os_str().as_bytes().to_vec(),
             fs_type: fstatfs(&root)?.f_type,
             inodes: Inodes::new(root, &stat, limits),
+            lookups: Lookups::default(),
             files: Handles::new(shared.handles.clone()),
             dirs: Handles::new(shared.handles.clone()),
             identity: shared.identity,
@@ -149,31 +157,6 @@ impl Overlay {
         self.files.get(handle)
     }
 
-    /// The absolute path under which `file` is reached now, or was last if it is deleted. Where a file has several
-    /// names it is the one by which it was opened, as far as the kernel tells, for as long as that is there.
-    pub fn path_of(&self, file: &OpenFile) -> Arc<[u8]> {
-        let directory_moves = self.inodes.directory_moves();
-        let mut known = lock(&file.path);
-        let link_is_live = known.link.as_ref().is_some_and(|link| link.is_live());
-        if link_is_live && known.directory_moves == directory_moves {
-            return Arc::clone(&known.bytes);
-        }
-        if !link_is_live {
-            known.link = file.inode.link();
-        }
-        known.directory_moves = directory_moves;
-        known.bytes = match &known.link {
-            Some(link) => inode::path_of(&self.path, link),
-            None => self.path.as_slice().into(),
-        };
-        Arc::clone(&known.bytes)
-    }
-
-    /// The absolute path that [`Self::path_of`] gave last, or else the one by which `file` was opened.
-    pub fn known_path_of(&self, file: &OpenFile) -> Arc<[u8]> {
-        Arc::clone(&lock(&file.path).bytes)
-    }
-
     /// Does `work` as `caller`, and once more with the right to exceed limits of space if those have kept it from being
     /// done and `caller` has that right.
     ///
@@ -193,10 +176,11 @@ impl Overlay {
     }
 
     /// Tells the kernel of the file that `fd` holds, reached as `name` in `parent`.
-    fn admit(&self, fd: OwnedFd, parent: &Arc<Inode>, name: &OsStr) -> Result<Entry> {
+    fn admit(&self, fd: OwnedFd, parent: &Arc<Inode>, name: &OsStr) -> Result<(Entry, Arc<Link>)> {
         let stat = stat_of(&fd)?;
-        let inode = self.inodes.admit(Some(fd), &stat, parent, name);
-        Ok(Entry { node: inode.id, stat })
+        let (inode, link) = self.inodes.admit(Some(fd), &stat, parent, name);
+        let lasts = names_of(&stat) == Names::One;
+        Ok((Entry { node: inode.id, stat, lasts }, link))
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     Caller, Entry, OpenFile, Overlay, Result,
     identity::masked,
     inode::{Inode, ROOT},
+    links::Names,
 };
 
 /// The mode of what is made.
@@ -29,18 +30,24 @@ pub struct NewMode {
 const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Overlay {
-    /// Finds `name` in `parent`.
+    /// Finds `name` in `parent` for `thread`, which may be about to open it.
     ///
     /// # Errors
     /// As openat(2) says.
-    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
+    pub fn lookup(&self, parent: u64, name: &OsStr, thread: u32) -> Result<Entry> {
         let parent = self.inodes.get(parent)?;
-        self.look_up_in(&parent, name)
+        let fd = openat(&parent.fd()?, name, PATH_ONLY, Mode::empty())?;
+        let (entry, link) = self.admit(fd, &parent, name)?;
+        if !entry.lasts {
+            self.lookups.note(thread, entry.node, &link);
+        }
+        Ok(entry)
     }
 
+    /// Finds what was made as `name`.
     fn look_up_in(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Entry> {
         let fd = openat(&parent.fd()?, name, PATH_ONLY, Mode::empty())?;
-        self.admit(fd, parent, name)
+        Ok(self.admit(fd, parent, name)?.0)
     }
 
     /// The kernel lets go of what it was told of.
@@ -73,10 +80,11 @@ impl Overlay {
             Err(Errno::EXIST) if !wanted.contains(OFlags::EXCL) => return Err(Errno::STALE),
             other => other?,
         };
-        let entry = self.admit(self.reopen(&fd, OFlags::PATH)?, &parent, name)?;
+        let (entry, link) = self.admit(self.reopen(&fd, OFlags::PATH)?, &parent, name)?;
         let inode = self.inodes.get(entry.node)?;
         let held = inode.fd()?;
-        let file = self.keep(inode, held, fd, wanted, caller);
+        let path = self.path_by(&inode, Some(link), Names::One);
+        let file = self.keep(inode, held, fd, wanted, caller, path);
         Ok((entry, file))
     }
 
@@ -156,7 +164,7 @@ impl Overlay {
         let known = self.known(&parent, name);
         unlinkat(&parent.fd()?, name, flags)?;
         if let Some((inode, fd)) = known {
-            inode.remove_link(&parent, name);
+            inode.links.remove(&parent, name);
             // It may be found by this alone now.
             inode.keep(&fd);
         }
@@ -187,7 +195,7 @@ impl Overlay {
             if flags.contains(RenameFlags::EXCHANGE) {
                 self.inodes.moved(replaced, (&new_parent, new_name), (&parent, name));
             } else {
-                replaced.remove_link(&new_parent, new_name);
+                replaced.links.remove(&new_parent, new_name);
                 replaced.keep(fd);
             }
         }

@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
 };
 
+use bywash_common::record;
 use rustix::{fs::OFlags, io::Errno};
 use tempfile::TempDir;
 
@@ -60,12 +61,16 @@ impl Fixture {
     }
 
     fn open(&self, name: &str, flags: OFlags) -> Arc<OpenFile> {
-        let node = self.lookup(ROOT, name).node;
-        self.overlay.open_file(node, flags.bits().cast_signed(), ME).unwrap()
+        self.open_by(ME, name, flags)
+    }
+
+    fn open_by(&self, caller: Caller, name: &str, flags: OFlags) -> Arc<OpenFile> {
+        let node = self.overlay.lookup(ROOT, OsStr::new(name), caller.thread).unwrap().node;
+        self.overlay.open_file(node, flags.bits().cast_signed(), caller).unwrap()
     }
 
     fn lookup(&self, parent: u64, name: &str) -> Entry {
-        self.overlay.lookup(parent, OsStr::new(name)).unwrap()
+        self.overlay.lookup(parent, OsStr::new(name), ME.thread).unwrap()
     }
 
     fn rename(&self, from: (u64, &str), to: (u64, &str)) {
@@ -206,19 +211,142 @@ fn an_exchange_swaps_paths() {
 }
 
 #[test]
-fn a_file_with_two_names_goes_by_the_one_it_was_opened_under() {
+fn a_file_with_two_names_goes_by_the_one_that_its_opener_asked_for() {
+    let f = fixture();
+    fs::write(f.below("a"), "").unwrap();
+    fs::hard_link(f.below("a"), f.below("b")).unwrap();
+    let (entry, a) = (f.lookup(ROOT, "a"), f.open("a", OFlags::WRONLY));
+    let (me, other) = (Caller { thread: 7, ..ME }, Caller { thread: 8, ..ME });
+    let asks = |caller: Caller, name| f.overlay.lookup(ROOT, OsStr::new(name), caller.thread).unwrap();
+    assert!(!asks(me, "b").lasts, "the kernel is to ask each time");
+    asks(other, "a");
+    let open = |caller| f.overlay.open_file(entry.node, OFlags::WRONLY.bits().cast_signed(), caller).unwrap();
+    let b = open(me);
+    assert_eq!((f.path_of(&a), f.path_of(&b)), ("/a".to_owned(), "/b".to_owned()));
+    // Without a question; and with another one since.
+    assert_eq!(f.path_of(&open(me)), "/a");
+    asks(me, "b");
+    fs::write(f.below("other"), "").unwrap();
+    fs::hard_link(f.below("other"), f.below("other too")).unwrap();
+    asks(me, "other too");
+    assert_eq!(f.path_of(&open(me)), "/a");
+    // Who cannot be told apart has not asked.
+    asks(ME, "b");
+    assert_eq!(f.path_of(&open(ME)), "/a");
+    f.rename((ROOT, "b"), (ROOT, "c"));
+    assert_eq!((f.path_of(&a), f.path_of(&b)), ("/a".to_owned(), "/c".to_owned()));
+    f.overlay.unlink(ROOT, OsStr::new("c")).unwrap();
+    assert_eq!(f.path_of(&b), "/a");
+    // Both names are the same file: nothing happens, as rename(2) says.
+    f.overlay.link(entry.node, ROOT, OsStr::new("d")).unwrap();
+    f.rename((ROOT, "d"), (ROOT, "a"));
+    assert_eq!(f.path_of(&a), "/a");
+}
+
+#[test]
+fn a_name_that_the_kernel_may_remember_leaves_no_other_sure() {
     let f = fixture();
     let (entry, a) = f.create(ROOT, "a", OFlags::WRONLY);
     f.overlay.link(entry.node, ROOT, OsStr::new("b")).unwrap();
-    let b = f.open("b", OFlags::WRONLY);
-    f.lookup(ROOT, "a");
-    assert_eq!((f.path_of(&a), f.path_of(&b)), ("/a".to_owned(), "/b".to_owned()));
-    f.overlay.unlink(ROOT, OsStr::new("b")).unwrap();
-    assert_eq!(f.path_of(&b), "/a");
-    // Both names are the same file: nothing happens, as rename(2) says.
-    f.overlay.link(entry.node, ROOT, OsStr::new("c")).unwrap();
-    f.rename((ROOT, "c"), (ROOT, "a"));
-    assert_eq!(f.path_of(&a), "/a");
+    let b = f.open_by(Caller { thread: 7, ..ME }, "b", OFlags::WRONLY);
+    assert_eq!((f.path_of(&a), f.path_of(&b)), ("/a".to_owned(), "/a".to_owned()));
+}
+
+#[test]
+fn a_file_that_was_moved_behind_the_overlay_goes_by_its_new_name() {
+    let f = fixture();
+    fs::write(f.below("a"), "").unwrap();
+    let old = f.open("a", OFlags::WRONLY);
+    fs::rename(f.below("a"), f.below("b")).unwrap();
+    let new = f.open("b", OFlags::WRONLY);
+    assert_eq!(old.inode.id, new.inode.id);
+    assert_eq!(f.path_of(&new), "/b");
+}
+
+#[test]
+fn more_names_than_are_remembered_change_nothing_for_who_has_the_file_open() {
+    let f = fixture();
+    fs::write(f.below("a"), "").unwrap();
+    let names: Vec<String> = (0..50).map(|i| format!("l{i}")).collect();
+    names.iter().for_each(|name| fs::hard_link(f.below("a"), f.below(name)).unwrap());
+    let file = f.open("a", OFlags::WRONLY);
+    let callers = (1..).map(|thread| Caller { thread, ..ME });
+    let open: Vec<_> =
+        names.iter().zip(callers).map(|(name, caller)| f.open_by(caller, name, OFlags::WRONLY)).collect();
+    assert_eq!(f.path_of(&file), "/a");
+    for (name, file) in names.iter().zip(&open) {
+        assert_eq!(f.path_of(file), format!("/{name}"));
+    }
+    // They follow renames and removals, remembered or not.
+    f.rename((ROOT, "l49"), (ROOT, "moved"));
+    assert_eq!(f.path_of(&open[49]), "/moved");
+    f.overlay.unlink(ROOT, OsStr::new("l48")).unwrap();
+    assert_eq!(f.path_of(&open[48]), "/a");
+}
+
+#[test]
+fn a_file_is_taken_for_one_that_matches_only_if_it_can_be_no_other() {
+    let f = fixture();
+    let gz = |path: &[u8]| path.ends_with(b".gz");
+    let me = Caller { thread: 7, ..ME };
+    fs::write(f.below("a.log"), "").unwrap();
+    fs::hard_link(f.below("a.log"), f.below("a.gz")).unwrap();
+    let log = f.open_by(me, "a.log", OFlags::WRONLY);
+    assert!(f.overlay.was_opened_by(&f.open_by(me, "a.gz", OFlags::WRONLY), gz), "its opener asked for it");
+    assert!(!f.overlay.was_opened_by(&log, gz));
+    assert!(!f.overlay.was_opened_by(&f.open("a.gz", OFlags::WRONLY), gz), "it could have been a.log");
+    // All names match that are known, and then all that there are.
+    let (entry, first) = f.create(ROOT, "1.gz", OFlags::WRONLY);
+    assert!(f.overlay.was_opened_by(&first, gz));
+    f.overlay.link(entry.node, ROOT, OsStr::new("2.gz")).unwrap();
+    fs::hard_link(f.below("1.gz"), f.below("3.gz")).unwrap();
+    let unsure = f.open("1.gz", OFlags::WRONLY);
+    assert!(!f.overlay.was_opened_by(&unsure, gz), "there is another name");
+    f.lookup(ROOT, "3.gz");
+    assert!(f.overlay.was_opened_by(&unsure, gz));
+}
+
+#[test]
+fn a_path_that_is_too_long_is_cut_where_no_other_path_could_be() {
+    let f = fixture();
+    let (mut node, name) = (ROOT, "x".repeat(250));
+    let (mut whole, mut inodes) = (f.dir.path().to_str().unwrap().to_owned(), Vec::new());
+    loop {
+        let (_, file) = f.create(node, "auth.log", OFlags::WRONLY);
+        let path = String::from_utf8(f.overlay.path_of(&file).to_vec()).unwrap();
+        if whole.len() + "/auth.log".len() <= record::PATH_BYTES_MAX {
+            assert_eq!(path, format!("{whole}/auth.log"));
+            assert!(!record::is_cut(path.as_bytes()));
+        } else {
+            let (begin, end) = path.split_once("//").unwrap();
+            assert!(path.len() <= record::PATH_BYTES_MAX && whole.starts_with(begin), "{path}");
+            assert!(begin.len() > 3 * record::PATH_BYTES_MAX / 4);
+            assert_eq!(end, format!("{}/auth.log", file.inode.number()));
+            inodes.push(file);
+        }
+        if inodes.len() == 3 {
+            break;
+        }
+        node = f.overlay.mkdir(node, OsStr::new(&name), mode(0o755)).unwrap().node;
+        whole = format!("{whole}/{name}");
+    }
+}
+
+#[test]
+fn a_circle_of_names_has_a_path() {
+    let f = fixture();
+    let a = f.overlay.mkdir(ROOT, OsStr::new("a"), mode(0o755)).unwrap().node;
+    let b = f.overlay.mkdir(a, OsStr::new("b"), mode(0o755)).unwrap().node;
+    let (_, file) = f.create(b, "f", OFlags::WRONLY);
+    // Behind the overlay: a/b becomes b, and a becomes b/a.
+    fs::rename(f.below("a/b"), f.below("b")).unwrap();
+    fs::rename(f.below("a"), f.below("b/a")).unwrap();
+    f.lookup(b, "a");
+    f.rename((b, "f"), (b, "g"));
+    assert_eq!(f.path_of(&file), format!("//{}/g", file.inode.number()));
+    f.lookup(ROOT, "b");
+    f.rename((b, "g"), (b, "h"));
+    assert_eq!(f.path_of(&file), "/b/h");
 }
 
 #[test]

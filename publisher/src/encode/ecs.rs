@@ -20,14 +20,16 @@
 //! | \[`bywash.part`, `parts`, `piece`, `pieces`, `unattributed`\] | as in the `logstash` formats |
 //! | \[`bywash.message_base64`, `path_base64`, `command_line_base64`\] | the exact bytes, where they are not UTF-8 |
 //!
+//! A write to a path that was cut ([`bywash_common::record::PATH_CUT`]) has `_path_cut` added to `tags`.
 //! A loss has `event.kind` `pipeline_error`, `event.type` `["info"]`, `event.action` `lost`, a sentence as message, the tag `_lost`,
 //! and `bywash.lost` with `reason`, `events`, `bytes`, `first` and `last`; it has no process, user and group, and a file only if it is of one
 //! file.
 
-use bywash_common::config::EventConfig;
+use bywash_common::{config::EventConfig, record::is_cut};
 
 use super::{
-    Encode, LOST_TAG, LossEvent, VERSION, WriteEvent, Writer, cache::Cache, json, timestamp::TimestampWriter,
+    Encode, LOST_TAG, LossEvent, PATH_CUT_TAG, VERSION, WriteEvent, Writer, cache::Cache, json,
+    timestamp::TimestampWriter,
 };
 
 /// The schema's version that the fields are taken from; all of them are in every version since 1.5.
@@ -47,6 +49,8 @@ pub struct Ecs {
     cache: Cache<Made>,
     /// From `host` to the offset's key.
     constants: Vec<u8>,
+    /// The same with the tag of a path that was cut.
+    cut_constants: Vec<u8>,
     /// From `host` to the loss's key.
     loss_constants: Vec<u8>,
 }
@@ -60,12 +64,13 @@ impl Ecs {
     /// An encoder with the configuration's fields and tags.
     pub fn new(config: &EventConfig, host: &str) -> Self {
         let tags: Vec<&str> = config.tags.iter().map(String::as_str).collect();
-        let loss_tags = [&tags[..], &[LOST_TAG]].concat();
+        let with = |tag, key| constants(config, host, &[&tags[..], &[tag]].concat(), key);
         Self {
             time: TimestampWriter::new(),
             cache: Cache::new(),
             constants: constants(config, host, &tags, "offset"),
-            loss_constants: constants(config, host, &loss_tags, "lost"),
+            cut_constants: with(PATH_CUT_TAG, "offset"),
+            loss_constants: with(LOST_TAG, "lost"),
         }
     }
 
@@ -96,7 +101,9 @@ impl Encode for Ecs {
         self.begin(event.time_ns, out);
         let message_is_utf8 = json::push_bytes(event.message, out);
         self.push_identity(event.event_id, Some(event.sequence), event.time_ns, out);
-        let made = self.cache.get(event, || made(event, &self.constants));
+        let made = self.cache.get(event, || {
+            made(event, if is_cut(event.path) { &self.cut_constants } else { &self.constants })
+        });
         out.extend_from_slice(&made.middle);
         json::push_number(event.offset, out);
         json::push_part(["part", "parts"], event.part, out);

@@ -176,3 +176,9 @@ proptest! {
         prop_assert_eq!(begin, message.len());
     }
 }
+
+#[test]
+fn a_path_that_was_cut_is_tagged() {
+    let cut = encoded(&WriteEvent { path: b"/d/x//7/f", ..event() });
+    assert_eq!((&cut["file"]["path"], &cut["tags"]), (&json!("/d/x//7/f"), &json!(["mytag", "_path_cut"])));
+}

@@ -19,13 +19,15 @@
 //! | \[`unattributed`\] | `true`: a shared mapping's pages |
 //! | \[`path_base64`\] | the exact path, where it is not UTF-8 |
 //!
+//! A write to a path that was cut ([`bywash_common::record::PATH_CUT`]) has `_path_cut` added to `@tags`.
 //! A loss has `@message` (a sentence), `@timestamp` (of the last lost write), `@version`, `@fields`, `@tags` with
 //! `_lost` added, `event_id`, \[`sequence`\] and `lost`.
 
-use bywash_common::config::EventConfig;
+use bywash_common::{config::EventConfig, record::is_cut};
 
 use super::{
-    Encode, LOST_TAG, LossEvent, VERSION, WriteEvent, cache::Cache, json, timestamp::TimestampWriter,
+    Encode, LOST_TAG, LossEvent, PATH_CUT_TAG, VERSION, WriteEvent, cache::Cache, json,
+    timestamp::TimestampWriter,
 };
 
 /// How bytes that may be anything stand in the JSON.
@@ -54,6 +56,8 @@ pub struct Logstash {
     cache: Cache<Made>,
     /// `,"@version":...,"@fields":...,"@tags":...`
     constants: Vec<u8>,
+    /// The same with the tag of a path that was cut.
+    cut_constants: Vec<u8>,
     /// The same with the tag of a loss.
     loss_constants: Vec<u8>,
 }
@@ -62,13 +66,14 @@ impl Logstash {
     /// An encoder with the configuration's fields and tags.
     pub fn new(config: &EventConfig, style: Style) -> Self {
         let tags: Vec<&str> = config.tags.iter().map(String::as_str).collect();
-        let loss_tags = [&tags[..], &[LOST_TAG]].concat();
+        let with = |tag| constants(config, &[&tags[..], &[tag]].concat());
         Self {
             style,
             time: TimestampWriter::new(),
             cache: Cache::new(),
             constants: constants(config, &tags),
-            loss_constants: constants(config, &loss_tags),
+            cut_constants: with(PATH_CUT_TAG),
+            loss_constants: with(LOST_TAG),
         }
     }
 
@@ -82,7 +87,10 @@ impl Logstash {
 
 impl Encode for Logstash {
     fn write(&mut self, event: &WriteEvent<'_>, out: &mut Vec<u8>) {
-        let made = self.cache.get(event, || made(self.style, event, &self.constants));
+        let made = self.cache.get(event, || {
+            let constants = if is_cut(event.path) { &self.cut_constants } else { &self.constants };
+            made(self.style, event, constants)
+        });
         out.extend_from_slice(&made.head);
         push_any(self.style, "@message", event.message, out);
         out.extend_from_slice(b",\"@timestamp\":\"");

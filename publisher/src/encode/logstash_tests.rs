@@ -187,3 +187,9 @@ proptest! {
         prop_assert_eq!(begin, message.len());
     }
 }
+
+#[test]
+fn a_path_that_was_cut_is_tagged() {
+    let cut = encoded(Style::Base64, &WriteEvent { path: b"/d/x//7/f", ..seed_event() });
+    assert_eq!((&cut["path"], &cut["@tags"]), (&json!("/d/x//7/f"), &json!(["mytag", "_path_cut"])));
+}

@@ -18,6 +18,8 @@ pub use split::cuts;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The tag of a loss.
 const LOST_TAG: &str = "_lost";
+/// The tag of a write to a file whose path is too long to be told whole.
+const PATH_CUT_TAG: &str = "_path_cut";
 
 /// A format of events. Output is appended, so that callers can reuse one buffer.
 pub trait Encode {

@@ -29,6 +29,7 @@ mod lines;
 mod load;
 mod loss;
 mod metrics;
+mod names;
 mod overlay;
 mod placed;
 mod privileges;

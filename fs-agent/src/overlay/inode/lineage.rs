@@ -12,8 +12,8 @@ use rustix::{
 };
 
 use super::{
-    super::{Result, lock, stat_of},
-    Inode, Link, key_of,
+    super::{Result, links::Link, lock, stat_of},
+    Inode, key_of,
 };
 
 /// The longest path that the kernel walks at once: PATH_MAX of linux/limits.h, less the zero at its end.
@@ -32,8 +32,7 @@ impl Inode {
     /// # Errors
     /// `ESTALE` if none leads to it any more. Others, such as `EMFILE`, say nothing of that.
     pub(super) fn find_again(&self) -> Result<OwnedFd> {
-        let links = lock(&self.links).clone();
-        for link in links.into_iter().filter(|link| link.is_live()) {
+        for link in self.links.live() {
             let Some(way) = way_down(link) else { continue };
             match way.open() {
                 Ok(fd) if key_of(&stat_of(&fd)?) == self.key => return Ok(fd),
@@ -64,7 +63,7 @@ fn way_down(link: Arc<Link>) -> Option<WayDown> {
         if links.len().is_power_of_two() {
             landmark = Arc::as_ptr(&above);
         }
-        let next = lock(&above.links).iter().find(|link| link.is_live()).cloned()?;
+        let next = above.links.first().filter(|link| link.is_live())?;
         links.push(next);
     }
 }
@@ -97,18 +96,12 @@ impl Drop for Inode {
     /// Lets go of the directories above that nobody else holds, one after the other: each dropped by the one below it,
     /// as Rust does by itself, they would take as much stack as there are of them.
     fn drop(&mut self) {
-        let mut links = self.take_links();
+        let mut links = self.links.take();
         while let Some(link) = links.pop() {
             let Some(Link { parent, .. }) = Arc::into_inner(link) else { continue };
             if let Some(mut last) = Arc::into_inner(parent) {
-                links.append(&mut last.take_links());
+                links.append(&mut last.links.take());
             }
         }
-    }
-}
-
-impl Inode {
-    fn take_links(&mut self) -> Vec<Arc<Link>> {
-        std::mem::take(self.links.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }

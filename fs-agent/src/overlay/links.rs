@@ -1,0 +1,284 @@
+//! The names by which a file is reached, and which of them an open has used.
+//!
+//! The kernel opens a file without saying by which name. A file with one name leaves no doubt. Of one with several the
+//! kernel may not remember names: it asks for each of them whenever it is used, in the thread that uses it, right before
+//! that opens the file. So what a thread asked for last is the name of its open. Where there is no such question
+//! (an open through /proc, a thread that this process does not see), or where the kernel may still remember a name from when
+//! it was the only one, the name is not sure, and the oldest stands for all: no look-up of somebody else changes it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{inode::Inode, lock};
+
+/// How long the kernel remembers the only name of a file.
+pub const NAME_TTL: Duration = Duration::from_secs(1);
+
+/// When it surely does not any more: its time begins when it has the answer.
+const NAME_TTL_MAX_MS: u64 = 2_000;
+
+/// The most names of one file that are remembered without anybody who uses them.
+const LINKS_MAX: usize = 8;
+
+/// How many look-ups of files with several names are remembered. Between a thread's question and its open come no more,
+/// but for a thread that is held up in between: its name is not sure then.
+const LOOKUPS_MAX: usize = 1024;
+
+/// A name by which a file is reached.
+#[derive(Debug)]
+pub struct Link {
+    /// The same for a name and what it is renamed to; of one file.
+    id: u64,
+    /// The directory it is in.
+    pub parent: Arc<Inode>,
+    /// It.
+    pub name: Box<[u8]>,
+    /// Cleared when the name is removed, renamed or given to another file.
+    live: AtomicBool,
+    /// When the kernel was last told to remember it, in milliseconds of the monotonic clock; 0 if never.
+    told_ms: AtomicU64,
+}
+
+impl Link {
+    /// Whether the name still leads to the file, as far as the overlay knows.
+    pub fn is_live(&self) -> bool {
+        self.live.load(Ordering::Acquire)
+    }
+
+    fn is(&self, parent: &Inode, name: &OsStr) -> bool {
+        self.is_live() && self.parent.id == parent.id && *self.name == *name.as_bytes()
+    }
+
+    fn end(&self) {
+        self.live.store(false, Ordering::Release);
+    }
+
+    fn may_be_remembered(&self, now_ms: u64) -> bool {
+        let told_ms = self.told_ms.load(Ordering::Acquire);
+        told_ms != 0 && now_ms.saturating_sub(told_ms) <= NAME_TTL_MAX_MS
+    }
+}
+
+/// The names of one file.
+#[derive(Debug, Default)]
+pub struct Links(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The oldest first. A removed name stays if it is the last: it is where the file was known.
+    links: Vec<Arc<Link>>,
+    next_id: u64,
+    /// A name that leads to the file was left out.
+    incomplete: bool,
+}
+
+/// Whether a file has other names than one that is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// None. It is where the file is now, whatever was known.
+    One,
+    /// It may.
+    Several,
+}
+
+impl Links {
+    /// The name that stands for the file: the oldest that leads there, or else the last that did. The root has none.
+    pub fn first(&self) -> Option<Arc<Link>> {
+        let known = lock(&self.0);
+        known.links.iter().find(|link| link.is_live()).or_else(|| known.links.first()).cloned()
+    }
+
+    /// The only name, if there is no other that the kernel could have used.
+    pub fn sole(&self) -> Option<Arc<Link>> {
+        let known = lock(&self.0);
+        let mut live = known.links.iter().filter(|link| link.is_live());
+        let first = live.next().cloned();
+        if known.incomplete || live.next().is_some() { None } else { first }
+    }
+
+    /// Whether the kernel may remember another than `link`.
+    pub fn may_be_opened_without(&self, link: &Arc<Link>) -> bool {
+        let now_ms = now_ms();
+        let known = lock(&self.0);
+        let mut others = known.links.iter().filter(|other| other.is_live() && !Arc::ptr_eq(other, link));
+        others.any(|other| other.may_be_remembered(now_ms))
+    }
+
+    /// What `link` was renamed to, or else the name that stands for the file.
+    pub fn instead_of(&self, link: Option<&Link>) -> Option<Arc<Link>> {
+        let renamed = link.and_then(|link| {
+            let known = lock(&self.0);
+            known.links.iter().find(|other| other.id == link.id && other.is_live()).cloned()
+        });
+        renamed.or_else(|| self.first())
+    }
+
+    /// All that lead to the file, as far as is known.
+    pub fn live(&self) -> Vec<Arc<Link>> {
+        lock(&self.0).links.iter().filter(|link| link.is_live()).cloned().collect()
+    }
+
+    /// Takes all out.
+    pub fn take(&mut self) -> Vec<Arc<Link>> {
+        std::mem::take(&mut self.0.get_mut().unwrap_or_else(PoisonError::into_inner).links)
+    }
+
+    /// Whether any leads to the file.
+    pub fn any_live(&self) -> bool {
+        lock(&self.0).links.iter().any(|link| link.is_live())
+    }
+
+    /// Takes note that `name` in `parent` leads to the file, and that the kernel will remember it if it is the only one.
+    pub fn add(&self, parent: &Arc<Inode>, name: &OsStr, names: Names) -> Arc<Link> {
+        let link = lock(&self.0).add(parent, name, names);
+        if names == Names::One {
+            link.told_ms.store(now_ms(), Ordering::Release);
+        }
+        link
+    }
+
+    /// As [`Self::add`] for a directory, which has one name: others are no more.
+    pub fn set(&self, parent: &Arc<Inode>, name: &OsStr) -> Arc<Link> {
+        let link = self.add(parent, name, Names::One);
+        let mut known = lock(&self.0);
+        for other in known.links.extract_if(.., |other| !Arc::ptr_eq(other, &link)) {
+            other.end();
+        }
+        link
+    }
+
+    /// Takes note that `name` in `parent` does not lead to the file any more.
+    pub fn remove(&self, parent: &Inode, name: &OsStr) {
+        let mut known = lock(&self.0);
+        known.links.iter().filter(|link| link.is(parent, name)).for_each(|link| link.end());
+        known.drop_dead();
+    }
+
+    /// Takes note that what led to the file by one name does by another.
+    pub fn rename(&self, from: (&Inode, &OsStr), to: (&Arc<Inode>, &OsStr)) {
+        let mut known = lock(&self.0);
+        let at = known.links.iter().position(|link| link.is(from.0, from.1));
+        let id = at.map(|at| known.links[at].id);
+        let renamed = known.new_link(to.0, to.1, id);
+        // What the kernel remembers goes along.
+        if let Some(at) = at {
+            renamed.told_ms.store(known.links[at].told_ms.load(Ordering::Acquire), Ordering::Release);
+        }
+        match at {
+            Some(at) => std::mem::replace(&mut known.links[at], renamed).end(),
+            None => known.links.push(renamed),
+        }
+        known.drop_dead();
+    }
+}
+
+impl Known {
+    fn add(&mut self, parent: &Arc<Inode>, name: &OsStr, names: Names) -> Arc<Link> {
+        if let Some(first) = self.links.first().filter(|link| link.is(parent, name)) {
+            return Arc::clone(first);
+        }
+        let link = match self.links.iter().position(|link| link.is(parent, name)) {
+            Some(at) if names == Names::Several => return Arc::clone(&self.links[at]),
+            Some(at) => self.links.remove(at),
+            None => self.new_link(parent, name, None),
+        };
+        self.links.retain(|other| other.is_live());
+        // Where another was known, the file was moved behind the overlay's back, or that answer is late.
+        let place = if names == Names::One { 0 } else { self.links.len() };
+        self.links.insert(place, Arc::clone(&link));
+        self.make_room();
+        link
+    }
+
+    fn new_link(&mut self, parent: &Arc<Inode>, name: &OsStr, id: Option<u64>) -> Arc<Link> {
+        let id = id.unwrap_or_else(|| {
+            self.next_id += 1;
+            self.next_id
+        });
+        let name = name.as_bytes().into();
+        let parent = Arc::clone(parent);
+        Arc::new(Link { id, parent, name, live: AtomicBool::new(true), told_ms: AtomicU64::new(0) })
+    }
+
+    /// Leaves out those that nobody uses, the latest first, but never the oldest. Who uses one has the file open, or is
+    /// about to open it.
+    fn make_room(&mut self) {
+        let mut at = self.links.len();
+        while self.links.len() > LINKS_MAX && at > 1 {
+            at -= 1;
+            if Arc::strong_count(&self.links[at]) == 1 {
+                self.links.remove(at);
+                self.incomplete = true;
+            }
+        }
+    }
+
+    fn drop_dead(&mut self) {
+        if self.links.iter().any(|link| link.is_live()) {
+            self.links.retain(|link| link.is_live());
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    u64::try_from(now.tv_sec * 1_000 + now.tv_nsec / 1_000_000).unwrap_or(0)
+}
+
+/// By which of a file's several names each thread has asked for it last.
+#[derive(Debug, Default)]
+pub struct Lookups(Mutex<Asked>);
+
+#[derive(Debug, Default)]
+struct Asked {
+    by_thread: HashMap<u32, Question>,
+    /// All questions, answered or not, with their threads; the oldest first.
+    order: VecDeque<(u64, u32)>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Question {
+    number: u64,
+    node: u64,
+    link: Arc<Link>,
+}
+
+impl Lookups {
+    /// `thread` has asked for `node` by `link`. Threads that are not seen, 0, cannot be told apart.
+    pub fn note(&self, thread: u32, node: u64, link: &Arc<Link>) {
+        if thread == 0 {
+            return;
+        }
+        // Let go of after the lock.
+        let mut old = Vec::new();
+        let mut asked = lock(&self.0);
+        let number = asked.next;
+        asked.next += 1;
+        asked.order.push_back((number, thread));
+        old.extend(asked.by_thread.insert(thread, Question { number, node, link: Arc::clone(link) }));
+        if asked.order.len() > LOOKUPS_MAX
+            && let Some((number, thread)) = asked.order.pop_front()
+            && asked.by_thread.get(&thread).is_some_and(|question| question.number == number)
+        {
+            old.extend(asked.by_thread.remove(&thread));
+        }
+        drop(asked);
+    }
+
+    /// By which name `thread` has asked for `node`, if that was the last that it asked for.
+    pub fn take(&self, thread: u32, node: u64) -> Option<Arc<Link>> {
+        let question = lock(&self.0).by_thread.remove(&thread)?;
+        (question.node == node).then_some(question.link)
+    }
+}
