@@ -25,6 +25,7 @@ use bywash_common::{
 };
 
 use commands::Commands;
+pub use quota::FileId;
 pub use source::Source;
 
 /// How much longer the description of a part may be than that of the whole: the offset, the part's number and the

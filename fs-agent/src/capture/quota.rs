@@ -20,6 +20,15 @@ pub const REPORT_AFTER_NS: u64 = 1_000_000_000;
 
 const NS_PER_SECOND: i128 = 1_000_000_000;
 
+/// A file, told from all that had its number before or will have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// Its number.
+    pub number: u64,
+    /// What no two files of one number share: when it came into being.
+    pub birth: u64,
+}
+
 /// What was withheld of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Withheld {
@@ -47,7 +56,7 @@ impl Withheld {
 #[derive(Clone, Copy, Debug)]
 pub struct Write<'a> {
     /// The file.
-    pub node: u64,
+    pub file: FileId,
     /// Its path.
     pub path: &'a Arc<[u8]>,
     /// How many bytes.
@@ -84,9 +93,9 @@ struct Gathered {
 /// The accounts of a directory's files.
 pub struct Quota {
     config: QuotaConfig,
-    accounts: HashMap<u64, Account>,
-    /// Nodes by their last use; the first was not written to for the longest time.
-    order: BTreeMap<u64, u64>,
+    accounts: HashMap<FileId, Account>,
+    /// Files by their last use; the first was not written to for the longest time.
+    order: BTreeMap<u64, FileId>,
     uses: u64,
 }
 
@@ -108,9 +117,9 @@ impl Quota {
         self.uses += 1;
         let used = self.uses;
         let new = || Account { balance: burst, as_of_ns: now_ns, used, withheld: None };
-        let account = self.accounts.entry(write.node).or_insert_with(new);
+        let account = self.accounts.entry(write.file).or_insert_with(new);
         self.order.remove(&account.used);
-        self.order.insert(used, write.node);
+        self.order.insert(used, write.file);
         account.used = used;
         // A byte per second is a billionth of a byte per nanosecond.
         let credit = rate.saturating_mul(i128::from(now_ns.saturating_sub(account.as_of_ns)));
@@ -130,32 +139,32 @@ impl Quota {
         if self.accounts.len() <= self.config.files_tracked as usize {
             return None;
         }
-        let (_, node) = self.order.pop_first()?;
-        self.accounts.remove(&node)?.withheld.map(|gathered| gathered.withheld)
+        let (_, file) = self.order.pop_first()?;
+        self.accounts.remove(&file)?.withheld.map(|gathered| gathered.withheld)
     }
 
     /// What was gathered for long enough by `now_ns`. Whoever asks says it, or gives it back.
-    pub fn due(&mut self, now_ns: u64) -> Vec<(u64, Withheld)> {
+    pub fn due(&mut self, now_ns: u64) -> Vec<(FileId, Withheld)> {
         let is_due = |gathered: &mut Gathered| now_ns.saturating_sub(gathered.since_ns) >= REPORT_AFTER_NS;
         self.take(is_due)
     }
 
     /// All that is gathered.
-    pub fn all(&mut self) -> Vec<(u64, Withheld)> {
+    pub fn all(&mut self) -> Vec<(FileId, Withheld)> {
         self.take(|_| true)
     }
 
-    fn take(&mut self, mut pick: impl FnMut(&mut Gathered) -> bool) -> Vec<(u64, Withheld)> {
+    fn take(&mut self, mut pick: impl FnMut(&mut Gathered) -> bool) -> Vec<(FileId, Withheld)> {
         let taken = self
             .accounts
             .iter_mut()
-            .filter_map(|(node, account)| Some((*node, account.withheld.take_if(&mut pick)?.withheld)));
+            .filter_map(|(file, account)| Some((*file, account.withheld.take_if(&mut pick)?.withheld)));
         taken.collect()
     }
 
     /// Takes back what could not be said now. Gives it if the file has no account any more.
-    pub fn give_back(&mut self, node: u64, earlier: Withheld, now_ns: u64) -> Option<Withheld> {
-        let Some(account) = self.accounts.get_mut(&node) else { return Some(earlier) };
+    pub fn give_back(&mut self, file: FileId, earlier: Withheld, now_ns: u64) -> Option<Withheld> {
+        let Some(account) = self.accounts.get_mut(&file) else { return Some(earlier) };
         let gathered = account.withheld.take();
         let withheld = match gathered {
             None => earlier,

@@ -5,15 +5,19 @@ use std::{collections::HashMap, sync::Arc};
 use bywash_common::{config::QuotaConfig, units::ByteSize};
 use proptest::prelude::*;
 
-use super::quota::{Decision, Quota, REPORT_AFTER_NS, Withheld, Write};
+use super::quota::{Decision, FileId, Quota, REPORT_AFTER_NS, Withheld, Write};
 
 fn config(rate: u64, burst: u64, files: u32) -> QuotaConfig {
     QuotaConfig { bytes_per_second: ByteSize(rate), burst_bytes: ByteSize(burst), files_tracked: files }
 }
 
+fn file(number: u64) -> FileId {
+    FileId { number, birth: 0 }
+}
+
 fn decide(quota: &mut Quota, node: u64, bytes: u64, now_ns: u64) -> Decision {
     let path = Arc::from(format!("/{node}").into_bytes());
-    quota.decide(&Write { node, path: &path, bytes, time_ns: now_ns }, now_ns)
+    quota.decide(&Write { file: file(node), path: &path, bytes, time_ns: now_ns }, now_ns)
 }
 
 struct ModelFile {
@@ -88,11 +92,11 @@ proptest! {
             }
             for (node, due) in quota.due(now_ns) {
                 prop_assert!(now_ns - due.first_ns >= REPORT_AFTER_NS);
-                report(node, &due);
+                report(node.number, &due);
             }
         }
         for (node, rest) in quota.all() {
-            report(node, &rest);
+            report(node.number, &rest);
         }
         prop_assert_eq!(reported, withheld, "all that is withheld is reported, once, for its file");
     }
@@ -144,5 +148,16 @@ fn what_could_not_be_said_is_said_later() {
     assert_eq!((both.events, both.bytes, both.first_ns), (3, 30, 1));
     // Another file took its place meanwhile.
     decide(&mut quota, 2, 10, REPORT_AFTER_NS + 3);
-    assert_eq!(quota.give_back(1, earlier.clone(), REPORT_AFTER_NS + 3), Some(earlier));
+    assert_eq!(quota.give_back(file(1), earlier.clone(), REPORT_AFTER_NS + 3), Some(earlier));
+}
+
+#[test]
+fn a_file_owes_nothing_of_what_had_its_number_before() {
+    let mut quota = Quota::new(config(1, 0, 10));
+    let mut captured = |birth| {
+        let write =
+            Write { file: FileId { number: 1, birth }, path: &Arc::from(*b"/f"), bytes: 10, time_ns: 0 };
+        quota.decide(&write, 0).captured
+    };
+    assert_eq!([captured(7), captured(7), captured(8), captured(7)], [true, false, true, false]);
 }

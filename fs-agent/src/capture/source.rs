@@ -12,7 +12,7 @@ use bywash_common::{clock::now_ns, config::DirectoryConfig, glob::Globs, record:
 
 use super::{
     Capture, Event,
-    quota::{Quota, Withheld, Write},
+    quota::{FileId, Quota, Withheld, Write},
 };
 
 /// One directory's way into the ring.
@@ -88,19 +88,19 @@ impl Source {
         self.capture.count_uncaptured_mapper();
     }
 
-    /// Puts `event`, a write to the file `node` at `path`, into the ring, unless the file's quota withholds it.
-    pub fn record(&self, node: u64, path: &Arc<[u8]>, event: &Event<'_>) {
-        if self.quota_lets_pass(node, path, event.data.len() as u64) {
+    /// Puts `event`, a write to `file` at `path`, into the ring, unless the file's quota withholds it.
+    pub fn record(&self, file: FileId, path: &Arc<[u8]>, event: &Event<'_>) {
+        if self.quota_lets_pass(file, path, event.data.len() as u64) {
             self.capture.record(event);
         }
     }
 
-    fn quota_lets_pass(&self, node: u64, path: &Arc<[u8]>, bytes: u64) -> bool {
+    fn quota_lets_pass(&self, file: FileId, path: &Arc<[u8]>, bytes: u64) -> bool {
         let rules = self.rules();
         let Some(quota) = &rules.quota else { return true };
         let time_ns = now_ns();
         let mut quota = lock(quota);
-        let decision = quota.decide(&Write { node, path, bytes, time_ns }, self.elapsed_ns());
+        let decision = quota.decide(&Write { file, path, bytes, time_ns }, self.elapsed_ns());
         if !decision.captured {
             // Under the lock: it is counted before anybody says it.
             let weight = Weight { bytes, time_ns };
@@ -120,10 +120,10 @@ impl Source {
         let rules = self.rules();
         let Some(quota) = &rules.quota else { return };
         let mut due = lock(quota).due(self.elapsed_ns()).into_iter();
-        let Some((node, withheld)) = due.find(|(_, withheld)| !self.say(withheld)) else { return };
+        let Some((file, withheld)) = due.find(|(_, withheld)| !self.say(withheld)) else { return };
         // There is no room: neither for the others.
-        for (node, withheld) in std::iter::once((node, withheld)).chain(due) {
-            if let Some(withheld) = lock(quota).give_back(node, withheld, self.elapsed_ns()) {
+        for (file, withheld) in std::iter::once((file, withheld)).chain(due) {
+            if let Some(withheld) = lock(quota).give_back(file, withheld, self.elapsed_ns()) {
                 self.leave_to_others(&withheld);
             }
         }

@@ -22,7 +22,7 @@ use fuser::{
 };
 
 use crate::{
-    capture::{Event, Source, Writer},
+    capture::{Event, FileId, Source, Writer},
     mount::may_administer,
     overlay::{self, Cause, OpenFile, Overlay, WriteRequest},
     worker_pool::WorkerPool,
@@ -191,7 +191,8 @@ impl Adapter {
                 }
                 let path = self.overlay.path_of(&file);
                 let event = Event { path: &path, writer, offset: written.offset, handle: file.id, data };
-                self.source.record(file.inode.id, &path, &event);
+                let file = FileId { number: file.inode.id, birth: file.inode.birth };
+                self.source.record(file, &path, &event);
                 Ok(())
             });
         }

@@ -10,13 +10,13 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxAttributes, StatxFlags, fdatasync,
-        fsync, openat, seek, statat, statx,
+        AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxAttributes, fdatasync, fsync, openat,
+        seek, statat, statx,
     },
     io::Errno,
 };
 
-use super::{OpenDir, Overlay, Result, handle::DirStream, inode::names_of, links::Names, lock};
+use super::{ADMITTED, OpenDir, Overlay, Result, handle::DirStream, inode::names_of, links::Names, lock};
 
 /// How much of a directory is read at once. A reply takes 4 KiB, and more on newer kernels.
 const READ_BYTES: usize = 16 << 10;
@@ -123,7 +123,7 @@ impl Overlay {
         }
         // Who wants to know what is mounted there may have to wait for it: who lists the directory must not.
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-        match statx(&dir.fd, name, flags, StatxFlags::BASIC_STATS) {
+        match statx(&dir.fd, name, flags, ADMITTED) {
             Ok(stat) => {
                 let node = self.inodes.admit(None, &stat, &dir.inode, name).0.id;
                 let lasts = !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)

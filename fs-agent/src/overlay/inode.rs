@@ -22,7 +22,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Statx, makedev},
+    fs::{FileType, Statx, StatxFlags, makedev},
     io::Errno,
 };
 
@@ -65,6 +65,12 @@ fn key_of(stat: &Statx) -> Key {
     (makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino)
 }
 
+fn birth_of(stat: &Statx) -> Option<u64> {
+    let is_known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+    let (seconds, ns) = (stat.stx_btime.tv_sec.cast_unsigned(), stat.stx_btime.tv_nsec);
+    is_known.then(|| seconds.wrapping_mul(1_000_000_000).wrapping_add(ns.into()))
+}
+
 /// How many names a file has, by the attributes that came with one of them.
 pub fn names_of(stat: &Statx) -> Names {
     let is_dir = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
@@ -77,6 +83,9 @@ pub struct Inode {
     /// What the kernel calls it.
     pub id: u64,
     key: Key,
+    /// When it came into being, in nanoseconds since the epoch. On a filesystem that does not say, a number that no other
+    /// inode of this overlay has had: a file that the kernel has forgotten is then taken for another.
+    pub birth: u64,
     is_dir: bool,
     /// The file below, opened with O_PATH, unless it was closed to save descriptors, or nobody has used it yet.
     fd: Mutex<Option<Arc<OwnedFd>>>,
@@ -94,6 +103,7 @@ impl Inode {
         Self {
             id,
             key: key_of(stat),
+            birth: birth_of(stat).unwrap_or_else(|| held.next_unborn.fetch_add(1, Ordering::Relaxed)),
             is_dir: FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory,
             fd: Mutex::new(fd.map(Arc::new)),
             used: AtomicBool::new(true),
@@ -150,12 +160,14 @@ impl Inode {
 }
 
 /// Those inodes that have a descriptor, but for the root.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Held {
     /// How many there may be.
     max: usize,
     /// The one that was noted or spared first is the next to be looked at.
     inodes: Mutex<VecDeque<Weak<Inode>>>,
+    /// What the next inode has in place of a time of birth that is not known.
+    next_unborn: AtomicU64,
 }
 
 impl Held {
@@ -244,7 +256,7 @@ pub struct Inodes {
 impl Inodes {
     /// Begins with the root alone.
     pub fn new(root: OwnedFd, stat: &Statx, limits: Limits) -> Self {
-        let held = Arc::new(Held { max: limits.descriptors, inodes: Mutex::default() });
+        let held = Arc::new(Held { max: limits.descriptors, ..Held::default() });
         Self {
             // Not noted as held, so never closed: it has no name to be found by.
             root: Arc::new(Inode::new(ROOT, Some(root), stat, &held)),

@@ -57,6 +57,9 @@ const OVERLAYFS_MAGIC: FsWord = 0x794c_7630;
 /// machine or process: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
 const LOCAL: [FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
 
+/// What is asked of a file when the kernel is told of it. Its time of birth tells it from others of its number.
+const ADMITTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
 /// What an operation gives; the errno goes to the caller as it is.
 pub type Result<T> = rustix::io::Result<T>;
 
@@ -177,7 +180,7 @@ impl Overlay {
 
     /// Tells the kernel of the file that `fd` holds, reached as `name` in `parent`.
     fn admit(&self, fd: OwnedFd, parent: &Arc<Inode>, name: &OsStr) -> Result<(Entry, Arc<Link>)> {
-        let stat = stat_of(&fd)?;
+        let stat = statx(&fd, "", AtFlags::EMPTY_PATH, ADMITTED)?;
         let (inode, link) = self.inodes.admit(Some(fd), &stat, parent, name);
         let lasts = names_of(&stat) == Names::One;
         Ok((Entry { node: inode.id, stat, lasts }, link))

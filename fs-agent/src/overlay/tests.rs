@@ -350,6 +350,29 @@ fn a_circle_of_names_has_a_path() {
 }
 
 #[test]
+fn a_file_is_told_from_another_of_its_number_and_known_again() {
+    let f = fixture();
+    let birth = |name| {
+        let file = f.open(name, OFlags::WRONLY);
+        let birth = file.inode.birth;
+        f.overlay.forget(file.inode.id, 1);
+        f.overlay.release(file.id);
+        birth
+    };
+    fs::write(f.below("a"), "").unwrap();
+    let first = birth("a");
+    let says_birth = fs::metadata(f.below("a")).unwrap().created().is_ok();
+    assert_eq!(birth("a") == first, says_birth, "the kernel has forgotten it in between");
+    // Times of birth are as coarse as the kernel's clock: the number is used again until that goes on.
+    let until_other = (0..1_000_000).any(|_| {
+        fs::remove_file(f.below("a")).unwrap();
+        fs::write(f.below("a"), "").unwrap();
+        birth("a") != first
+    });
+    assert!(until_other);
+}
+
+#[test]
 fn the_kernel_forgets_as_often_as_it_was_told() {
     let f = fixture();
     fs::write(f.below("a"), b"").unwrap();
