@@ -44,7 +44,8 @@ pub struct Company {
     actors: Vec<Actor>,
 }
 
-struct Actor {
+/// One process.
+pub struct Actor {
     child: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -65,15 +66,17 @@ impl Company {
 
     /// Begins anew in two directories.
     pub fn begin(&mut self, directories: &[PathBuf; 2]) {
-        for actor in &mut self.actors {
-            actor.ask(&Request::Begin(directories.clone()));
-        }
+        self.actors.iter_mut().for_each(|actor| actor.begin(directories));
     }
 
     /// Has who is to do it do one step in both.
     pub fn perform(&mut self, step: &Step) -> Answer {
-        let answer = self.actors[step.caller.process()].ask(&Request::Perform(step.clone()));
-        answer.unwrap_or_else(|| panic!("no answer to {step:?}"))
+        self.actors[step.caller.process()].perform(step)
+    }
+
+    /// Each process, in the order of [`Caller::PROCESSES`], to act at the same time as the others.
+    pub fn actors(&mut self) -> &mut [Actor] {
+        &mut self.actors
     }
 }
 
@@ -94,6 +97,17 @@ impl Actor {
         let mut child = command.spawn().expect("an actor");
         let (requests, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         Self { child, requests, answers }
+    }
+
+    /// Begins anew in two directories.
+    pub fn begin(&mut self, directories: &[PathBuf; 2]) {
+        self.ask(&Request::Begin(directories.clone()));
+    }
+
+    /// Does one step in both.
+    pub fn perform(&mut self, step: &Step) -> Answer {
+        let answer = self.ask(&Request::Perform(step.clone()));
+        answer.unwrap_or_else(|| panic!("no answer to {step:?}"))
     }
 
     fn ask(&mut self, request: &Request) -> Option<Answer> {

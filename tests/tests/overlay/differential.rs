@@ -4,12 +4,13 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
+    thread,
 };
 
 use bywash_tests::actor::{
-    Company,
-    operation::{Operation, Step, TREE_GROUP},
+    Answer, Company,
+    operation::{Caller, Operation, Step, TREE_GROUP},
 };
 use nix::unistd::Uid;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
@@ -25,8 +26,14 @@ const CASES: u32 = 250;
 const REGRESSIONS: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/overlay/differential.proptest-regressions");
 
+/// Operations of each user, and cases, where all are at work at the same time.
+const STEPS_AT_ONCE: usize = 60;
+const CASES_AT_ONCE: u32 = 40;
+const REGRESSIONS_AT_ONCE: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/overlay/at_once.proptest-regressions");
+
 /// How many steps were left out, by what is different.
-type LeftOut = RefCell<BTreeMap<&'static str, usize>>;
+pub type LeftOut = RefCell<BTreeMap<&'static str, usize>>;
 
 #[test]
 fn the_overlay_does_what_a_plain_directory_does() {
@@ -43,21 +50,12 @@ fn the_overlay_does_what_a_plain_directory_does() {
     let tried = runner.run(&case, |(mode, steps)| {
         let name = cases.replace(cases.get() + 1).to_string();
         let [plain, overlay] = pair.directories(&name);
-        for directory in [&plain, &overlay] {
-            // First the owner: a chown takes set-id bits away.
-            fs::chown(directory, Some(fs::Uid::from_raw(1001)), Some(fs::Gid::from_raw(TREE_GROUP))).unwrap();
-            fs::chmod(directory, Mode::from_raw_mode(mode)).unwrap();
-        }
-        let compared = compare(&mut company.borrow_mut(), [&plain, &overlay], &steps, &left_out);
-        let (expected, seen) = (Snapshot::of(&plain), Snapshot::of(&overlay));
-        let left = Snapshot::of(&below.join(&name));
-        if steps.iter().any(|step| matches!(step.operation, Operation::SetInodeFlags { .. })) {
-            [&plain, &below.join(&name)].into_iter().for_each(|tree| inode_flags::clear(tree));
-        }
-        compared?;
-        prop_assert!(expected == seen, "{}", expected.differences(&seen));
-        prop_assert!(expected == left, "below: {}", expected.differences(&left));
-        Ok(())
+        [&plain, &overlay].into_iter().for_each(|directory| give(directory, Caller::Owner, mode));
+        let company = &mut *company.borrow_mut();
+        company.begin(&[plain.clone(), overlay.clone()]);
+        let compared = compare(company, &steps, &left_out);
+        let trees = compare_trees([&plain, &overlay, &below.join(&name)], &steps);
+        compared.and(trees)
     });
     println!("left out: {:#?}", left_out.borrow());
     if let Err(error) = tried {
@@ -71,21 +69,83 @@ fn the_overlay_does_what_a_plain_directory_does() {
     assert!(cases.get() > 0, "nothing was compared");
 }
 
+/// Gives a directory to somebody, and to the tree's group.
+pub fn give(directory: &Path, to: Caller, mode: u32) {
+    let uid = to.credentials().map_or(0, |credentials| credentials.uid);
+    // First the owner: a chown takes set-id bits away.
+    fs::chown(directory, Some(fs::Uid::from_raw(uid)), Some(fs::Gid::from_raw(TREE_GROUP))).unwrap();
+    fs::chmod(directory, Mode::from_raw_mode(mode)).unwrap();
+}
+
 /// Does the steps in both directories.
-fn compare(
-    company: &mut Company,
-    directories: [&Path; 2],
-    steps: &[Step],
-    left_out: &LeftOut,
-) -> Result<(), TestCaseError> {
-    company.begin(&directories.map(Path::to_owned));
+pub fn compare(company: &mut Company, steps: &[Step], left_out: &LeftOut) -> Result<(), TestCaseError> {
     for (i, step) in steps.iter().enumerate() {
         if let Some(exception) = exceptions::of(step) {
             *left_out.borrow_mut().entry(exception.name).or_default() += 1;
             continue;
         }
-        let [expected, seen] = company.perform(step);
-        prop_assert!(expected == seen, "step {}, {:?}: plain {:?}, overlay {:?}", i, step, expected, seen);
+        same(i, step, &company.perform(step))?;
     }
     Ok(())
+}
+
+/// What a step has given is the same in both.
+pub fn same(i: usize, step: &Step, [plain, overlay]: &Answer) -> Result<(), TestCaseError> {
+    prop_assert!(plain == overlay, "step {i}, {step:?}: plain {plain:?}, overlay {overlay:?}");
+    Ok(())
+}
+
+/// What the steps have left is the same in the plain directory, in the overlay, and below it.
+pub fn compare_trees([plain, overlay, below]: [&PathBuf; 3], steps: &[Step]) -> Result<(), TestCaseError> {
+    let [expected, seen, left] = [plain, overlay, below].map(|tree| Snapshot::of(tree));
+    if steps.iter().any(|step| matches!(step.operation, Operation::SetInodeFlags { .. })) {
+        [plain, below].into_iter().for_each(|tree| inode_flags::clear(tree));
+    }
+    prop_assert!(expected == seen, "{}", expected.differences(&seen));
+    prop_assert!(expected == left, "below: {}", expected.differences(&left));
+    Ok(())
+}
+
+/// Each user in a tree of his own, all at the same time: what the agent does for one has nothing of another.
+#[test]
+fn users_at_the_same_time_do_what_they_do_alone() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can act as several users");
+    }
+    let pair = Pair::start();
+    let below = pair.bywash.root().join("below");
+    let company = RefCell::new(Company::start(pair.bywash.root()));
+    let cases = Cell::new(0);
+    let mut runner = TestRunner::new(config(CASES_AT_ONCE, REGRESSIONS_AT_ONCE));
+    let steps = Caller::PROCESSES.map(|caller| vec(generate::step_of(caller), STEPS_AT_ONCE));
+    let tried = runner.run(&steps, |steps| {
+        let name = cases.replace(cases.get() + 1).to_string();
+        let trees = pair.directories(&name);
+        let mut company = company.borrow_mut();
+        let done: Result<Vec<()>, TestCaseError> = thread::scope(|scope| {
+            let each = company.actors().iter_mut().zip(&steps).zip(Caller::PROCESSES);
+            let at_work: Vec<_> = each
+                .map(|((actor, steps), caller)| {
+                    let own = trees.each_ref().map(|tree| tree.join(format!("{caller:?}")));
+                    for directory in &own {
+                        std::fs::create_dir(directory).unwrap();
+                        give(directory, caller, 0o2775);
+                    }
+                    scope.spawn(move || {
+                        actor.begin(&own);
+                        let left =
+                            steps.iter().enumerate().filter(|(_, step)| exceptions::of(step).is_none());
+                        left.map(|(i, step)| same(i, step, &actor.perform(step))).collect()
+                    })
+                })
+                .collect();
+            at_work.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let [plain, overlay] = &trees;
+        done.map(drop).and(compare_trees([plain, overlay, &below.join(&name)], &steps.concat()))
+    });
+    if let Err(error) = tried {
+        panic!("{error}");
+    }
+    assert!(cases.get() > 0, "nothing was compared");
 }

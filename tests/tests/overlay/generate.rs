@@ -34,6 +34,20 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => Just(Caller::Member),
         2 => Just(Caller::Other),
     ];
+    by(caller)
+}
+
+/// Any operation, by the process of one of them.
+pub fn step_of(process: Caller) -> impl Strategy<Value = Step> {
+    by(match process {
+        Caller::Root => {
+            prop_oneof![3 => Just(Caller::Root), 1 => select(&USERS[..]).prop_map(Caller::User)].boxed()
+        }
+        other => Just(other).boxed(),
+    })
+}
+
+fn by(caller: impl Strategy<Value = Caller>) -> impl Strategy<Value = Step> {
     (caller, operation(), prop::bool::weighted(0.3)).prop_map(|(caller, operation, is_timed)| Step {
         caller,
         operation,

@@ -13,6 +13,7 @@ mod forced;
 mod generate;
 mod inode_flags;
 mod replay;
+mod restarts;
 mod snapshot;
 mod walk;
 

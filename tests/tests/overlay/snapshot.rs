@@ -17,6 +17,8 @@ struct Entry {
     content: Vec<u8>,
     /// The first of the paths that lead to the same file.
     same_as: PathBuf,
+    /// The first of the paths to a file on the same filesystem.
+    filesystem: PathBuf,
     /// Names and values.
     attributes: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -29,7 +31,7 @@ impl Snapshot {
     /// Reads everything below a directory, and the directory itself.
     pub fn of(root: &Path) -> Self {
         let mut entries = BTreeMap::new();
-        let mut first = HashMap::new();
+        let (mut first, mut filesystems) = (HashMap::new(), HashMap::new());
         let mut pending = vec![PathBuf::new()];
         while let Some(below) = pending.pop() {
             let path = root.join(&below);
@@ -46,9 +48,11 @@ impl Snapshot {
                 FileType::Symlink => fs::readlink(&path, Vec::new()).unwrap().into_bytes(),
                 _ => Vec::new(),
             };
-            let same_as = first.entry(stat.st_ino).or_insert_with(|| below.clone()).clone();
+            let same_as = first.entry((stat.st_dev, stat.st_ino)).or_insert_with(|| below.clone()).clone();
+            let filesystem = filesystems.entry(stat.st_dev).or_insert_with(|| below.clone()).clone();
             let attributes = attributes(&path);
-            entries.insert(below, Entry { stat: world::stat(&stat), content, same_as, attributes });
+            let stat = world::stat(&stat);
+            entries.insert(below, Entry { stat, content, same_as, filesystem, attributes });
         }
         Self(entries)
     }
@@ -66,9 +70,11 @@ impl Snapshot {
         let differing = paths.filter(|path| self.0.get(*path) != other.0.get(*path));
         let shown = |entry: Option<&Entry>| match entry {
             None => "nothing".to_owned(),
-            Some(Entry { stat, content, same_as, attributes }) => {
+            Some(Entry { stat, content, same_as, filesystem, attributes }) => {
                 let sum = content.iter().fold(0u32, |sum, byte| sum.rotate_left(5) ^ u32::from(*byte));
-                format!("{stat:?}, content {sum:08x}, the file {same_as:?}, attributes {attributes:?}")
+                format!(
+                    "{stat:?}, content {sum:08x}, the file {same_as:?} on that of {filesystem:?}, attributes {attributes:?}"
+                )
             }
         };
         let line = |path: &PathBuf| {
