@@ -122,7 +122,7 @@ fn users_at_the_same_time_do_what_they_do_alone() {
         let name = cases.replace(cases.get() + 1).to_string();
         let trees = pair.directories(&name);
         let mut company = company.borrow_mut();
-        let done: Result<Vec<()>, TestCaseError> = thread::scope(|scope| {
+        let done: Result<(), TestCaseError> = thread::scope(|scope| {
             let each = company.actors().iter_mut().zip(&steps).zip(Caller::PROCESSES);
             let at_work: Vec<_> = each
                 .map(|((actor, steps), caller)| {
@@ -133,16 +133,16 @@ fn users_at_the_same_time_do_what_they_do_alone() {
                     }
                     scope.spawn(move || {
                         actor.begin(&own);
-                        let left =
+                        let mut taken =
                             steps.iter().enumerate().filter(|(_, step)| exceptions::of(step).is_none());
-                        left.map(|(i, step)| same(i, step, &actor.perform(step))).collect()
+                        taken.try_for_each(|(i, step)| same(i, step, &actor.perform(step)))
                     })
                 })
                 .collect();
-            at_work.into_iter().map(|thread| thread.join().unwrap()).collect()
+            at_work.into_iter().try_for_each(|thread| thread.join().unwrap())
         });
         let [plain, overlay] = &trees;
-        done.map(drop).and(compare_trees([plain, overlay, &below.join(&name)], &steps.concat()))
+        done.and(compare_trees([plain, overlay, &below.join(&name)], &steps.concat()))
     });
     if let Err(error) = tried {
         panic!("{error}");
