@@ -2,7 +2,7 @@
 //!
 //! CAP_SYS_RESOURCE lets whoever has it in effect ignore quotas and take a filesystem's reserved blocks, so threads that
 //! write for others do without it. It stays permitted: to write for those who have it themselves, and to make
-//! pipes larger than fs.pipe-max-size.
+//! pipes larger than fs.pipe-max-size. CAP_LINUX_IMMUTABLE is for those who have it themselves as well.
 
 use rustix::{
     io::Result,
@@ -13,14 +13,17 @@ use rustix::{
 /// What takes the ids of others.
 const IDS: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
 
-/// Takes from this process what would give callers more than they have: CAP_SYS_RESOURCE, and root's supplementary groups.
+/// What is in effect for those alone who have it themselves.
+const WITHHELD: CapabilitySet = CapabilitySet::SYS_RESOURCE.union(CapabilitySet::LINUX_IMMUTABLE);
+
+/// Takes from this process what would give callers more than they have: capabilities, and root's supplementary groups.
 /// To be called before any thread is started.
 ///
 /// # Errors
 /// If the system refuses.
 pub fn renounce() -> Result<()> {
     let mut sets = capabilities(None)?;
-    sets.effective -= CapabilitySet::SYS_RESOURCE;
+    sets.effective -= WITHHELD;
     set_capabilities(None, sets)?;
     if geteuid().is_root() && sets.effective.contains(CapabilitySet::SETGID) {
         rustix::thread::set_thread_groups(&[])?;
@@ -35,22 +38,24 @@ pub fn to_act_for_others() -> Option<CapabilitySets> {
 
 /// Does `work` with CAP_SYS_RESOURCE in effect, if this process may have it.
 pub fn with_resource<T>(work: impl FnOnce() -> T) -> T {
-    let _raised = Raised::new();
+    with(CapabilitySet::SYS_RESOURCE, work)
+}
+
+/// Does `work` with `capabilities` in effect, as far as this process may have them.
+pub fn with<T>(capabilities: CapabilitySet, work: impl FnOnce() -> T) -> T {
+    let _raised = Raised::new(capabilities);
     work()
 }
 
-/// CAP_SYS_RESOURCE is in effect in the calling thread until this is dropped.
+/// Capabilities are in effect in the calling thread until this is dropped.
 struct Raised(Option<CapabilitySets>);
 
 impl Raised {
-    fn new() -> Self {
-        let before = capabilities(None).ok().filter(|sets| {
-            sets.permitted.contains(CapabilitySet::SYS_RESOURCE)
-                && !sets.effective.contains(CapabilitySet::SYS_RESOURCE)
-        });
-        let raised = before.filter(|sets| {
-            let effective = sets.effective | CapabilitySet::SYS_RESOURCE;
-            set_capabilities(None, CapabilitySets { effective, ..*sets }).is_ok()
+    fn new(wanted: CapabilitySet) -> Self {
+        let raised = capabilities(None).ok().filter(|sets| {
+            let effective = sets.effective | (wanted & sets.permitted);
+            effective != sets.effective
+                && set_capabilities(None, CapabilitySets { effective, ..*sets }).is_ok()
         });
         Self(raised)
     }

@@ -3,6 +3,7 @@
 //! This is the only module that knows fuser, beside the mounting. Nothing is decided here but what the kernel may
 //! cache and what the capture is told.
 
+mod control;
 mod convert;
 mod modes;
 mod operations;
@@ -151,10 +152,10 @@ impl Adapter {
     }
 
     /// The file may have lost set-id bits: else the kernel would believe in them, and run it by them, for a while.
-    fn forget_attributes(&self, file: &OpenFile) {
+    fn forget_attributes(&self, node: INodeNo) {
         if let Some(notifier) = self.notifier.get() {
             // That the kernel knows nothing of the inode is no error.
-            let _ = notifier.inval_inode(INodeNo(file.inode.id), ATTRIBUTES_ONLY, 0);
+            let _ = notifier.inval_inode(node, ATTRIBUTES_ONLY, 0);
         }
     }
 
@@ -173,7 +174,7 @@ impl Adapter {
         let written = self.overlay.write_by(by, &file, request)?;
         FailPoint::WrittenBelow.reach();
         if written.set_id_dropped {
-            self.forget_attributes(&file);
+            self.forget_attributes(INodeNo(file.inode.id));
         }
         let data = &request.data[..written.len];
         if !data.is_empty() {

@@ -9,9 +9,9 @@ use std::{
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 
@@ -365,7 +365,7 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
@@ -376,11 +376,25 @@ impl Filesystem for Adapter {
             let file = self.overlay.file(fh.0)?;
             self.overlay.fallocate(&file, (offset, length), mode, caller(req))?;
             if req.uid() != 0 {
-                self.forget_attributes(&file);
+                self.forget_attributes(ino);
             }
             Ok(())
         };
         answer!(self as req, reply, "fallocate", done(), () => reply.ok());
+    }
+
+    fn ioctl(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        answer!(self as req, reply, "ioctl", self.control(req, ino, fh, cmd, in_data), out => reply.ioctl(0, &out));
     }
 
     fn lseek(

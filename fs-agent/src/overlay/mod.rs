@@ -8,6 +8,7 @@ mod believed_size;
 mod caller;
 mod dirs;
 mod files;
+mod flags;
 mod handle;
 mod identity;
 mod inode;
@@ -158,6 +159,14 @@ impl Overlay {
     /// `EBADF` if there is none.
     pub fn file(&self, handle: u64) -> Result<Arc<OpenFile>> {
         self.files.get(handle)
+    }
+
+    /// Does `work` with what is open as `handle`, a file or a directory: they have numbers of one kind.
+    fn with_open<T>(&self, handle: u64, work: impl FnOnce(&OwnedFd) -> Result<T>) -> Result<T> {
+        match self.files.get(handle) {
+            Ok(file) => work(&file.fd),
+            Err(_) => work(&self.dirs.get(handle)?.fd),
+        }
     }
 
     /// Does `work` as `caller`, and once more with the right to exceed limits of space if those have kept it from being

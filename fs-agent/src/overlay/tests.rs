@@ -769,3 +769,39 @@ fn directories_that_seem_to_lie_in_each_other_are_not_looked_for_without_end() {
     assert_eq!((f.lookup(ROOT, "b").node, f.lookup(b, "a").node), (b, a));
     assert!(f.overlay.getattr(a).is_ok());
 }
+
+#[test]
+fn only_who_has_the_right_makes_files_append_only() {
+    use rustix::thread::{CapabilitySet, capabilities, gettid, set_capabilities};
+    let f = fixture();
+    let (_, file) = f.create(ROOT, "a", OFlags::WRONLY);
+    let has = |mine: &rustix::thread::CapabilitySets| mine.effective.contains(CapabilitySet::LINUX_IMMUTABLE);
+    let Ok(before) = f.overlay.flags(file.id) else {
+        return println!("skipped: the filesystem of {} has no flags", f.dir.path().display());
+    };
+    let Some(mine) = capabilities(None).ok().filter(has) else {
+        return println!("skipped: only root can set flags");
+    };
+    let append = 0x20;
+    let me = Caller { thread: gettid().as_raw_nonzero().get().cast_unsigned(), ..ME };
+    let as_agent = |caller| {
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                let effective = mine.effective - CapabilitySet::LINUX_IMMUTABLE;
+                set_capabilities(None, rustix::thread::CapabilitySets { effective, ..mine }).unwrap();
+                let done = f.overlay.set_flags(file.id, before | append, caller);
+                assert!(!has(&capabilities(None).unwrap()), "the right stays the caller's");
+                done
+            });
+            worker.join().unwrap()
+        })
+    };
+    assert_eq!(as_agent(Caller { thread: 0, ..ME }), Err(Errno::PERM));
+    assert_eq!(f.overlay.flags(file.id), Ok(before));
+    assert_eq!(as_agent(me), Ok(()));
+    assert_eq!(f.overlay.flags(file.id), Ok(before | append));
+    assert_eq!(fs::remove_file(f.below("a")).unwrap_err().raw_os_error(), Some(1));
+    let extended = f.overlay.extended_flags(file.id).unwrap();
+    assert_eq!(extended[0] & 0x10, 0x10, "FS_XFLAG_APPEND");
+    f.overlay.set_flags(file.id, before, me).unwrap();
+}

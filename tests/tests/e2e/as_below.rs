@@ -299,3 +299,85 @@ print(json.dumps(seen))
 "#,
     );
 }
+
+#[test]
+fn flags_of_inodes_and_who_may_change_them_are_as_below() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can set flags");
+    }
+    assert_same_below_and_above(
+        "inode-flags",
+        r#"
+import ctypes, struct
+GET, SET, VERSION, XGET, XSET = 0x80086601, 0x40086602, 0x80087601, 0x801c581f, 0x401c5820
+IMMUTABLE, APPEND, NODUMP, SYNC, JOURNAL = 0x10, 0x20, 0x40, 0x8, 0x4000
+seen = []
+def attempt(do):
+    try: return do()
+    except OSError as e: return errno.errorcode[e.errno]
+def get(fd): return struct.unpack("I", fcntl.ioctl(fd, GET, bytes(8))[:4])[0]
+def put(fd, flags): return fcntl.ioctl(fd, SET, struct.pack("I", flags) + bytes(4)) and None
+def extended(fd): return list(struct.unpack("IIIII", fcntl.ioctl(fd, XGET, bytes(28))[:20]))
+def put_extended(fd, values): return fcntl.ioctl(fd, XSET, struct.pack("IIIII", *values) + bytes(8)) and None
+libc = ctypes.CDLL(None, use_errno=True)
+def child(do, uid=0, drop=None, namespace=False):
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        if namespace: libc.unshare(0x10000000)
+        if uid: os.setgroups([]); os.setgid(uid); os.setuid(uid)
+        if drop is not None:
+            libc.prctl(24, drop, 0, 0, 0)
+            header = struct.pack("II", 0x20080522, 0)
+            data = ctypes.create_string_buffer(24)
+            libc.capget(header, data)
+            low = struct.unpack_from("III", data)
+            struct.pack_into("III", data, 0, *[caps & ~(1 << drop) for caps in low])
+            libc.capset(header, data)
+        os.write(w, json.dumps(attempt(do)).encode()); os._exit(0)
+    os.close(w); os.waitpid(pid, 0)
+    answer = json.loads(os.read(r, 1000)); os.close(r)
+    return answer
+f, d = f"{path}/file", f"{path}/dir"
+open(f, "w").write("content"); os.mkdir(d); os.chown(f, 4000, 4000); os.chown(d, 4000, 4000); os.chmod(f, 0o666)
+for name in (f, d):
+    fd = os.open(name, os.O_RDONLY)
+    plain = attempt(lambda: get(fd))
+    seen.append([plain, attempt(lambda: extended(fd)), attempt(lambda: fcntl.ioctl(fd, VERSION, bytes(8))) != "ENOTTY"])
+    if type(plain) is str: continue
+    for flags in (NODUMP, SYNC, APPEND, IMMUTABLE, JOURNAL, 0x80000000):
+        before = os.stat(name).st_ctime_ns
+        for who in ({}, {"uid": 4000}, {"uid": 4001}, {"drop": 9}, {"namespace": True}):
+            seen.append([flags, child(lambda: put(fd, plain | flags), **who), get(fd)])
+            seen.append(child(lambda: put(fd, plain), **who))
+        seen.append([attempt(lambda: put(fd, plain)), os.stat(name).st_ctime_ns > before])
+    values = extended(fd)
+    for changed in ([values[0] | 0x80, *values[1:]], [values[0], 4096, *values[2:]], [*values[:3], 4711, values[4]]):
+        for who in ({}, {"uid": 4000}, {"uid": 4001}, {"drop": 9}, {"namespace": True}):
+            seen.append([child(lambda: put_extended(fd, changed), **who), extended(fd)])
+            attempt(lambda: put_extended(fd, values))
+    # What they do, also to descriptors that are open.
+    opened = os.open(f, os.O_RDWR) if name == f else None
+    for flags in (APPEND, IMMUTABLE):
+        put(fd, plain | flags)
+        for do in (
+            lambda: os.close(os.open(f, os.O_WRONLY)), lambda: os.close(os.open(f, os.O_WRONLY | os.O_APPEND)),
+            lambda: os.close(os.open(f, os.O_WRONLY | os.O_APPEND | os.O_TRUNC)), lambda: os.truncate(f, 3),
+            lambda: os.chmod(name, 0o777), lambda: os.chown(name, 0, 0), lambda: os.utime(name), lambda: os.utime(name, (1, 1)),
+            lambda: os.setxattr(name, "user.a", b"a"), lambda: os.link(f, f"{d}/link"), lambda: os.rename(f, f"{path}/other"),
+            lambda: open(f"{d}/new", "w").close(), lambda: os.unlink(f"{d}/new"), lambda: os.mkdir(f"{d}/sub"),
+            lambda: os.rmdir(f"{d}/sub"), lambda: opened and os.pwrite(opened, b"P", 0), lambda: opened and os.ftruncate(opened, 3),
+            lambda: opened and os.pwritev(opened, [b"Q"], 0, 0x10), lambda: opened and os.posix_fallocate(opened, 0, 10),
+        ): seen.append(attempt(do))
+        put(fd, plain)
+        for name_left in (f"{d}/new", f"{d}/link"): attempt(lambda: os.unlink(name_left))
+        attempt(lambda: os.rmdir(f"{d}/sub")); attempt(lambda: os.rename(f"{path}/other", f))
+        seen.append(open(f).read())
+# No such commands.
+fd = os.open(f, os.O_RDWR)
+for command in (0x5401, 0x541B, 0x80041272, 0x40045431): seen.append(attempt(lambda: len(fcntl.ioctl(fd, command, bytes(64)))))
+seen.append(attempt(lambda: fcntl.ioctl(os.open(f"{path}/clone", os.O_RDWR | os.O_CREAT), 0x40049409, fd)))
+print(json.dumps(seen))
+"#,
+    );
+}

@@ -55,18 +55,7 @@ pub const BY_NATURE: &[Exception] = &[
 ];
 
 /// What is still to be mended: each goes from here when it is.
-pub const PENDING: &[Exception] = &[
-    Exception {
-        name: "flags of inodes: lsattr and chattr",
-        is_one: |step| {
-            matches!(step.operation, Operation::InodeFlags { .. } | Operation::SetInodeFlags { .. })
-        },
-    },
-    Exception {
-        name: "O_APPEND set or taken back while a file is open",
-        is_one: |step| matches!(step.operation, Operation::SetFlags { .. }),
-    },
-];
+pub const PENDING: &[Exception] = &[];
 
 /// Why a step is left out.
 pub fn of(step: &Step) -> Option<&'static Exception> {
