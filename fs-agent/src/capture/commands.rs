@@ -1,4 +1,9 @@
-//! The command lines of those who write, read once for each process.
+//! The command lines of those who write.
+//!
+//! A record names the program that wrote, so before each write but for those in quick succession the kernel is asked
+//! whether the process still runs the program whose command line is known. A process may also change its command line
+//! (its title) as it runs. Nothing shows that, so command lines are read again now and then: one that was changed is
+//! recorded [`BELIEVED_FOR`] later at the most.
 
 use std::{
     collections::HashMap,
@@ -6,76 +11,136 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::resource::{Resource, getrlimit};
+
 use super::{
-    patience::Patience,
-    process::{Fingerprint, Process, process, process_by_name, stat},
+    patience::{Patience, Silence},
+    process::{Process, Program, Runs, command_of, name_of, process_id},
 };
 
-/// The most writers that are remembered.
-const ENTRIES_MAX: usize = 4096;
+/// The most writers that are remembered, each with a descriptor.
+const WRITERS_MAX: usize = 1024;
 
-/// How long a writer is believed to be who it was. Ids are given out in turn, and there are at least 32768 of them:
-/// one cannot come round again in this time.
+/// The fewest.
+const WRITERS_MIN: usize = 32;
+
+/// Which part of this process's descriptors they may have, at most: one of so many.
+const DESCRIPTORS_SHARE: usize = 16;
+
+/// How long a command line is believed. Ids are given out in turn, and there are at least 32768 of them: one cannot
+/// come round again in this time.
 const BELIEVED_FOR: Duration = Duration::from_millis(250);
 
+/// The same where nobody could be asked.
+const BELIEVED_UNASKED_FOR: Duration = Duration::from_millis(20);
+
+/// The same where it is not known whether the process still runs the same program. Hardly longer than an exec takes, some
+/// 350 us for a small static program: whoever executes one after the other is told apart.
+const BELIEVED_UNSURE_FOR: Duration = Duration::from_micros(500);
+
+/// Less than an exec takes, with the way from one write to the next.
+const EXEC_TIME_MIN: Duration = Duration::from_micros(60);
+
+#[derive(Clone)]
 struct Known {
-    fingerprint: Fingerprint,
     process: Arc<Process>,
-    /// Its arguments could be read.
-    complete: bool,
-    checked: Instant,
+    /// What it ran when its command line was read.
+    program: Arc<Program>,
+    read: Instant,
+    /// When it still ran that.
+    ran: Instant,
+    /// When what is known of it expires.
+    expires: Instant,
 }
 
 /// Processes by the id of the thread that wrote.
-#[derive(Default)]
 pub struct Commands {
     known: Mutex<HashMap<u32, Known>>,
+    writers_max: usize,
     patience: Patience,
 }
 
+impl Default for Commands {
+    fn default() -> Self {
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+        let share = usize::try_from(descriptors).unwrap_or(usize::MAX) / DESCRIPTORS_SHARE;
+        Self {
+            known: Mutex::default(),
+            writers_max: share.clamp(WRITERS_MIN, WRITERS_MAX),
+            patience: Patience::default(),
+        }
+    }
+}
+
 impl Commands {
-    /// The process that `thread` belongs to. Where /proc does not tell (the writer was killed while it waited, or is
-    /// in a namespace that this process does not see), its command is empty.
-    pub fn process_of(&self, thread: u32) -> Arc<Process> {
-        self.process_at(thread, Instant::now())
+    /// The process that `thread` belongs to, which waits for its write by `uid` to be answered. Where /proc does not tell
+    /// (the writer is in a namespace that this process does not see), its command is empty; where the process does not
+    /// give its arguments, the command is its name.
+    pub fn process_of(&self, thread: u32, uid: u32) -> Arc<Process> {
+        self.process_at(thread, uid, Instant::now())
     }
 
-    fn process_at(&self, thread: u32, now: Instant) -> Arc<Process> {
-        if let Some(known) = self.lock().get(&thread)
-            && now.saturating_duration_since(known.checked) < BELIEVED_FOR
-        {
-            return Arc::clone(&known.process);
+    fn process_at(&self, thread: u32, uid: u32, now: Instant) -> Arc<Process> {
+        let known = self.lock().get(&thread).filter(|known| now < known.expires).cloned();
+        if let Some(Known { process, program, read, ran, .. }) = known {
+            if now.saturating_duration_since(ran) < EXEC_TIME_MIN {
+                return process;
+            }
+            match program.runs() {
+                Runs::TheSame => self.note_running(thread, &program, now),
+                Runs::Perhaps if now.saturating_duration_since(read) < BELIEVED_UNSURE_FOR => {}
+                Runs::Perhaps | Runs::Another => return self.read(thread, uid, now),
+            }
+            return process;
         }
-        // /proc is read without the lock: others write meanwhile.
+        self.read(thread, uid, now)
+    }
+
+    fn note_running(&self, thread: u32, program: &Arc<Program>, now: Instant) {
+        if let Some(known) = self.lock().get_mut(&thread)
+            && Arc::ptr_eq(&known.program, program)
+        {
+            known.ran = now;
+        }
+    }
+
+    /// /proc is read without the lock: others write meanwhile.
+    fn read(&self, thread: u32, uid: u32, now: Instant) -> Arc<Process> {
         let unknown = || Arc::new(Process { pid: thread, command: Vec::new() });
         if thread == 0 {
             return unknown();
         }
-        let Ok(stat) = stat(thread) else { return unknown() };
-        let fingerprint = stat.fingerprint;
-        if let Some(known) = self.lock().get_mut(&thread)
-            && known.fingerprint == fingerprint
-            && known.complete
-        {
-            known.checked = now;
-            return Arc::clone(&known.process);
-        }
-        // Alone, it does nothing but wait for its write. Others of its process may be in the middle of changing
-        // mappings, which can take as long as they like, and arguments cannot be read meanwhile.
-        let read = {
-            let fingerprint = fingerprint.clone();
-            move || process(thread, &fingerprint).ok()
+        // In this order: what is read later is no older than the program.
+        let Ok(program) = Program::of(thread).map(Arc::new) else { return unknown() };
+        let Ok(pid) = process_id(thread) else { return unknown() };
+        // Though the writer does nothing but wait, others may use its memory too, and be in the middle of changing it.
+        let answer = self.patience.ask(uid, move || command_of(thread).ok());
+        let believed_for = match answer {
+            // Whoever has not answered is not asked again soon.
+            Ok(_) | Err(Silence::Unanswered) => BELIEVED_FOR,
+            Err(Silence::NotAsked) => BELIEVED_UNASKED_FOR,
         };
-        let read = if stat.has_siblings { self.patience.ask(read) } else { read() };
-        let complete = read.is_some();
-        let found = read.or_else(|| process_by_name(thread, &fingerprint).ok());
-        let Some(found) = found else { return unknown() };
-        let process = Arc::new(found);
-        let known = Known { fingerprint, process: Arc::clone(&process), complete, checked: now };
-        let mut entries = self.lock();
-        make_room(&mut entries, now);
-        entries.insert(thread, known);
+        let Ok(command) = answer.or_else(|_| name_of(thread)) else { return unknown() };
+        let process = Arc::new(Process { pid, command });
+        let known = Known {
+            process: Arc::clone(&process),
+            program,
+            read: now,
+            ran: now,
+            expires: now + believed_for,
+        };
+        // What it knew before is let go of after the lock.
+        let _replaced = {
+            let mut entries = self.lock();
+            let outdated = make_room(&mut entries, self.writers_max, now);
+            (outdated, entries.insert(thread, known))
+        };
         process
+    }
+
+    /// Lets go of what it holds of those who have not written for a while.
+    pub fn tidy(&self) {
+        let _outdated = take_expired(&mut self.lock(), Instant::now());
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Known>> {
@@ -83,66 +148,81 @@ impl Commands {
     }
 }
 
-/// Forgets those that would be looked at again anyway; if that is not enough, all.
-fn make_room(entries: &mut HashMap<u32, Known>, now: Instant) {
-    if entries.len() < ENTRIES_MAX {
-        return;
+/// Takes those out that would be read again anyway; if that is not enough, all.
+fn make_room(entries: &mut HashMap<u32, Known>, max: usize, now: Instant) -> Vec<Known> {
+    if entries.len() < max {
+        return Vec::new();
     }
-    entries.retain(|_, known| now.saturating_duration_since(known.checked) < BELIEVED_FOR);
-    if entries.len() >= ENTRIES_MAX {
-        entries.clear();
+    let mut taken = take_expired(entries, now);
+    if entries.len() >= max {
+        taken.extend(entries.drain().map(|(_, known)| known));
     }
+    taken
+}
+
+fn take_expired(entries: &mut HashMap<u32, Known>, now: Instant) -> Vec<Known> {
+    entries.extract_if(|_, known| known.expires <= now).map(|(_, known)| known).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn stranger(checked: Instant) -> Known {
-        let me = stat(std::process::id()).unwrap().fingerprint;
-        Known { fingerprint: me, process: Arc::default(), complete: true, checked }
+    /// Somebody else, who ran `program` a moment ago.
+    fn stranger(program: &Arc<Program>, now: Instant, expires: Instant) -> Known {
+        Known { process: Arc::default(), program: Arc::clone(program), read: now, ran: now, expires }
+    }
+
+    fn own_program() -> Arc<Program> {
+        Arc::new(Program::of(std::process::id()).unwrap())
     }
 
     #[test]
     fn a_known_writer_is_believed_for_a_while_and_then_looked_at_again() {
         let (commands, now, me) = (Commands::default(), Instant::now(), std::process::id());
-        let first = commands.process_at(me, now);
-        assert_eq!(first.pid, me);
-        assert!(Arc::ptr_eq(&first, &commands.process_at(me, now + BELIEVED_FOR / 2)));
-        // Still the same process: checked, and not read again.
-        assert!(Arc::ptr_eq(&first, &commands.process_at(me, now + 2 * BELIEVED_FOR)));
+        let at = |time| commands.process_at(me, 0, time);
+        let first = at(now);
+        assert!(first.pid == me && first.command.ends_with(b" "));
+        let believed_for = commands.lock()[&me].expires - now;
+        assert!(Arc::ptr_eq(&first, &at(now + believed_for / 2)));
+        let again = at(now + believed_for);
+        assert!(again == first && !Arc::ptr_eq(&first, &again), "read again");
     }
 
     #[test]
-    fn an_id_that_came_round_again_is_read_anew() {
+    fn who_runs_another_program_is_read_at_once() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let program = Arc::new(Program::of(child.id()).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
         let (commands, now, me) = (Commands::default(), Instant::now(), std::process::id());
-        let parent = std::os::unix::process::parent_id();
-        let mut other = stranger(now);
-        other.fingerprint = stat(parent).unwrap().fingerprint;
+        let other = stranger(&program, now, now + BELIEVED_FOR);
         commands.lock().insert(me, other);
-        assert_eq!(commands.process_at(me, now).pid, 0, "believed");
-        assert_eq!(commands.process_at(me, now + BELIEVED_FOR).pid, me, "read anew");
+        assert_eq!(commands.process_at(me, 0, now).pid, 0, "nobody executes anything in no time");
+        assert_eq!(commands.process_at(me, 0, now + EXEC_TIME_MIN).pid, me);
     }
 
     #[test]
     fn who_is_gone_or_unseen_has_no_command() {
         let commands = Commands::default();
         for thread in [0, u32::MAX] {
-            assert_eq!(*commands.process_of(thread), Process { pid: thread, command: Vec::new() });
+            assert_eq!(*commands.process_of(thread, 0), Process { pid: thread, command: Vec::new() });
         }
         assert!(commands.lock().is_empty());
     }
 
     #[test]
     fn the_memory_is_bounded() {
-        let now = Instant::now();
-        let full = |checked| (0..ENTRIES_MAX as u32).map(|id| (id, stranger(checked))).collect();
+        let (now, program) = (Instant::now(), own_program());
+        let known = |expires| stranger(&program, now, expires);
+        let full = |expires| (0..WRITERS_MAX as u32).map(|id| (id, known(expires))).collect();
         let mut old: HashMap<_, _> = full(now);
-        old.insert(0, stranger(now + BELIEVED_FOR));
-        make_room(&mut old, now + BELIEVED_FOR);
+        old.insert(0, known(now + BELIEVED_FOR));
+        assert_eq!(make_room(&mut old, WRITERS_MAX, now).len(), WRITERS_MAX - 1);
         assert_eq!(old.keys().collect::<Vec<_>>(), [&0]);
-        let mut recent: HashMap<_, _> = full(now);
-        make_room(&mut recent, now);
+        let mut recent: HashMap<_, _> = full(now + BELIEVED_FOR);
+        assert_eq!(make_room(&mut recent, WRITERS_MAX, now).len(), WRITERS_MAX);
         assert!(recent.is_empty());
+        assert!(make_room(&mut recent, WRITERS_MAX, now).is_empty());
     }
 }

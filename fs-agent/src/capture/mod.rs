@@ -91,7 +91,7 @@ impl Capture {
     /// Puts `event` into the ring, or counts it as lost.
     pub fn record(&self, event: &Event<'_>) {
         let time_ns = now_ns();
-        let process = event.writer.map(|writer| self.commands.process_of(writer.thread));
+        let process = event.writer.map(|writer| self.commands.process_of(writer.thread, writer.uid));
         let write = Write {
             path: event.path,
             pid: process.as_ref().map_or(0, |process| process.pid),
@@ -128,6 +128,7 @@ impl Capture {
 
     /// What is to be done now and then: announces losses that no record came after, and lets go of what is drained.
     pub fn tidy(&self) {
+        self.commands.tidy();
         self.ring.producer.announce_losses();
         if let Err(error) = self.ring.check_intact()
             && !self.said_broken.swap(true, Ordering::Relaxed)

@@ -10,6 +10,10 @@ use bywash_common::{
 pub struct Captured {
     /// The file's path as the writer sees it.
     pub path: Vec<u8>,
+    /// The process that wrote; 0 where that is not known.
+    pub pid: u32,
+    /// Its command line.
+    pub command: Vec<u8>,
     /// Where the bytes begin.
     pub offset: u64,
     /// They.
@@ -59,6 +63,8 @@ impl Capture {
                     let (write, data) = Write::decode(&self.payload).expect("a record that can be decoded");
                     taken.push(Captured {
                         path: write.path.to_vec(),
+                        pid: write.pid,
+                        command: write.command.to_vec(),
                         offset: write.offset,
                         data: data.to_vec(),
                         unattributed: write.origin == Origin::Mapping,

@@ -11,7 +11,6 @@ mod commands;
 mod content;
 mod crash;
 mod directories;
-mod docs;
 mod ecs;
 mod exactly_once;
 mod exclude;
@@ -46,6 +45,7 @@ mod strangers;
 mod tools;
 mod topics;
 mod units;
+mod writers;
 mod zookeepers;
 
 use std::{fs::File, io::Write, path::Path};

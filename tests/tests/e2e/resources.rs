@@ -1,15 +1,10 @@
-//! What the agent takes of the machine, and what of that one user can take from the others.
+//! What the agent takes of the machine.
 
 use std::fs;
 
 use bywash_tests::harness::{Bywash, Settings};
 
 use crate::append;
-
-/// An agent whose writes are read by the test.
-fn new(settings: &Settings) -> Bywash {
-    Bywash::new("localhost:9", &Settings { ring_size: "4MiB", ..settings.clone() })
-}
 
 /// What of the agent's memory is its own, in KiB.
 fn own_memory_kib(bywash: &mut Bywash) -> u64 {
@@ -24,7 +19,8 @@ fn memory_does_not_grow_with_the_number_of_overlays() {
     const DIRECTORIES: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
     // About 0.3 MiB for each, most of it its threads' stacks.
     const KIB_MAX: u64 = 16 << 10;
-    let mut bywash = new(&Settings { directories: &DIRECTORIES, ..Settings::default() });
+    let settings = Settings { directories: &DIRECTORIES, ring_size: "4MiB", ..Settings::default() };
+    let mut bywash = Bywash::new("localhost:9", &settings);
     bywash.start_agent();
     let at_start = own_memory_kib(&mut bywash);
     assert!(at_start < KIB_MAX, "{at_start} KiB at the start");
