@@ -16,6 +16,8 @@ BENCH := cargo bench --locked -p bywash-benches --features peers --bench
 SINK ?= kafka
 # How long `make fuzz` takes, beside its build.
 FUZZ_SECONDS ?= 20
+# How many times as many random operations `make conformance` does as `make test`.
+SEARCH ?= 20
 
 .PHONY: help setup build demo test faults hostile conformance bench model fuzz lint clean clean-up
 .DEFAULT_GOAL := help
@@ -48,11 +50,11 @@ hostile: ## Tries what a hostile user tries, at length, and prints how each atte
 	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile conformance \
 		--run-ignored all --no-capture -E 'binary(e2e) & test(/^hostile::/)'
 
-conformance: ## Runs ten seeds of fsx, stress-ng, dbench and a walk over 1,000,000 files: 20 minutes, as root
+conformance: ## Runs pjdfstest, fsx, stress-ng, dbench, random operations and a long walk, as root and as a user: 25 minutes, as root
 	@tests/tools/setup.sh conformance
 	cargo build --locked $(TESTED)
-	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile conformance \
-		--run-ignored only -E 'binary(conformance) | binary(overlay)'
+	@trap tests/tools/clean-up.sh EXIT; TEST_SEARCH=$(SEARCH) cargo nextest run --locked $(TESTED) --profile conformance \
+		--run-ignored all -E 'binary(conformance) | binary(overlay)'
 
 bench: ## Measures each part beside others that do the same, 2 minutes each or less; PEERS='--peer NAME=COMMAND'
 	@tests/tools/setup.sh bench

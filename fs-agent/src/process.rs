@@ -41,7 +41,7 @@ const INODES_MAX: usize = 1 << 14;
 const INODES_MIN: usize = 1 << 10;
 
 /// The process's own file mode mask.
-const OWN_MASK: Mode = Mode::WGRP.union(Mode::WOTH);
+const OWN_MASK: Mode = Mode::RWXG.union(Mode::RWXO);
 
 /// The usual soft limit of open files.
 const DESCRIPTORS_DEFAULT: u64 = 1024;
@@ -63,8 +63,8 @@ pub fn prepare() -> Result<Prepared> {
     ensure!(threads == 1, "a bug: {threads} threads run before the process is prepared");
     sys::map_large_allocations();
     block_signals()?;
-    // What the agent makes for itself says its mode; whatever does not is nobody else's to change. Workers make files with
-    // masks of their own.
+    // What the agent makes for itself says its mode; whatever does not is nobody else's. Workers make files with masks of
+    // their own.
     umask(OWN_MASK);
     // Descriptors for open files, and for inodes that the kernel caches.
     if let Err(error) = raise_descriptor_limit() {

@@ -44,7 +44,9 @@ const ATTRIBUTES_ONLY: i64 = -1;
 /// writeback cache: a write would not come from its writer, nor as one;
 /// ASYNC_DIO: parts of one asynchronous write would overtake each other on the way to the ring;
 /// ATOMIC_O_TRUNC: a file would be cut before the kernel finds that it may not be, because it is a program that runs;
-/// locks: the kernel keeps them itself, which is enough for one machine.
+/// locks: the kernel keeps them itself. One that somebody waits for could not be given up at a signal, which the FUSE library
+/// does not hand on;
+/// ALLOW_IDMAP: but for what is made, the kernel would not say any more who asks.
 const CAPABILITIES: [InitFlags; 5] = [
     InitFlags::FUSE_AUTO_INVAL_DATA,
     InitFlags::FUSE_PARALLEL_DIROPS,

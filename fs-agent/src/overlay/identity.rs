@@ -91,8 +91,9 @@ impl Identity {
         }
         if present.uid != wanted.uid {
             setfsuid(Uid::from_raw(wanted.uid));
-            if present.uid == 0 {
-                // The kernel has taken the capabilities that concern files away.
+            if present.uid == 0 || wanted.uid == 0 {
+                // The kernel has taken away the capabilities that concern files, or put into effect all of them that are
+                // permitted.
                 rustix::thread::set_capabilities(None, rights)?;
             }
         }
@@ -145,6 +146,7 @@ mod tests {
         if !geteuid().is_root() {
             return println!("skipped: only root can act as others");
         }
+        privilege::renounce().unwrap();
         let identity = Identity::of_this_process();
         let (_, _, capabilities) = seen();
         let caller = |uid, gid| Caller { uid, gid, thread: 0 };

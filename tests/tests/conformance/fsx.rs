@@ -3,6 +3,7 @@
 use std::{
     fs,
     ops::RangeInclusive,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -37,10 +38,24 @@ const TIME_MAX: Duration = Duration::from_secs(1000);
 #[test]
 fn fsx_reads_what_it_wrote_for_two_seeds() {
     if Uid::effective().is_root() {
-        exercise(&Pair::start(), 1..=2, 4_000);
+        exercise(&Pair::start(), |program| Command::new(program), 1..=2, 4_000);
     } else {
         println!("skipped: only root can look below the overlay");
     }
+}
+
+#[test]
+fn fsx_reads_what_it_wrote_as_a_user() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can look below the overlay");
+    }
+    let pair = Pair::start();
+    let as_user = |program: &Path| {
+        let (mut command, program) = pair.for_user(program);
+        command.arg(program);
+        command
+    };
+    exercise(&pair, as_user, 11..=11, 4_000);
 }
 
 /// A test for each seed. In memory: one operation in eight ends with an msync(2), which takes a disk some 10 ms, with or
@@ -50,7 +65,7 @@ macro_rules! seeds {
         #[test]
         #[ignore = "takes minutes with the others: make conformance"]
         fn $name() {
-            exercise(&Pair::start_in_memory(), $seed..=$seed, 100_000);
+            exercise(&Pair::start_in_memory(), |program| Command::new(program), $seed..=$seed, 100_000);
         }
     )*};
 }
@@ -68,17 +83,18 @@ seeds! {
     fsx_reads_what_it_wrote_for_seed_10: 10,
 }
 
-fn exercise(pair: &Pair, seeds: RangeInclusive<u32>, operations: u32) {
+/// `begin` is how the program is run.
+fn exercise(pair: &Pair, begin: impl Fn(&Path) -> Command, seeds: RangeInclusive<u32>, operations: u32) {
     let settings = pair.bywash.root().join("fsx.toml");
     fs::write(&settings, SETTINGS).unwrap();
     for seed in seeds {
-        let mut command = Command::new(tool("bin/fsx"));
+        let mut command = begin(&tool("bin/fsx"));
         command.arg("-f").arg(&settings).args(["-N", &operations.to_string(), "-S", &seed.to_string()]);
         command.arg("-P").arg(&pair.plain).arg(pair.seen().join(format!("seed-{seed}")));
-        let begin = Instant::now();
+        let started = Instant::now();
         let finished = process::run(&mut command, TIME_MAX);
         assert_eq!(finished.code, Some(0), "seed {seed}: {}\n{}", finished.stdout, finished.stderr);
         pair.assert_seen_is_below();
-        println!("seed {seed}: {operations} operations in {:.1} s", begin.elapsed().as_secs_f64());
+        println!("seed {seed}: {operations} operations in {:.1} s", started.elapsed().as_secs_f64());
     }
 }

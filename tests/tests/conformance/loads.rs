@@ -48,27 +48,36 @@ const TIME_MAX: Duration = Duration::from_secs(240);
 #[ignore = "needs stress-ng and root: make conformance"]
 fn a_minute_of_stress_ng_works_as_in_a_plain_directory() {
     let pair = Pair::start();
-    let stress = |directory: &Path, seconds: u32| {
-        let mut command = Command::new("stress-ng");
-        // What every stressor does is checked where it can be.
-        command.args(["--verify", "--metrics-brief", "--timeout", &seconds.to_string()]);
-        command.arg("--temp-path").arg(directory);
-        command.args(STRESSORS.iter().flat_map(|name| [format!("--{name}"), "1".to_owned()]));
-        // It limits itself to what is free at the start, which the others then use up.
-        command.args(["--hdd-bytes", "64m", "--iomix-bytes", "64m", "--fallocate-bytes", "64m"]);
-        let finished = process::run(&mut command, TIME_MAX);
-        assert_eq!(
-            finished.code,
-            Some(0),
-            "{}: {}\n{}",
-            directory.display(),
-            finished.stdout,
-            finished.stderr
-        );
-    };
     // One that fails here fails for reasons of its own.
-    stress(&pair.plain, 5);
-    stress(pair.seen(), STRESS_SECONDS);
+    stress(Command::new("stress-ng"), &pair.plain, 5);
+    stress(Command::new("stress-ng"), pair.seen(), STRESS_SECONDS);
+    assert_usable(&pair);
+}
+
+#[test]
+#[ignore = "needs stress-ng and root: make conformance"]
+fn a_minute_of_stress_ng_works_as_in_a_plain_directory_for_a_user() {
+    let pair = Pair::start();
+    for (directory, seconds) in [(pair.plain.as_path(), 5), (pair.seen(), STRESS_SECONDS)] {
+        let (mut command, program) = pair.for_user(Path::new("/usr/bin/stress-ng"));
+        command.arg(program);
+        stress(command, directory, seconds);
+    }
+    assert_usable(&pair);
+}
+
+fn stress(mut command: Command, directory: &Path, seconds: u32) {
+    // What every stressor does is checked where it can be.
+    command.args(["--verify", "--metrics-brief", "--timeout", &seconds.to_string()]);
+    command.arg("--temp-path").arg(directory);
+    command.args(STRESSORS.iter().flat_map(|name| [format!("--{name}"), "1".to_owned()]));
+    // It limits itself to what is free at the start, which the others then use up.
+    command.args(["--hdd-bytes", "64m", "--iomix-bytes", "64m", "--fallocate-bytes", "64m"]);
+    let finished = process::run(&mut command, TIME_MAX);
+    assert_eq!(finished.code, Some(0), "{}: {}\n{}", directory.display(), finished.stdout, finished.stderr);
+}
+
+fn assert_usable(pair: &Pair) {
     // The stressors have cleaned up: something has to be there to be compared.
     fs::write(pair.seen().join("after"), "the overlay still works").unwrap();
     pair.assert_seen_is_below();

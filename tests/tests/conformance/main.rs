@@ -18,6 +18,9 @@ use std::{
 
 use bywash_tests::harness::{Bywash, Settings, mounts, process::must_run, tree};
 
+/// A user without any privilege.
+const USER: u32 = 65534;
+
 /// An agent over one directory, which root also sees without the overlay, and a plain directory.
 struct Pair {
     // Dropped before the agent's directory is removed.
@@ -62,6 +65,21 @@ impl Pair {
         must_run(Command::new("mount").arg("--bind").arg(bywash.directory()).arg(&below));
         bywash.start_agent();
         Self { below: Below(below), plain, bywash }
+    }
+
+    /// Gives both directories to a user, and makes the programs of a test his to run: what he is to be run by, and where a
+    /// program is then.
+    fn for_user(&self, program: &Path) -> (Command, PathBuf) {
+        for directory in [self.seen(), &self.plain] {
+            std::os::unix::fs::chown(directory, Some(USER), Some(USER)).unwrap();
+        }
+        let copy = self.bywash.root().join(program.file_name().unwrap());
+        fs::copy(program, &copy).unwrap();
+        fs::set_permissions(&copy, Permissions::from_mode(0o755)).unwrap();
+        let mut command = Command::new("setpriv");
+        let id = USER.to_string();
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--pdeathsig", "KILL", "--"]);
+        (command, copy)
     }
 
     /// The directory with its overlay.

@@ -1,7 +1,13 @@
 //! pjdfstest, a suite for what POSIX says of filesystems: its tests end in the overlay as they end in a plain directory,
 //! one for one.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use bywash_tests::harness::{process, tool};
 use nix::unistd::Uid;
@@ -33,6 +39,8 @@ const SECONDARY: &str = "/dev/shm";
 const TIME_MAX: Duration = Duration::from_secs(240);
 /// Fewer tests than this would mean that the suite has not run.
 const TESTS_MIN: usize = 350;
+/// The same of those that pass for a user.
+const USER_TESTS_MIN: usize = 50;
 
 /// How each test ended: `ok`, `skipped` or `FAILED`.
 type Results = BTreeMap<String, String>;
@@ -43,11 +51,42 @@ fn pjdfstest_ends_as_in_a_plain_directory() {
         return println!("skipped: pjdfstest acts as several users, which only root can");
     }
     let pair = Pair::start();
+    let program = tool("bin/pjdfstest");
+    let [plain, overlay] = [&pair.plain, pair.seen()].map(|directory| {
+        let command = Command::new(&program);
+        run(command, &settings(&pair), directory)
+    });
+    assert!(plain.len() >= TESTS_MIN, "only {} tests have run", plain.len());
+    assert_same(&plain, &overlay);
+}
+
+/// It skips what only root can do.
+#[test]
+fn pjdfstest_ends_as_in_a_plain_directory_for_a_user() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can become another user, and look below the overlay");
+    }
+    let pair = Pair::start();
+    let [plain, overlay] = [&pair.plain, pair.seen()].map(|directory| {
+        let (mut command, program) = pair.for_user(&tool("bin/pjdfstest"));
+        command.arg(program);
+        run(command, &settings(&pair), directory)
+    });
+    let passed = plain.values().filter(|result| *result == "ok").count();
+    assert!(passed >= USER_TESTS_MIN, "only {passed} tests have passed for a user: {plain:#?}");
+    assert_same(&plain, &overlay);
+}
+
+fn settings(pair: &Pair) -> PathBuf {
     let settings = pair.bywash.root().join("pjdfstest.toml");
     fs::write(&settings, SETTINGS).unwrap();
-    let (plain, overlay) = (run(&settings, &pair.plain), run(&settings, pair.seen()));
+    settings
+}
+
+/// One for one, but for those that are forced.
+#[track_caller]
+fn assert_same(plain: &Results, overlay: &Results) {
     assert_eq!(plain.len(), overlay.len(), "not the same tests have run");
-    assert!(plain.len() >= TESTS_MIN, "only {} tests have run", plain.len());
     let differing: Vec<_> = plain
         .iter()
         .filter(|(name, result)| overlay[*name] != **result)
@@ -64,8 +103,7 @@ fn pjdfstest_ends_as_in_a_plain_directory() {
     );
 }
 
-fn run(settings: &Path, directory: &Path) -> Results {
-    let mut command = Command::new(tool("bin/pjdfstest"));
+fn run(mut command: Command, settings: &Path, directory: &Path) -> Results {
     command.arg("-c").arg(settings).arg("-s").arg(SECONDARY).arg("-p").arg(directory);
     // It fails if one of its tests does; what counts is whether that is so in both.
     let finished = process::run(&mut command, TIME_MAX);

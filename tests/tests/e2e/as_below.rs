@@ -1,10 +1,14 @@
 //! The same lines of Python print the same in a plain directory and in an overlay over it.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+};
 
 use bywash_tests::harness::{Bywash, Settings};
 use nix::unistd::Uid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::overlay::{NO_BROKER, python};
 
@@ -380,4 +384,72 @@ seen.append(attempt(lambda: fcntl.ioctl(os.open(f"{path}/clone", os.O_RDWR | os.
 print(json.dumps(seen))
 "#,
     );
+}
+
+#[test]
+fn an_overlay_over_a_mount_with_mapped_ids_maps_them_and_none_maps_an_overlays() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can map the ids of a mount");
+    }
+    let mut bywash = Bywash::new(NO_BROKER, &Settings::default());
+    let source = bywash.root().join("source");
+    fs::create_dir(&source).unwrap();
+    for path in [bywash.root(), &source] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    // Mounts `path` at `to` with the ids from 0 on shown as those from 100000 on.
+    let map = |path: &Path, to: &Path| {
+        python(
+            path,
+            &format!(
+                r#"
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*arguments):
+    if (r := libc.syscall(*arguments)) < 0: raise OSError(ctypes.get_errno(), "")
+    return r
+OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR, AT = 428, 429, 442, -100
+ready, done = os.pipe(), os.pipe()
+pid = os.fork()
+if pid == 0:
+    libc.unshare(0x10000000); os.write(ready[1], b"x"); os.read(done[0], 1); os._exit(0)
+os.read(ready[0], 1)
+for kind in "ug": open(f"/proc/{{pid}}/{{kind}}id_map", "w").write("0 100000 65536")
+namespace = os.open(f"/proc/{{pid}}/ns/user", os.O_RDONLY)
+try:
+    tree = call(OPEN_TREE, AT, path.encode(), 1 | os.O_CLOEXEC)
+    call(MOUNT_SETATTR, tree, b"", 0x1000, struct.pack("QQQQ", 0x100000, 0, 0, namespace), 32)
+    call(MOVE_MOUNT, tree, b"", AT, {to:?}.encode(), 4)
+    said = None
+except OSError as e: said = errno.errorcode[e.errno]
+os.write(done[1], b"x"); os.waitpid(pid, 0)
+print(json.dumps(said))
+"#
+            ),
+        )
+    };
+    if let Value::String(said) = map(&source, bywash.directory()) {
+        return println!("skipped: the filesystem of {} maps no ids: {said}", source.display());
+    }
+    fs::write(source.join("old"), "").unwrap();
+    bywash.start_agent();
+    let seen = python(
+        bywash.directory(),
+        r#"
+pid = os.fork()
+if pid == 0:
+    os.setgroups([]); os.setgid(100008); os.setuid(100007)
+    open(f"{path}/new", "w").close(); os.mkdir(f"{path}/dir"); os._exit(0)
+os.waitpid(pid, 0)
+print(json.dumps([[os.stat(f"{path}/{name}").st_uid, os.stat(f"{path}/{name}").st_gid] for name in ("old", "new", "dir")]))
+"#,
+    );
+    assert_eq!(seen, json!([[100_000, 100_000], [100_007, 100_008], [100_007, 100_008]]));
+    for name in ["new", "dir"] {
+        let below = fs::metadata(source.join(name)).unwrap();
+        assert_eq!((below.uid(), below.gid()), (7, 8));
+    }
+    let elsewhere = bywash.root().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    assert_eq!(map(bywash.directory(), &elsewhere), json!("EINVAL"));
 }

@@ -11,6 +11,7 @@ mod commands;
 mod content;
 mod crash;
 mod directories;
+mod docs;
 mod ecs;
 mod exactly_once;
 mod exclude;

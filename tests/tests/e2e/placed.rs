@@ -2,7 +2,7 @@
 
 use std::{fs, io::Write, os::fd::AsRawFd, path::Path, process::Command};
 
-use bywash_tests::harness::{Broker, Bywash, Settings, process};
+use bywash_tests::harness::{Broker, Bywash, Capture, Settings, process};
 use nix::unistd::Uid;
 use serde_json::json;
 
@@ -119,6 +119,61 @@ print(json.dumps(open("{descriptor}").read()))
 }
 
 #[test]
+fn appends_that_the_disk_cuts_short_have_their_place_and_their_length() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can mount a small filesystem to fill up");
+    }
+    let mut bywash = Bywash::new(NO_BROKER, &Settings::default());
+    process::must_run(
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(bywash.directory()),
+    );
+    bywash.start_agent();
+    let mut capture = Capture::attach(&bywash.ring);
+    let cut = python(
+        bywash.directory(),
+        r#"
+filler = os.open(f"{path}/filler", os.O_WRONLY | os.O_CREAT)
+cut = []
+for name, opened, later, flags in (
+    ("append", os.O_APPEND, os.O_APPEND, 0), ("set", 0, os.O_APPEND, 0), ("rwf", 0, 0, 0x10),
+    ("set-dsync", 0, os.O_APPEND, 2), ("append-dsync", os.O_APPEND, os.O_APPEND, 2), ("cleared", os.O_APPEND, 0, 0x10),
+):
+    fd = os.open(f"{path}/{name}", os.O_RDWR | os.O_CREAT | opened)
+    fcntl.fcntl(fd, fcntl.F_SETFL, later)
+    os.write(fd, b"begin")
+    # Leaves a few pages.
+    os.ftruncate(filler, 0)
+    room = os.statvfs(path).f_bavail * os.statvfs(path).f_frsize
+    os.posix_fallocate(filler, 0, room - 20000)
+    for letter in (b"a", b"b", b"c", b"d"):
+        try: cut.append(os.pwritev(fd, [letter * 9000], 0, flags))
+        except OSError as e: cut.append(errno.errorcode[e.errno])
+    os.ftruncate(filler, 0); os.close(fd)
+    os.truncate(f"{path}/{name}", 15000)
+    with open(f"{path}/{name}", "ab", 0) as f: f.write(b"end")
+print(json.dumps(cut))
+"#,
+    );
+    let results = cut.as_array().unwrap();
+    assert!(results.iter().any(|result| result == "ENOSPC"), "{cut}");
+    assert!(results.iter().any(|result| result.as_u64().is_some_and(|n| n < 9000)), "{cut}");
+    let captured = capture.take();
+    for name in ["append", "set", "rwf", "set-dsync", "append-dsync", "cleared"] {
+        let path = bywash.file(name);
+        let mut replayed = Vec::new();
+        for write in captured.iter().filter(|write| write.path == path.as_os_str().as_encoded_bytes()) {
+            let begin = usize::try_from(write.offset).unwrap();
+            if write.data == b"end" {
+                replayed.truncate(15_000);
+            }
+            assert_eq!(begin, replayed.len(), "{name}: {:?}", &write.data[..3]);
+            replayed.extend_from_slice(&write.data);
+        }
+        assert!(replayed == fs::read(&path).unwrap(), "{name}");
+    }
+}
+
+#[test]
 fn a_write_that_waits_for_the_disk_is_on_it() {
     if !Uid::effective().is_root() {
         return println!("skipped: only root can mount a filesystem to look beneath");
@@ -145,6 +200,14 @@ write("noappend-rwf-dsync", os.O_APPEND, 0, DSYNC | 0x20)
 write("o-dsync", os.O_DSYNC, 0, 0)
 write("o-sync", os.O_SYNC, 0, 0)
 write("o-dsync-rwf-sync", os.O_DSYNC, 0, SYNC)
+for name, send in (("sendfile", os.sendfile), ("splice", lambda to, source, at, count: os.splice(source, to, count))):
+    ready = os.pipe()
+    os.write(ready[1], f"[{name}]".encode())
+    source = ready[0]
+    if name == "sendfile":
+        source = os.open(f"{path}/source", os.O_RDWR | os.O_CREAT)
+        os.write(source, f"[{name}]".encode())
+    send(os.open(f"{path}/{name}", os.O_WRONLY | os.O_CREAT | os.O_DSYNC), source, 0, 100)
 fd = os.open(f"{path}/mapped", os.O_RDWR | os.O_CREAT)
 os.ftruncate(fd, 4096)
 with mmap.mmap(fd, 4096) as m:
@@ -166,6 +229,8 @@ print("null")
         "o-dsync",
         "o-sync",
         "o-dsync-rwf-sync",
+        "sendfile",
+        "splice",
         "mapped",
         "fdatasync",
     ] {

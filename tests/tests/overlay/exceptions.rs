@@ -41,6 +41,15 @@ pub const BY_NATURE: &[Exception] = &[
         },
     },
     Exception {
+        // The same where the filesystem cannot do it, as tmpfs: the bits go first.
+        name: "a user's range of zeros",
+        is_one: |step| {
+            let zeros = FallocateFlags::ZERO_RANGE;
+            step.caller != Caller::Root
+                && matches!(step.operation, Operation::Fallocate { mode, .. } if mode.contains(zeros))
+        },
+    },
+    Exception {
         // The kernel does not say that this is a chown, so a file's owner alone is held to it: others are not refused, and
         // no time of change is set.
         name: "a chown of nothing",
@@ -55,7 +64,14 @@ pub const BY_NATURE: &[Exception] = &[
 ];
 
 /// What is still to be mended: each goes from here when it is.
-pub const PENDING: &[Exception] = &[];
+pub const PENDING: &[Exception] = &[Exception {
+    // tmpfs takes it then, ext4 does not.
+    name: "the set-group-id bit of a file whose access list somebody takes off who is not in its group",
+    is_one: |step| {
+        step.caller != Caller::Root
+            && matches!(&step.operation, Operation::RemoveXattr { name, .. } if name == "system.posix_acl_access")
+    },
+}];
 
 /// Why a step is left out.
 pub fn of(step: &Step) -> Option<&'static Exception> {

@@ -47,6 +47,15 @@ pub fn step_of(process: Caller) -> impl Strategy<Value = Step> {
     })
 }
 
+/// A file that is opened to be written, or a write.
+pub fn writing() -> impl Strategy<Value = Step> {
+    let flags = [OFlags::WRONLY, OFlags::RDWR, OFlags::RDWR.union(OFlags::APPEND)];
+    let flags = select(flags.to_vec()).prop_map(|flags| flags | OFlags::CREATE);
+    let caller = select(vec![Caller::Root, Caller::Owner]);
+    let operation = prop_oneof![1 => open(flags.boxed()).boxed(), 2 => write().boxed()];
+    (caller, operation).prop_map(|(caller, operation)| Step { caller, operation, is_timed: false })
+}
+
 fn by(caller: impl Strategy<Value = Caller>) -> impl Strategy<Value = Step> {
     (caller, operation(), prop::bool::weighted(0.3)).prop_map(|(caller, operation, is_timed)| Step {
         caller,
@@ -358,8 +367,9 @@ fn fallocate() -> impl Strategy<Value = Operation> {
         .prop_map(|(slot, mode, offset, len)| Operation::Fallocate { slot, mode, offset, len })
 }
 
+/// Mostly one that is in use already.
 fn slot() -> impl Strategy<Value = usize> {
-    0..SLOTS
+    prop_oneof![4 => Just(0), 2 => Just(1), 1 => 2..SLOTS]
 }
 
 /// Mostly a name or two of three; now and then one that is none.

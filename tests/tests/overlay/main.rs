@@ -15,9 +15,15 @@ mod inode_flags;
 mod replay;
 mod restarts;
 mod snapshot;
+mod submounts;
 mod walk;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use bywash_tests::harness::{Bywash, Settings, process::must_run};
 use nix::unistd::Uid;
@@ -32,6 +38,11 @@ struct Pair {
 
 impl Pair {
     fn start() -> Self {
+        Self::start_after(|_| {})
+    }
+
+    /// `prepare` gets both directories before anything is done with them.
+    fn start_after(mut prepare: impl FnMut(&Path)) -> Self {
         let mut bywash = Bywash::new("127.0.0.1:9", &Settings { ring_size: "64MiB", ..Settings::default() });
         let plain = bywash.root().join("plain");
         fs::create_dir(&plain).unwrap();
@@ -39,10 +50,14 @@ impl Pair {
         for directory in [bywash.root(), bywash.directory(), &plain] {
             fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
         }
+        [plain.as_path(), bywash.directory()].into_iter().for_each(&mut prepare);
         if Uid::effective().is_root() {
             let below = bywash.root().join("below");
             fs::create_dir(&below).unwrap();
-            must_run(Command::new("mount").arg("--bind").arg(bywash.directory()).arg(below));
+            // With what is mounted there by now.
+            must_run(Command::new("mount").arg("--rbind").arg(bywash.directory()).arg(&below));
+            // What the agent mounts there is not to be seen here.
+            must_run(Command::new("mount").arg("--make-rprivate").arg(below));
         }
         bywash.start_agent();
         Self { bywash, plain }
@@ -59,11 +74,13 @@ impl Pair {
     }
 }
 
-/// How many cases are tried, unless `PROPTEST_CASES` says so; failures are kept beside the tests and tried first.
+/// How many cases are tried, unless `PROPTEST_CASES` says so, or `TEST_SEARCH` how many times as many; failures are kept
+/// beside the tests and tried first.
 fn config(cases: u32, regressions: &'static str) -> Config {
     let mut config = Config::default();
     if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = cases;
+        let times = std::env::var("TEST_SEARCH").map_or(1, |times| times.parse().expect("a number"));
+        config.cases = cases * times;
     }
     config.failure_persistence = Some(Box::new(FileFailurePersistence::Direct(regressions)));
     config.max_shrink_iters = 4_000;

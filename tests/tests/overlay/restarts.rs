@@ -49,7 +49,8 @@ fn restarts_and_reloads_change_nothing_and_lose_nothing() {
     let (cases, written) = (Cell::new(0), Cell::new(0));
     let mut runner = TestRunner::new(config(CASES, REGRESSIONS));
     let event = select(vec![Event::Reload, Event::Restart, Event::Pause]);
-    let part = (event, vec(generate::step(), 1..STEPS_MAX));
+    let step = prop_oneof![1 => generate::step(), 1 => generate::writing()];
+    let part = (event, vec(step, 1..STEPS_MAX));
     let tried = runner.run(&(generate::tree_mode(), vec(part, 1..EVENTS_MAX)), |(mode, parts)| {
         let name = cases.replace(cases.get() + 1).to_string();
         let (pair, company) = (&mut *pair.borrow_mut(), &mut *company.borrow_mut());

@@ -1,5 +1,8 @@
 //! To do what the directory below does not let one do.
 
+use std::process::Command;
+
+use bywash_tests::harness::process;
 use serde_json::json;
 
 use crate::hostile::{Ground, assert_same, by_nobody, by_root, is_left_out};
@@ -212,6 +215,47 @@ seen = {"found": found, "opened": opened, "refused": refused}
     println!("{seen}");
     assert_eq!(seen["found"], json!([]));
     assert!(seen["opened"].as_u64() > Some(100) && seen["refused"].as_u64() > Some(100), "no race: {seen}");
+}
+
+/// A disk on which neither programs get rights nor devices open, below a watched directory.
+#[test]
+fn a_filesystem_below_that_gives_no_rights_gives_none_through_the_overlay() {
+    if is_left_out("a_filesystem_below_that_gives_no_rights_gives_none_through_the_overlay") {
+        return;
+    }
+    let mut ground = Ground::new();
+    for on in [ground.below.join("usb"), ground.above.join("usb")] {
+        std::fs::create_dir(&on).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "nosuid,nodev,mode=1777", "bywash-test"]).arg(on);
+        process::must_run(&mut mount);
+    }
+    let [below, above] = ground.both(
+        r#"
+import shutil
+for directory in ("usb", "."):
+    shutil.copy("/usr/bin/id", f"{path}/{directory}/id"); os.chmod(f"{path}/{directory}/id", 0o4755)
+    shutil.copy("/usr/bin/id", f"{path}/{directory}/group"); os.chmod(f"{path}/{directory}/group", 0o2755)
+    os.mknod(f"{path}/{directory}/null", stat.S_IFCHR | 0o666, os.makedev(1, 3)); os.chmod(f"{path}/{directory}/null", 0o666)
+"#,
+        r#"
+for directory in ("usb", "."):
+    for program in ("id", "group"):
+        attempt(f"{program} in {directory}", lambda: subprocess.check_output([f"{path}/{directory}/{program}"], text=True))
+    attempt(f"device in {directory}", lambda: os.write(os.open(f"{path}/{directory}/null", os.O_WRONLY), b"x"))
+    attempt(f"flags of {directory}", lambda: os.statvfs(f"{path}/{directory}").f_flag & 15)
+attempt("one filesystem", lambda: os.lstat(path).st_dev == os.lstat(f"{path}/usb").st_dev)
+attempt("link across", lambda: os.link(f"{path}/own", f"{path}/usb/own"))
+attempt("rename across", lambda: os.rename(f"{path}/usb/null", f"{path}/null2"))
+attempt("rename the mount", lambda: os.rename(f"{path}/usb", f"{path}/usb2"))
+attempt("remove the mount", lambda: os.rmdir(f"{path}/usb"))
+"#,
+        "",
+    );
+    assert_eq!(above, below);
+    assert!(!below[0]["id in usb"].as_str().unwrap().contains("euid=0"), "{below}");
+    assert_eq!(below[0]["device in usb"], json!("EACCES"));
+    assert!(below[0]["id in ."].as_str().unwrap().contains("euid=0"), "elsewhere they do: {below}");
 }
 
 /// In a namespace of its own users anybody is root, of nothing that the overlay has.
