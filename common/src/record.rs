@@ -81,11 +81,13 @@ pub enum LossReason {
     Discarded = 2,
     /// Its file is written faster than its quota allows: withheld on purpose.
     Quota = 3,
+    /// It was in a ring that somebody cut short, damaged or removed before it was delivered.
+    RingGone = 4,
 }
 
 impl LossReason {
     /// All reasons; their numbers are their places in the segment.
-    pub const ALL: [Self; 4] = [Self::RingFull, Self::TooLarge, Self::Discarded, Self::Quota];
+    pub const ALL: [Self; 5] = [Self::RingFull, Self::TooLarge, Self::Discarded, Self::Quota, Self::RingGone];
 
     /// The name under which users meet it in events, `status` and metrics.
     pub fn name(self) -> &'static str {
@@ -94,6 +96,7 @@ impl LossReason {
             Self::TooLarge => "too_large",
             Self::Discarded => "discarded",
             Self::Quota => "quota",
+            Self::RingGone => "ring_gone",
         }
     }
 }

@@ -201,6 +201,27 @@ impl AgentStatus {
         }
     }
 
+    /// All counters and those of FIFOs: everything on the page.
+    pub(crate) fn page(&self) -> Vec<u64> {
+        (0..layout::COUNTERS_LEN / 8).map(|i| self.word(i).load(Ordering::Relaxed)).collect()
+    }
+
+    /// Has the page say what another one says.
+    pub(crate) fn set_page(&self, page: &[u64]) {
+        for (i, value) in page.iter().enumerate().take(layout::COUNTERS_LEN / 8) {
+            self.word(i).store(*value, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds what another page has got between `then` and `now`.
+    pub(crate) fn add_since(&self, then: &[u64], now: &[u64]) {
+        for (i, (then, now)) in then.iter().zip(now).enumerate().take(layout::COUNTERS_LEN / 8) {
+            if now != then {
+                self.word(i).fetch_add(now.wrapping_sub(*then), Ordering::Relaxed);
+            }
+        }
+    }
+
     /// All counters, in their order.
     pub fn snapshot(&self) -> Vec<u64> {
         (0..AGENT_COUNTERS).map(|i| self.word(i).load(Ordering::Relaxed)).collect()
@@ -293,6 +314,32 @@ impl PublisherStatus {
     /// Sets a counter.
     pub fn set(&self, counter: PublisherCounter, value: u64) {
         self.word(counter as usize).store(value, Ordering::Relaxed);
+    }
+
+    /// Goes on with what this publisher has counted on the ring before.
+    pub fn carry_on(&self, former: &Self) {
+        use PublisherCounter::*;
+        for counter in [
+            ReadEvents,
+            DeliveredEvents,
+            DeliveredBytes,
+            FailedMessages,
+            CorruptSkips,
+            StartDeliveredEvents,
+            StartDeliveredBytes,
+            DeadLetters,
+            SpoolErrors,
+            SpoolLost,
+            RevivedLetters,
+        ] {
+            self.add(counter, former.word(counter as usize).load(Ordering::Relaxed));
+        }
+        let started_ns = former.word(StartedNs as usize).load(Ordering::Relaxed);
+        if started_ns > 0 {
+            self.set(StartedNs, started_ns);
+        }
+        let last_ns = former.word(LastDeliveryNs as usize).load(Ordering::Relaxed);
+        self.word(LastDeliveryNs as usize).fetch_max(last_ns, Ordering::Relaxed);
     }
 
     /// All counters, in their order.

@@ -29,15 +29,26 @@ impl Opened {
         ack: Access,
     ) -> Result<Option<Self>, RingError> {
         let Some(data) = generation.open(Role::Data, data)? else { return Ok(None) };
-        Self::with(generation, data, ack).map(Some)
-    }
-
-    /// The same where the data segment is open already.
-    pub(super) fn with(generation: &Generation, data: Object, ack: Access) -> Result<Self, RingError> {
         let Some(ack) = generation.open(Role::Ack, ack)? else {
             return Err(RingError::Halved { name: data.name, ack: generation.object(Role::Ack) });
         };
-        Ok(Self { data, ack })
+        Ok(Some(Self { data, ack }))
+    }
+
+    pub(super) fn object(&self, role: Role) -> &Object {
+        match role {
+            Role::Data => &self.data,
+            Role::Ack => &self.ack,
+        }
+    }
+
+    /// The bytes of both headers.
+    pub(super) fn headers(&self) -> Result<[[u8; layout::HEADER_LEN]; 2], RingError> {
+        let mut headers = [[0; layout::HEADER_LEN]; 2];
+        for (object, bytes) in [&self.data, &self.ack].into_iter().zip(&mut headers) {
+            object.file.read_exact_at(bytes, 0).map_err(io_error("read", path_of(&object.name)))?;
+        }
+        Ok(headers)
     }
 
     /// Maps both, with the rights for which they were opened, and checks that they belong together.

@@ -118,6 +118,11 @@ impl<M: Memory> Consumer<M> {
         Self { memory, position, tail: position, next_seq: None, waits, is_busy: false }
     }
 
+    /// Begins to read at a position, and leaves no trace of that. It must never [`Self::wait`].
+    pub(crate) fn look_from(memory: Arc<M>, position: u64) -> Self {
+        Self { memory, position, tail: position, next_seq: None, waits: 0, is_busy: false }
+    }
+
     /// Reads the next record's payload into `payload`, whatever that held, or gives none if all is read.
     ///
     /// # Errors
@@ -141,8 +146,11 @@ impl<M: Memory> Consumer<M> {
                 self.tail = tail;
                 self.is_busy = true;
             }
-            if let Some(entry) = self.take_record(payload)? {
-                return Ok(Some(entry));
+            match self.take_record(payload) {
+                // Where memory is missing, zeros are read.
+                Err(_) if !self.memory.is_intact() => return Err(ReadError::Truncated),
+                Ok(None) => {}
+                taken => return taken,
             }
         }
     }

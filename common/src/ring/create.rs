@@ -19,7 +19,7 @@ use crate::{clock::now_ns, config::RingConfig, fail_point::FailPoint, status::Ag
 
 use super::{
     RingError, SEGMENT_DIR,
-    ends::agent_holds,
+    agent::agent_holds,
     layout::{self, Header},
     memory::{Access, create_object},
     object::{
@@ -39,7 +39,7 @@ const NUMBER_CHOICES: u32 = 1 << 16;
 ///
 /// # Errors
 /// [`RingError::Group`] if there is no such group.
-fn group_of(config: &RingConfig) -> Result<Option<Gid>, RingError> {
+pub(super) fn group_of(config: &RingConfig) -> Result<Option<Gid>, RingError> {
     let find = |group: &String| {
         let found = Group::from_name(group).ok().flatten();
         found.map(|found| found.gid).ok_or_else(|| RingError::Group(group.clone()))
@@ -49,13 +49,13 @@ fn group_of(config: &RingConfig) -> Result<Option<Gid>, RingError> {
 
 /// Gives an object of the own user's the owner and mode that the configuration asks for: the group writes what is the
 /// publisher's alone.
-pub(super) fn set_access(object: &Object, role: Role, config: &RingConfig) -> Result<(), RingError> {
+pub(super) fn set_access(object: &Object, role: Role, group: Option<Gid>) -> Result<(), RingError> {
     let path = || path_of(&object.name);
     let set_mode = |mode| {
         let permissions = fs::Permissions::from_mode(mode);
         object.file.set_permissions(permissions).map_err(io_error("chmod", path()))
     };
-    let Some(gid) = group_of(config)? else { return set_mode(0o600) };
+    let Some(gid) = group else { return set_mode(0o600) };
     fchown(&object.file, None, Some(gid))
         .map_err(|errno| io_error("give to the group", path())(errno.into()))?;
     set_mode(match role {
@@ -70,11 +70,11 @@ pub(super) fn set_access(object: &Object, role: Role, config: &RingConfig) -> Re
 /// A [`RingError`]: [`RingError::AgentHolds`] if another agent makes one at the same time. Nothing is then left behind.
 pub(super) fn create(
     config: &RingConfig,
-    capacity: u64,
+    group: Option<Gid>,
     above: u32,
 ) -> Result<(Generation, Object), RingError> {
-    let mut making = Making::begin(config, capacity)?;
-    match making.finish(config, above) {
+    let mut making = Making::begin(config, layout::capacity(config.size.0))?;
+    match making.finish(config, group, above) {
         Ok(generation) => {
             making.data.name = generation.object(Role::Data);
             Ok((generation, making.data))
@@ -124,12 +124,17 @@ impl Making {
     }
 
     /// Fills both objects and gives them their names, the data segment last.
-    fn finish(&mut self, config: &RingConfig, above: u32) -> Result<Generation, RingError> {
+    fn finish(
+        &mut self,
+        config: &RingConfig,
+        group: Option<Gid>,
+        above: u32,
+    ) -> Result<Generation, RingError> {
         allocate(&self.ack)?;
         allocate(&self.data)?;
         self.introduce()?;
-        set_access(&self.ack, Role::Ack, config)?;
-        set_access(&self.data, Role::Data, config)?;
+        set_access(&self.ack, Role::Ack, group)?;
+        set_access(&self.data, Role::Data, group)?;
         for tried in 0..NAME_TRIES_MAX {
             let number = free_number(&config.name, above, tried)?;
             // Behind the look at the names: another agent's may have been among them.

@@ -102,6 +102,42 @@ impl LossLedger {
         ledger
     }
 
+    /// A ledger for the new ring in `memory`, which goes on where this one stands. What is not yet announced, or is on its
+    /// way and not visible, is announced there.
+    pub(crate) fn continue_in<M: Memory>(&self, memory: &M) -> Self {
+        for (i, (total, window)) in self.totals.iter().zip(self.window).enumerate() {
+            write_total(memory, i, *total, window);
+        }
+        // Of two slots with the same bound the second is valid.
+        write_slot(memory, 1, &self.announced, 0);
+        Self { staged: None, slot: 0, dirty: true, ..*self }
+    }
+
+    /// What is counted and announced by now.
+    pub(crate) fn counted(&self) -> Counted {
+        Counted { totals: self.totals, announced: self.announced, held: self.held }
+    }
+
+    /// Takes over what the ledger that this one continues has counted and announced between `then` and `now`.
+    pub(crate) fn add_since<M: Memory>(&mut self, memory: &M, then: &Counted, now: &Counted) {
+        for i in 0..REASONS {
+            self.totals[i] = self.totals[i].plus(now.totals[i].minus(then.totals[i]));
+            self.announced[i] = self.announced[i].plus(now.announced[i].minus(then.announced[i]));
+            write_total(memory, i, self.totals[i], self.window[i]);
+        }
+        self.held = self.held.plus(now.held.minus(then.held)).minus(then.held.minus(now.held));
+        self.dirty = true;
+    }
+
+    /// The announcement of a loss has never been read: it is to be made again.
+    pub(crate) fn unannounce(&mut self, loss: &Loss) {
+        let i = loss.reason as usize;
+        self.announced[i] = self.announced[i].minus(Sum { events: loss.events, bytes: loss.bytes });
+        let (first, last) = self.window[i];
+        self.window[i] = (first.min(loss.first_ns), last.max(loss.last_ns));
+        self.dirty = true;
+    }
+
     /// Adds writes to the totals; `weight` is that of all.
     pub(crate) fn count<M: Memory>(&mut self, memory: &M, reason: LossReason, events: u64, weight: Weight) {
         let i = reason as usize;
@@ -116,12 +152,7 @@ impl LossLedger {
         let first = if fresh { weight.time_ns } else { self.window[i].0.min(weight.time_ns) };
         let last = if fresh { weight.time_ns } else { self.window[i].1.max(weight.time_ns) };
         self.window[i] = (first, last);
-        let at = LOSS_TOTALS + i * LOSS_TOTAL_LEN;
-        for (offset, value) in
-            [(16, first), (24, last), (8, self.totals[i].bytes), (0, self.totals[i].events)]
-        {
-            memory.data_word(at + offset).store(value, Ordering::Release);
-        }
+        write_total(memory, i, self.totals[i], self.window[i]);
         FailPoint::LossCounted.reach();
     }
 
@@ -169,13 +200,7 @@ impl LossLedger {
         let of_file = of_file.map_or(Sum::default(), |loss| Sum { events: loss.events, bytes: loss.bytes });
         self.held = self.held.minus(of_file);
         let due = self.due();
-        let at = slot_at(self.slot);
-        memory.data_word(at).store(NO_TAIL, Ordering::Release);
-        for (i, sum) in due.iter().enumerate() {
-            memory.data_word(at + 8 + i * 16).store(sum.events, Ordering::Release);
-            memory.data_word(at + 16 + i * 16).store(sum.bytes, Ordering::Release);
-        }
-        memory.data_word(at).store(bound, Ordering::Release);
+        write_slot(memory, self.slot, &due, bound);
         FailPoint::AnnouncementStaged.reach();
         self.staged = Some(due);
         self.dirty = false;
@@ -188,6 +213,33 @@ impl LossLedger {
             self.slot = 1 - self.slot;
         }
     }
+}
+
+/// What a ledger has counted at some moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counted {
+    totals: [Sum; REASONS],
+    announced: [Sum; REASONS],
+    held: Sum,
+}
+
+/// Writes a reason's total, with the first and last time of what is not announced.
+fn write_total<M: Memory>(memory: &M, reason: usize, total: Sum, (first, last): (u64, u64)) {
+    let at = LOSS_TOTALS + reason * LOSS_TOTAL_LEN;
+    for (offset, value) in [(16, first), (24, last), (8, total.bytes), (0, total.events)] {
+        memory.data_word(at + offset).store(value, Ordering::Release);
+    }
+}
+
+/// Writes what is announced once the tail reaches `bound`.
+fn write_slot<M: Memory>(memory: &M, slot: usize, announced: &[Sum; REASONS], bound: u64) {
+    let at = slot_at(slot);
+    memory.data_word(at).store(NO_TAIL, Ordering::Release);
+    for (i, sum) in announced.iter().enumerate() {
+        memory.data_word(at + 8 + i * 16).store(sum.events, Ordering::Release);
+        memory.data_word(at + 16 + i * 16).store(sum.bytes, Ordering::Release);
+    }
+    memory.data_word(at).store(bound, Ordering::Release);
 }
 
 /// The losses by reason that a segment's counters hold: events and bytes.

@@ -128,14 +128,23 @@
 //! | agent reserving or copying | invisible; the restart goes on from the shared tail |
 //! | agent between commit slot and tail | invisible: the other slot agrees with the tail |
 //! | agent after the tail, before the wake-up | the record is valid; the consumer's timed wait finds it |
-//! | agent creating the ring | only temporary names exist; the next start removes them |
+//! | agent creating the ring | only temporary names exist, or a consumer segment alone; the next start removes them |
 //! | agent announcing a loss | the announcement is visible, or its slot is void and it is made again |
 //! | publisher reading, encoding, sending | nothing shared has changed; all is sent again under the same event ids |
 //! | publisher between acknowledgement and head | sent again under the same event ids |
 //! | both | both attach again; nothing committed is gone |
 //!
 //! Lost by nature: the segments live in memory, so a reboot ends them.
+//!
+//! # A ring that is cut, damaged or removed
+//!
+//! The owner, root, and for the consumer segment the group can do that. An access to memory that is missing yields zeros and a
+//! note (`memory/fault.rs`), so nobody dies of it. While the agent runs, another generation takes the ring's place within
+//! half a second; what becomes of the former one's records is in `replace.rs`. When an agent that starts finds its
+//! newest generation useless, nobody knows what of it was delivered: the log says so, and nothing is counted.
 
+#[cfg(not(loom))]
+mod agent;
 #[cfg(not(loom))]
 mod ahead;
 #[cfg(not(loom))]
@@ -143,8 +152,6 @@ mod attached;
 mod consumer;
 #[cfg(not(loom))]
 mod create;
-#[cfg(not(loom))]
-mod ends;
 #[cfg(not(loom))]
 mod ignored;
 #[cfg(not(loom))]
@@ -155,17 +162,25 @@ pub(crate) mod memory;
 #[cfg(not(loom))]
 mod object;
 mod producer;
+#[cfg(not(loom))]
+mod publisher;
+#[cfg(not(loom))]
+mod replace;
 mod reservation;
 
+#[cfg(not(loom))]
+pub use agent::AgentRing;
 #[cfg(not(loom))]
 pub use ahead::{AHEAD_MAX, Ahead, AheadSlots};
 pub use consumer::{Entry, ReadError};
 #[cfg(not(loom))]
-pub use ends::{AgentRing, Gauge, PublisherRing};
-#[cfg(not(loom))]
 pub use inspect::{Inspected, inspect, inspect_to_show};
 pub use layout::{CAPACITY_MAX, CAPACITY_MIN, VERSION};
 pub use producer::{Lost, Weight};
+#[cfg(not(loom))]
+pub use publisher::{Gauge, PublisherRing};
+#[cfg(not(loom))]
+pub use replace::{Handover, Retired, Unread};
 
 use std::{io, path::PathBuf};
 
@@ -279,6 +294,14 @@ pub enum RingError {
         name: String,
         /// The missing object.
         ack: String,
+    },
+    /// Somebody has taken it away under the agent that writes to it.
+    #[error("the ring segment `{name}` is of no more use: {what}")]
+    Broken {
+        /// The segment's name.
+        name: String,
+        /// What was done to it.
+        what: &'static str,
     },
     /// Somebody who may only read it holds a lock on it.
     #[error("somebody who may read the ring segment `{name}` holds a lock on it (see lslocks)")]

@@ -125,17 +125,14 @@ impl Object {
         Ok(self.file.metadata().map_err(io_error("examine", path_of(&self.name)))?.len())
     }
 
-    /// The same with a descriptor of its own; locks belong to both.
-    pub(super) fn try_clone(&self) -> Result<Self, RingError> {
-        let file = self.file.try_clone().map_err(io_error("open", path_of(&self.name)))?;
-        Ok(Self { file, name: self.name.clone() })
-    }
-
-    /// Whether the object still goes by its name.
+    /// Whether the object still goes by its name, as far as can be found out.
     pub(super) fn is_named(&self) -> bool {
-        let named = fs::symlink_metadata(path_of(&self.name)).map(|m| (m.dev(), m.ino()));
-        let opened = self.file.metadata().map(|m| (m.dev(), m.ino()));
-        matches!((named, opened), (Ok(named), Ok(opened)) if named == opened)
+        let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        match (fs::symlink_metadata(path_of(&self.name)), self.file.metadata()) {
+            (Ok(named), Ok(opened)) => id(named) == id(opened),
+            (Err(error), _) => error.kind() != io::ErrorKind::NotFound,
+            (Ok(_), Err(_)) => true,
+        }
     }
 }
 
@@ -320,6 +317,14 @@ pub(super) fn claim(object: &Object, claim: Claim) -> Result<Claimed, RingError>
             _ => Ok(Claimed::Others),
         },
         Err(errno) => Err(failed(errno)),
+    }
+}
+
+/// Gives the role up before the process ends.
+pub(super) fn release(object: &Object) {
+    for claim in [Claim::AtWork, Claim::Role] {
+        // Unlocking fails for a descriptor that is none alone.
+        let _ = fcntl(&object.file, FcntlArg::F_OFD_SETLK(&lock(claim, libc::F_UNLCK)));
     }
 }
 

@@ -4,6 +4,9 @@
 //! committed ones, so a reader never meets half a record, and all producers die together: there is nothing to
 //! repair in the segment after a crash.
 
+#[cfg(not(loom))]
+mod succession;
+
 use std::{cell::Cell, collections::VecDeque};
 
 use crate::{

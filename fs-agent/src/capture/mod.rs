@@ -3,6 +3,7 @@
 //! Nothing here fails or delays a write: what the ring cannot take is counted there and announced in-band.
 
 mod commands;
+mod live;
 mod patience;
 mod process;
 mod quota;
@@ -12,11 +13,9 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    cell::RefCell,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{cell::RefCell, sync::Arc};
 
+use arc_swap::Guard;
 use bywash_common::{
     clock::now_ns,
     record::{LossReason, Origin, Write},
@@ -25,6 +24,7 @@ use bywash_common::{
 };
 
 use commands::Commands;
+use live::Live;
 pub use quota::FileId;
 pub use source::Source;
 
@@ -65,27 +65,25 @@ thread_local! {
 
 /// The way into the ring; the overlays share it.
 pub struct Capture {
-    ring: AgentRing,
-    /// The log has said that the ring was cut short.
-    said_broken: AtomicBool,
+    live: Live,
     commands: Commands,
 }
 
 impl Capture {
     /// Puts records into `ring`.
     pub fn new(ring: AgentRing) -> Self {
-        Self { ring, commands: Commands::default(), said_broken: AtomicBool::new(false) }
+        Self { live: Live::new(ring), commands: Commands::default() }
     }
 
     /// The longest write in bytes that the ring takes for sure once it is empty: half of what it holds. Descriptions of
     /// parts, and what is left free where it wraps round, take up room as well.
     pub fn write_bytes_max(&self) -> u64 {
-        self.ring.producer.fill().1 / 2
+        self.ring().producer.fill().1 / 2
     }
 
-    /// The ring, for what is not written through an overlay.
-    pub fn ring(&self) -> &AgentRing {
-        &self.ring
+    /// The ring of now: to be asked for again for each write.
+    pub fn ring(&self) -> Guard<Arc<AgentRing>> {
+        self.live.ring()
     }
 
     /// Puts `event` into the ring, or counts it as lost.
@@ -105,8 +103,9 @@ impl Capture {
             part: 0,
             parts: 1,
         };
-        if push(&self.ring.producer, &write, event.data) {
-            let status = &self.ring.status;
+        let ring = self.ring();
+        if push(&ring.producer, &write, event.data) {
+            let status = &ring.status;
             status.add(AgentCounter::CapturedEvents, 1);
             status.add(AgentCounter::CapturedBytes, event.data.len() as u64);
             if write.origin == Origin::Mapping {
@@ -117,32 +116,31 @@ impl Capture {
 
     /// Counts an open whose shared mappings are not captured.
     pub fn count_uncaptured_mapper(&self) {
-        self.ring.status.add(AgentCounter::UncapturedMapperOpens, 1);
+        self.ring().status.add(AgentCounter::UncapturedMapperOpens, 1);
     }
 
     /// Counts a write to a file that is excluded.
     fn count_excluded(&self, bytes: u64) {
-        self.ring.status.add(AgentCounter::ExcludedEvents, 1);
-        self.ring.status.add(AgentCounter::ExcludedBytes, bytes);
+        let ring = self.ring();
+        ring.status.add(AgentCounter::ExcludedEvents, 1);
+        ring.status.add(AgentCounter::ExcludedBytes, bytes);
     }
 
-    /// What is to be done now and then: announces losses that no record came after, and lets go of what is drained.
+    /// What is to be done now and then; for the ring see [`Live::tidy`].
     pub fn tidy(&self) {
         self.commands.tidy();
-        self.ring.producer.announce_losses();
-        if let Err(error) = self.ring.check_intact()
-            && !self.said_broken.swap(true, Ordering::Relaxed)
-        {
-            tracing::error!("nothing more is captured until fs-agent starts again: {error}");
-        }
-        if let Err(error) = self.ring.remove_drained() {
-            tracing::debug!("{error}");
-        }
+        self.live.tidy();
+    }
+
+    /// What is to be done at the end.
+    pub fn finish(&self) {
+        self.live.tidy();
+        self.live.say_what_is_left();
     }
 
     /// Says what the agent listens to.
     pub fn set_roster(&self, roster: &[Listening]) {
-        self.ring.status.set_roster(roster);
+        self.live.set_roster(roster);
     }
 }
 

@@ -104,7 +104,7 @@ impl Source {
         if !decision.captured {
             // Under the lock: it is counted before anybody says it.
             let weight = Weight { bytes, time_ns };
-            self.capture.ring.producer.count_loss(LossReason::Quota, weight);
+            self.capture.ring().producer.count_loss(LossReason::Quota, weight);
         }
         drop(quota);
         if let Some(pushed_out) = decision.pushed_out
@@ -146,12 +146,12 @@ impl Source {
 
     /// Whether there was room to say it.
     fn say(&self, withheld: &Withheld) -> bool {
-        self.capture.ring.producer.announce_withheld(&withheld.loss(), &withheld.path)
+        self.capture.ring().producer.announce_withheld(&withheld.loss(), &withheld.path)
     }
 
     /// It is announced with other losses, without the file's path, once there is room.
     fn leave_to_others(&self, withheld: &Withheld) {
-        self.capture.ring.producer.let_go_of_withheld(&withheld.loss());
+        self.capture.ring().producer.let_go_of_withheld(&withheld.loss());
     }
 
     fn rules(&self) -> RwLockReadGuard<'_, Rules> {

@@ -60,7 +60,7 @@ fn a_write_is_one_record_that_says_who_where_and_what() {
         assert!(write.origin == Origin::Write && write.time_ns > 0 && write.command.ends_with(b" "));
     });
     assert_eq!(seen.len(), 1);
-    let counters = capture.ring.status.snapshot();
+    let counters = capture.ring().status.snapshot();
     assert_eq!(counters[AgentCounter::CapturedEvents as usize], 1);
     assert_eq!(counters[AgentCounter::CapturedBytes as usize], 4);
 }
@@ -75,7 +75,7 @@ fn pages_of_a_mapping_are_nobodys() {
         assert!(write.origin == Origin::Mapping && write.command.is_empty());
         assert_eq!((write.pid, write.uid, write.gid), (0, 0, 0));
     });
-    assert_eq!(capture.ring.status.snapshot()[AgentCounter::UnattributedEvents as usize], 1);
+    assert_eq!(capture.ring().status.snapshot()[AgentCounter::UnattributedEvents as usize], 1);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_write_longer_than_a_record_comes_in_parts() {
         whole.extend_from_slice(data);
     }
     assert!(parts.len() > 1 && whole == data);
-    assert_eq!(capture.ring.status.snapshot()[AgentCounter::CapturedEvents as usize], 1);
+    assert_eq!(capture.ring().status.snapshot()[AgentCounter::CapturedEvents as usize], 1);
 }
 
 #[test]
@@ -133,5 +133,5 @@ fn what_has_no_room_is_counted_and_announced() {
         (loss.events, loss.bytes)
     });
     assert_eq!(losses, [(1, 100_000)]);
-    assert_eq!(capture.ring.status.snapshot()[AgentCounter::CapturedEvents as usize], 0);
+    assert_eq!(capture.ring().status.snapshot()[AgentCounter::CapturedEvents as usize], 0);
 }

@@ -103,9 +103,10 @@ impl Intake {
                 break;
             }
             let path = self.path.as_os_str().as_bytes();
-            let taken = self.batch.push(&self.capture.ring().producer, path, time_ns, splitter, head);
+            let ring = self.capture.ring();
+            let taken = self.batch.push(&ring.producer, path, time_ns, splitter, head);
             self.count(FifoCounter::Lines, FifoCounter::Bytes, &head[..taken]);
-            let status = &self.capture.ring().status;
+            let status = &ring.status;
             status.add(AgentCounter::CapturedEvents, taken as u64);
             status.add(AgentCounter::CapturedBytes, batch::weight(&head[..taken], 0).bytes);
             done += taken;
@@ -136,7 +137,8 @@ impl Intake {
 
     fn count(&self, lines: FifoCounter, bytes: FifoCounter, pieces: &[Piece]) {
         if let Some(slot) = self.slot.filter(|_| !pieces.is_empty()) {
-            let status = &self.capture.ring().status;
+            let ring = self.capture.ring();
+            let status = &ring.status;
             status.add_fifo(slot, lines, pieces.len() as u64);
             status.add_fifo(slot, bytes, batch::weight(pieces, 0).bytes);
         }

@@ -128,7 +128,7 @@ impl Services {
     /// Says what is cut off if the process ends now, and puts the last news into the ring.
     pub fn abandon(&self) {
         self.overlays.abandon();
-        self.capture.tidy();
+        self.capture.finish();
     }
 
     /// Says to `status` what is listened to: all of it answers by now.

@@ -90,6 +90,7 @@ impl Intake {
         if let Some(feeder) = self.feeder.take() {
             feeder.finish(None);
         }
+        ring.status.carry_on(&self.ring.status);
         *self = Self::open(ring, self.log.take(), self.high_mark)?;
         Ok(())
     }

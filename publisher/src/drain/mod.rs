@@ -28,6 +28,7 @@ use bywash_common::{
     ring::{Entry, Kind, ReadError, RingError},
     status::PublisherCounter,
 };
+use uuid::Uuid;
 
 use crate::{
     lines::Lines,
@@ -65,9 +66,6 @@ pub enum DrainError {
     /// The sink cannot go on.
     #[error(transparent)]
     Sink(#[from] SinkError),
-    /// The ring is gone under it.
-    #[error(transparent)]
-    Read(#[from] ReadError),
     /// The next ring cannot be attached to.
     #[error(transparent)]
     Ring(#[from] RingError),
@@ -97,6 +95,8 @@ pub struct Drain {
     /// The record that was read last.
     payload: Vec<u8>,
     looked_for_successor: Instant,
+    /// The ring of which the log has said that it was cut short.
+    said_broken: Option<Uuid>,
 }
 
 impl Drain {
@@ -131,6 +131,7 @@ impl Drain {
             reload: None,
             payload: Vec::new(),
             looked_for_successor: Instant::now(),
+            said_broken: None,
         }
     }
 
@@ -177,7 +178,7 @@ impl Drain {
                 Ok(Taken::Nothing) => return self.idle(),
                 Ok(Taken::End) => return self.end_stream(),
                 // Nothing behind it can be read either.
-                Err(error @ ReadError::Truncated) => return Err(error.into()),
+                Err(error @ ReadError::Truncated) => return self.leave_broken(&error),
                 Err(error) => return Ok(self.pass_damage(&error)?),
             }
         }
@@ -282,6 +283,27 @@ impl Drain {
         let Some(next) = attach(&self.ring_name, &self.stop)? else { return Ok(()) };
         self.intake.follow(next)?;
         self.turn_to_stream();
+        Ok(())
+    }
+
+    /// Somebody has cut the ring short: what was read is delivered, and then its successor is turned to. What was not read is
+    /// the agent's to count, which knows how much it is.
+    fn leave_broken(&mut self, error: &ReadError) -> Result<(), DrainError> {
+        if self.said_broken != Some(self.intake.ring.uuid) {
+            self.said_broken = Some(self.intake.ring.uuid);
+            tracing::error!("{error}: going on with the ring that fs-agent begins in its place");
+        }
+        self.lines.flush(&mut self.outlet)?;
+        self.outlet.push()?;
+        if self.frontier.in_flight() > 0 {
+            let seen = self.frontier.events();
+            self.frontier.wait_past(seen, ROOM_WAIT);
+            return Ok(());
+        }
+        if attach::is_superseded(&self.ring_name, &self.intake.ring) {
+            return self.follow_successor();
+        }
+        std::thread::sleep(ROOM_WAIT);
         Ok(())
     }
 

@@ -83,6 +83,7 @@ impl LossEvent<'_> {
             "ring_full" => "the ring was full",
             "too_large" => "they are larger than the ring takes",
             "discarded" => "the agent failed while it copied them",
+            "ring_gone" => "the ring that held them was cut short, damaged or removed",
             "corrupt" => "the ring's content was damaged",
             "quota" => "faster than the quota of their file",
             "undeliverable" => "the sink refuses them for good",

@@ -216,7 +216,7 @@ pub const FAMILIES: &[Family] = &[
         "bywash_lost_writes_total",
         Kind::Counter,
         RING_REASON,
-        "Writes that could not be captured, by reason: ring_full, too_large, discarded.",
+        "Writes that could not be captured, by reason: ring_full, too_large, discarded, ring_gone.",
         |seen, to| {
             for (reason, writes, _) in seen.ring.iter().flat_map(Inspected::lost) {
                 to.put_labelled(&[&seen.report.ring, reason.name()], writes);

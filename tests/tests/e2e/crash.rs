@@ -263,28 +263,3 @@ fn a_restarted_agent_is_said_to_listen_only_once_its_overlays_answer() {
         fs::write(last, b"x").unwrap_or_else(|e| panic!("after restart {round}: {e}"));
     }
 }
-
-#[test]
-fn a_ring_that_someone_cuts_short_ends_the_publisher_and_no_write() {
-    let broker = Broker::start();
-    let mut bywash = Bywash::start(&broker, &Settings::default());
-    append(&bywash.file("f"), b"before");
-    broker.read("logs").events(1);
-    for segment in bywash.segments() {
-        fs::File::options().write(true).open(segment).unwrap().set_len(0).unwrap();
-    }
-    append(&bywash.file("f"), b", after");
-    assert_eq!(bywash.publisher().wait(PATIENCE).code(), Some(1), "{}", bywash.publisher().log());
-    assert!(bywash.publisher().log().contains("cut short"), "{}", bywash.publisher().log());
-    let agent = bywash.agent();
-    wait::until("the agent to say so", PATIENCE, || {
-        let log = agent.log();
-        if log.contains("cut it short") { Ok(()) } else { Err(log) }
-    });
-    assert_eq!(fs::read(bywash.file("f")).unwrap(), b"before, after");
-    bywash.agent().terminate(PATIENCE);
-    bywash.start_agent();
-    bywash.start_publisher();
-    append(&bywash.file("f"), b", and again");
-    broker.read("logs").events(2);
-}

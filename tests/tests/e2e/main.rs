@@ -37,6 +37,7 @@ mod privileges;
 mod quota;
 mod reload;
 mod reload_publisher;
+mod replaced_ring;
 mod resources;
 mod security;
 mod shutdown;

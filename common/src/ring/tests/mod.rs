@@ -2,6 +2,7 @@
 
 mod peers;
 mod property;
+mod replace;
 mod strangers;
 mod withheld;
 

@@ -1,0 +1,232 @@
+//! The agent's end of a ring.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::unistd::Gid;
+
+use crate::{
+    clock::now_ns,
+    config::RingConfig,
+    status::{AgentCounter, AgentStatus},
+};
+
+use super::{
+    Producer, RingError,
+    attached::{Opened, is_drained},
+    create::{create, group_of, remove_leftovers, remove_orphans, set_access},
+    inspect::inspect,
+    layout,
+    memory::{Access, Segments},
+    object::{
+        Claim, Claimed, Generation, Object, Role, Trust, boot_id, claim, generations, remove_generation,
+    },
+    replace::Seen,
+};
+
+/// The agent's end of a ring: held exclusively until dropped.
+pub struct AgentRing {
+    /// Writes records.
+    pub producer: Producer,
+    /// The agent's counters and roster.
+    pub status: AgentStatus,
+    pub(super) config: RingConfig,
+    /// Looked up once: a name service may keep who asks waiting.
+    pub(super) group: Option<Gid>,
+    pub(super) generation: Generation,
+    pub(super) segments: Arc<Segments>,
+    /// The role's lock is held on the data segment.
+    pub(super) opened: Opened,
+    /// What the headers of both say, as long as nobody overwrites them.
+    pub(super) headers: [[u8; layout::HEADER_LEN]; 2],
+    pub(super) seen: Mutex<Seen>,
+    /// Generations that may not be drained yet.
+    pub(super) older: Mutex<Vec<Generation>>,
+}
+
+/// A generation that is attached.
+struct Attached {
+    producer: Producer,
+    segments: Arc<Segments>,
+    opened: Opened,
+}
+
+impl AgentRing {
+    /// Goes on with the ring's newest generation, or makes a new one.
+    ///
+    /// # Errors
+    /// A [`RingError`] if another agent holds it, or the system says no.
+    pub fn open(config: &RingConfig) -> Result<Self, RingError> {
+        let name = config.name.as_str();
+        if !super::name_is_valid(name) {
+            return Err(RingError::Name { name: name.to_owned() });
+        }
+        let group = group_of(config)?;
+        remove_leftovers(name);
+        let mut older = generations(name, &Trust::of_agent())?;
+        let newest = older.pop();
+        // Held until the new one is.
+        let mut previous = None;
+        if let Some(generation) = newest {
+            match Self::resume(config, group, &generation)? {
+                Resumed::Whole(attached) => return Self::ready(config, group, generation, *attached, older),
+                Resumed::Unusable(data, error) => {
+                    tracing::warn!("starting a new generation of the ring beside the old one: {error}");
+                    previous = data;
+                }
+            }
+            older.push(generation);
+        }
+        let above = older.last().map_or(0, |newest| newest.number);
+        let made = Self::make(config, group, above, older);
+        drop(previous);
+        made
+    }
+
+    /// Makes a generation behind number `above`.
+    pub(super) fn make(
+        config: &RingConfig,
+        group: Option<Gid>,
+        above: u32,
+        older: Vec<Generation>,
+    ) -> Result<Self, RingError> {
+        let (generation, data) = create(config, group, above)?;
+        remove_orphans(&config.name);
+        let attached = Self::attach(config, group, &generation, data).map_err(|(_, error)| error)?;
+        Self::ready(config, group, generation, attached, older)
+    }
+
+    /// Takes the role for a generation that is there, and goes on with it if that can be.
+    fn resume(
+        config: &RingConfig,
+        group: Option<Gid>,
+        generation: &Generation,
+    ) -> Result<Resumed, RingError> {
+        let Some(data) = generation.open(Role::Data, Access::Write)? else {
+            return Ok(Resumed::Unusable(None, RingError::Missing { name: config.name.clone() }));
+        };
+        match claim(&data, Claim::Role)? {
+            Claimed::Ours => {}
+            Claimed::Others => return Err(agent_holds(&config.name)),
+            Claimed::Blocked => {
+                let error = RingError::Blocked { name: data.name };
+                return Ok(Resumed::Unusable(None, error));
+            }
+        }
+        match Self::attach(config, group, generation, data) {
+            Ok(attached) => {
+                // A killed agent has left its own.
+                let status = AgentStatus::new(Arc::clone(&attached.segments));
+                status.set_roster(&[]);
+                status.set(AgentCounter::Pid, u64::from(std::process::id()));
+                status.set(AgentCounter::StartedNs, now_ns());
+                let data = attached.opened.data;
+                if claim(&data, Claim::AtWork)? != Claimed::Ours {
+                    let error = RingError::Blocked { name: data.name.clone() };
+                    return Ok(Resumed::Unusable(Some(data), error));
+                }
+                let opened = Opened { data, ..attached.opened };
+                Ok(Resumed::Whole(Box::new(Attached { opened, ..attached })))
+            }
+            Err((_, error @ (RingError::Io { .. } | RingError::Group(_)))) => Err(error),
+            Err((data, error)) => Ok(Resumed::Unusable(data, error)),
+        }
+    }
+
+    /// Attaches to the generation whose data segment is open; an error comes with that, as far as it is still there.
+    fn attach(
+        config: &RingConfig,
+        group: Option<Gid>,
+        generation: &Generation,
+        data: Object,
+    ) -> Result<Attached, (Option<Object>, RingError)> {
+        let ack = match generation.open(Role::Ack, Access::Read) {
+            Ok(Some(ack)) => ack,
+            Ok(None) => {
+                let (name, ack) = (data.name.clone(), generation.object(Role::Ack));
+                return Err((Some(data), RingError::Halved { name, ack }));
+            }
+            Err(error) => return Err((Some(data), error)),
+        };
+        let opened = Opened { data, ack };
+        match Self::map(config, group, generation, &opened) {
+            Ok((segments, producer)) => Ok(Attached { producer, segments, opened }),
+            Err(error) => Err((Some(opened.data), error)),
+        }
+    }
+
+    fn map(
+        config: &RingConfig,
+        group: Option<Gid>,
+        generation: &Generation,
+        opened: &Opened,
+    ) -> Result<(Arc<Segments>, Producer), RingError> {
+        let (segments, header) = opened.attach(generation, Access::Write, Access::Read)?;
+        let name = || opened.data.name.clone();
+        if header.boot_id != boot_id() {
+            return Err(RingError::OtherBoot { name: name() });
+        }
+        let capacity = layout::capacity(config.size.0);
+        if header.capacity != capacity {
+            return Err(RingError::OtherSize { name: name(), found: header.capacity, wanted: capacity });
+        }
+        // The configuration may have been another one when it was made.
+        set_access(&opened.data, Role::Data, group)?;
+        set_access(&opened.ack, Role::Ack, group)?;
+        // A writer would wait for the faults.
+        segments.data.populate(Access::Write);
+        let segments = Arc::new(segments);
+        let producer = Producer::resume(Arc::clone(&segments), &config.name)?;
+        Ok((segments, producer))
+    }
+
+    fn ready(
+        config: &RingConfig,
+        group: Option<Gid>,
+        generation: Generation,
+        attached: Attached,
+        older: Vec<Generation>,
+    ) -> Result<Self, RingError> {
+        let Attached { producer, segments, opened } = attached;
+        Ok(Self {
+            producer,
+            status: AgentStatus::new(Arc::clone(&segments)),
+            config: config.clone(),
+            group,
+            generation,
+            headers: opened.headers()?,
+            seen: Mutex::new(Seen::of(&segments)),
+            segments,
+            opened,
+            older: Mutex::new(older),
+        })
+    }
+
+    /// Removes older generations that the publisher has drained. Call it now and then.
+    ///
+    /// # Errors
+    /// [`RingError::Io`] if the segments' directory cannot be read or an object not be removed.
+    pub fn remove_drained(&self) -> Result<(), RingError> {
+        let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = Vec::new();
+        for old in older.drain(..) {
+            match is_drained(&old) {
+                true => remove_generation(&old)?,
+                false => kept.push(old),
+            }
+        }
+        *older = kept;
+        Ok(())
+    }
+}
+
+/// What became of going on with a generation.
+enum Resumed {
+    Whole(Box<Attached>),
+    /// With the data segment, if the role's lock is held on it.
+    Unusable(Option<Object>, RingError),
+}
+
+pub(super) fn agent_holds(name: &str) -> RingError {
+    let pid = inspect(name).ok().map(|ring| ring.agent(AgentCounter::Pid));
+    RingError::AgentHolds { name: name.to_owned(), pid }
+}
