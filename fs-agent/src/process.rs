@@ -113,15 +113,20 @@ pub fn is_agent(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == NAME)
 }
 
-/// What each of `overlays` may keep for what the kernel caches. Of descriptors they have half together, so that as many
-/// files can be open, and no more than is of use.
+/// What each of `overlays` may keep for what the kernel caches, and no more than is of use. Of descriptors they have as
+/// many together as there can be handles.
 pub fn cache_limits(overlays: usize) -> Limits {
-    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((DESCRIPTORS_DEFAULT, 0));
-    let share = usize::try_from(soft / 2).unwrap_or(usize::MAX) / overlays.max(1);
     Limits {
-        descriptors: share.min(INODE_DESCRIPTORS_MAX),
+        descriptors: (opens_max() / overlays.max(1)).min(INODE_DESCRIPTORS_MAX),
         inodes: (INODES_MAX / overlays.max(1)).max(INODES_MIN),
     }
+}
+
+/// How many files and directories can be open under all overlays: three eighths of the descriptors. As many are for
+/// inodes, of which those that are open keep theirs, and a quarter is for the process itself.
+pub fn opens_max() -> usize {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((DESCRIPTORS_DEFAULT, 0));
+    usize::try_from(soft).unwrap_or(usize::MAX) / 8 * 3
 }
 
 /// The soft limit becomes the hard one. With the privilege for it, the hard one first becomes what the kernel takes.

@@ -268,7 +268,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        answer!(self as req, reply, "opendir", self.overlay.open_dir(ino.0), dir => {
+        answer!(self as req, reply, "opendir", self.overlay.open_dir(ino.0, req.uid()), dir => {
             reply.opened(FileHandle(dir.id), FopenFlags::empty())
         });
     }

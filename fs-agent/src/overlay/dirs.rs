@@ -51,15 +51,23 @@ pub struct Told {
 }
 
 impl Overlay {
-    /// Opens a directory for reading.
+    /// Opens a directory for reading, for `uid`.
     ///
     /// # Errors
     /// As open(2) says.
-    pub fn open_dir(&self, node: u64) -> Result<Arc<OpenDir>> {
+    pub fn open_dir(&self, node: u64, uid: u32) -> Result<Arc<OpenDir>> {
+        let share = self.opens.take(uid)?;
         let inode = self.inodes.get(node)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = openat(&inode.fd()?, ".", flags, Mode::empty())?;
-        Ok(self.dirs.insert(|id| OpenDir { id, inode, fd, stream: Mutex::new(DirStream::default()) }))
+        let held = inode.fd()?;
+        let fd = self.inodes.with_descriptor(|| openat(&held, ".", flags, Mode::empty()))?;
+        Ok(self.dirs.insert(|id| OpenDir {
+            id,
+            inode,
+            fd,
+            stream: Mutex::new(DirStream::default()),
+            _share: share,
+        }))
     }
 
     /// Hands the entries from `offset` on to `take`, until it says that it has no room for one.

@@ -11,7 +11,7 @@ use rustix::{
     io::{Errno, ReadWriteFlags, dup, pread, pwrite, pwritev2, write},
 };
 
-use super::{Caller, OpenFile, Overlay, Result, inode::Inode, lock, paths::KnownPath};
+use super::{Caller, OpenFile, Overlay, Result, descriptors::Share, inode::Inode, lock, paths::KnownPath};
 use crate::privilege;
 
 /// RWF_NOAPPEND of linux/fs.h (Linux 6.9).
@@ -101,6 +101,7 @@ impl Overlay {
     /// # Errors
     /// As open(2) says.
     pub fn open_file(&self, node: u64, flags: i32, caller: Caller) -> Result<Arc<OpenFile>> {
+        let share = self.opens.take(caller.uid)?;
         let inode = self.inodes.get(node)?;
         let wanted = OFlags::from_bits_retain(flags.cast_unsigned());
         // The buffers that requests come in are not aligned as O_DIRECT wants. The inode's own descriptor stands
@@ -109,13 +110,13 @@ impl Overlay {
         let held = inode.fd()?;
         let fd = self.reopen(&held, wanted - refused)?;
         let path = self.path_for_open(&inode, caller.thread);
-        Ok(self.keep(inode, held, fd, wanted, caller, path))
+        Ok(self.keep(share, (inode, held), fd, wanted, caller, path))
     }
 
     pub(super) fn keep(
         &self,
-        inode: Arc<Inode>,
-        held: Arc<OwnedFd>,
+        share: Share,
+        (inode, held): (Arc<Inode>, Arc<OwnedFd>),
         fd: OwnedFd,
         flags: OFlags,
         opener: Caller,
@@ -132,6 +133,7 @@ impl Overlay {
             position: Mutex::new(()),
             without_append: OnceLock::new(),
             path: Mutex::new(path),
+            _share: share,
             note: AtomicU64::new(0),
         })
     }

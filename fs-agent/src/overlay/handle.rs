@@ -11,7 +11,9 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{Caller, Result, dirs::DirEntry, files::Durability, inode::Inode, paths::KnownPath};
+use super::{
+    Caller, Result, descriptors::Share, dirs::DirEntry, files::Durability, inode::Inode, paths::KnownPath,
+};
 
 /// Gives handles their numbers. The overlays whose records go into one ring share it: records name handles by number.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +83,8 @@ pub struct OpenFile {
     pub without_append: OnceLock<OwnedFd>,
     /// Where it was last found.
     pub path: Mutex<KnownPath>,
+    /// Counts it for who has opened it.
+    pub _share: Share,
     /// For whoever is served: what it has to remember about this open. 0 at first.
     pub note: AtomicU64,
 }
@@ -95,6 +99,8 @@ pub struct OpenDir {
     pub fd: OwnedFd,
     /// How far it has been read.
     pub stream: Mutex<DirStream>,
+    /// Counts it for who has opened it.
+    pub _share: Share,
 }
 
 /// How far a directory has been read.

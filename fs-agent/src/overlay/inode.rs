@@ -8,6 +8,7 @@
 //! Only the kernel knows when an inode is not needed any more. With too many, someone who can ask it to forget some is
 //! told so, and given the oldest.
 
+mod held;
 mod lineage;
 
 use std::{
@@ -26,6 +27,8 @@ use rustix::{
     io::Errno,
 };
 
+use held::Held;
+
 use super::{
     Result,
     believed_size::BelievedSize,
@@ -39,9 +42,6 @@ pub const ROOT: u64 = 1;
 /// Node ids of files whose own number cannot serve begin here: files of filesystems that are mounted somewhere
 /// below the directory, and the rare number that is `ROOT`.
 const SYNTHETIC: u64 = 1 << 63;
-
-/// How many descriptors are looked at to find one to close. More are open for a while if all are in use.
-const CLOSE_ATTEMPTS_MAX: usize = 64;
 
 /// How many inodes are looked at for each old one that is wanted.
 const LOOKS_EACH: usize = 4;
@@ -159,45 +159,6 @@ impl Inode {
     }
 }
 
-/// Those inodes that have a descriptor, but for the root.
-#[derive(Debug, Default)]
-struct Held {
-    /// How many there may be.
-    max: usize,
-    /// The one that was noted or spared first is the next to be looked at.
-    inodes: Mutex<VecDeque<Weak<Inode>>>,
-    /// What the next inode has in place of a time of birth that is not known.
-    next_unborn: AtomicU64,
-}
-
-impl Held {
-    /// Takes note that `inode` has a descriptor, and closes others that were not used since they were last looked at.
-    fn note(&self, inode: &Arc<Inode>) {
-        // Closed, and let go of, after the lock.
-        let mut closed = Vec::new();
-        let mut spared = Vec::new();
-        let mut inodes = lock(&self.inodes);
-        inodes.push_back(Arc::downgrade(inode));
-        for _ in 0..CLOSE_ATTEMPTS_MAX {
-            if inodes.len() <= self.max {
-                break;
-            }
-            let Some(oldest) = inodes.pop_front() else { break };
-            // Forgotten by now: its descriptor is gone.
-            let Some(candidate) = oldest.upgrade() else { continue };
-            let fd = if candidate.used.swap(false, Ordering::Relaxed) { None } else { candidate.close() };
-            match fd {
-                Some(fd) => closed.push((fd, candidate)),
-                None => {
-                    inodes.push_back(oldest);
-                    spared.push(candidate);
-                }
-            }
-        }
-        drop(inodes);
-    }
-}
-
 struct Known {
     inode: Arc<Inode>,
     /// How often the kernel was told of it, less what it has forgotten.
@@ -256,7 +217,7 @@ pub struct Inodes {
 impl Inodes {
     /// Begins with the root alone.
     pub fn new(root: OwnedFd, stat: &Statx, limits: Limits) -> Self {
-        let held = Arc::new(Held { max: limits.descriptors, ..Held::default() });
+        let held = Arc::new(Held::new(limits.descriptors));
         Self {
             // Not noted as held, so never closed: it has no name to be found by.
             root: Arc::new(Inode::new(ROOT, Some(root), stat, &held)),
@@ -352,6 +313,14 @@ impl Inodes {
             }
             forgotten
         };
+    }
+
+    /// Opens something, for which idle descriptors are closed if there are too few; see [`Held::with_descriptor`].
+    ///
+    /// # Errors
+    /// As `open` says, with `ENFILE` for `EMFILE`.
+    pub fn with_descriptor<T>(&self, open: impl Fn() -> Result<T>) -> Result<T> {
+        self.held.with_descriptor(open)
     }
 
     /// Says so when there are too many, until this is dropped. To be called once.

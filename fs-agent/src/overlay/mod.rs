@@ -6,6 +6,7 @@
 
 mod believed_size;
 mod caller;
+mod descriptors;
 mod dirs;
 mod files;
 mod flags;
@@ -39,6 +40,7 @@ use rustix::{
 use crate::privilege;
 
 pub use caller::Caller;
+pub use descriptors::Opens;
 pub use files::{Cause, Durability, WriteRequest};
 pub use handle::{HandleNumbers, OpenDir, OpenFile};
 pub use identity::{Identity, check_own_masks};
@@ -82,6 +84,8 @@ pub struct Shared {
     pub identity: Identity,
     /// The numbers of what is open in them.
     pub handles: HandleNumbers,
+    /// How much each user has open in them.
+    pub opens: Opens,
 }
 
 /// One directory with all that is open in it.
@@ -92,6 +96,7 @@ pub struct Overlay {
     lookups: Lookups,
     files: Handles<OpenFile>,
     dirs: Handles<OpenDir>,
+    opens: Opens,
     identity: Identity,
     /// What filesystem the directory is on; as statfs(2) says it.
     fs_type: FsWord,
@@ -117,6 +122,7 @@ impl Overlay {
             lookups: Lookups::default(),
             files: Handles::new(shared.handles.clone()),
             dirs: Handles::new(shared.handles.clone()),
+            opens: shared.opens.clone(),
             identity: shared.identity,
             own_fds,
         })
@@ -184,7 +190,8 @@ impl Overlay {
 
     /// Opens a file that is held with O_PATH.
     fn reopen(&self, fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
-        openat(&self.own_fds, DecInt::from_fd(fd), flags | OFlags::CLOEXEC, Mode::empty())
+        let (name, flags) = (DecInt::from_fd(&fd), flags | OFlags::CLOEXEC);
+        self.inodes.with_descriptor(|| openat(&self.own_fds, name.as_c_str(), flags, Mode::empty()))
     }
 
     /// Tells the kernel of the file that `fd` holds, reached as `name` in `parent`.

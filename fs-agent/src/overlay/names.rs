@@ -46,7 +46,9 @@ impl Overlay {
 
     /// Finds what was made as `name`.
     fn look_up_in(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Entry> {
-        let fd = openat(&parent.fd()?, name, PATH_ONLY, Mode::empty())?;
+        let parent_fd = parent.fd()?;
+        let look_up = || openat(&parent_fd, name, PATH_ONLY, Mode::empty());
+        let fd = self.inodes.with_descriptor(look_up)?;
         Ok(self.admit(fd, parent, name)?.0)
     }
 
@@ -69,12 +71,13 @@ impl Overlay {
         flags: i32,
         caller: Caller,
     ) -> Result<(Entry, Arc<OpenFile>)> {
+        let share = self.opens.take(caller.uid)?;
         let parent = self.inodes.get(parent)?;
         let wanted = OFlags::from_bits_retain(flags.cast_unsigned());
         let flags =
             (wanted - OFlags::DIRECT) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let parent_fd = parent.fd()?;
-        let fd = match openat(&parent_fd, name, flags, masked(mode)?) {
+        let fd = match self.inodes.with_descriptor(|| openat(&parent_fd, name, flags, masked(mode)?)) {
             // The kernel has not checked whether the caller may open what is there now. At ESTALE it looks
             // again, and then opens it the usual way.
             Err(Errno::EXIST) if !wanted.contains(OFlags::EXCL) => return Err(Errno::STALE),
@@ -84,7 +87,7 @@ impl Overlay {
         let inode = self.inodes.get(entry.node)?;
         let held = inode.fd()?;
         let path = self.path_by(&inode, Some(link), Names::One);
-        let file = self.keep(inode, held, fd, wanted, caller, path);
+        let file = self.keep(share, (inode, held), fd, wanted, caller, path);
         Ok((entry, file))
     }
 

@@ -37,7 +37,11 @@ fn fixture_with(limits: Limits) -> Fixture {
 }
 
 fn shared() -> Shared {
-    Shared { identity: Identity::of_this_process(), handles: HandleNumbers::default() }
+    Shared {
+        identity: Identity::of_this_process(),
+        handles: HandleNumbers::default(),
+        opens: Opens::new(1000),
+    }
 }
 
 fn fixture_sharing(shared: &Shared, limits: Limits) -> Fixture {
@@ -395,7 +399,7 @@ fn a_directory_is_read_in_pieces_and_from_anywhere() {
     expected.iter().for_each(|name| fs::write(f.dir.path().join(name), b"").unwrap());
     expected.extend([".".into(), "..".into()]);
     expected.sort();
-    let dir = f.overlay.open_dir(ROOT).unwrap();
+    let dir = f.overlay.open_dir(ROOT, 0).unwrap();
     let read_from = |mut offset| {
         let mut all = Vec::new();
         loop {
@@ -428,7 +432,7 @@ fn what_is_listed_is_known_as_if_it_were_looked_up() {
     const FILES: usize = 100;
     let f = fixture();
     (0..FILES).for_each(|i| fs::write(f.below(&format!("file {i}")), vec![b'x'; i]).unwrap());
-    let dir = f.overlay.open_dir(ROOT).unwrap();
+    let dir = f.overlay.open_dir(ROOT, 0).unwrap();
     let (mut told_of, mut offset) = (Vec::new(), 0);
     loop {
         let before = told_of.len();
@@ -473,7 +477,7 @@ fn what_is_listed_is_known_as_if_it_were_looked_up() {
 fn what_is_listed_and_then_removed_stays_what_it_was() {
     let f = fixture();
     fs::write(f.below("a"), b"a").unwrap();
-    let dir = f.overlay.open_dir(ROOT).unwrap();
+    let dir = f.overlay.open_dir(ROOT, 0).unwrap();
     let mut node = None;
     let take = |_: &dirs::DirEntry, told: &dirs::Told| {
         if told.stat.is_some() {
@@ -742,7 +746,7 @@ fn directories_of_any_depth_are_found_again_and_forgotten() {
 #[test]
 fn an_overlay_ends_with_directories_of_any_depth_in_it() {
     let (f, nodes) = nest();
-    let deepest = f.overlay.open_dir(nodes[DEPTH]).unwrap();
+    let deepest = f.overlay.open_dir(nodes[DEPTH], 0).unwrap();
     flatten(&f);
     on_small_stack(move || {
         drop(f);
@@ -804,4 +808,22 @@ fn only_who_has_the_right_makes_files_append_only() {
     let extended = f.overlay.extended_flags(file.id).unwrap();
     assert_eq!(extended[0] & 0x10, 0x10, "FS_XFLAG_APPEND");
     f.overlay.set_flags(file.id, before, me).unwrap();
+}
+
+#[test]
+fn without_a_descriptor_left_idle_ones_are_closed_before_anybody_is_told() {
+    let f = fixture();
+    for i in 0..100 {
+        let (_, file) = f.create(ROOT, &format!("file-{i}"), OFlags::WRONLY);
+        if i % 2 == 0 {
+            f.overlay.release(file.id);
+        }
+    }
+    let inodes = &f.overlay.inodes;
+    assert_eq!(inodes.held(), 100);
+    // Those that are open keep theirs.
+    let open = || if inodes.held() == 50 { Ok(()) } else { Err(Errno::MFILE) };
+    assert_eq!(inodes.with_descriptor(open), Ok(()));
+    assert_eq!(inodes.with_descriptor(|| Err::<(), _>(Errno::MFILE)), Err(Errno::NFILE));
+    assert_eq!(inodes.with_descriptor(|| Err::<(), _>(Errno::ACCESS)), Err(Errno::ACCESS));
 }

@@ -23,7 +23,7 @@ use crate::{
     capture::{Capture, Source},
     fuse::Adapter,
     mount::{self, Unmounted},
-    overlay::{HandleNumbers, Identity, Overlay, Shared},
+    overlay::{HandleNumbers, Identity, Opens, Overlay, Shared},
     process,
     run::Event,
     worker_pool::{self, WorkerPool},
@@ -109,7 +109,11 @@ impl Overlays {
             ring: ring.to_owned(),
             events,
             next_id: 0,
-            shared: Shared { identity, handles: HandleNumbers::default() },
+            shared: Shared {
+                identity,
+                handles: HandleNumbers::default(),
+                opens: Opens::new(process::opens_max()),
+            },
             mounted: Vec::new(),
             leaving: Vec::new(),
         }

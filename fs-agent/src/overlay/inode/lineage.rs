@@ -34,7 +34,7 @@ impl Inode {
     pub(super) fn find_again(&self) -> Result<OwnedFd> {
         for link in self.links.live() {
             let Some(way) = way_down(link) else { continue };
-            match way.open() {
+            match self.held.with_descriptor(|| way.open()) {
                 Ok(fd) if key_of(&stat_of(&fd)?) == self.key => return Ok(fd),
                 // What is there now is another file, or nothing, or not on the way.
                 Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}

@@ -36,7 +36,6 @@ const PENDING: &[(&str, &str)] = &[
         "a_filesystem_below_that_gives_no_rights_gives_none_through_the_overlay",
         "one overlay covers the filesystems below it too",
     ),
-    ("who_opens_all_that_he_can_leaves_descriptors_to_others", "descriptors have no bound for each user"),
     (
         "leases_from_before_the_overlay_hold_up_their_holder_alone",
         "workers that wait have no bound for each user",
