@@ -1,8 +1,11 @@
 //! Operations that the comparison leaves out, because the overlay is known to answer them otherwise.
 
-use rustix::fs::FallocateFlags;
+use rustix::{
+    fs::{FallocateFlags, IFlags},
+    io::Errno,
+};
 
-use bywash_tests::actor::operation::{Caller, Operation, Step};
+use bywash_tests::actor::operation::{Caller, Operation, Step, Told};
 
 /// Operations of a kind that are left out.
 pub struct Exception {
@@ -76,4 +79,15 @@ pub const PENDING: &[Exception] = &[Exception {
 /// Why a step is left out.
 pub fn of(step: &Step) -> Option<&'static Exception> {
     BY_NATURE.iter().chain(PENDING).find(|exception| (exception.is_one)(step))
+}
+
+/// By nature: who may not write to a file is told so by its mode, before its filesystem can say that nobody may, as it does
+/// first where there is no overlay. Only where a file has been made so.
+pub fn is_same_refusal(steps: &[Step], plain: &Told, overlay: &Told) -> bool {
+    let is_immutable = |step: &Step| match step.operation {
+        Operation::SetInodeFlags { flags, .. } => flags.contains(IFlags::IMMUTABLE),
+        _ => false,
+    };
+    let refusals = (Err(Errno::PERM.raw_os_error()), Err(Errno::ACCESS.raw_os_error()));
+    steps.iter().any(is_immutable) && (&plain.result, &overlay.result) == (&refusals.0, &refusals.1)
 }

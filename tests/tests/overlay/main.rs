@@ -74,6 +74,9 @@ impl Pair {
     }
 }
 
+/// What is found is shown within a test's time.
+const SHRINK_MILLISECONDS_MAX: u32 = 60_000;
+
 /// How many cases are tried, unless `PROPTEST_CASES` says so, or `TEST_SEARCH` how many times as many; failures are kept
 /// beside the tests and tried first.
 fn config(cases: u32, regressions: &'static str) -> Config {
@@ -84,6 +87,7 @@ fn config(cases: u32, regressions: &'static str) -> Config {
     }
     config.failure_persistence = Some(Box::new(FileFailurePersistence::Direct(regressions)));
     config.max_shrink_iters = 4_000;
+    config.max_shrink_time = SHRINK_MILLISECONDS_MAX;
     if let RngSeed::Random = config.rng_seed {
         config.rng_seed = RngSeed::Fixed(u64::from(std::process::id()) ^ now_nanoseconds());
     }
