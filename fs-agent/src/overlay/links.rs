@@ -184,6 +184,7 @@ impl Links {
 
 impl Known {
     fn add(&mut self, parent: &Arc<Inode>, name: &OsStr, names: Names) -> Arc<Link> {
+        self.incomplete &= names == Names::Several;
         if let Some(first) = self.links.first().filter(|link| link.is(parent, name)) {
             return Arc::clone(first);
         }

@@ -31,7 +31,7 @@ impl Overlay {
     /// Where `inode` is found that `thread` opens.
     pub(super) fn path_for_open(&self, inode: &Inode, thread: u32) -> KnownPath {
         let sure = inode.links.sole().or_else(|| {
-            let asked = self.lookups.take(thread, inode.id)?;
+            let asked = self.lookups.take(thread, inode.id).filter(|link| link.is_live())?;
             (!inode.links.may_be_opened_without(&asked)).then_some(asked)
         });
         let names = if sure.is_some() { Names::One } else { Names::Several };

@@ -289,6 +289,22 @@ fn more_names_than_are_remembered_change_nothing_for_who_has_the_file_open() {
 }
 
 #[test]
+fn names_that_were_left_out_are_no_matter_once_one_is_left() {
+    let f = fixture();
+    fs::write(f.below("a.gz"), "").unwrap();
+    let names: Vec<String> = (0..50).map(|i| format!("{i}")).collect();
+    names.iter().for_each(|name| fs::hard_link(f.below("a.gz"), f.below(name)).unwrap());
+    for name in &names {
+        f.lookup(ROOT, name);
+    }
+    f.lookup(ROOT, "a.gz");
+    let gz = |path: &[u8]| path.ends_with(b".gz");
+    assert!(!f.overlay.was_opened_by(&f.open("a.gz", OFlags::WRONLY), gz));
+    names.iter().for_each(|name| f.overlay.unlink(ROOT, OsStr::new(name)).unwrap());
+    assert!(f.overlay.was_opened_by(&f.open("a.gz", OFlags::WRONLY), gz));
+}
+
+#[test]
 fn a_file_is_taken_for_one_that_matches_only_if_it_can_be_no_other() {
     let f = fixture();
     let gz = |path: &[u8]| path.ends_with(b".gz");
