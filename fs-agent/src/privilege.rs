@@ -1,4 +1,4 @@
-//! The capabilities that this process has in effect.
+//! The capabilities that this process has in effect, and the groups it is in.
 //!
 //! CAP_SYS_RESOURCE lets whoever has it in effect ignore quotas and take a filesystem's reserved blocks, so threads that
 //! write for others do without it. It stays permitted: to write for those who have it themselves, and to make
@@ -6,8 +6,8 @@
 
 use rustix::{
     io::Result,
-    process::geteuid,
-    thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities},
+    process::{Gid, geteuid, getgroups},
+    thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_thread_groups},
 };
 
 /// What takes the ids of others.
@@ -26,7 +26,7 @@ pub fn renounce() -> Result<()> {
     sets.effective -= WITHHELD;
     set_capabilities(None, sets)?;
     if geteuid().is_root() && sets.effective.contains(CapabilitySet::SETGID) {
-        rustix::thread::set_thread_groups(&[])?;
+        set_thread_groups(&[])?;
     }
     Ok(())
 }
@@ -45,6 +45,31 @@ pub fn with_resource<T>(work: impl FnOnce() -> T) -> T {
 pub fn with<T>(capabilities: CapabilitySet, work: impl FnOnce() -> T) -> T {
     let _raised = Raised::new(capabilities);
     work()
+}
+
+/// Does `work` as a member of supplementary `groups`, and of no others, if this process may take them.
+pub fn with_groups<T>(groups: &[Gid], work: impl FnOnce() -> T) -> T {
+    let _joined = Joined::new(groups);
+    work()
+}
+
+/// The calling thread has other supplementary groups until this is dropped.
+struct Joined(Option<Vec<Gid>>);
+
+impl Joined {
+    fn new(groups: &[Gid]) -> Self {
+        let before = if groups.is_empty() { None } else { getgroups().ok() };
+        Self(before.filter(|_| set_thread_groups(groups).is_ok()))
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // What was taken can be given back.
+            let _ = set_thread_groups(before);
+        }
+    }
 }
 
 /// Capabilities are in effect in the calling thread until this is dropped.

@@ -24,7 +24,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use rustix::process::geteuid;
+use rustix::{
+    fs::{Mode, OFlags, open},
+    process::geteuid,
+};
 
 use crate::{check, cli::print, process};
 
@@ -42,6 +45,9 @@ const STATE_DIR_ROOT: &str = "/run/bywash";
 
 /// Anybody may know that the agent sleeps.
 const STATE_DIR_MODE: u32 = 0o755;
+
+/// The same for the file that says so by being there.
+const STATE_FILE_MODE: u32 = 0o644;
 
 /// There is nothing to put to sleep.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +68,7 @@ pub fn sleep(args: &GlobalArgs) -> Result<Exit> {
     let config = check::load(args)?;
     let sleepers = sleepers_of(&config)?;
     let file = state_file(&config).context("there is nowhere to remember it: set agent.state_dir")?;
-    let written = file.parent().map_or(Ok(()), make_state_dir).and_then(|()| fs::write(&file, ""));
+    let written = file.parent().map_or(Ok(()), make_state_dir).and_then(|()| remember(&file));
     written.with_context(|| format!("cannot write {}: set agent.state_dir", file.display()))?;
     have_done(&config, &sleepers, ListeningKind::AsleepDirectory, "not listening on")
 }
@@ -123,6 +129,14 @@ fn state_file(config: &Config) -> Option<PathBuf> {
 
 fn make_state_dir(directory: &Path) -> io::Result<()> {
     make_directories(directory, Access::own(STATE_DIR_MODE))
+}
+
+/// Makes the file of the state. What is there stays, and a symbolic link in its place is not followed: the directory may be a
+/// user's.
+fn remember(file: &Path) -> io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    open(file, flags, Mode::from_raw_mode(STATE_FILE_MODE))?;
+    Ok(())
 }
 
 /// Has the running agent look at the state, and waits until it says that `directories` are what is `wanted`.

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use rustix::thread::CapabilitySet;
+use rustix::{process::Gid, thread::CapabilitySet};
+
+use crate::privilege;
 
 /// Who asks for an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +37,33 @@ impl Caller {
         effective.contains(capability) && ids(&self.thread.to_string()) == ids("self")
     }
 
-    /// Whether quotas and reserved blocks do not stop it.
-    pub fn may_exceed_limits(&self) -> bool {
-        self.holds(CapabilitySet::SYS_RESOURCE)
+    /// What it has beyond its ids, as far as /proc tells; nothing if that is nothing.
+    pub fn more(&self) -> Option<More> {
+        let status = self.status()?;
+        let groups: Vec<Gid> = supplementary_groups(&status).map(Gid::from_raw).collect();
+        let exceeds_limits = self.holds(CapabilitySet::SYS_RESOURCE);
+        (exceeds_limits || !groups.is_empty()).then_some(More { groups, exceeds_limits })
     }
 
     fn status(&self) -> Option<String> {
         if self.thread == 0 { None } else { fs::read_to_string(format!("/proc/{}/status", self.thread)).ok() }
+    }
+}
+
+/// What a caller has beyond its ids, and filesystems ask for: supplementary groups, for which ext4 may have blocks in
+/// reserve and by which a file server lets in, and CAP_SYS_RESOURCE, by which quotas and reserves do not stop it.
+#[derive(Debug)]
+pub struct More {
+    groups: Vec<Gid>,
+    exceeds_limits: bool,
+}
+
+impl More {
+    /// Does `work` with it.
+    pub fn lend<T>(&self, work: impl FnOnce() -> T) -> T {
+        let capabilities =
+            if self.exceeds_limits { CapabilitySet::SYS_RESOURCE } else { CapabilitySet::empty() };
+        privilege::with(capabilities, || privilege::with_groups(&self.groups, work))
     }
 }
 

@@ -12,7 +12,6 @@ use rustix::{
 };
 
 use super::{Caller, OpenFile, Overlay, Result, descriptors::Share, inode::Inode, lock, paths::KnownPath};
-use crate::privilege;
 
 /// RWF_NOAPPEND of linux/fs.h (Linux 6.9).
 const NO_APPEND: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x20);
@@ -192,11 +191,15 @@ impl Overlay {
         let mut written = self.by(writer, || self.write(file, request))?;
         let rest = &request.data[written.len..];
         // The rest of an append would have to find its place anew.
-        if !rest.is_empty() && request.cause == Cause::Write && writer.may_exceed_limits() {
+        if !rest.is_empty()
+            && request.cause == Cause::Write
+            && self.identity.can_act_for_others()
+            && let Some(more) = writer.more()
+        {
             let offset = written.offset + written.len as u64;
             let rest = WriteRequest { offset, data: rest, ..*request };
-            if let Ok(more) = privilege::with_resource(|| self.write(file, &rest)) {
-                written.len += more.len;
+            if let Ok(further) = more.lend(|| self.write(file, &rest)) {
+                written.len += further.len;
             }
         }
         Ok(written)

@@ -37,8 +37,6 @@ use rustix::{
     path::DecInt,
 };
 
-use crate::privilege;
-
 pub use caller::Caller;
 pub use descriptors::Opens;
 pub use files::{Cause, Durability, WriteRequest};
@@ -175,15 +173,19 @@ impl Overlay {
         }
     }
 
-    /// Does `work` as `caller`, and once more with the right to exceed limits of space if those have kept it from being
-    /// done and `caller` has that right.
+    /// Does `work` as `caller`, and once more with what `caller` has beyond its ids if the lack of that may have kept it from
+    /// being done.
     ///
     /// # Errors
     /// What `work` gives.
     pub fn by<T>(&self, caller: Caller, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         self.identity.assume(caller)?;
         match work() {
-            Err(Errno::NOSPC | Errno::DQUOT) if caller.may_exceed_limits() => privilege::with_resource(work),
+            Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::ACCESS))
+                if self.identity.can_act_for_others() =>
+            {
+                caller.more().map_or(Err(errno), |more| more.lend(work))
+            }
             done => done,
         }
     }

@@ -3,12 +3,13 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
 use bywash_common::{fail_point::FailPoint, units::ByteSize};
 use jiff::Timestamp;
+use nix::fcntl::OFlag;
 
 use crate::state_dir::{StateDir, StateDirError};
 
@@ -182,11 +183,16 @@ fn write_whole(path: &Path, content: &[u8], mode: u32, group: Option<u32>) -> Re
     let dir = path.parent().unwrap_or(Path::new("."));
     let temporary = path.with_extension("tmp");
     let written = (|| {
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(mode)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(&temporary)?;
         // Whatever the umask.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
-        chown(&temporary, None, group)?;
+        fchown(&file, None, group)?;
         file.write_all(content)?;
         file.sync_all()?;
         FailPoint::LetterHalfKept.reach();

@@ -334,7 +334,7 @@ impl Log {
         let made = (|| {
             let mut options = OpenOptions::new();
             let file = options.create_new(true).write(true).mode(self.dir.file_mode()).open(&path)?;
-            std::os::unix::fs::chown(&path, None, self.dir.group)?;
+            std::os::unix::fs::fchown(&file, None, self.dir.group)?;
             file.write_all_at(&header.encode(), 0)?;
             if self.fsync == Fsync::Always {
                 File::open(&self.dir.path)?.sync_all()?;

@@ -22,6 +22,8 @@ const USER_WHO_MAY: &[&str] = &[
     "--inh-caps=+sys_resource",
     "--ambient-caps=+sys_resource",
 ];
+/// In the group that may use the reserve.
+const MEMBER: &[&str] = &["--reuid=4000", "--regid=4000", "--groups=4001"];
 const ROOT: &[&str] = &["--clear-groups"];
 const ROOT_WHO_MAY_NOT: &[&str] = &["--clear-groups", "--bounding-set=-sys_resource"];
 
@@ -41,7 +43,7 @@ print(n >> 10)
 os.unlink(path)
 "#;
 
-/// Mounts a new ext4 of 64 MiB on the watched directory, half of it reserved for root.
+/// Mounts a new ext4 of 64 MiB on the watched directory, half of it reserved for root and the group 4001.
 fn mount_half_reserved(bywash: &Bywash) -> Result<(), String> {
     let image = bywash.root().join("image");
     fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
@@ -50,7 +52,7 @@ fn mount_half_reserved(bywash: &Bywash) -> Result<(), String> {
         if done.code == Some(0) { Ok(()) } else { Err(format!("{done:?}")) }
     };
     run(Command::new("mkfs.ext4").args(["-q", "-m", "50"]).arg(&image))?;
-    run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(bywash.directory()))?;
+    run(Command::new("mount").args(["-o", "loop,resgid=4001"]).arg(&image).arg(bywash.directory()))?;
     fs::set_permissions(bywash.directory(), fs::Permissions::from_mode(0o777)).unwrap();
     fs::set_permissions(bywash.root(), fs::Permissions::from_mode(0o755)).unwrap();
     Ok(())
@@ -95,15 +97,15 @@ fn reserved_blocks_are_for_those_for_whom_they_are_below() {
     if let Err(error) = mount_half_reserved(&bywash) {
         return println!("skipped: a new ext4 cannot be mounted: {error}");
     }
-    let mut callers = vec![USER, ROOT];
+    let mut callers = vec![USER, ROOT, MEMBER];
     if has_sys_resource() {
         callers.extend([USER_WHO_MAY, ROOT_WHO_MAY_NOT]);
     } else {
         println!("skipped in part: nobody here has CAP_SYS_RESOURCE");
     }
     let below = filled(bywash.directory(), &callers);
-    let (user, root) = (below[0].1, below[3].1);
-    assert!(user < root - 20_000, "half is reserved: {below:?}");
+    let (user, root, member) = (below[0].1, below[3].1, below[6].1);
+    assert!(user < root - 20_000 && user < member - 20_000, "half is reserved: {below:?}");
     bywash.start_agent();
     let above = filled(bywash.directory(), &callers);
     for ((who, below), (_, above)) in below.iter().zip(&above) {

@@ -132,3 +132,15 @@ fn what_cannot_sleep_is_said() {
     assert!(refused.code == Some(1) && refused.stderr.contains(state.to_str().unwrap()), "{refused:?}");
     assert!(mounts::is_mounted(&a));
 }
+
+#[test]
+fn a_link_in_the_place_of_what_is_remembered_leads_to_no_other_file() {
+    let (bywash, ..) = start();
+    let (other, state) = (bywash.root().join("other"), bywash.root().join("state"));
+    std::fs::write(&other, "kept").unwrap();
+    std::fs::create_dir(&state).unwrap();
+    std::os::unix::fs::symlink(&other, state.join(format!("{}.asleep", bywash.ring))).unwrap();
+    let refused = bywash.fs_agent(&["sleep"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(std::fs::read(&other).unwrap(), b"kept");
+}
