@@ -1,9 +1,6 @@
 //! The command line.
 
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-};
+use std::io::{self, Write};
 
 use anyhow::Result;
 use bywash_common::{cli::GlobalArgs, exit::Exit};
@@ -51,12 +48,9 @@ pub enum Command {
     },
     /// Print the manual page
     Man,
-    /// Ask an overlay, and say by the exit code what it answers
+    /// Ask the overlay that standard input is on, and say by the exit code whether it answers
     #[command(hide = true)]
-    Probe {
-        /// Where it is mounted
-        path: PathBuf,
-    },
+    Probe,
 }
 
 /// Prints the completions for a shell.

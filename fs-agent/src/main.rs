@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     global.log.init();
     let result = match command {
-        Command::Probe { path } => return ExitCode::from(mount::probe::run(&path)),
+        Command::Probe => return ExitCode::from(mount::probe::run()),
         Command::Run => run::run(&global),
         Command::Status { json } => status::status(&global, json),
         Command::Check { print } => check::check(&global, print),

@@ -2,11 +2,11 @@
 
 use std::{
     io,
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel},
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bywash_common::{
     cli::GlobalArgs,
     config::{Config, OnAgentExit, RingConfig},
@@ -18,8 +18,8 @@ use nix::sys::signal::Signal;
 use crate::{
     check,
     manager::Manager,
-    process,
-    services::{self, CLOSING_GRACE, OverlayId, Services},
+    mount, process,
+    services::{self, CLOSING_GRACE, CLOSING_LOOK_INTERVAL, Ended, OverlayId, Services},
     sleep::{LOOK_SIGNAL, asleep},
 };
 
@@ -33,6 +33,10 @@ pub enum Event {
     Signal(Signal),
     /// An overlay is not served any more.
     Ended(OverlayId, io::Result<()>),
+    /// Something was mounted or unmounted.
+    MountsChanged,
+    /// Somebody waits until that is followed.
+    SettleMounts(SyncSender<()>),
 }
 
 /// Listens to what the configuration names until SIGTERM or SIGINT.
@@ -48,6 +52,8 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     let ring = AgentRing::open(&config.ring)?;
     let (sender, events) = channel();
     process::watch_signals(&prepared, sender.clone())?;
+    // Before the mounts, so that no change is missed.
+    mount::watch::watch(sender.clone()).context("cannot watch the table of mounts")?;
     let mut services = Services::new(ring, &config.ring.name, sender, prepared);
     services.apply(&config, asleep(&config)).inspect_err(|_| services.stop(OnAgentExit::Unmount))?;
     Agent { args, config, services, events, manager: Manager::ready() }.serve()
@@ -75,8 +81,16 @@ impl Agent<'_> {
                     self.stop();
                     return Ok(Exit::Ok);
                 }
+                Ok(Event::MountsChanged) => self.services.mounts_changed(),
+                Ok(Event::SettleMounts(done)) => {
+                    self.services.mounts_changed();
+                    // Nobody waits any more if it took too long.
+                    let _ = done.send(());
+                }
                 Ok(Event::Ended(id, result)) => {
-                    self.services.overlay_ended(id, result);
+                    if self.services.overlay_ended(id, result) == Ended::Aborted {
+                        self.listen_again();
+                    }
                     if self.services.is_idle() {
                         anyhow::bail!("no overlay is left to serve, and no FIFO to read");
                     }
@@ -125,17 +139,35 @@ impl Agent<'_> {
         }
     }
 
+    /// Mounts again what was taken away.
+    fn listen_again(&mut self) {
+        if let Err(error) = self.services.apply(&self.config, asleep(&self.config)) {
+            tracing::error!("cannot listen again: {error:#}");
+        }
+    }
+
     /// Stops listening, and gives what is still in use a while.
     fn stop(&mut self) {
         self.manager.stopping();
         self.services.stop(self.config.agent.on_agent_exit);
         let deadline = Instant::now() + CLOSING_GRACE;
         while !self.services.is_closed() {
-            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Event::Ended(id, result)) => self.services.overlay_ended(id, result),
-                Ok(Event::Signal(Signal::SIGHUP | LOOK_SIGNAL)) => {}
-                // Told twice, or out of patience.
-                Ok(Event::Signal(_)) | Err(_) => break,
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            match self.events.recv_timeout(left.min(CLOSING_LOOK_INTERVAL)) {
+                Ok(Event::Ended(id, result)) => {
+                    self.services.overlay_ended(id, result);
+                }
+                Ok(
+                    Event::MountsChanged
+                    | Event::SettleMounts(_)
+                    | Event::Signal(Signal::SIGHUP | LOOK_SIGNAL),
+                )
+                | Err(RecvTimeoutError::Timeout) => {}
+                // Told twice.
+                Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         self.services.abandon();

@@ -169,6 +169,14 @@ fn have_done(config: &Config, directories: &[PathBuf], wanted: ListeningKind, sa
     }
 }
 
+/// Has the agent of `ring`, if one runs, compare what it listens to with what it shall listen to.
+pub fn have_look(ring: &str) {
+    let Ok(Some(agent)) = running_agent(ring) else { return };
+    if let Err(error) = tell(agent.agent(AgentCounter::Pid)) {
+        tracing::warn!("{error:#}");
+    }
+}
+
 fn running_agent(ring: &str) -> Result<Option<Inspected>> {
     match ring::inspect(ring) {
         Ok(inspected) => Ok(Some(inspected).filter(|ring| ring.agent_running)),

@@ -15,6 +15,7 @@ use super::{
     file::{Context, Placed},
     framing,
     print::{table, text, texts},
+    words,
 };
 
 /// Directories of the system itself: an overlay there would take the machine down.
@@ -35,7 +36,21 @@ pub struct DirectoryConfig {
     pub quota: Option<QuotaConfig>,
     /// What becomes one event.
     pub framing: FramingConfig,
+    /// What becomes of filesystems that are mounted below the directory.
+    pub submounts: Submounts,
 }
+
+/// What becomes of filesystems that are mounted below a watched directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Submounts {
+    /// What is written to them is captured.
+    #[default]
+    Capture,
+    /// They are left as they are.
+    Pass,
+}
+
+words!(Submounts: "capture" => Submounts::Capture, "pass" => Submounts::Pass);
 
 /// `quota` of a directory.
 ///
@@ -72,6 +87,7 @@ impl DirectoryConfig {
             exclude: Globs::default(),
             quota: None,
             framing: FramingConfig::default(),
+            submounts: Submounts::default(),
         }
     }
 }
@@ -89,6 +105,7 @@ pub(super) struct Table {
     framing: Placed<String>,
     line_bytes_max: Placed<ByteSize>,
     line_wait: Placed<Span>,
+    submounts: Placed<String>,
 }
 
 #[derive(Deserialize)]
@@ -102,10 +119,11 @@ struct QuotaTable {
 /// Takes over one section of the file.
 pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
     let at = table.path.span().start;
-    let Table { path, topic, create, exclude, quota, framing, line_bytes_max, line_wait } = table;
+    let Table { path, topic, create, exclude, quota, framing, line_bytes_max, line_wait, submounts } = table;
     let mut new = DirectoryConfig { topic, create, ..DirectoryConfig::at(path.into_inner()) };
     context.set(&mut new.exclude, exclude, Globs::new);
     new.quota = quota.map(|quota| apply_quota(quota, context));
+    context.set(&mut new.submounts, submounts, |word| word.parse());
     framing::apply(framing::Keys { framing, line_bytes_max, line_wait }, &mut new.framing, context);
     config.add_directory(new, |message| context.refuse(at, message));
 }
@@ -139,6 +157,7 @@ pub(super) fn print(directory: &DirectoryConfig) -> Value {
         ("quota", directory.quota.as_ref().map(print_quota)),
     ]);
     keys.extend(table(framing::print(&directory.framing)));
+    keys.extend(table([("submounts", text(directory.submounts.word()))]));
     Value::Table(keys)
 }
 

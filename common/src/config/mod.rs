@@ -31,7 +31,7 @@ use indexmap::IndexMap;
 use crate::units::{ByteSize, Span};
 
 pub use agent::{AgentConfig, OnAgentExit};
-pub use directory::{DirectoryConfig, QuotaConfig};
+pub use directory::{DirectoryConfig, QuotaConfig, Submounts};
 pub use failed::{DEFAULT_FAILED_DIR, FailedConfig};
 pub use fifo::{EmptyLines, FifoConfig, FifoFraming, OnFull};
 pub use flags::ConfigArgs;
@@ -295,6 +295,28 @@ impl Config {
         args.apply(&mut config, &mut problems);
         config.check_state_dirs(args, &path, &text, &mut problems);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(problems)) }
+    }
+
+    /// The ring that `args`, and the configuration file as far as it is TOML, name: also where something else in it is
+    /// wrong. None if that cannot be told.
+    pub fn ring_name(args: &ConfigArgs) -> Option<String> {
+        if let Some(ring) = &args.ring {
+            return Some(ring.clone());
+        }
+        let default = || Some(Self::default().ring.name);
+        let path = args.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if args.config.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                return default();
+            }
+            Err(_) => return None,
+        };
+        let file: toml::Table = text.parse().ok()?;
+        match file.get("ring").and_then(|ring| ring.get("name")) {
+            None => default(),
+            Some(name) => name.as_str().map(str::to_owned),
+        }
     }
 
     /// The transactional id, which this publisher keeps over restarts and no other has.

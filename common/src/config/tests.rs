@@ -86,6 +86,7 @@ fn excludes_and_quotas_are_checked() {
 fn what_sleeps_is_given_by_absolute_paths() {
     refused("[agent]\nsleep = ['a']\n", &["b.toml:2", "agent.sleep", "`a`"]);
     refused("[agent]\nstate_dir = 'a'\n", &["b.toml:2", "agent.state_dir", "`a`"]);
+    refused("[[directory]]\npath = '/a'\nsubmounts = 'eat'\n", &["b.toml:3", "submounts", "eat", "`pass`"]);
     refused("[agent]\non_agent_exit = 'panic'\n", &["b.toml:2", "on_agent_exit", "panic", "`keep`"]);
     let config = parse("[agent]\nsleep = ['/a/']\n").unwrap();
     assert_eq!(config.agent.sleep, [PathBuf::from("/a")]);
@@ -124,6 +125,27 @@ fn a_wrong_flag_is_named() {
 }
 
 #[test]
+fn the_rings_name_is_told_of_a_file_in_which_something_else_is_wrong() {
+    let named = |text: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let args = ConfigArgs { config: Some(file.path().to_owned()), ..ConfigArgs::default() };
+        assert!(Config::load(&args).is_err() || text.is_empty());
+        Config::ring_name(&args)
+    };
+    assert_eq!(named("nonsense = 1\n[ring]\nname = 'mine'\n").as_deref(), Some("mine"));
+    assert_eq!(named("[event]\nencoder = 7\n").as_deref(), Some("bywash"));
+    assert_eq!(named("[ring]\nname = 7\n"), None);
+    assert_eq!(named("[ring\nname = 'mine'\n"), None);
+    let args = ConfigArgs { config: Some("/nonexistent/b.toml".into()), ..ConfigArgs::default() };
+    assert_eq!(Config::ring_name(&args), None);
+    assert_eq!(
+        Config::ring_name(&ConfigArgs { ring: Some("mine".to_owned()), ..args }).as_deref(),
+        Some("mine")
+    );
+}
+
+#[test]
 fn a_named_file_must_exist() {
     let args = ConfigArgs { config: Some("/nonexistent/b.toml".into()), ..ConfigArgs::default() };
     let message = Config::load(&args).unwrap_err().to_string();
@@ -133,7 +155,7 @@ fn a_named_file_must_exist() {
 #[test]
 fn what_is_printed_is_the_same_configuration_without_secrets() {
     let text = "[ring]\nsize = '1MiB'\ngroup = 'g'\n[event]\nencoder = 'text'\ntags = ['t']\n\
-                fields = { b = '1', a = '2' }\n[[directory]]\npath = '/a'\ntopic = 'x'\nexclude = ['*.gz']\n\
+                fields = { b = '1', a = '2' }\n[[directory]]\npath = '/a'\ntopic = 'x'\nexclude = ['*.gz']\nsubmounts = 'pass'\n\
                 quota = { bytes_per_second = 7, files_tracked = 3 }\n[agent]\nsleep = ['/a']\non_agent_exit = 'keep'\nstate_dir = '/s'\n\
                 [publisher]\nflush_interval = '200ms'\n[kafka]\nkey = 'k'\n\
                 properties = { 'linger.ms' = 5, 'sasl.password' = 'hunter2' }\n";

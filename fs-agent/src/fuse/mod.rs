@@ -63,7 +63,7 @@ pub struct Adapter {
     source: Arc<Source>,
     /// Tells the kernel what it does not know; there once the overlay is mounted.
     notifier: Arc<OnceLock<Notifier>>,
-    modes: Modes<BackingId>,
+    modes: Arc<Modes<BackingId>>,
     /// The threads that call this.
     pool: Arc<WorkerPool>,
 }
@@ -71,7 +71,7 @@ pub struct Adapter {
 impl Adapter {
     /// Serves `overlay` with `pool` and hands its writes to `source`.
     pub fn new(overlay: Overlay, source: Arc<Source>, pool: Arc<WorkerPool>) -> Self {
-        Self { overlay: Arc::new(overlay), source, notifier: Arc::default(), modes: Modes::default(), pool }
+        Self { overlay: Arc::new(overlay), source, notifier: Arc::default(), modes: Arc::default(), pool }
     }
 
     /// How many threads shall call this.
@@ -82,6 +82,11 @@ impl Adapter {
     /// Where the session's notifier is to be put.
     pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
         Arc::clone(&self.notifier)
+    }
+
+    /// Who knows whether the kernel may hold pages of mappings.
+    pub fn mapped(&self) -> Mapped {
+        Mapped(Arc::clone(&self.modes))
     }
 
     /// Who keeps the overlay small once it is mounted. To be called once.
@@ -202,6 +207,17 @@ impl Adapter {
         FailPoint::Committed.reach();
         // A request is at most WRITE_BYTES_MAX long.
         Ok(u32::try_from(written.len).unwrap_or(u32::MAX))
+    }
+}
+
+/// Whether the kernel may hold pages that are not in the files below.
+#[derive(Clone)]
+pub struct Mapped(Arc<Modes<BackingId>>);
+
+impl Mapped {
+    /// Whether there are files open that somebody can have mapped for writing, whose pages are captured.
+    pub fn is_any(&self) -> bool {
+        !self.0.is_all_passthrough()
     }
 }
 

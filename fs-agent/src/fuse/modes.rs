@@ -36,7 +36,7 @@ pub struct Modes<B> {
     /// A failure was logged.
     failure_told: AtomicBool,
     /// Whether files that are open with FOPEN_DIRECT_IO can be mapped shared (Linux 6.6).
-    direct_maps: bool,
+    direct_maps: AtomicBool,
     inodes: Mutex<HashMap<u64, InMode<B>>>,
 }
 
@@ -61,7 +61,7 @@ impl<B> Default for Modes<B> {
         Self {
             passthrough: AtomicBool::new(false),
             failure_told: AtomicBool::new(false),
-            direct_maps: false,
+            direct_maps: AtomicBool::new(false),
             inodes: Mutex::default(),
         }
     }
@@ -69,9 +69,14 @@ impl<B> Default for Modes<B> {
 
 impl<B> Modes<B> {
     /// What the kernel offers. To be called before anything is open.
-    pub fn set_offered(&mut self, passthrough: bool, direct_maps: bool) {
-        self.passthrough = AtomicBool::new(passthrough);
-        self.direct_maps = direct_maps;
+    pub fn set_offered(&self, passthrough: bool, direct_maps: bool) {
+        self.passthrough.store(passthrough, Ordering::Relaxed);
+        self.direct_maps.store(direct_maps, Ordering::Relaxed);
+    }
+
+    /// Whether of no open file the kernel can hold pages that are not in the file below.
+    pub fn is_all_passthrough(&self) -> bool {
+        self.lock().values().all(|mode| mode.backing.is_some())
     }
 
     /// Counts an open of `node` and chooses how the kernel is to treat it. `back` makes the file below known to it.
@@ -90,7 +95,7 @@ impl<B> Modes<B> {
             }
         };
         // A mapping is the kernel's own affair in passthrough.
-        let maps = self.direct_maps || backing.is_some();
+        let maps = self.direct_maps.load(Ordering::Relaxed) || backing.is_some();
         let flags = match access {
             OpenAccMode::O_RDONLY => FopenFlags::empty(),
             OpenAccMode::O_RDWR if !maps => FopenFlags::empty(),
@@ -144,7 +149,7 @@ mod tests {
     use OpenAccMode::{O_RDONLY, O_RDWR, O_WRONLY};
 
     fn modes() -> Modes<u32> {
-        let mut modes = Modes::default();
+        let modes = Modes::default();
         modes.set_offered(true, true);
         modes
     }
@@ -174,6 +179,16 @@ mod tests {
             let joined = modes.open(7, access, || panic!("backed"));
             assert!(joined.backing.is_none() && joined.flags == flags);
         }
+    }
+
+    #[test]
+    fn pages_are_looked_for_where_files_are_captured() {
+        let modes = modes();
+        modes.open(7, O_RDWR, || panic!("backed"));
+        modes.open(8, O_RDONLY, || Ok(1));
+        assert!(!modes.is_all_passthrough());
+        modes.release(7);
+        assert!(modes.is_all_passthrough());
     }
 
     #[test]

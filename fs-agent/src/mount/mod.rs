@@ -1,37 +1,41 @@
-//! Where overlays are mounted: what a directory must be, mounting, recovery, unmounting.
+//! Where overlays are mounted: what a directory must be, what is mounted below it, mounting, recovery, unmounting.
+//!
+//! Mounts are handled by descriptors and by the kernel's numbers for them. A path is walked once, without symbolic links;
+//! what was found there is what is looked at, cloned, covered and given back.
 
+mod attach;
 mod detach;
+pub mod label;
 pub mod probe;
-mod table;
+pub mod survey;
+pub mod table;
+pub mod walk;
+pub mod watch;
 
 use std::{
     ffi::OsStr,
     fs::{self, File},
     io,
-    os::{fd::AsFd, unix::ffi::OsStrExt},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use bywash_common::{
     config::DirectoryConfig,
     make::{Access, make_directories},
 };
-use fuser::{Config, MountOption, Session, SessionACL};
 use rustix::{
-    fs::{CWD, StatVfsMountFlags, readlinkat, statvfs},
+    fs::{CWD, readlinkat},
     process::geteuid,
     thread::{CapabilitySet, capabilities},
 };
 
-use crate::fuse::Adapter;
-
-pub use detach::{Unmounted, detach, recover, recover_forgotten, unmount};
-
-/// How overlays show in /proc/mounts: by this type, and by a source that names the ring.
-const FS_TYPE: &str = "fuse.bywash";
-const SUBTYPE_OPTION: &str = "subtype=bywash";
-const SOURCE_PREFIX: &str = "bywash:";
+pub use attach::{Connected, Place, attach, connect, mount_by_helper};
+pub use detach::{
+    Cover, Dead, Left, abort, detach, detach_fd, open_exactly, overlays, recover, recover_forgotten,
+};
+use table::Table;
 
 /// Mounts and unmounts for those who may not.
 const HELPER: &str = "fusermount3";
@@ -102,17 +106,8 @@ pub enum Unusable {
 }
 
 /// Whether an agent's overlay is on top at `path`.
-///
-/// # Errors
-/// If /proc cannot be read.
-pub fn is_overlaid(path: &Path) -> io::Result<bool> {
-    Ok(table::top_at(path)?.is_some_and(|top| top.is_overlay()))
-}
-
-/// Whether an overlay of the agent of `ring` is mounted at `path`, on top or not.
-pub fn is_mounted(path: &Path, ring: &str) -> bool {
-    // Without the table nobody can tell: as if it were.
-    table::all().map_or(true, |all| all.iter().any(|one| one.point == path && one.is_overlay_of(ring)))
+fn is_overlaid(path: &Path) -> io::Result<bool> {
+    Ok(Table::read()?.top_at(path).is_some_and(|top| top.label().is_some()))
 }
 
 /// Whether `directory` can be overlaid by the agent of `ring`, without changing anything. What an overlay covers is left
@@ -131,35 +126,33 @@ pub fn check_directory(directory: &DirectoryConfig, ring: &str) -> Result<(), Un
     check_path(path)
 }
 
-/// Makes `directory` if that is wanted, and sees to it that it can be overlaid. Dead overlays are off it by now.
+/// Makes `directory` if that is wanted, and opens it. Dead overlays are off it by now.
 ///
 /// # Errors
-/// Why it cannot.
-pub fn prepare_directory(directory: &DirectoryConfig) -> Result<(), Unusable> {
+/// Why it cannot be overlaid.
+pub fn prepare_directory(directory: &DirectoryConfig) -> Result<OwnedFd, Unusable> {
     let path = &directory.path;
     if directory.create && is_missing(path) {
         make_directories(path, Access::own(MODE_OF_NEW))
             .map_err(|error| Unusable::Io { path: path.clone(), error })?;
     }
-    check_path(path)
+    open_directory(path)
 }
 
 /// The overlay of another agent around it would see its writes too, and everything here would hang and fail with it. What
 /// an earlier agent of the same ring has left is taken off before anything is mounted.
 fn check_apart(path: &Path, ring: &str) -> Result<(), Unusable> {
-    let is_around = |other: &table::Mounted| {
-        other.is_overlay()
-            && !other.is_overlay_of(ring)
-            && other.point != path
-            && path.starts_with(&other.point)
+    let table = Table::read().unwrap_or_default();
+    let around = |other: &table::Mounted| {
+        let label = other.label().filter(|label| label.ring != ring)?;
+        let is_around = other.point != path && path.starts_with(&other.point);
+        is_around.then(|| Unusable::Overlaid {
+            path: path.to_owned(),
+            other: other.point.clone(),
+            ring: label.ring,
+        })
     };
-    match table::all().unwrap_or_default().into_iter().find(is_around) {
-        None => Ok(()),
-        Some(table::Mounted { point, source, .. }) => {
-            let ring = source.strip_prefix(SOURCE_PREFIX).unwrap_or(&source).to_owned();
-            Err(Unusable::Overlaid { path: path.to_owned(), other: point, ring })
-        }
-    }
+    table.iter().find_map(around).map_or(Ok(()), Err)
 }
 
 fn check_log(path: &Path) -> Result<(), Unusable> {
@@ -174,19 +167,20 @@ fn is_missing(path: &Path) -> bool {
 }
 
 fn check_path(path: &Path) -> Result<(), Unusable> {
-    let failed = |error: io::Error| match error.kind() {
+    open_directory(path).map(drop)
+}
+
+/// Opens the directory at `path`, through no symbolic link.
+fn open_directory(path: &Path) -> Result<OwnedFd, Unusable> {
+    walk::open_dir(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Unusable::Missing(path.to_owned()),
-        io::ErrorKind::NotADirectory => Unusable::NotADirectory(path.to_owned()),
-        _ => Unusable::Io { path: path.to_owned(), error },
-    };
-    let real = fs::canonicalize(path).map_err(failed)?;
-    if real != path {
-        return Err(Unusable::Symlink { path: path.to_owned(), real });
-    }
-    if !fs::symlink_metadata(path).map_err(failed)?.is_dir() {
-        return Err(Unusable::NotADirectory(path.to_owned()));
-    }
-    Ok(())
+        _ => match fs::canonicalize(path) {
+            // Where a link leads to is for the message alone.
+            Ok(real) if real != path => Unusable::Symlink { path: path.to_owned(), real },
+            _ if error.kind() == io::ErrorKind::NotADirectory => Unusable::NotADirectory(path.to_owned()),
+            _ => Unusable::Io { path: path.to_owned(), error },
+        },
+    })
 }
 
 /// What mounting needs is there.
@@ -234,46 +228,4 @@ fn others_allowed() -> bool {
     may_administer()
         || fs::read_to_string("/etc/fuse.conf")
             .is_ok_and(|conf| conf.lines().any(|line| line.trim() == "user_allow_other"))
-}
-
-/// Mounts an overlay on `path`.
-///
-/// # Errors
-/// If the system refuses.
-pub fn mount(path: &Path, ring: &str, adapter: Adapter) -> Result<Session<Adapter>> {
-    let mut config = Config::default();
-    config.acl = if others_allowed() { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(adapter.threads());
-    config.clone_fd = true;
-    config.mount_options = options(path)?;
-    config.mount_options.push(MountOption::FSName(format!("{SOURCE_PREFIX}{ring}")));
-    let notifier = adapter.notifier();
-    let pruner = adapter.pruner();
-    let session = Session::new(adapter, path, &config)
-        .with_context(|| format!("cannot mount an overlay on {}", path.display()))?;
-    // Set once: the adapter is new.
-    let _ = notifier.set(session.notifier());
-    let device = session.as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
-    pruner.start(device).context("cannot start a thread")?;
-    Ok(session)
-}
-
-/// The overlay forbids what the mount below forbids, and nothing else.
-fn options(path: &Path) -> Result<Vec<MountOption>> {
-    let below = statvfs(path).with_context(|| format!("cannot examine {}", path.display()))?.f_flag;
-    let pick = |flag, set, unset| if below.contains(flag) { set } else { unset };
-    let mut options = vec![
-        MountOption::DefaultPermissions,
-        // fuser would leave MountOption::Subtype to the helper alone.
-        MountOption::CUSTOM(SUBTYPE_OPTION.to_owned()),
-        pick(StatVfsMountFlags::RDONLY, MountOption::RO, MountOption::RW),
-        pick(StatVfsMountFlags::NOEXEC, MountOption::NoExec, MountOption::Exec),
-        pick(StatVfsMountFlags::NOATIME, MountOption::NoAtime, MountOption::Atime),
-    ];
-    // The helper grants these to nobody.
-    if may_administer() {
-        options.push(pick(StatVfsMountFlags::NODEV, MountOption::NoDev, MountOption::Dev));
-        options.push(pick(StatVfsMountFlags::NOSUID, MountOption::NoSuid, MountOption::Suid));
-    }
-    Ok(options)
 }

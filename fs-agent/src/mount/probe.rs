@@ -2,13 +2,13 @@
 
 use std::{
     io,
-    path::Path,
+    os::fd::OwnedFd,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::{fs::statfs, io::Errno};
+use rustix::{fs::fstatfs, io::Errno};
 
 /// How long an overlay may take to answer.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
@@ -19,16 +19,16 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// The hidden command that a child runs.
 const COMMAND: &str = "probe";
 
-/// The child's exit code for an errno that is none.
-const CODE_UNKNOWN: u8 = u8::MAX;
+/// The child's exit code where nobody serves the overlay.
+const CODE_DEAD: u8 = 1;
 
 /// What an overlay says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is served.
+    /// It is served. That who asks is refused is an answer too.
     Alive,
-    /// Its agent is gone, or has given it up.
-    Dead(Errno),
+    /// Its connection has ended: its agent is gone, or has given it up.
+    Dead,
     /// Nothing in time.
     Silent,
 }
@@ -37,15 +37,14 @@ pub enum Answer {
 pub struct Probe(Child);
 
 impl Probe {
-    /// Has a child process ask what is mounted at `path`. A thread would not do: one that waits in the kernel for an
-    /// overlay cannot always be ended, and a process ends with its last thread.
+    /// Has a child process ask the filesystem whose root is `root`. A thread would not do: one that waits in the kernel for
+    /// an overlay cannot always be ended, and a process ends with its last thread.
     ///
     /// # Errors
     /// If the process cannot be started.
-    pub fn ask(path: &Path) -> io::Result<Self> {
+    pub fn ask(root: OwnedFd) -> io::Result<Self> {
         let mut command = Command::new("/proc/self/exe");
-        command.arg(COMMAND).arg("--").arg(path);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(Self)
+        command.arg(COMMAND).stdin(root).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(Self)
     }
 
     /// What it says by `deadline`. The child is abandoned if it says nothing.
@@ -54,8 +53,8 @@ impl Probe {
             match self.0.try_wait() {
                 Ok(Some(status)) => {
                     return match status.code() {
-                        Some(0) => Answer::Alive,
-                        Some(code) => Answer::Dead(Errno::from_raw_os_error(code)),
+                        Some(code) if code == i32::from(CODE_DEAD) => Answer::Dead,
+                        Some(_) => Answer::Alive,
                         None => Answer::Silent,
                     };
                 }
@@ -70,10 +69,11 @@ impl Probe {
     }
 }
 
-/// What the child does: asks, and says the errno by its exit code.
-pub fn run(path: &Path) -> u8 {
-    match statfs(path) {
-        Ok(_) => 0,
-        Err(errno) => u8::try_from(errno.raw_os_error()).unwrap_or(CODE_UNKNOWN),
+/// What the child does: asks the filesystem that its standard input is on, and says by the exit code whether anybody
+/// answers.
+pub fn run() -> u8 {
+    match fstatfs(io::stdin()) {
+        Err(Errno::NOTCONN | Errno::CONNABORTED) => CODE_DEAD,
+        _ => 0,
     }
 }

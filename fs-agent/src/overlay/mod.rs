@@ -100,16 +100,19 @@ pub struct Overlay {
     fs_type: FsWord,
     /// `/proc/self/fd`: through it a file that is held with O_PATH can be opened again.
     own_fds: OwnedFd,
+    /// Has what others have mounted and unmounted on the overlay followed below, and waits for that a while.
+    settle_mounts: Option<SettleMounts>,
 }
 
+/// See [`Overlay::settle_mounts_by`].
+pub type SettleMounts = Box<dyn Fn() + Send + Sync>;
+
 impl Overlay {
-    /// Takes the directory at `path`. To be called before anything is mounted on it.
+    /// Takes the directory that `root` holds with O_PATH. Writers see it at `path`.
     ///
     /// # Errors
-    /// If it cannot be opened as a directory.
-    pub fn open(path: &Path, shared: &Shared, limits: Limits) -> Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = openat(rustix::fs::CWD, path, flags, Mode::empty())?;
+    /// If it cannot be examined.
+    pub fn over(root: OwnedFd, path: &Path, shared: &Shared, limits: Limits) -> Result<Self> {
         let stat = stat_of(&root)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let own_fds = openat(rustix::fs::CWD, "/proc/self/fd", flags, Mode::empty())?;
@@ -123,7 +126,14 @@ impl Overlay {
             opens: shared.opens.clone(),
             identity: shared.identity,
             own_fds,
+            settle_mounts: None,
         })
+    }
+
+    /// Has `settle` called when a mount point in the directory below is in the way of an operation: it waits until what
+    /// others have unmounted on the overlay is unmounted below as well.
+    pub fn settle_mounts_by(&mut self, settle: SettleMounts) {
+        self.settle_mounts = Some(settle);
     }
 
     /// Says when the kernel knows so many inodes that it should be asked to forget some, as long as this overlay is

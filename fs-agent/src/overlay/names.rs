@@ -165,7 +165,7 @@ impl Overlay {
     fn remove(&self, parent: u64, name: &OsStr, flags: AtFlags) -> Result<()> {
         let parent = self.inodes.get(parent)?;
         let known = self.known(&parent, name);
-        unlinkat(&parent.fd()?, name, flags)?;
+        self.with_mounts_settled(|| unlinkat(&parent.fd()?, name, flags))?;
         if let Some((inode, fd)) = known {
             inode.links.remove(&parent, name);
             // It may be found by this alone now.
@@ -189,7 +189,7 @@ impl Overlay {
         let flags = RenameFlags::from_bits_retain(flags);
         let moved = self.known(&parent, name);
         let replaced = self.known(&new_parent, new_name);
-        renameat_with(&parent.fd()?, name, &new_parent.fd()?, new_name, flags)?;
+        self.with_mounts_settled(|| renameat_with(&parent.fd()?, name, &new_parent.fd()?, new_name, flags))?;
         if let Some((replaced, fd)) = &replaced {
             if moved.as_ref().is_some_and(|(moved, _)| moved.id == replaced.id) {
                 // Two names of one file: both stay, says rename(2).
@@ -206,6 +206,18 @@ impl Overlay {
             self.inodes.moved(moved, (&parent, name), (&new_parent, new_name));
         }
         Ok(())
+    }
+
+    /// Does `work` again if a mount point is in its way: somebody may just have unmounted on the overlay what is still
+    /// mounted below.
+    fn with_mounts_settled(&self, work: impl Fn() -> Result<()>) -> Result<()> {
+        match (work(), &self.settle_mounts) {
+            (Err(Errno::BUSY), Some(settle)) => {
+                settle();
+                work()
+            }
+            (done, _) => done,
+        }
     }
 
     /// The inode that `name` leads to, if the kernel knows it, with its descriptor. That the name can change hands

@@ -50,7 +50,9 @@ fn fixture_sharing(shared: &Shared, limits: Limits) -> Fixture {
 
 fn fixture_in(place: &Path, shared: &Shared, limits: Limits) -> Fixture {
     let dir = tempfile::tempdir_in(place).unwrap();
-    let overlay = Overlay::open(dir.path(), shared, limits).unwrap();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(rustix::fs::CWD, dir.path(), flags, Mode::empty()).unwrap();
+    let overlay = Overlay::over(root, dir.path(), shared, limits).unwrap();
     Fixture { overlay, dir }
 }
 

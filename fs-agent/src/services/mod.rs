@@ -3,7 +3,11 @@
 //! [`Services::apply`] serves the start, a reload, sleep and wake alike. It first starts what is new, which may fail
 //! and is then undone; only when all of it runs does it change what stays and stop what is gone.
 
+mod flush;
 mod overlays;
+mod reconcile;
+mod served;
+mod tree;
 
 use std::{
     path::{Path, PathBuf},
@@ -26,11 +30,15 @@ use crate::{
     run::Event,
 };
 
-pub use overlays::OverlayId;
+pub use overlays::Ended;
 use overlays::Overlays;
+pub use served::OverlayId;
 
 /// How long what is still in use may be used after the agent was told to end.
 pub const CLOSING_GRACE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether it is still in use.
+pub const CLOSING_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Whether `config` could be applied, as far as can be said without changing anything.
 ///
@@ -70,7 +78,6 @@ impl Services {
     /// Nothing yet, to feed `ring` and to report to `events`.
     pub fn new(ring: AgentRing, ring_name: &str, events: Sender<Event>, prepared: Prepared) -> Self {
         let capture = Arc::new(Capture::new(ring));
-        mount::recover_forgotten(ring_name);
         let overlays = Overlays::new(Arc::clone(&capture), ring_name, events, prepared.identity);
         let fifos = Fifos::new(Arc::clone(&capture));
         Self { capture, overlays, fifos, asleep: Vec::new() }
@@ -84,8 +91,9 @@ impl Services {
         let mut directories = config.directories.clone();
         directories.retain(|directory| !asleep.contains(&directory.path));
         let fifos = self.fifos.open_new(&config.fifos)?;
-        let overlays = self.overlays.start_new(&directories)?;
+        let overlays = self.overlays.start_new(&directories, config.agent.on_agent_exit)?;
         // Nothing can fail from here on but for want of threads.
+        mount::recover_forgotten(&config.ring.name, |path| directories.iter().any(|d| d.path == path));
         self.overlays.settle(&directories, overlays);
         self.asleep = asleep;
         let settled = self.fifos.settle(&config.fifos, fifos);
@@ -98,16 +106,24 @@ impl Services {
         self.overlays.is_empty() && self.fifos.is_empty() && self.asleep.is_empty()
     }
 
-    /// Somebody else has unmounted an overlay, or serving it has failed, or the last file in one that was unmounted is
-    /// closed.
-    pub fn overlay_ended(&mut self, id: OverlayId, result: std::io::Result<()>) {
-        if self.overlays.ended(id, result) {
+    /// An overlay is not served any more: somebody else has unmounted it, or serving it has failed, or the last file in one
+    /// that was unmounted is closed.
+    pub fn overlay_ended(&mut self, id: OverlayId, result: std::io::Result<()>) -> Ended {
+        let ended = self.overlays.ended(id, result);
+        if ended == Ended::Unmounted {
             self.announce();
         }
+        ended
+    }
+
+    /// Somebody has mounted or unmounted something, somewhere.
+    pub fn mounts_changed(&mut self) {
+        self.overlays.mounts_changed();
     }
 
     /// What is to be done now and then.
-    pub fn tidy(&self) {
+    pub fn tidy(&mut self) {
+        self.overlays.let_go_of_unused();
         self.overlays.tidy();
         self.capture.tidy();
     }
@@ -120,13 +136,15 @@ impl Services {
         self.fifos.join();
     }
 
-    /// Whether nothing is in use any more of what was stopped.
-    pub fn is_closed(&self) -> bool {
+    /// Whether nothing is in use any more of what was stopped. Who waits for that asks again every
+    /// [`CLOSING_LOOK_INTERVAL`].
+    pub fn is_closed(&mut self) -> bool {
+        self.overlays.let_go_of_unused();
         self.overlays.is_closed()
     }
 
     /// Says what is cut off if the process ends now, and puts the last news into the ring.
-    pub fn abandon(&self) {
+    pub fn abandon(&mut self) {
         self.overlays.abandon();
         self.capture.finish();
     }

@@ -1,102 +1,74 @@
-//! The overlays that are served.
+//! The directories that are overlaid.
 
 use std::{
+    collections::HashMap,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        mpsc::{Sender, channel},
-    },
-    thread,
-    time::Duration,
+    sync::{Arc, mpsc::Sender},
 };
 
 use anyhow::{Context, Result};
 use bywash_common::config::{DirectoryConfig, OnAgentExit};
-use fuser::Session;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::fs::statvfs;
 
-use super::CLOSING_GRACE;
+use super::{
+    flush::{self, Kept},
+    served::{OverlayId, Served, Server},
+    tree::{Assembled, Serving, Target, Tree},
+};
 use crate::{
     capture::{Capture, Source},
-    fuse::Adapter,
-    mount::{self, Unmounted},
-    overlay::{HandleNumbers, Identity, Opens, Overlay, Shared},
-    process,
+    mount::{self, Cover, Dead, table::Table, walk},
+    overlay::Identity,
     run::Event,
-    worker_pool::{self, WorkerPool},
 };
 
-/// How long the start waits for an overlay to answer.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// Tells an overlay from others, those that were on the same directory before included.
+/// What has become of an overlay that is not served any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OverlayId(u64);
-
-/// An overlay that is served.
-struct Served {
-    id: OverlayId,
-    path: PathBuf,
-    pool: Arc<WorkerPool>,
-    source: Arc<Source>,
-    /// Its end of the kernel's connection.
-    device: OwnedFd,
+pub enum Ended {
+    /// It was out of the tree already.
+    Expected,
+    /// Somebody else has unmounted a directory's overlay: that directory is not listened to any more.
+    Unmounted,
+    /// The connection was aborted, and the overlay is still there and fails: it is to be mounted again.
+    Aborted,
 }
 
-impl Served {
-    /// Once the overlay is unmounted, and what was open in it closed, the kernel tells only who asks it.
-    fn release_workers_if_ended(&self) {
-        let mut device = [PollFd::new(self.device.as_fd(), PollFlags::empty())];
-        let asked = poll(&mut device, PollTimeout::ZERO);
-        let ended =
-            asked.is_ok() && device[0].revents().is_none_or(|events| events.contains(PollFlags::POLLERR));
-        if ended {
-            self.pool.release_workers();
-        }
-    }
-
-    /// Takes it out of the tree. What is open in it is served on.
-    fn unmount(&self, ring: &str) {
-        let shown = self.path.display();
-        match mount::unmount(&self.path, ring) {
-            Ok(Unmounted::Clean) => tracing::info!("unmounted {shown}"),
-            Ok(Unmounted::Lazily) => {
-                tracing::info!(
-                    "unmounted {shown}; files that are open there are served until they are closed"
-                );
-            }
-            Ok(Unmounted::Gone) => tracing::info!("{shown} was unmounted already"),
-            Err(error) => tracing::error!("{error:#}"),
-        }
-        self.pool.release_workers();
-    }
+/// An overlay out of the tree, with files open in it.
+struct Leaving {
+    path: PathBuf,
+    source: Arc<Source>,
+    served: Served,
+    /// Where somebody may have mapped a file.
+    kept: Option<Kept>,
 }
 
 /// All overlays.
 pub struct Overlays {
     capture: Arc<Capture>,
-    ring: String,
-    events: Sender<Event>,
-    next_id: u64,
-    shared: Shared,
+    serving: Arc<Serving>,
     /// In the tree.
-    mounted: Vec<Served>,
+    mounted: Vec<Tree>,
     /// Out of the tree, with files open in them.
-    leaving: Vec<Served>,
+    leaving: Vec<Leaving>,
+    /// Directories under overlays whose connection was aborted, and that are to be mounted again.
+    aborted: HashMap<PathBuf, OwnedFd>,
 }
 
 /// Overlays that are mounted and not yet taken in. Dropped, they are unmounted again.
 pub struct New {
-    ring: String,
-    served: Vec<Served>,
+    trees: Vec<Tree>,
 }
 
 impl Drop for New {
     fn drop(&mut self) {
-        self.served.iter().for_each(|served| served.unmount(&self.ring));
+        for tree in std::mem::take(&mut self.trees) {
+            // One that has taken the place of a dead one stays, to fail as that did: nothing is to be written uncaptured.
+            if tree.replaces_dead() {
+                continue;
+            }
+            tree.unmount();
+        }
     }
 }
 
@@ -104,98 +76,149 @@ impl Overlays {
     /// None yet. They act as `identity` lets them. Their writes go to `capture`, news of their end to `events`; mounts name
     /// `ring`.
     pub fn new(capture: Arc<Capture>, ring: &str, events: Sender<Event>, identity: Identity) -> Self {
-        Self {
-            capture,
-            ring: ring.to_owned(),
-            events,
-            next_id: 0,
-            shared: Shared {
-                identity,
-                handles: HandleNumbers::default(),
-                opens: Opens::new(process::opens_max()),
-            },
-            mounted: Vec::new(),
-            leaving: Vec::new(),
-        }
+        let server = Arc::new(Server::new(events, identity));
+        let serving = Arc::new(Serving { server, ring: ring.to_owned() });
+        Self { capture, serving, mounted: Vec::new(), leaving: Vec::new(), aborted: HashMap::new() }
     }
 
-    /// Mounts those of `wanted` that are not mounted, and waits until they answer.
+    /// Mounts those of `wanted` that are not mounted; they answer before anybody sees them.
     ///
     /// # Errors
     /// Why one could not be. None is then left mounted.
-    pub fn start_new(&mut self, wanted: &[DirectoryConfig]) -> Result<New> {
-        let mut new = New { ring: self.ring.clone(), served: Vec::new() };
+    pub fn start_new(&mut self, wanted: &[DirectoryConfig], on_agent_exit: OnAgentExit) -> Result<New> {
+        let mut new = New { trees: Vec::new() };
         self.notice_unmounted();
         let missing: Vec<_> = wanted.iter().filter(|d| !self.paths().any(|path| path == d.path)).collect();
-        if missing.is_empty() {
-            return Ok(new);
-        }
+        let mut opened = Vec::with_capacity(missing.len());
         for directory in &missing {
-            mount::recover(&directory.path, &self.ring)?;
-            mount::prepare_directory(directory)?;
+            opened.push(self.open(directory, on_agent_exit)?);
         }
-        for directory in missing {
-            let served = self.mount(directory, wanted.len())?;
-            let (pool, path) = (Arc::clone(&served.pool), served.path.clone());
-            new.served.push(served);
-            settle_workers(pool, path)?;
+        let mut prepared = Vec::with_capacity(missing.len());
+        for (directory, target) in missing.into_iter().zip(opened) {
+            let source = Arc::new(Source::new(Arc::clone(&self.capture), directory));
+            let source = (source, wanted.len() + self.below());
+            prepared.push(Assembled::new(&self.serving, directory, target, on_agent_exit, source)?);
+        }
+        for one in prepared {
+            new.trees.push(one.attach(&self.serving)?);
         }
         Ok(new)
     }
 
+    /// Opens `directory`, after what an agent that has died has left there was seen to.
+    fn open(&mut self, directory: &DirectoryConfig, on_agent_exit: OnAgentExit) -> Result<Target> {
+        let path = &directory.path;
+        let known = self.aborted.remove(path);
+        let dead =
+            if on_agent_exit == OnAgentExit::Keep || known.is_some() { Dead::Replace } else { Dead::TakeOff };
+        let cover = mount::recover(path, &self.serving.ring, dead)?;
+        let (top, real) = match cover {
+            Cover::None => {
+                let top = mount::prepare_directory(directory)?;
+                let real = top.try_clone().context("cannot duplicate a descriptor")?;
+                (top, Some(real))
+            }
+            Cover::Dead => {
+                (walk::open_dir(path).with_context(|| format!("cannot open {}", path.display()))?, known)
+            }
+        };
+        Ok(Target { top, cover, real })
+    }
+
+    /// How many overlays there are below directories.
+    fn below(&self) -> usize {
+        self.mounted.iter().map(|tree| tree.overlays().count() - 1).sum()
+    }
+
     /// What somebody else has unmounted while files were open in it is served on, and can be mounted again.
     fn notice_unmounted(&mut self) {
-        for served in std::mem::take(&mut self.mounted) {
-            if mount::is_mounted(&served.path, &self.ring) {
-                self.mounted.push(served);
+        // Without the table nobody can tell: as if all were there.
+        let Ok(table) = Table::read() else { return };
+        for tree in std::mem::take(&mut self.mounted) {
+            if tree.is_mounted(&table) {
+                self.mounted.push(tree);
             } else {
-                tracing::warn!("{} was unmounted by someone else", served.path.display());
-                served.pool.release_workers();
-                self.leaving.push(served);
+                tracing::warn!("{} was unmounted by someone else", tree.path.display());
+                self.leave(tree, &mut Vec::new(), Tree::into_served);
             }
         }
     }
 
-    /// Mounts one of `overlays`, and serves it with threads of its own.
-    fn mount(&mut self, directory: &DirectoryConfig, overlays: usize) -> Result<Served> {
-        let path = directory.path.clone();
-        let limits = process::cache_limits(overlays);
-        let overlay = Overlay::open(&path, &self.shared, limits)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        let pool = WorkerPool::new(worker_pool::threads_each(overlays));
-        let source = Arc::new(Source::new(Arc::clone(&self.capture), directory));
-        let adapter = Adapter::new(overlay, Arc::clone(&source), Arc::clone(&pool));
-        let session = mount::mount(&path, &self.ring, adapter)?;
-        let device = session.as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
-        let id = OverlayId(self.next_id);
-        self.next_id += 1;
-        serve_session(session, id, self.events.clone())?;
-        Ok(Served { id, path, pool, source, device })
+    /// Takes note that `tree` is not in the tree of mounts any more.
+    fn leave(&mut self, tree: Tree, kept: &mut Vec<Kept>, take_out: impl FnOnce(Tree) -> Vec<Served>) {
+        let (path, source) = (tree.path.clone(), Arc::clone(&tree.source));
+        self.leave_all(&path, &source, kept, take_out(tree));
+    }
+
+    fn leave_all(&mut self, path: &Path, source: &Arc<Source>, kept: &mut Vec<Kept>, overlays: Vec<Served>) {
+        for served in overlays {
+            served.release_workers();
+            let at = kept.iter().position(|kept| kept.id() == served.id);
+            let kept = at.map(|at| kept.swap_remove(at));
+            self.leaving.push(Leaving { path: path.to_owned(), source: Arc::clone(source), served, kept });
+        }
+    }
+
+    /// Lets go of overlays out of the tree that nobody uses any more.
+    pub fn let_go_of_unused(&mut self) {
+        for leaving in &mut self.leaving {
+            leaving.kept.take_if(|_| !leaving.served.mapped.is_any());
+        }
     }
 
     /// Takes `new` in, has the others go by what is `wanted`, and takes out of the tree what is not any more.
     pub fn settle(&mut self, wanted: &[DirectoryConfig], mut new: New) {
-        for served in std::mem::take(&mut self.mounted) {
-            match wanted.iter().find(|directory| directory.path == served.path) {
+        let mut unwanted = Vec::new();
+        for mut tree in std::mem::take(&mut self.mounted) {
+            match wanted.iter().find(|directory| directory.path == tree.path) {
                 Some(directory) => {
-                    served.source.change(directory);
-                    self.mounted.push(served);
+                    tree.source.change(directory);
+                    if tree.submounts != directory.submounts {
+                        let shown = tree.path.display();
+                        tracing::warn!(
+                            "directory.submounts of {shown} has changed: filesystems that are mounted there already stay as they are"
+                        );
+                        tree.submounts = directory.submounts;
+                    }
+                    self.mounted.push(tree);
                 }
-                None => {
-                    served.unmount(&self.ring);
-                    self.leaving.push(served);
-                }
+                None => unwanted.push(tree),
             }
         }
-        for served in std::mem::take(&mut new.served) {
-            tracing::info!("listening on {}", served.path.display());
-            self.mounted.push(served);
+        self.unmount(unwanted);
+        for tree in std::mem::take(&mut new.trees) {
+            tracing::info!("listening on {}", tree.path.display());
+            self.mounted.push(tree);
+        }
+    }
+
+    /// Takes `trees` out of the tree of mounts, when what the kernel holds of mappings is written down.
+    fn unmount(&mut self, mut trees: Vec<Tree>) {
+        for tree in &mut trees {
+            let gone = tree.reconcile(&self.serving, 1);
+            let (path, source) = (tree.path.clone(), Arc::clone(&tree.source));
+            self.leave_all(&path, &source, &mut Vec::new(), gone);
+        }
+        let mut kept = flush::begin(trees.iter().flat_map(Tree::mapped).collect());
+        for tree in trees {
+            self.leave(tree, &mut kept, Tree::unmount);
+        }
+    }
+
+    /// Somebody has mounted or unmounted something, somewhere.
+    pub fn mounts_changed(&mut self) {
+        let overlays = self.mounted.len() + self.below() + 1;
+        for mut tree in std::mem::take(&mut self.mounted) {
+            let gone = tree.reconcile(&self.serving, overlays);
+            let (path, source) = (tree.path.clone(), Arc::clone(&tree.source));
+            self.mounted.push(tree);
+            self.leave_all(&path, &source, &mut Vec::new(), gone);
         }
     }
 
     /// The directories that have an overlay.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.mounted.iter().map(|served| served.path.as_path())
+        self.mounted.iter().map(|tree| tree.path.as_path())
     }
 
     /// Whether no directory has an overlay.
@@ -203,39 +226,63 @@ impl Overlays {
         self.mounted.is_empty()
     }
 
-    /// An overlay is not served any more. Gives whether it was in the tree.
-    pub fn ended(&mut self, id: OverlayId, result: io::Result<()>) -> bool {
-        self.leaving.retain(|served| served.id != id);
-        let Some(at) = self.mounted.iter().position(|served| served.id == id) else { return false };
-        let shown = self.mounted.remove(at).path;
-        let shown = shown.display();
-        match result {
-            Ok(()) => tracing::warn!("{shown} was unmounted by someone else: not listening there"),
-            Err(error) => tracing::error!("serving {shown} has failed: {error}"),
+    /// An overlay is not served any more.
+    pub fn ended(&mut self, id: OverlayId, result: io::Result<()>) -> Ended {
+        self.leaving.retain(|leaving| leaving.served.id != id);
+        let Some(at) = self.mounted.iter().position(|tree| tree.has(id)) else { return Ended::Expected };
+        if self.mounted[at].top.id != id {
+            // An overlay below a directory: unmounted by somebody, or to be mounted again.
+            self.mounts_changed();
+            return Ended::Expected;
         }
-        true
+        let mut tree = self.mounted.remove(at);
+        let shown = tree.path.display().to_string();
+        let still_there = Table::read().is_ok_and(|table| tree.is_mounted(&table));
+        if let Some(real) = tree.real.take_if(|_| still_there) {
+            self.aborted.insert(tree.path.clone(), real);
+        }
+        self.leave(tree, &mut Vec::new(), Tree::into_served);
+        self.leaving.retain(|leaving| leaving.served.id != id);
+        match result {
+            _ if still_there => {
+                tracing::error!("the connection to {shown} was aborted: mounting it again");
+                Ended::Aborted
+            }
+            Ok(()) => {
+                tracing::warn!("{shown} was unmounted by someone else: not listening there");
+                Ended::Unmounted
+            }
+            Err(error) => {
+                tracing::error!("serving {shown} has failed: {error}");
+                Ended::Unmounted
+            }
+        }
     }
 
     /// Notices those that nobody uses any more, and announces what quotas have withheld.
     pub fn tidy(&self) {
-        for served in self.mounted.iter().chain(&self.leaving) {
+        let leaving = self.leaving.iter().map(|leaving| (&leaving.served, &leaving.source));
+        let mounted =
+            self.mounted.iter().flat_map(|tree| tree.overlays().map(|served| (served, &tree.source)));
+        for (served, _) in leaving.chain(mounted) {
             served.release_workers_if_ended();
-            served.source.tidy();
         }
+        self.mounted.iter().for_each(|tree| tree.source.tidy());
+        self.leaving.iter().for_each(|leaving| leaving.source.tidy());
     }
 
     /// Takes all of them out of the tree, unless they are to be kept: those fail once this process is gone.
     pub fn stop(&mut self, on_agent_exit: OnAgentExit) {
+        let mounted = std::mem::take(&mut self.mounted);
         if on_agent_exit == OnAgentExit::Keep {
-            for Served { path, source, .. } in std::mem::take(&mut self.mounted) {
-                source.finish();
-                tracing::info!("{} stays overlaid, and fails until fs-agent runs again", path.display());
+            flush::finish(flush::begin(mounted.iter().flat_map(Tree::mapped).collect()));
+            for tree in mounted {
+                tree.source.finish();
+                tracing::info!("{} stays overlaid, and fails until fs-agent runs again", tree.path.display());
             }
+            return;
         }
-        for served in std::mem::take(&mut self.mounted) {
-            served.unmount(&self.ring);
-            self.leaving.push(served);
-        }
+        self.unmount(mounted);
     }
 
     /// Whether nothing is open in those that are out of the tree.
@@ -243,45 +290,14 @@ impl Overlays {
         self.leaving.is_empty()
     }
 
-    /// Says what is cut off if the process ends now, and what quotas have withheld.
-    pub fn abandon(&self) {
-        for Served { path, source, .. } in &self.leaving {
+    /// Says what is cut off if the process ends now, has it written down, and says what quotas have withheld.
+    pub fn abandon(&mut self) {
+        self.let_go_of_unused();
+        flush::finish(self.leaving.iter_mut().filter_map(|leaving| leaving.kept.take()).collect());
+        for Leaving { path, source, .. } in &self.leaving {
             let shown = path.display();
             source.finish();
-            tracing::warn!("files are still open in {shown} after {CLOSING_GRACE:?}: they are cut off now");
+            tracing::warn!("files are still open in {shown}: they are cut off now");
         }
     }
-}
-
-/// Has the threads that are not needed yet park, by giving each something small to do: before they touch more of their
-/// buffers. Waits a while for that: an overlay whose threads have parked answers.
-fn settle_workers(pool: Arc<WorkerPool>, path: PathBuf) -> Result<()> {
-    let (done, settled) = channel();
-    let settle_workers = move || {
-        for _ in 0..pool.size() {
-            if pool.is_settled() || statvfs(&path).is_err() {
-                break;
-            }
-        }
-        // Nobody listens any more if the directory below is slow.
-        let _ = done.send(());
-    };
-    // Not this thread: the directory below may not answer at all.
-    thread::Builder::new()
-        .name("settle".to_owned())
-        .spawn(settle_workers)
-        .context("cannot start a thread")?;
-    let _ = settled.recv_timeout(SETTLE_TIME_MAX);
-    Ok(())
-}
-
-/// Serves an overlay with threads of its own, and reports its end.
-fn serve_session(session: Session<Adapter>, id: OverlayId, events: Sender<Event>) -> Result<()> {
-    let serve = move || {
-        let result = session.run();
-        // Nobody listens any more once the agent has given up waiting.
-        let _ = events.send(Event::Ended(id, result));
-    };
-    thread::Builder::new().name("overlay".to_owned()).spawn(serve).context("cannot start a thread")?;
-    Ok(())
 }

@@ -44,6 +44,7 @@ mod shutdown;
 mod sleep;
 mod spool;
 mod strangers;
+mod submounts;
 mod tools;
 mod topics;
 mod units;

@@ -2,12 +2,14 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     os::unix::process::ExitStatusExt,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use bywash_tests::harness::{
-    Broker, Bywash, Settings, broker,
+    Broker, Bywash, Settings, broker, mounts,
     wait::{self, PATIENCE},
 };
 use nix::sys::signal::Signal;
@@ -40,6 +42,57 @@ fn a_terminated_agent_goes_although_a_file_is_open() {
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(!bywash.is_mounted());
     drop(open);
+}
+
+/// A program that has mapped a file of the first directory and stored into the mapping, which nobody has flushed; it reads
+/// the mapping once more when it is told to end.
+fn map_and_store(bywash: &Bywash) -> Child {
+    const PROGRAM: &str = "import mmap, os, sys\n\
+        fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o644); os.ftruncate(fd, 8192)\n\
+        m = mmap.mmap(fd, 8192); m[0:6] = b'stored'\n\
+        print('stored', flush=True)\n\
+        sys.stdin.readline(); print(m[0:6].decode(), flush=True)\n";
+    let mut program = Command::new("python3")
+        .args(["-c", PROGRAM])
+        .arg(bywash.file("mapped"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3");
+    let mut line = String::new();
+    BufReader::new(program.stdout.as_mut().expect("a pipe")).read_line(&mut line).expect("a line");
+    assert_eq!(line, "stored\n");
+    program
+}
+
+#[test]
+fn what_is_stored_in_mappings_is_in_the_file_when_the_overlay_is_gone() {
+    let stop = |bywash: &mut Bywash| bywash.stop_agent();
+    let take_out = |bywash: &mut Bywash| {
+        let section = format!("\n[[directory]]\npath = {:?}\n", bywash.directory());
+        bywash.edit(&section, "\n");
+        assert!(bywash.reload_agent().contains("in force"));
+    };
+    let ends: [fn(&mut Bywash); 2] = [stop, take_out];
+    for end in ends {
+        let settings =
+            Settings { directories: &["a", "b"], ring_size: "1MiB", directory: "", ..Settings::default() };
+        let mut bywash = Bywash::new("localhost:9", &settings);
+        bywash.start_agent();
+        let mut program = map_and_store(&bywash);
+        end(&mut bywash);
+        assert!(!mounts::is_mounted(bywash.directory()));
+        wait::until("the kernel to write the page", PATIENCE, || {
+            let content = fs::read(bywash.file("mapped")).map_err(|error| error.to_string())?;
+            if content.starts_with(b"stored") { Ok(()) } else { Err(format!("{:?}", &content[..8])) }
+        });
+        // Whoever has mapped it goes on reading it.
+        let output = {
+            drop(program.stdin.take());
+            program.wait_with_output().expect("an end")
+        };
+        assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"stored\n"[..]));
+    }
 }
 
 #[test]

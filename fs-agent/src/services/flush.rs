@@ -1,0 +1,149 @@
+//! Has the kernel write down the pages of shared mappings before an overlay is taken off or its agent ends: a store into a
+//! mapping is in the file below only once the kernel has written the page back, by a request that somebody has to answer.
+//!
+//! The pages stay where they are: whoever has mapped them goes on reading them.
+
+use std::{
+    fs::File,
+    io::Read,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::mpsc::sync_channel,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat, syncfs},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+};
+
+use super::served::OverlayId;
+use crate::mount::{
+    table::{Device, Table},
+    walk,
+};
+
+/// How long it may take for all overlays together: a filesystem below may not answer.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether the kernel has written everything.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// An overlay of which the kernel may hold pages.
+pub struct Unwritten {
+    /// Which.
+    pub id: OverlayId,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its filesystem.
+    pub device: Device,
+}
+
+/// The root of an overlay, opened through the overlay, by which the kernel can be told to write once the overlay is out of
+/// the tree. While it is kept the overlay does not end.
+pub struct Kept {
+    id: OverlayId,
+    device: Device,
+    root: OwnedFd,
+}
+
+impl Kept {
+    /// Of which overlay.
+    pub fn id(&self) -> OverlayId {
+        self.id
+    }
+}
+
+/// Has the kernel begin to write, for overlays that are in the tree and are served on. Gives what is needed to have it
+/// finish.
+pub fn begin(overlays: Vec<Unwritten>) -> Vec<Kept> {
+    let begin = move || {
+        let begun = overlays.into_iter().map(begin_one);
+        let logged = begun.inspect(|begun| {
+            if let Err(error) = begun {
+                tracing::warn!("{error:#}");
+            }
+        });
+        logged.filter_map(Result::ok).collect()
+    };
+    patiently(begin).unwrap_or_default()
+}
+
+/// Has the kernel write what it holds, and waits until all is written.
+pub fn finish(overlays: Vec<Kept>) {
+    if overlays.is_empty() {
+        return;
+    }
+    let finish = move || overlays.iter().try_for_each(finish_one);
+    if let Some(Err(error)) = patiently(finish) {
+        tracing::warn!("nobody can tell whether stores into shared mappings are all written down: {error:#}");
+    }
+}
+
+/// Does `work` in a thread of its own, since the filesystem below may not answer; none if it takes too long, which is said.
+fn patiently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, worked) = sync_channel(1);
+    let work = move || {
+        // Nobody waits any more if it took too long.
+        let _ = done.send(work());
+    };
+    let started = thread::Builder::new().name("flush".to_owned()).spawn(work);
+    let result = started.ok().and_then(|_| worked.recv_timeout(FLUSH_TIME_MAX).ok());
+    if result.is_none() {
+        tracing::error!(
+            "stores into shared mappings are not all written down within {FLUSH_TIME_MAX:?}: a filesystem below a \
+             watched directory does not answer"
+        );
+    }
+    result
+}
+
+fn begin_one(overlay: Unwritten) -> Result<Kept> {
+    let Unwritten { id, path, device } = overlay;
+    let begun = || {
+        let root = walk::open(CWD, &path)?;
+        let on = walk::mount_of(&root)?;
+        if Table::read()?.get(on).is_none_or(|mounted| mounted.device != device) {
+            bail!("something else is mounted there");
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(&root, ".", flags, Mode::empty())?;
+        syncfs(&root)?;
+        Ok(root)
+    };
+    let root = begun()
+        .with_context(|| format!("stores into mappings of {} are not written down", path.display()))?;
+    Ok(Kept { id, device, root })
+}
+
+/// Linux 6.18 does not wait in syncfs(2) for what it has a FUSE server write, but it has begun with all of it by then: it is
+/// written once the connection has no request left.
+fn finish_one(overlay: &Kept) -> Result<()> {
+    syncfs(&overlay.root)?;
+    let control = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC).context("no fusectl")?;
+    fsconfig_create(&control).context("no fusectl")?;
+    let control =
+        fsmount(&control, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).context("no fusectl")?;
+    // A connection is called by the number of its device, whose major is 0.
+    let name = overlay.device.0.rsplit(':').next().unwrap_or_default();
+    let deadline = Instant::now() + FLUSH_TIME_MAX;
+    while waiting(control.as_fd(), name)? > 0 {
+        if Instant::now() >= deadline {
+            bail!("requests are still waiting");
+        }
+        thread::sleep(LOOK_INTERVAL);
+    }
+    Ok(())
+}
+
+/// How many requests the kernel waits for.
+fn waiting(control: std::os::fd::BorrowedFd<'_>, connection: &str) -> Result<u64> {
+    let path = format!("{connection}/waiting");
+    let file = openat(control, path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .with_context(|| format!("cannot open {path} of fusectl"))?;
+    let mut text = String::new();
+    File::from(file).read_to_string(&mut text)?;
+    text.trim().parse().with_context(|| format!("{path} of fusectl says {text:?}"))
+}
