@@ -67,14 +67,7 @@ pub const BY_NATURE: &[Exception] = &[
 ];
 
 /// What is still to be mended: each goes from here when it is.
-pub const PENDING: &[Exception] = &[Exception {
-    // tmpfs takes it then, ext4 does not.
-    name: "the set-group-id bit of a file whose access list somebody takes off who is not in its group",
-    is_one: |step| {
-        step.caller != Caller::Root
-            && matches!(&step.operation, Operation::RemoveXattr { name, .. } if name == "system.posix_acl_access")
-    },
-}];
+pub const PENDING: &[Exception] = &[];
 
 /// Why a step is left out.
 pub fn of(step: &Step) -> Option<&'static Exception> {

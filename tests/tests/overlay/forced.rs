@@ -1,7 +1,7 @@
 //! What FUSE makes different, and nothing else may: each is answered as a filesystem without it answers. A test that
 //! fails because the overlay can do it now is to be removed, and its operation added to `generate.rs`.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use nix::unistd::Uid;
 use rustix::{
@@ -9,9 +9,12 @@ use rustix::{
     io::{self, Errno},
 };
 
-use bywash_tests::actor::{
-    operation::{Caller, Content, Operation, Step},
-    world::{Acting, World},
+use bywash_tests::{
+    actor::{
+        operation::{Caller, Content, Operation, Step},
+        world::{Acting, World},
+    },
+    harness::process::must_run,
 };
 
 use crate::Pair;
@@ -135,4 +138,21 @@ fn a_write_too_far_out_takes_the_set_id_bits_away() {
         fs::stat(directory.join("file")).unwrap().st_mode & 0o7777
     });
     assert_eq!((plain, overlay), (0o4700, 0o700));
+}
+
+/// Each mount below a watched directory has an overlay with a device number of its own, also where two show one filesystem.
+#[test]
+fn a_directory_that_is_bound_from_the_same_filesystem_is_on_another_device() {
+    if !Uid::effective().is_root() {
+        return println!("skipped: only root can mount filesystems");
+    }
+    let pair = Pair::start_after(|directory| {
+        let [from, at] = ["from", "at"].map(|name| directory.join(name));
+        [&from, &at].into_iter().for_each(|path| std::fs::create_dir(path).unwrap());
+        must_run(Command::new("mount").arg("--bind").arg(from).arg(at));
+    });
+    let is_one = [pair.plain.as_path(), pair.bywash.directory()].map(|directory| {
+        fs::stat(directory).unwrap().st_dev == fs::stat(directory.join("at")).unwrap().st_dev
+    });
+    assert_eq!(is_one, [true, false]);
 }

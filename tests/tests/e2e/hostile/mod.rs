@@ -31,16 +31,10 @@ const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Attempts that succeed still, each with what is to be mended; a test is to be taken off when it is. `TEST_PENDING=1` has
 /// them tried all the same.
-const PENDING: &[(&str, &str)] = &[
-    (
-        "a_filesystem_below_that_gives_no_rights_gives_none_through_the_overlay",
-        "one overlay covers the filesystems below it too",
-    ),
-    (
-        "leases_from_before_the_overlay_hold_up_their_holder_alone",
-        "workers that wait have no bound for each user",
-    ),
-];
+const PENDING: &[(&str, &str)] = &[(
+    "leases_from_before_the_overlay_hold_up_their_holder_alone",
+    "workers that wait have no bound for each user",
+)];
 
 /// Scripts see `path`, fill `seen`, and have these.
 const PRELUDE: &str = r#"
