@@ -6,6 +6,10 @@
 //! own. So all but [`WATCHERS`] are parked until the last one that still waits for requests gets one to do. What
 //! that costs otherwise is two atomic operations for each request.
 //!
+//! One user must not take all of them. A request that was read needs a thread until it is answered, unless it owns all that
+//! it is about: those that can take long and carry no data wait their turn without one (`fuse::turns`). A write, whose data
+//! lies in the thread's buffer, an open or a look-up has its thread at once, however long it takes.
+//!
 //! The library that reads the requests has a fixed number of threads and knows nothing of this: a thread parks
 //! at the end of a request, after its answer.
 

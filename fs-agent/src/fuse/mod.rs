@@ -8,6 +8,7 @@ mod convert;
 mod modes;
 mod operations;
 mod prune;
+mod turns;
 
 use std::{
     io,
@@ -32,6 +33,7 @@ use crate::{
 use convert::errno;
 use modes::{Chosen, Modes};
 use prune::Pruner;
+use turns::Turns;
 
 /// The most bytes in one write request: as many as the kernel puts into one (256 pages, unless an administrator sets
 /// fs.fuse.max_pages_limit). Each request becomes one record.
@@ -66,12 +68,16 @@ pub struct Adapter {
     modes: Arc<Modes<BackingId>>,
     /// The threads that call this.
     pool: Arc<WorkerPool>,
+    /// Who may keep them busy.
+    turns: Turns,
 }
 
 impl Adapter {
     /// Serves `overlay` with `pool` and hands its writes to `source`.
     pub fn new(overlay: Overlay, source: Arc<Source>, pool: Arc<WorkerPool>) -> Self {
-        Self { overlay: Arc::new(overlay), source, notifier: Arc::default(), modes: Arc::default(), pool }
+        let turns = Turns::new(pool.size());
+        let (notifier, modes) = (Arc::default(), Arc::default());
+        Self { overlay: Arc::new(overlay), source, notifier, modes, pool, turns }
     }
 
     /// How many threads shall call this.
@@ -160,10 +166,13 @@ impl Adapter {
 
     /// The file may have lost set-id bits: else the kernel would believe in them, and run it by them, for a while.
     fn forget_attributes(&self, node: INodeNo) {
-        if let Some(notifier) = self.notifier.get() {
-            // That the kernel knows nothing of the inode is no error.
-            let _ = notifier.inval_inode(node, ATTRIBUTES_ONLY, 0);
-        }
+        forget_attributes(&self.notifier, node);
+    }
+
+    /// Does `work`, which can take long, when it is the turn of who asks for it. `work` answers.
+    fn take_turn(&self, req: &Request, work: impl FnOnce() + Send + 'static) {
+        let _busy = self.pool.begin();
+        self.turns.take(req.uid(), work);
     }
 
     /// Writes below, then records what was written.
@@ -218,6 +227,14 @@ impl Mapped {
     /// Whether there are files open that somebody can have mapped for writing, whose pages are captured.
     pub fn is_any(&self) -> bool {
         !self.0.is_all_passthrough()
+    }
+}
+
+/// As [`Adapter::forget_attributes`].
+fn forget_attributes(notifier: &OnceLock<Notifier>, node: INodeNo) {
+    if let Some(notifier) = notifier.get() {
+        // That the kernel knows nothing of the inode is no error.
+        let _ = notifier.inval_inode(node, ATTRIBUTES_ONLY, 0);
     }
 }
 

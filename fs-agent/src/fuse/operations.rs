@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     io,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -13,11 +14,12 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, Statx};
 
 use super::{
     Adapter, attempt,
     convert::{self, attributes, caller, device, kind, timestamps},
+    forget_attributes,
 };
 use crate::overlay::{Cause, Change, Durability, Entry, NAME_TTL, NewMode, WriteRequest, Xattr};
 
@@ -45,6 +47,16 @@ macro_rules! answer {
         let result = attempt($name, || $work);
         busy.done();
         match result {
+            Ok($value) => $answer,
+            Err(errno) => $reply.error(errno),
+        }
+    };
+}
+
+/// Answers with what an operation gives, or with its errno.
+macro_rules! reply {
+    ($reply:ident, $name:literal, $work:expr, $value:pat => $answer:expr) => {
+        match attempt($name, || $work) {
             Ok($value) => $answer,
             Err(errno) => $reply.error(errno),
         }
@@ -95,9 +107,15 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let change = Change { mode, uid, gid, size, times: timestamps(atime, mtime) };
-        answer!(self as req, reply, "setattr", self.overlay.setattr(ino.0, fh.map(u64::from), &change, caller(req)), stat => {
-            reply.attr(&CACHE_TTL, &attributes(convert::shown_ino(ino.0, &stat), &stat))
-        });
+        let (overlay, caller, handle) = (Arc::clone(&self.overlay), caller(req), fh.map(u64::from));
+        let changed = move || overlay.by(caller, || overlay.setattr(ino.0, handle, &change, caller));
+        let attributes = move |stat: &Statx| attributes(convert::shown_ino(ino.0, stat), stat);
+        if size.is_some() {
+            return self.take_turn(req, move || {
+                reply!(reply, "setattr", changed(), stat => reply.attr(&CACHE_TTL, &attributes(&stat)))
+            });
+        }
+        answer!(self, reply, "setattr", changed(), stat => reply.attr(&CACHE_TTL, &attributes(&stat)));
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -262,9 +280,10 @@ impl Filesystem for Adapter {
         answer!(self, reply, "release", released(), () => reply.ok());
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let synced = || self.overlay.fsync(&*self.overlay.file(fh.0)?, datasync);
-        answer!(self, reply, "fsync", synced(), () => reply.ok());
+    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let overlay = Arc::clone(&self.overlay);
+        let synced = move || overlay.fsync(&*overlay.file(fh.0)?, datasync);
+        self.take_turn(req, move || reply!(reply, "fsync", synced(), () => reply.ok()));
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -318,8 +337,10 @@ impl Filesystem for Adapter {
         answer!(self, reply, "releasedir", released(), () => reply.ok());
     }
 
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        answer!(self, reply, "fsyncdir", self.overlay.fsync_dir(fh.0, datasync), () => reply.ok());
+    fn fsyncdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let overlay = Arc::clone(&self.overlay);
+        let synced = move || overlay.fsync_dir(fh.0, datasync);
+        self.take_turn(req, move || reply!(reply, "fsyncdir", synced(), () => reply.ok()));
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
@@ -372,15 +393,17 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let done = || {
-            let file = self.overlay.file(fh.0)?;
-            self.overlay.fallocate(&file, (offset, length), mode, caller(req))?;
-            if req.uid() != 0 {
-                self.forget_attributes(ino);
+        let (overlay, notifier, caller) =
+            (Arc::clone(&self.overlay), Arc::clone(&self.notifier), caller(req));
+        let done = move || {
+            let file = overlay.file(fh.0)?;
+            overlay.by(caller, || overlay.fallocate(&file, (offset, length), mode, caller))?;
+            if caller.uid != 0 {
+                forget_attributes(&notifier, ino);
             }
             Ok(())
         };
-        answer!(self as req, reply, "fallocate", done(), () => reply.ok());
+        self.take_turn(req, move || reply!(reply, "fallocate", done(), () => reply.ok()));
     }
 
     fn ioctl(

@@ -3,8 +3,8 @@
 use std::{
     fs::{self, File},
     io::Write,
-    os::unix::process::CommandExt,
-    path::Path,
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    path::{Path, PathBuf},
     process::{Child, Command},
     time::{Duration, Instant},
 };
@@ -377,4 +377,92 @@ for _ in range(1000): os.write(fd, b"x")
     println!("1,000 records take {used} bytes");
     assert!(used < 16 << 20, "1,000 records of a byte each take {used} bytes");
     assert_works(&ground);
+}
+
+/// A filesystem that makes all wait who would change it, until this is dropped.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn new(place: &Path) -> Self {
+        must_run(Command::new("fsfreeze").arg("-f").arg(place));
+        Self(place.to_owned())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        drop(Command::new("fsfreeze").arg("-u").arg(&self.0).status());
+    }
+}
+
+/// How many processes of nobody's wait for an overlay's answer.
+fn waiting() -> usize {
+    let of_nobody = |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.uid() == super::NOBODY);
+    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let wchans = processes.filter(|path| of_nobody(path)).map(|path| fs::read(path.join("wchan")));
+    wchans.filter(|wchan| wchan.as_ref().is_ok_and(|wchan| wchan.starts_with(b"request_wait"))).count()
+}
+
+/// A disk takes its time, here for ever: that shall cost workers of who waits for it alone.
+#[test]
+fn who_waits_for_the_disk_leaves_workers_to_others() {
+    if is_left_out("who_waits_for_the_disk_leaves_workers_to_others") {
+        return;
+    }
+    /// More than an agent has workers.
+    const MANY: usize = 100;
+    let mut ground = Ground::new();
+    let Some(image) = Image::mount(&ground, &[]) else { return };
+    let (directory, beside) = (ground.bywash.directory().to_owned(), ground.bywash.root().join("beside"));
+    fs::create_dir(&beside).unwrap();
+    must_run(Command::new("mount").arg("--bind").arg(&directory).arg(&beside));
+    fs::write(directory.join("of-root"), b"still here").unwrap();
+    std::mem::forget(image);
+    ground.bywash.start_agent();
+    let frozen = {
+        let crowd = format!(
+            r#"
+    fds = [os.open(f"{{path}}/crowd-{{i}}", os.O_WRONLY | os.O_CREAT, 0o644) for i in range({MANY})]
+    while not os.path.exists(f"{{path}}/../go"): time.sleep(0.01)
+    for fd in fds:
+        if os.fork() == 0: os.ftruncate(fd, 1); os._exit(0)
+    for fd in fds: os.wait()
+    os._exit(0)
+"#
+        );
+        let crowd = Crowd::begin(1, &directory, &crowd);
+        wait::until_true("their files", wait::PATIENCE, || {
+            directory.join(format!("crowd-{}", MANY - 1)).exists()
+        });
+        (Frozen::new(&beside), crowd)
+    };
+    fs::write(ground.bywash.root().join("go"), b"").unwrap();
+    wait::until("them to wait", wait::PATIENCE, || {
+        let waiting = waiting();
+        if waiting >= MANY { Ok(()) } else { Err(format!("{waiting} do")) }
+    });
+    for uid in ["0", "1"] {
+        let mut other = Command::new("setpriv");
+        other.args([
+            "--reuid",
+            uid,
+            "--clear-groups",
+            "--",
+            "sh",
+            "-c",
+            r#"ls "$1" > "/dev/null" && cat "$1/of-root""#,
+            "sh",
+        ]);
+        let seen = run(other.arg(&directory), Duration::from_secs(20));
+        assert_eq!((seen.code, seen.stdout.as_str()), (Some(0), "still here"), "{seen:?}");
+    }
+    let (frozen, crowd) = frozen;
+    drop(frozen);
+    let size =
+        |i: usize| fs::metadata(directory.join(format!("crowd-{i}"))).map_or(0, |metadata| metadata.len());
+    wait::until_true("all of it to be done", wait::PATIENCE, || (0..MANY).all(|i| size(i) == 1));
+    drop(crowd);
+    ground.bywash.stop_agent();
+    mounts::detach_below(&beside);
+    mounts::detach_below(&directory);
 }
