@@ -74,13 +74,13 @@ pub fn of(step: &Step) -> Option<&'static Exception> {
     BY_NATURE.iter().chain(PENDING).find(|exception| (exception.is_one)(step))
 }
 
-/// By nature: who may not write to a file is told so by its mode, before its filesystem can say that nobody may, as it does
-/// first where there is no overlay. Only where a file has been made so.
+/// By nature: the kernel knows of a FUSE file neither that nobody may change it nor that it may be appended to alone. It looks
+/// at modes, limits and the like first, where without an overlay EPERM comes first. Only where a file has been made so.
 pub fn is_same_refusal(steps: &[Step], plain: &Told, overlay: &Told) -> bool {
-    let is_immutable = |step: &Step| match step.operation {
-        Operation::SetInodeFlags { flags, .. } => flags.contains(IFlags::IMMUTABLE),
+    let is_guarded = |step: &Step| match step.operation {
+        Operation::SetInodeFlags { flags, .. } => flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND),
         _ => false,
     };
-    let refusals = (Err(Errno::PERM.raw_os_error()), Err(Errno::ACCESS.raw_os_error()));
-    steps.iter().any(is_immutable) && (&plain.result, &overlay.result) == (&refusals.0, &refusals.1)
+    let is_refused = plain.result == Err(Errno::PERM.raw_os_error()) && overlay.result.is_err();
+    is_refused && steps.iter().any(is_guarded)
 }
