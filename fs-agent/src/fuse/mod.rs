@@ -141,29 +141,6 @@ impl Adapter {
         false
     }
 
-    /// How the kernel is to treat an open. Writes go past its cache, so that each arrives as it was made.
-    fn mode_of(
-        &self,
-        file: &OpenFile,
-        flags: OpenFlags,
-        back: impl FnOnce(&OwnedFd) -> io::Result<BackingId>,
-    ) -> Chosen<BackingId> {
-        let mut chosen = self.modes.open(file.inode.id, flags.acc_mode(), || back(&file.held));
-        // Who can map for writing may leave pages behind: the kernel writes those back at FLUSH, and not without it.
-        let nothing_to_flush = match flags.acc_mode() {
-            OpenAccMode::O_RDONLY => true,
-            OpenAccMode::O_WRONLY => self.overlay.closes_silently(file),
-            OpenAccMode::O_RDWR => false,
-        };
-        if nothing_to_flush {
-            chosen.flags |= FopenFlags::FOPEN_NOFLUSH;
-        }
-        if chosen.maps_uncaptured {
-            self.source.count_uncaptured_mapper();
-        }
-        chosen
-    }
-
     /// The file may have lost set-id bits: else the kernel would believe in them, and run it by them, for a while.
     fn forget_attributes(&self, node: INodeNo) {
         forget_attributes(&self.notifier, node);
@@ -228,6 +205,32 @@ impl Mapped {
     pub fn is_any(&self) -> bool {
         !self.0.is_all_passthrough()
     }
+}
+
+/// What decides how opens share a file.
+type Sharing<'a> = (&'a Overlay, &'a Modes<BackingId>, &'a Source);
+
+/// How the kernel is to treat an open. Writes go past its cache, so that each arrives as it was made.
+fn mode_of(
+    (overlay, modes, source): Sharing<'_>,
+    file: &OpenFile,
+    flags: OpenFlags,
+    back: impl FnOnce(&OwnedFd) -> io::Result<BackingId>,
+) -> Chosen<BackingId> {
+    let mut chosen = modes.open(file.inode.id, flags.acc_mode(), || back(&file.held));
+    // Who can map for writing may leave pages behind: the kernel writes those back at FLUSH, and not without it.
+    let nothing_to_flush = match flags.acc_mode() {
+        OpenAccMode::O_RDONLY => true,
+        OpenAccMode::O_WRONLY => overlay.closes_silently(file),
+        OpenAccMode::O_RDWR => false,
+    };
+    if nothing_to_flush {
+        chosen.flags |= FopenFlags::FOPEN_NOFLUSH;
+    }
+    if chosen.maps_uncaptured {
+        source.count_uncaptured_mapper();
+    }
+    chosen
 }
 
 /// As [`Adapter::forget_attributes`].

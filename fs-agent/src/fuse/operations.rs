@@ -17,11 +17,11 @@ use fuser::{
 use rustix::fs::{OFlags, Statx};
 
 use super::{
-    Adapter, attempt,
+    Adapter, Sharing, attempt,
     convert::{self, attributes, caller, device, kind, timestamps},
-    forget_attributes,
+    forget_attributes, mode_of,
 };
-use crate::overlay::{Cause, Change, Durability, Entry, NAME_TTL, NewMode, WriteRequest, Xattr};
+use crate::overlay::{Cause, Change, Durability, Entry, NAME_TTL, NewMode, OpenFile, WriteRequest, Xattr};
 
 /// How long the kernel believes names and attributes. What bypasses the overlay (handles opened before it was
 /// mounted) is seen after that time at the latest.
@@ -61,6 +61,15 @@ macro_rules! reply {
             Err(errno) => $reply.error(errno),
         }
     };
+}
+
+/// Answers an open.
+fn answer_open(sharing: Sharing<'_>, file: &OpenFile, flags: OpenFlags, reply: ReplyOpen) {
+    let chosen = mode_of(sharing, file, flags, |fd| reply.open_backing(fd));
+    match &chosen.backing {
+        Some(backing) => reply.opened_passthrough(FileHandle(file.id), chosen.flags, backing),
+        None => reply.opened(FileHandle(file.id), chosen.flags),
+    }
 }
 
 impl Filesystem for Adapter {
@@ -183,13 +192,24 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        answer!(self as req, reply, "open", self.overlay.open_file(ino.0, flags.0, caller(req)), file => {
-            let chosen = self.mode_of(&file, flags, |fd| reply.open_backing(fd));
-            match &chosen.backing {
-                Some(backing) => reply.opened_passthrough(FileHandle(file.id), chosen.flags, backing),
-                None => reply.opened(FileHandle(file.id), chosen.flags),
-            }
-        });
+        let caller = caller(req);
+        let mut busy = self.pool.begin();
+        let at_once = || self.overlay.open_file_at_once(ino.0, flags.0, caller);
+        let opened = attempt("open", || self.overlay.by(caller, at_once));
+        let waits = !OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::NONBLOCK);
+        if waits && matches!(&opened, Err(errno) if errno.code() == Errno::EWOULDBLOCK.code()) {
+            let (overlay, modes, source) =
+                (Arc::clone(&self.overlay), Arc::clone(&self.modes), Arc::clone(&self.source));
+            return self.turns.take(caller.uid, move || {
+                let wait = || overlay.by(caller, || overlay.open_file(ino.0, flags.0, caller));
+                reply!(reply, "open", wait(), file => answer_open((&overlay, &modes, &source), &file, flags, reply))
+            });
+        }
+        busy.done();
+        match opened {
+            Ok(file) => answer_open((&self.overlay, &self.modes, &self.source), &file, flags, reply),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn create(
@@ -206,7 +226,8 @@ impl Filesystem for Adapter {
         let created = || self.overlay.create(parent.0, name, mode, flags, caller(req));
         answer!(self as req, reply, "create", created(), (entry, file) => {
             let attr = attributes(entry.node, &entry.stat);
-            let chosen = self.mode_of(&file, OpenFlags(flags), |fd| reply.open_backing(fd));
+            let sharing = (&*self.overlay, &*self.modes, &*self.source);
+            let chosen = mode_of(sharing, &file, OpenFlags(flags), |fd| reply.open_backing(fd));
             let (fh, flags) = (FileHandle(file.id), chosen.flags);
             match &chosen.backing {
                 Some(backing) => reply.created_passthrough(&CACHE_TTL, &attr, GENERATION, fh, flags, backing),

@@ -1,4 +1,5 @@
-//! Operations that can take long at any user's will, and carry no data, take turns: fsync(2), fallocate(2), truncate(2).
+//! Operations that can take long at any user's will, and carry no data, take turns: fsync(2), fallocate(2), truncate(2), and an
+//! open(2) of a file on which somebody has a lease.
 //!
 //! A worker at a request is a worker that others do not have. So each user has at most half of an overlay's workers at
 //! such operations, and all users three quarters of them; what comes on top waits here, where it takes no worker, and is

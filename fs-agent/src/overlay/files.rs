@@ -100,6 +100,19 @@ impl Overlay {
     /// # Errors
     /// As open(2) says.
     pub fn open_file(&self, node: u64, flags: i32, caller: Caller) -> Result<Arc<OpenFile>> {
+        self.open_with(node, flags, OFlags::empty(), caller)
+    }
+
+    /// As [`Self::open_file`], and waits for nobody who has a lease on the file (F_SETLEASE of fcntl(2)): who does is told
+    /// to give it up.
+    ///
+    /// # Errors
+    /// As open(2) says; `EWOULDBLOCK` if somebody has a lease.
+    pub fn open_file_at_once(&self, node: u64, flags: i32, caller: Caller) -> Result<Arc<OpenFile>> {
+        self.open_with(node, flags, OFlags::NONBLOCK, caller)
+    }
+
+    fn open_with(&self, node: u64, flags: i32, more: OFlags, caller: Caller) -> Result<Arc<OpenFile>> {
         let share = self.opens.take(caller.uid)?;
         let inode = self.inodes.get(node)?;
         let wanted = OFlags::from_bits_retain(flags.cast_unsigned());
@@ -107,7 +120,7 @@ impl Overlay {
         // behind a symbolic link in /proc, so that must be followed.
         let refused = OFlags::DIRECT | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let held = inode.fd()?;
-        let fd = self.reopen(&held, wanted - refused)?;
+        let fd = self.reopen(&held, (wanted - refused) | more)?;
         let path = self.path_for_open(&inode, caller.thread);
         Ok(self.keep(share, (inode, held), fd, wanted, caller, path))
     }

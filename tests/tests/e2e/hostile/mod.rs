@@ -31,10 +31,7 @@ const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Attempts that succeed still, each with what is to be mended; a test is to be taken off when it is. `TEST_PENDING=1` has
 /// them tried all the same.
-const PENDING: &[(&str, &str)] = &[(
-    "leases_from_before_the_overlay_hold_up_their_holder_alone",
-    "workers that wait have no bound for each user",
-)];
+const PENDING: &[(&str, &str)] = &[];
 
 /// Scripts see `path`, fill `seen`, and have these.
 const PRELUDE: &str = r#"
