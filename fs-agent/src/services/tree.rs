@@ -63,6 +63,15 @@ pub struct Below {
     pub path: PathBuf,
     /// What stands for it.
     pub attached: Attached,
+    /// What it stands for, under the overlay, as far as is known.
+    pub beneath: Option<MountId>,
+}
+
+impl Below {
+    /// `attached` stands at `path` on the overlay.
+    pub fn new(path: PathBuf, attached: Attached) -> Self {
+        Self { path, attached, beneath: None }
+    }
 }
 
 /// A watched directory that is overlaid.
@@ -189,6 +198,9 @@ impl Assembled {
                 Err(errno) => tracing::error!("{}", refused(&tree.path, &at, errno)),
             }
         }
+        if let Ok(table) = Table::read() {
+            tree.note_beneath(&table);
+        }
         Ok(tree)
     }
 }
@@ -294,22 +306,27 @@ impl Tree {
     pub fn took(&mut self, at: PathBuf, ready: Ready) {
         match ready {
             Ready::Overlay(Answering { served, .. }) => {
-                self.below.push(Below { path: at, attached: Attached::Overlay(served) });
+                self.below.push(Below::new(at, Attached::Overlay(served)));
             }
             Ready::Clone(root) => match walk::mount_of(&root) {
-                Ok(id) => self.below.push(Below { path: at, attached: Attached::Passed(id) }),
+                Ok(id) => self.below.push(Below::new(at, Attached::Passed(id))),
                 Err(error) => tracing::warn!("{}: {error}", self.path.join(at).display()),
             },
         }
     }
 
-    /// All overlays: the directory's, and those below.
-    pub fn overlays(&self) -> impl Iterator<Item = &Served> {
+    /// All overlays, with where they are: the directory's, and those below.
+    pub fn placed(&self) -> impl Iterator<Item = (PathBuf, &Served)> {
         let below = self.below.iter().filter_map(|below| match &below.attached {
-            Attached::Overlay(served) => Some(served),
+            Attached::Overlay(served) => Some((self.path.join(&below.path), served)),
             Attached::Passed(_) => None,
         });
-        std::iter::once(&self.top).chain(below)
+        std::iter::once((self.path.clone(), &self.top)).chain(below)
+    }
+
+    /// All overlays.
+    pub fn overlays(&self) -> impl Iterator<Item = &Served> {
+        self.placed().map(|(_, served)| served)
     }
 
     /// Whether it has taken the place of overlays whose agent had died.
@@ -329,11 +346,7 @@ impl Tree {
 
     /// The overlays of which the kernel may hold pages of mappings, and where they are.
     pub fn mapped(&self) -> impl Iterator<Item = Unwritten> {
-        let below = self.below.iter().filter_map(|below| match &below.attached {
-            Attached::Overlay(served) => Some((self.path.join(&below.path), served)),
-            Attached::Passed(_) => None,
-        });
-        std::iter::once((self.path.clone(), &self.top)).chain(below).filter_map(|(path, served)| {
+        self.placed().filter_map(|(path, served)| {
             let (id, device) = (served.id, served.device.clone());
             served.mapped.is_any().then_some(Unwritten { id, path, device })
         })
@@ -353,9 +366,7 @@ impl Tree {
         let shown = self.path.display().to_string();
         for below in std::mem::take(&mut self.below).into_iter().rev() {
             let served = self.detach_below(below);
-            self.below.extend(
-                served.map(|served| Below { path: PathBuf::new(), attached: Attached::Overlay(served) }),
-            );
+            self.below.extend(served.map(|served| Below::new(PathBuf::new(), Attached::Overlay(served))));
         }
         match self.detach_top() {
             Ok(true) => tracing::info!("unmounted {shown}; what is open there is served until it is closed"),

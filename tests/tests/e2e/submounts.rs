@@ -183,6 +183,42 @@ fn who_unmounts_it_unmounts_the_filesystem() {
 }
 
 #[test]
+fn a_part_of_the_directory_can_be_mounted_a_second_time() {
+    let Some(mut bywash) = new("") else { return };
+    bywash.start_agent();
+    let (part, again) = (bywash.file("part"), bywash.file("again"));
+    fs::create_dir(&part).unwrap();
+    fs::create_dir(&again).unwrap();
+    mount(Some(&part), &again, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    append(&again.join("f"), b"x");
+    let mut capture = Capture::attach(&bywash.ring);
+    assert_eq!(captured(&mut capture).len(), 1);
+    bywash.stop_agent();
+    assert_eq!(fs::read(again.join("f")).unwrap(), b"x");
+    bywash.start_agent();
+    assert_eq!(fs::read(again.join("f")).unwrap(), b"x");
+    umount(&again).unwrap();
+    fs::remove_dir(&again).unwrap();
+    bywash.stop_agent();
+    assert!(mounts::below(bywash.root()).is_empty());
+}
+
+#[test]
+fn a_directory_above_a_mount_point_can_be_renamed() {
+    let Some(mut bywash) = new("") else { return };
+    fs::create_dir_all(bywash.file("a/disk")).unwrap();
+    mount_tmpfs(&bywash.file("a/disk"), MsFlags::empty());
+    bywash.start_agent();
+    append(&bywash.file("a/disk/f"), b"1");
+    fs::rename(bywash.file("a"), bywash.file("b")).unwrap();
+    append(&bywash.file("b/disk/f"), b"2");
+    umount(&bywash.file("b/disk")).unwrap();
+    fs::remove_dir(bywash.file("b/disk")).unwrap();
+    bywash.stop_agent();
+    assert!(mounts::below(bywash.root()).is_empty());
+}
+
+#[test]
 fn what_cannot_or_shall_not_be_captured_is_passed_and_said() {
     let Some(mut bywash) = new("submounts = \"capture\"\n") else { return };
     let passed = [bywash.file("read-only"), bywash.file("proc"), bywash.file("file")];
