@@ -53,6 +53,14 @@ pub const BY_NATURE: &[Exception] = &[
         },
     },
     Exception {
+        // ext4 takes the bits away before it looks at RLIMIT_FSIZE; FUSE's kernel side looks first.
+        name: "a user's fallocate that may be larger than he may make a file",
+        is_one: |step| {
+            step.caller != Caller::Root
+                && matches!(step.operation, Operation::Fallocate { mode, .. } if mode.is_empty())
+        },
+    },
+    Exception {
         // The kernel does not say that this is a chown, so a file's owner alone is held to it: others are not refused, and
         // no time of change is set.
         name: "a chown of nothing",
