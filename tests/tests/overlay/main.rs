@@ -77,19 +77,24 @@ impl Pair {
 /// What is found is shown within a test's time.
 const SHRINK_MILLISECONDS_MAX: u32 = 60_000;
 
-/// How many cases are tried, unless `PROPTEST_CASES` says so, or `TEST_SEARCH` how many times as many; failures are kept
-/// beside the tests and tried first.
+/// What the cases of `make test` are made of: the same each time, so that a failure there is that of the change at hand.
+/// Others are searched with `TEST_SEARCH`.
+const SEED: u64 = 2026;
+
+/// How many cases are tried, unless `PROPTEST_CASES` says so, or `TEST_SEARCH` how many times as many, which are others each
+/// time; failures are kept beside the tests and tried first.
 fn config(cases: u32, regressions: &'static str) -> Config {
     let mut config = Config::default();
+    let times: Option<u32> = std::env::var("TEST_SEARCH").ok().map(|times| times.parse().expect("a number"));
     if std::env::var_os("PROPTEST_CASES").is_none() {
-        let times = std::env::var("TEST_SEARCH").map_or(1, |times| times.parse().expect("a number"));
-        config.cases = cases * times;
+        config.cases = cases * times.unwrap_or(1);
     }
     config.failure_persistence = Some(Box::new(FileFailurePersistence::Direct(regressions)));
     config.max_shrink_iters = 4_000;
     config.max_shrink_time = SHRINK_MILLISECONDS_MAX;
     if let RngSeed::Random = config.rng_seed {
-        config.rng_seed = RngSeed::Fixed(u64::from(std::process::id()) ^ now_nanoseconds());
+        let searched = || u64::from(std::process::id()) ^ now_nanoseconds();
+        config.rng_seed = RngSeed::Fixed(times.map_or(SEED, |_| searched()));
     }
     println!("{} cases; again with PROPTEST_CASES={0} PROPTEST_RNG_SEED={}", config.cases, seed(&config));
     config
