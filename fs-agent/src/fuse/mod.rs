@@ -20,13 +20,13 @@ use std::{
 use bywash_common::fail_point::FailPoint;
 use fuser::{
     BackingId, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, KernelConfig, Notifier, OpenAccMode,
-    OpenFlags, Request,
+    OpenFlags, ReplyWrite, Request,
 };
 
 use crate::{
     capture::{Event, FileId, Source, Writer},
     mount::may_administer,
-    overlay::{self, Cause, OpenFile, Overlay, WriteRequest},
+    overlay::{self, Cause, Durability, OpenFile, Overlay, WriteRequest},
     worker_pool::WorkerPool,
 };
 
@@ -150,6 +150,29 @@ impl Adapter {
     fn take_turn(&self, req: &Request, work: impl FnOnce() + Send + 'static) {
         let _busy = self.pool.begin();
         self.turns.take(req.uid(), work);
+    }
+
+    /// Writes and records what is to be on the disk before it is answered. Where it is not the turn of who asks, the bytes,
+    /// which the FUSE library only lends, are written at once, and the disk is waited for when it is.
+    fn write_to_disk(&self, req: &Request, fh: FileHandle, request: &WriteRequest<'_>, reply: ReplyWrite) {
+        let _busy = self.pool.begin();
+        let answer = |written: Result<u32, Errno>, reply: ReplyWrite| match written {
+            Ok(len) => reply.written(len),
+            Err(errno) => reply.error(errno),
+        };
+        if let Some(_turn) = self.turns.at_once(req.uid()) {
+            return answer(attempt("write", || self.write_and_record(req, fh, request)), reply);
+        }
+        let durability = request.durability;
+        let request = WriteRequest { durability: Durability::None, ..*request };
+        match attempt("write", || self.write_and_record(req, fh, &request)) {
+            Err(errno) => reply.error(errno),
+            Ok(len) => {
+                let overlay = Arc::clone(&self.overlay);
+                let synced = move || overlay.bring_to_disk(&*overlay.file(fh.0)?, durability).map(|()| len);
+                self.turns.take(req.uid(), move || answer(attempt("write", synced), reply));
+            }
+        }
     }
 
     /// Writes below, then records what was written.

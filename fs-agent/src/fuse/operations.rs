@@ -273,7 +273,11 @@ impl Filesystem for Adapter {
             false => Cause::Write,
         };
         let drops_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then(|| caller(req));
-        let request = WriteRequest { offset, data, cause, durability: Durability::of(flags), drops_set_id };
+        let durability = Durability::of(flags);
+        let request = WriteRequest { offset, data, cause, durability, drops_set_id };
+        if durability != Durability::None {
+            return self.write_to_disk(req, fh, &request, reply);
+        }
         let written = || self.write_and_record(req, fh, &request);
         answer!(self, reply, "write", written(), len => reply.written(len));
     }

@@ -1,5 +1,5 @@
-//! Operations that can take long at any user's will, and carry no data, take turns: fsync(2), fallocate(2), truncate(2), and an
-//! open(2) of a file on which somebody has a lease.
+//! Operations that can take long at any user's will take turns: fsync(2), fallocate(2), truncate(2), writes that wait for the
+//! disk, and an open(2) of a file on which somebody has a lease. None of them carries data while it waits.
 //!
 //! A worker at a request is a worker that others do not have. So each user has at most half of an overlay's workers at
 //! such operations, and all users three quarters of them; what comes on top waits here, where it takes no worker, and is
@@ -37,7 +37,34 @@ struct User {
     is_queued: bool,
 }
 
+/// A worker is at something that can take long. When this is dropped, it does what waits.
+pub struct Turn<'a> {
+    /// None for root, whose operations do not count.
+    turns: Option<&'a Turns>,
+    uid: u32,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(turns) = self.turns {
+            turns.go_on(turns.end(self.uid));
+        }
+    }
+}
+
 impl State {
+    /// Counts one more at work for `uid`, if there is room.
+    fn begin_at_once(&mut self, uid: u32, limits: &Turns) -> bool {
+        let has_room = self.at_work < limits.all_max;
+        let user = self.users.entry(uid).or_default();
+        let begins = has_room && user.at_work < limits.each_max && user.waiting.is_empty();
+        if begins {
+            user.at_work += 1;
+            self.at_work += 1;
+        }
+        begins
+    }
+
     /// Puts `uid` into the queue, if it belongs there.
     fn queue_up(&mut self, uid: u32, each_max: usize) {
         if let Some(user) = self.users.get_mut(&uid)
@@ -75,23 +102,32 @@ impl Turns {
         if uid == ROOT {
             return work();
         }
-        let mut next = self.begin(uid, Box::new(work));
+        self.go_on(self.begin(uid, Box::new(work)));
+    }
+
+    /// Does `next`, and then what waits.
+    fn go_on(&self, mut next: Option<(u32, Work)>) {
         while let Some((uid, work)) = next {
             work();
             next = self.end(uid);
         }
     }
 
+    /// The calling worker's turn to do something for `uid`, if there is room at once.
+    pub fn at_once(&self, uid: u32) -> Option<Turn<'_>> {
+        if uid == ROOT {
+            return Some(Turn { turns: None, uid });
+        }
+        let begins = self.lock().begin_at_once(uid, self);
+        begins.then(|| Turn { turns: Some(self), uid })
+    }
+
     fn begin(&self, uid: u32, work: Work) -> Option<(u32, Work)> {
         let mut state = self.lock();
-        let has_room = state.at_work < self.all_max;
-        let user = state.users.entry(uid).or_default();
-        if has_room && user.at_work < self.each_max && user.waiting.is_empty() {
-            user.at_work += 1;
-            state.at_work += 1;
+        if state.begin_at_once(uid, self) {
             return Some((uid, work));
         }
-        user.waiting.push_back(work);
+        state.users.entry(uid).or_default().waiting.push_back(work);
         state.queue_up(uid, self.each_max);
         None
     }
@@ -180,6 +216,21 @@ mod tests {
             thread::yield_now();
         }
         assert!(turns.lock().at_work == 0 && turns.lock().queue.is_empty());
+    }
+
+    #[test]
+    fn who_has_a_turn_at_once_does_afterwards_what_waits() {
+        let turns = Turns::new(4);
+        let held: Vec<_> = std::iter::from_fn(|| turns.at_once(1)).collect();
+        assert_eq!(held.len(), 2, "half of the workers");
+        let (done, is_done) = channel();
+        turns.take(1, move || done.send(()).unwrap());
+        assert!(is_done.try_recv().is_err(), "it waits");
+        assert!(turns.at_once(2).is_some() && turns.at_once(ROOT).is_some());
+        drop(held);
+        assert_eq!(is_done.try_recv(), Ok(()));
+        assert!(turns.at_once(1).is_some());
+        assert!(turns.lock().users.is_empty());
     }
 
     #[test]

@@ -23,7 +23,7 @@ const DATA_SYNC: OFlags = OFlags::from_bits_retain(nix::libc::O_DSYNC.cast_unsig
 const AT_POSITION: u64 = u64::MAX;
 
 /// What reaches the disk before a write is answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
     /// Nothing.
     #[default]
@@ -46,10 +46,15 @@ impl Durability {
         }
     }
 
-    /// What a write needs beside it on a descriptor that has `open`.
-    fn beyond(self, open: Self) -> ReadWriteFlags {
+    /// `flags` without what has each write wait for the disk: below each write says that for itself, so that one can be
+    /// written first and waited for afterwards.
+    pub(super) fn left_to_writes(flags: OFlags) -> OFlags {
+        flags - (OFlags::SYNC | DATA_SYNC)
+    }
+
+    /// What a write says.
+    fn flags(self) -> ReadWriteFlags {
         match self {
-            _ if self <= open => ReadWriteFlags::empty(),
             Self::None => ReadWriteFlags::empty(),
             Self::Data => ReadWriteFlags::DSYNC,
             Self::Full => ReadWriteFlags::SYNC,
@@ -120,7 +125,7 @@ impl Overlay {
         // behind a symbolic link in /proc, so that must be followed.
         let refused = OFlags::DIRECT | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let held = inode.fd()?;
-        let fd = self.reopen(&held, (wanted - refused) | more)?;
+        let fd = self.reopen(&held, Durability::left_to_writes(wanted - refused) | more)?;
         let path = self.path_for_open(&inode, caller.thread);
         Ok(self.keep(share, (inode, held), fd, wanted, caller, path))
     }
@@ -183,7 +188,7 @@ impl Overlay {
             Some(writer) => self.take_set_id(&file.fd, writer)?,
             None => false,
         };
-        let flags = durability.beyond(file.durability);
+        let flags = durability.flags();
         // Elsewhere it is no append: RWF_NOAPPEND.
         let (len, placed) = if cause == Cause::Append && file.inode.size.may_be(offset) {
             file.append(offset, data, flags)?
@@ -254,6 +259,18 @@ impl Overlay {
         if data_only { fdatasync(&file.fd) } else { fsync(&file.fd) }
     }
 
+    /// Brings what was written to the disk, as far as `durability` asks for it.
+    ///
+    /// # Errors
+    /// As fsync(2) says.
+    pub fn bring_to_disk(&self, file: &OpenFile, durability: Durability) -> Result<()> {
+        match durability {
+            Durability::None => Ok(()),
+            Durability::Data => self.fsync(file, true),
+            Durability::Full => self.fsync(file, false),
+        }
+    }
+
     /// The last descriptor and mapping are gone.
     pub fn release(&self, handle: u64) {
         self.files.remove(handle);
@@ -278,7 +295,7 @@ impl Overlay {
         if !mode.contains(FallocateFlags::KEEP_SIZE) {
             file.inode.size.grew_to(offset + len);
         }
-        Ok(())
+        self.bring_to_disk(file, file.durability)
     }
 
     /// Finds data or a hole at or behind `offset`. All other seeking is the kernel's.

@@ -75,7 +75,7 @@ pub struct OpenFile {
     pub opener: Caller,
     /// Whether `fd` has O_APPEND.
     pub appends: bool,
-    /// What each write to `fd` waits for.
+    /// What each write and fallocate waits for, as open(2) was told. `fd` does not have it.
     pub durability: Durability,
     /// Held by what uses the position of `fd`.
     pub position: Mutex<()>,

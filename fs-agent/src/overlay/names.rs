@@ -12,7 +12,7 @@ use rustix::{
 };
 
 use super::{
-    Caller, Entry, OpenFile, Overlay, Result,
+    Caller, Durability, Entry, OpenFile, Overlay, Result,
     identity::masked,
     inode::{Inode, ROOT},
     links::Names,
@@ -74,8 +74,11 @@ impl Overlay {
         let share = self.opens.take(caller.uid)?;
         let parent = self.inodes.get(parent)?;
         let wanted = OFlags::from_bits_retain(flags.cast_unsigned());
-        let flags =
-            (wanted - OFlags::DIRECT) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = Durability::left_to_writes(wanted - OFlags::DIRECT)
+            | OFlags::CREATE
+            | OFlags::EXCL
+            | OFlags::NOFOLLOW
+            | OFlags::CLOEXEC;
         let parent_fd = parent.fd()?;
         let fd = match self.inodes.with_descriptor(|| openat(&parent_fd, name, flags, masked(mode)?)) {
             // The kernel has not checked whether the caller may open what is there now. At ESTALE it looks

@@ -379,6 +379,34 @@ for _ in range(1000): os.write(fd, b"x")
     assert_works(&ground);
 }
 
+/// More writers than there are workers.
+#[test]
+fn writes_that_wait_for_the_disk_take_turns_and_are_all_done() {
+    const WRITERS: u64 = 100;
+    const WRITES: u64 = 10;
+    let ground = Ground::overlaid();
+    let before = ground.bywash.agent_status()["captured"]["events"].as_u64().unwrap();
+    let mut command = nobody();
+    command.args([python(), "-c"]).arg(format!(
+        r#"{PRELUDE}
+for i in range({WRITERS}):
+    if os.fork() == 0:
+        fd = os.open(f"{{path}}/synced-{{i}}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_DSYNC, os.O_SYNC, 0)[i % 3])
+        for n in range({WRITES}):
+            assert os.pwritev(fd, [b"0123456789"], 0, (0, 0, os.RWF_DSYNC)[i % 3]) == 10
+        os._exit(0)
+for i in range({WRITERS}): assert os.wait()[1] == 0
+"#
+    ));
+    must_run(command.arg(&ground.above));
+    for i in 0..WRITERS {
+        let content = fs::read(ground.above.join(format!("synced-{i}"))).unwrap();
+        assert_eq!(content, b"0123456789".repeat(WRITES as usize), "{i}");
+    }
+    let after = ground.bywash.agent_status()["captured"]["events"].as_u64().unwrap();
+    assert_eq!(after - before, WRITERS * WRITES);
+}
+
 /// A filesystem that makes all wait who would change it, until this is dropped.
 struct Frozen(PathBuf);
 
