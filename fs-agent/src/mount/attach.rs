@@ -98,11 +98,11 @@ fn device_by_number(root: &OwnedFd) -> Result<Device> {
     Ok(Device(format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor)))
 }
 
-/// Mounts an overlay on `path` by the set-uid helper.
+/// Mounts an overlay on `path`, by the set-uid helper if this process may not.
 ///
 /// # Errors
-/// If the helper refuses.
-pub fn mount_by_helper(
+/// If the system or the helper refuses.
+pub fn mount_by_path(
     path: &Path,
     below: BorrowedFd<'_>,
     label: &Label,
@@ -118,6 +118,14 @@ pub fn mount_by_helper(
     options.extend(
         FLAGS.into_iter().filter(|(_, flag, _)| flags.contains(*flag)).filter_map(|(.., option)| option),
     );
+    if may_administer() {
+        // What the FUSE library would forbid by itself, and the helper grants to nobody.
+        let forbids = |flag| flags.contains(flag);
+        let (no_dev, no_suid) =
+            (forbids(MountAttrFlags::MOUNT_ATTR_NODEV), forbids(MountAttrFlags::MOUNT_ATTR_NOSUID));
+        options.push(if no_dev { MountOption::NoDev } else { MountOption::Dev });
+        options.push(if no_suid { MountOption::NoSuid } else { MountOption::Suid });
+    }
     let session = wrap(adapter, |adapter, config| {
         config.mount_options = options;
         Session::new(adapter, path, config)

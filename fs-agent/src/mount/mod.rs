@@ -18,6 +18,7 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use anyhow::{Result, bail};
@@ -27,11 +28,13 @@ use bywash_common::{
 };
 use rustix::{
     fs::{CWD, readlinkat},
+    io::Errno,
+    mount::{FsOpenFlags, fsopen},
     process::geteuid,
     thread::{CapabilitySet, capabilities},
 };
 
-pub use attach::{Connected, Place, attach, connect, mount_by_helper};
+pub use attach::{Connected, Place, attach, connect, mount_by_path};
 pub use detach::{
     Cover, Dead, Left, abort, detach, detach_fd, open_exactly, overlays, recover, recover_forgotten,
 };
@@ -221,6 +224,14 @@ pub fn check_privileges() -> Result<()> {
 /// Whether this process may mount, and have the kernel read files by itself.
 pub fn may_administer() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// Whether overlays are mounted by descriptors: with the privilege to mount, on Linux 5.2 or newer. Otherwise by path, and
+/// one overlay then shows what is mounted below as part of the directory.
+pub fn by_descriptors() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    let is_known = || !matches!(fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC), Err(Errno::NOSYS));
+    may_administer() && *KNOWN.get_or_init(is_known)
 }
 
 /// Whether all users may have access to this process's mounts.

@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use super::{
-    detach, may_administer,
+    by_descriptors, detach,
     table::{MountId, Mounted, Table},
     walk,
 };
@@ -144,8 +144,8 @@ pub struct Survey {
 /// # Errors
 /// If the table cannot be read, or the directory cannot be cloned.
 pub fn survey(directory: BorrowedFd<'_>, path: &Path, submounts: Submounts) -> Result<Survey> {
-    if !may_administer() {
-        // Without the privilege to mount, the overlay shows the other filesystems as part of the directory.
+    if !by_descriptors() {
+        // The overlay shows the other filesystems as part of the directory.
         let root = walk::open(directory, Path::new("")).context("cannot open it again")?;
         return Ok(Survey { root, below: Vec::new() });
     }

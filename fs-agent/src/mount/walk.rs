@@ -4,37 +4,50 @@
 //! server is gone or hangs waits for nobody.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, openat, statx},
     io::Errno,
 };
 
 use super::table::{Device, MountId, Table};
 
-/// Opens what `path` leads to from `base`, on top of all that is mounted there. No symbolic link is followed.
+/// Opens what `path` leads to from `base`, on top of all that is mounted there, one name after the other. No symbolic link
+/// is followed.
 ///
 /// # Errors
-/// As openat2(2) says; `ELOOP` at a symbolic link.
+/// As openat(2) says; `ELOOP` or `ENOTDIR` at a symbolic link.
 pub fn open(base: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    loop {
-        match openat2(
-            base,
-            path,
-            flags,
-            Mode::empty(),
-            ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-        ) {
-            // Something was renamed or mounted on the way: the kernel asks to try again.
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return Ok(other?),
-        }
+    open_as(base, path, OFlags::empty())
+}
+
+fn open_as(base: BorrowedFd<'_>, path: &Path, last: OFlags) -> io::Result<OwnedFd> {
+    let step = |at: BorrowedFd<'_>, name: &OsStr, more: OFlags| {
+        openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | more, Mode::empty())
+    };
+    let mut names = path.components().filter_map(|component| match component {
+        Component::RootDir => Some(OsStr::new("/")),
+        Component::Normal(name) => Some(name),
+        Component::CurDir | Component::ParentDir | Component::Prefix(_) => None,
+    });
+    let Some(mut name) = names.next() else { return Ok(step(base, OsStr::new("."), last)?) };
+    let mut at: Option<OwnedFd> = None;
+    for next in names {
+        let above = at.as_ref().map_or(base, AsFd::as_fd);
+        at = Some(step(above, name, OFlags::DIRECTORY)?);
+        name = next;
+    }
+    let found = step(at.as_ref().map_or(base, AsFd::as_fd), name, last)?;
+    // What is opened with O_PATH may be the link itself. Its type is known without asking anybody.
+    let stat = statx(&found, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)?;
+    match FileType::from_raw_mode(stat.stx_mode.into()) {
+        FileType::Symlink => Err(Errno::LOOP.into()),
+        _ => Ok(found),
     }
 }
 
@@ -43,19 +56,7 @@ pub fn open(base: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
 /// # Errors
 /// As [`open`]; `ENOTDIR` if it is something else.
 pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    loop {
-        match openat2(
-            CWD,
-            path,
-            flags,
-            Mode::empty(),
-            ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-        ) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return Ok(other?),
-        }
-    }
+    open_as(CWD, path, OFlags::DIRECTORY)
 }
 
 /// The mount that `fd` is on. Asks no filesystem.

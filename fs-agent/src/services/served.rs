@@ -20,7 +20,7 @@ use rustix::fs::fstatvfs;
 use crate::{
     capture::Source,
     fuse::{Adapter, Mapped},
-    mount::{self, Connected, label::Label, may_administer, table::Device},
+    mount::{self, Connected, label::Label, table::Device},
     overlay::{HandleNumbers, Identity, Opens, Overlay, SettleMounts, Shared},
     process,
     run::Event,
@@ -72,10 +72,10 @@ impl Server {
         let pool = WorkerPool::new(worker_pool::threads_each(overlays));
         let adapter = Adapter::new(overlay, Arc::clone(source), Arc::clone(&pool));
         let mapped = adapter.mapped();
-        let Connected { session, root, device } = if may_administer() {
+        let Connected { session, root, device } = if mount::by_descriptors() {
             mount::connect(kept.as_fd(), label, adapter)
         } else {
-            mount::mount_by_helper(path, kept.as_fd(), label, adapter)
+            mount::mount_by_path(path, kept.as_fd(), label, adapter)
         }?;
         let connection = session.as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
         let id = OverlayId(self.next_id.fetch_add(1, Ordering::Relaxed));

@@ -176,7 +176,7 @@ impl Assembled {
             on_agent_exit,
             cover: target.cover,
         };
-        if !mount::may_administer() {
+        if !mount::by_descriptors() {
             // The helper has attached it.
             return Ok(tree);
         }
