@@ -77,7 +77,12 @@ impl Identity {
     pub fn assume(&self, caller: Caller) -> Result<()> {
         let Some(rights) = self.rights else { return Ok(()) };
         let wanted = Ids { uid: caller.uid, gid: caller.gid };
-        let present = IDS.get().unwrap_or_else(Ids::of_this_thread);
+        let present = IDS.get().unwrap_or_else(|| {
+            let found = Ids::of_this_thread();
+            // Asked once: the next request costs no system call.
+            IDS.set(Some(found));
+            found
+        });
         if present == wanted {
             return Ok(());
         }
@@ -159,6 +164,14 @@ mod tests {
         thread::spawn(move || {
             identity.assume(caller(0, 0)).unwrap();
             assert_eq!(seen().0, "0");
+        })
+        .join()
+        .unwrap();
+        // One that acts for whom it acts for already asks the kernel once.
+        thread::spawn(move || {
+            let own = Ids::of_this_thread();
+            identity.assume(caller(own.uid, own.gid)).unwrap();
+            assert_eq!(IDS.get(), Some(own));
         })
         .join()
         .unwrap();
