@@ -185,7 +185,7 @@ pub struct Service {
     is_suspect: AtomicBool,
     /// The publisher ends: the ring has what is given back.
     is_ending: AtomicBool,
-    log_rates: Mutex<LogRates>,
+    rates: Mutex<LogRates>,
 }
 
 impl Service {
@@ -205,12 +205,7 @@ impl Service {
             has_failed: AtomicBool::new(false),
             is_suspect: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
-            log_rates: Mutex::new(LogRates {
-                outage: rate(),
-                connection: rate(),
-                hold: rate(),
-                library: rate(),
-            }),
+            rates: Mutex::new(LogRates { outage: rate(), connection: rate(), hold: rate(), library: rate() }),
         }
     }
 
@@ -258,7 +253,7 @@ impl Service {
 
     /// Keeps a message to be sent again, and says so.
     pub fn hold(&self, failed: Failed, code: RDKafkaErrorCode) {
-        self.say(|log_rates| &mut log_rates.hold, |others| {
+        self.say(|rates| &mut rates.hold, |others| {
             tracing::error!(
                 "Kafka does not take events for the topic `{}`: {code}; they wait, and all behind them, until it \
                  does{}{others}",
@@ -373,7 +368,7 @@ impl Service {
             Verdict::Barred => self.bar(failed, code),
             Verdict::Poison if opaque.alone => self.refuse(failed, code.to_string()),
             Verdict::Poison => {
-                self.say(|log_rates| &mut log_rates.hold, |others| {
+                self.say(|rates| &mut rates.hold, |others| {
                     tracing::warn!(
                         "a broker rejects a batch for the topic `{}`: {code}; its events are sent again one by one \
                          (a smaller publisher.batch_bytes avoids that){others}",
@@ -385,14 +380,10 @@ impl Service {
         }
     }
 
-    fn say(
-        &self,
-        log_rate: impl FnOnce(&mut LogRates) -> &mut LogRate,
-        line: impl FnOnce(crate::rate::HeldBack),
-    ) {
+    fn say(&self, of: impl FnOnce(&mut LogRates) -> &mut LogRate, line: impl FnOnce(crate::rate::HeldBack)) {
         self.is_troubled.store(true, Ordering::Relaxed);
-        let mut log_rates = self.log_rates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(others) = log_rate(&mut log_rates).pass() {
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(others) = of(&mut rates).pass() {
             self.is_announced.store(true, Ordering::Relaxed);
             line(others);
         }
@@ -434,7 +425,7 @@ impl Service {
         self.is_suspect.store(true, Ordering::Release);
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.say(
-                |log_rates| &mut log_rates.outage,
+                |rates| &mut rates.outage,
                 |others| {
                     tracing::error!(
                         "no Kafka broker can be reached ({reason}): events wait in the ring{others}"
@@ -442,7 +433,7 @@ impl Service {
                 },
             ),
             _ => self.say(
-                |log_rates| &mut log_rates.connection,
+                |rates| &mut rates.connection,
                 |others| {
                     tracing::warn!(
                         "connection to Kafka: {reason}{}; what is not delivered waits in the ring{others}",
@@ -462,8 +453,8 @@ impl Service {
                 tracing::debug!("librdkafka: {facility}: {line}");
             }
             _ => {
-                let mut log_rates = self.log_rates.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(others) = log_rates.library.pass() {
+                let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(others) = rates.library.pass() {
                     tracing::warn!("librdkafka: {facility}: {line}{others}");
                 }
             }
