@@ -44,6 +44,8 @@ impl Tree {
             if !self.is_mounted(&table) {
                 return gone;
             }
+            // The kernel gives their numbers to others.
+            self.given_up.retain(|id| table.get(*id).is_some());
             if self.take_off_dead(&table) {
                 continue;
             }
@@ -318,22 +320,27 @@ impl Tree {
             return false;
         }
         let found = survey::below(table, real.as_fd(), on, &self.path, self.submounts);
-        let tried: Vec<(PathBuf, Result<()>)> = found
+        let tried: Vec<(PathBuf, MountId, Result<()>)> = found
             .into_iter()
             .filter(|found| missing.contains(&found.mounted.id))
             .map(|found| {
+                let id = found.mounted.id;
                 let (at, ready) =
                     ready(serving, found, &self.path, self.on_agent_exit, &self.source, overlays);
-                (at.clone(), self.attach_late(at, ready))
+                (at.clone(), id, self.attach_late(at, ready))
             })
             .collect();
+        // But for those that are attached now: they may be missing again.
         self.given_up.extend(missing);
-        for (at, result) in tried {
+        for (at, id, result) in tried {
             match result {
-                Ok(()) => tracing::info!(
-                    "{} was mounted: it is there under the overlay too",
-                    self.path.join(at).display()
-                ),
+                Ok(()) => {
+                    self.given_up.remove(&id);
+                    tracing::info!(
+                        "{} was mounted: it is there under the overlay too",
+                        self.path.join(at).display()
+                    );
+                }
                 Err(error) => tracing::warn!("{} is hidden: {error:#}", self.path.join(at).display()),
             }
         }
@@ -349,11 +356,7 @@ impl Tree {
     fn attach_late(&mut self, at: PathBuf, ready: Ready) -> Result<()> {
         let to =
             walk::open(rustix::fs::CWD, &self.path.join(&at)).context("its mount point cannot be opened")?;
-        let root = match &ready {
-            Ready::Overlay(answering) => &answering.root,
-            Ready::Clone(root) => root,
-        };
-        mount::attach(root.as_fd(), to.as_fd(), Place::Top).context("it cannot be attached")?;
+        mount::attach(ready.root().as_fd(), to.as_fd(), Place::Top).context("it cannot be attached")?;
         self.took(at, ready);
         Ok(())
     }

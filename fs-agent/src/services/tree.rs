@@ -125,7 +125,8 @@ pub enum Ready {
 }
 
 impl Ready {
-    fn root(&self) -> &OwnedFd {
+    /// The root of what can be attached.
+    pub fn root(&self) -> &OwnedFd {
         match self {
             Self::Overlay(answering) => &answering.root,
             Self::Clone(root) => root,
