@@ -1,7 +1,5 @@
 //! `publisher check`: whether the configuration can be used.
 
-use std::collections::BTreeSet;
-
 use bywash_common::{
     config::{Config, Sink},
     exit::Exit,
@@ -10,6 +8,7 @@ use bywash_common::{
 use crate::{
     output,
     sink::{self, kafka, kinesis},
+    topics::topics,
 };
 
 /// Options of `publisher check`.
@@ -44,29 +43,4 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<Exit> {
     }
     output::print(text.as_bytes())?;
     Ok(Exit::Ok)
-}
-
-/// All topics that events can go to.
-pub fn topics(config: &Config) -> Vec<&str> {
-    let own = config.directories.iter().filter_map(|d| d.topic.as_deref());
-    let own = own.chain(config.fifos.iter().filter_map(|f| f.topic.as_deref()));
-    own.chain([config.default_topic()]).collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use bywash_common::config::DirectoryConfig;
-
-    use super::*;
-
-    #[test]
-    fn each_topic_counts_once() {
-        let directory = |path: &str, topic: Option<&str>| DirectoryConfig {
-            topic: topic.map(str::to_owned),
-            ..DirectoryConfig::at(path.into())
-        };
-        let directories = vec![directory("/a", Some("x")), directory("/b", None), directory("/c", Some("x"))];
-        let config = Config { directories, ..Config::default() };
-        assert_eq!(topics(&config), ["logs", "x"]);
-    }
 }

@@ -5,6 +5,7 @@
 mod check;
 pub mod cli;
 mod consume;
+pub mod delivery;
 pub mod drain;
 pub mod encode;
 pub mod failed;
@@ -20,3 +21,4 @@ pub mod sink;
 pub mod spool;
 pub mod state_dir;
 mod status;
+mod topics;

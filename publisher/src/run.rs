@@ -6,7 +6,8 @@ use anyhow::Context;
 use bywash_common::{cli::GlobalArgs, exit::Exit, ring::PublisherRing};
 
 use crate::{
-    drain::{self, DeadLetters, Drain, Frontier, Intake},
+    delivery::Frontier,
+    drain::{self, DeadLetters, Drain, Intake},
     metrics,
     names::Names,
     reload::Reload,

@@ -20,7 +20,7 @@ use crate::{
     sink::kafka::{ENCODER_HEADER, consumer_config, locate},
 };
 
-use super::{Event, Source};
+use super::source::{Event, Source};
 
 /// How long a poll waits: how soon a signal is heeded.
 const POLL_WAIT: Duration = Duration::from_millis(100);

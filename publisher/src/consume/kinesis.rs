@@ -21,7 +21,7 @@ use crate::{
     sink::kinesis::{Trouble, aggregate::unpack, ready, text_of},
 };
 
-use super::{Event, Source};
+use super::source::{Event, Source};
 
 /// Each shard is read this often: Kinesis lets all its readers together do so five times a second.
 const READ_INTERVAL: Duration = Duration::from_millis(250);

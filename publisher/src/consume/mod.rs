@@ -3,6 +3,7 @@
 mod kafka;
 mod kinesis;
 mod print;
+mod source;
 
 use anyhow::bail;
 use bywash_common::{
@@ -10,26 +11,10 @@ use bywash_common::{
     exit::Exit,
 };
 
-use crate::{check::topics, output, signals};
+use crate::{output, signals, topics::topics};
 
 use print::{Printer, Selection};
-
-/// One event as it lay in the topic or stream.
-struct Event {
-    /// The format that its publisher named.
-    encoder: Option<String>,
-    /// The encoded event.
-    payload: Vec<u8>,
-}
-
-/// Where events are read from.
-trait Source {
-    /// The next event, if one comes soon.
-    ///
-    /// # Errors
-    /// If it cannot be read, and waiting does not help.
-    fn next(&mut self) -> anyhow::Result<Option<Event>>;
-}
+use source::Source;
 
 /// Options of `publisher consume`.
 #[derive(Debug, clap::Args)]

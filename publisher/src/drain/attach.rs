@@ -11,11 +11,10 @@ use bywash_common::{
 use uuid::Uuid;
 
 use crate::{
+    delivery::{Ledger, Progress},
     signals::Stop,
     spool::{Head, Mark},
 };
-
-use super::frontier::{Ledger, Progress};
 
 /// How often a missing ring is looked for.
 const MISSING_WAIT: Duration = Duration::from_millis(200);

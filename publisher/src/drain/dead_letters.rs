@@ -8,11 +8,10 @@ use bywash_common::{
 };
 
 use crate::{
+    delivery::{Frontier, Refused, Ticket},
     failed::{Again, FailedError, Retry, Store},
     rate::LogRate,
 };
-
-use super::frontier::{Frontier, Refused, Ticket};
 
 /// Refused messages are gathered for this long: each time that some are kept costs two fsyncs.
 const GATHER_TIME: Duration = Duration::from_millis(100);

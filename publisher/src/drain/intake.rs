@@ -12,11 +12,13 @@ use bywash_common::{
 };
 use uuid::Uuid;
 
-use crate::spool::{Feeder, Head, Log, Nudge, SpoolError};
+use crate::{
+    delivery::Ledger,
+    spool::{Feeder, Head, Log, Nudge, SpoolError},
+};
 
 use super::{
     attach::RingLedger,
-    frontier::Ledger,
     source::{Source, Taken},
 };
 

@@ -6,13 +6,9 @@
 
 mod attach;
 mod dead_letters;
-mod frontier;
 mod intake;
 mod outlet;
 mod source;
-mod spans;
-#[cfg(test)]
-pub mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -31,21 +27,19 @@ use bywash_common::{
 use uuid::Uuid;
 
 use crate::{
+    delivery::{Bounds, Frontier, Record, Sink, SinkError},
     lines::Lines,
     names::Names,
     reload::Reload,
     signals::Stop,
-    sink::{Sink, SinkError},
 };
 
 pub use attach::attach;
 pub use dead_letters::DeadLetters;
-pub use frontier::{Bounds, Frontier, Ticket};
 use intake::IntakeError;
 pub use intake::{Intake, open_spool};
-pub use outlet::{Outlet, write_record};
+use outlet::Outlet;
 use source::Taken;
-pub use spans::Span;
 
 /// How long an idle drain sleeps at most; a new record ends it at once, but for one whose agent was killed before it
 /// could say so. With librdkafka's own three or four, an idle publisher wakes less than ten times a second.
@@ -222,15 +216,7 @@ impl Drain {
             }
             // The loss that it is comes as a record of its own.
             Kind::Discarded => {
-                let nothing = frontier::Record {
-                    end: entry.end,
-                    sequence: Some(entry.seq),
-                    time_ns: now_ns(),
-                    data_bytes: 0,
-                    held_bytes: 0,
-                    is_write: false,
-                };
-                let ticket = self.frontier.open(nothing);
+                let ticket = self.frontier.open(Record::of_news(entry.end, Some(entry.seq), now_ns()));
                 self.frontier.complete(ticket);
                 return Ok(());
             }

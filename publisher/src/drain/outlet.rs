@@ -20,20 +20,15 @@ use bywash_common::{
 };
 
 use crate::{
+    delivery::{Frontier, Letter, Message, Record, Refused, SendError, Sink, SinkError, Stretch, Ticket},
     encode::{self, Encode, LossEvent, Part, WriteEvent, Writer},
-    failed::Letter,
-    lines::Stretch,
+    lines::Onward,
     names::{Id, Names},
     signals::Stop,
-    sink::{Message, SendError, Sink, SinkError},
     spool::Nudge,
 };
 
-use super::{
-    Intake,
-    dead_letters::DeadLetters,
-    frontier::{Frontier, Record, Refused, Ticket},
-};
+use super::{dead_letters::DeadLetters, intake::Intake};
 
 /// How long the drain waits for a delivery, while the sink is full, before it looks at the sink and at a stop again.
 const FULL_WAIT: Duration = Duration::from_millis(100);
@@ -149,62 +144,6 @@ impl Outlet {
         self.dead_letters.finish(&self.frontier, &self.status);
     }
 
-    /// Sends a write, if need be in parts.
-    ///
-    /// # Errors
-    /// A [`SinkError`] if the sink cannot go on.
-    pub fn write(&mut self, entry: Entry, write: &Write<'_>, data: &[u8]) -> Result<(), SinkError> {
-        let ticket = self.frontier.open(write_record(entry, write, data));
-        self.send_write(ticket, entry.seq, None, write, data)
-    }
-
-    /// Sends some bytes on the ticket of the record in which they begin: `stretch` says which, none for all of that
-    /// record. `write` describes them.
-    ///
-    /// # Errors
-    /// A [`SinkError`] if the sink cannot go on.
-    pub fn send_write(
-        &mut self,
-        ticket: Ticket,
-        sequence: u64,
-        stretch: Option<Stretch>,
-        write: &Write<'_>,
-        message: &[u8],
-    ) -> Result<(), SinkError> {
-        match stretch {
-            None => self.name_event(format_args!("{sequence}")),
-            Some(Stretch { begin, len }) => self.name_event(format_args!("{sequence}.{begin}+{len}")),
-        }
-        let mut name = |id| self.names.name(id, self.polled);
-        let names =
-            (write.origin == Origin::Write).then(|| (name(Id::User(write.uid)), name(Id::Group(write.gid))));
-        let writer = names.as_ref().map(|(user, group)| Writer {
-            pid: write.pid,
-            uid: write.uid,
-            gid: write.gid,
-            user,
-            group,
-            command: write.command,
-        });
-        let agent_part = Part { index: write.part, count: write.parts };
-        let event_id = std::mem::take(&mut self.event_id);
-        let event = WriteEvent {
-            path: write.path,
-            writer,
-            unattributed: write.origin == Origin::Mapping,
-            time_ns: write.time_ns,
-            offset: write.offset,
-            event_id: &event_id,
-            sequence,
-            part: (write.parts != 1).then_some(agent_part),
-            piece: None,
-            message,
-        };
-        let sent = self.send_event(&event, ticket);
-        self.event_id = event_id;
-        sent
-    }
-
     fn send_event(&mut self, event: &WriteEvent<'_>, ticket: Ticket) -> Result<(), SinkError> {
         let key_bytes = self.config.key_of(Some(event.path)).map_or(0, <[u8]>::len);
         let limit_bytes = self.sink.payload_bytes_max(key_bytes);
@@ -264,7 +203,7 @@ impl Outlet {
         } else {
             tracing::error!("{} writes ({} bytes) were lost: {reason}", loss.events, loss.bytes);
         }
-        let ticket = self.frontier.open(loss_record(entry.end, Some(entry.seq), loss.last_ns));
+        let ticket = self.frontier.open(Record::of_news(entry.end, Some(entry.seq), loss.last_ns));
         self.name_event(format_args!("{}", entry.seq));
         let Loss { events, bytes, first_ns, last_ns, .. } = *loss;
         self.send_loss(ticket, reason, path, [events, bytes, first_ns, last_ns], Some(entry.seq))
@@ -283,7 +222,7 @@ impl Outlet {
     ) -> Result<(), SinkError> {
         self.status.add(PublisherCounter::CorruptSkips, 1);
         let now_ns = now_ns();
-        let ticket = self.frontier.open(loss_record(end, sequence, now_ns));
+        let ticket = self.frontier.open(Record::of_news(end, sequence, now_ns));
         match sequence {
             Some(sequence) => self.name_event(format_args!("{sequence}")),
             None => self.name_event(format_args!("corrupt-{end}")),
@@ -301,7 +240,7 @@ impl Outlet {
         self.status.add(PublisherCounter::CorruptSkips, 1);
         self.status.add(PublisherCounter::SpoolLost, records);
         let now_ns = now_ns();
-        let ticket = self.frontier.open(loss_record(end, None, now_ns));
+        let ticket = self.frontier.open(Record::of_news(end, None, now_ns));
         self.name_event(format_args!("gap-{first_seq}"));
         self.send_loss(ticket, "corrupt", None, [records, 0, now_ns, now_ns], None)
     }
@@ -356,6 +295,55 @@ impl Outlet {
         self.event_id.push_str(&self.id_prefix);
         // Writing to a string cannot fail.
         let _ = self.event_id.write_fmt(rest);
+    }
+}
+
+impl Onward for Outlet {
+    fn write(&mut self, entry: Entry, write: &Write<'_>, data: &[u8]) -> Result<(), SinkError> {
+        let ticket = self.frontier.open(Record::of_write(entry, write, data));
+        self.send_write(ticket, entry.seq, None, write, data)
+    }
+
+    fn send_write(
+        &mut self,
+        ticket: Ticket,
+        sequence: u64,
+        stretch: Option<Stretch>,
+        write: &Write<'_>,
+        message: &[u8],
+    ) -> Result<(), SinkError> {
+        match stretch {
+            None => self.name_event(format_args!("{sequence}")),
+            Some(Stretch { begin, len }) => self.name_event(format_args!("{sequence}.{begin}+{len}")),
+        }
+        let mut name = |id| self.names.name(id, self.polled);
+        let names =
+            (write.origin == Origin::Write).then(|| (name(Id::User(write.uid)), name(Id::Group(write.gid))));
+        let writer = names.as_ref().map(|(user, group)| Writer {
+            pid: write.pid,
+            uid: write.uid,
+            gid: write.gid,
+            user,
+            group,
+            command: write.command,
+        });
+        let agent_part = Part { index: write.part, count: write.parts };
+        let event_id = std::mem::take(&mut self.event_id);
+        let event = WriteEvent {
+            path: write.path,
+            writer,
+            unattributed: write.origin == Origin::Mapping,
+            time_ns: write.time_ns,
+            offset: write.offset,
+            event_id: &event_id,
+            sequence,
+            part: (write.parts != 1).then_some(agent_part),
+            piece: None,
+            message,
+        };
+        let sent = self.send_event(&event, ticket);
+        self.event_id = event_id;
+        sent
     }
 }
 
@@ -418,20 +406,4 @@ fn part_of<'a>(event: &WriteEvent<'a>, bytes: Range<usize>, part: Part) -> Write
         Some(_) => WriteEvent { offset, message, piece: Some(part), ..*event },
         None => WriteEvent { offset, message, part: Some(part), ..*event },
     }
-}
-
-/// What the frontier keeps of a write.
-pub fn write_record(entry: Entry, write: &Write<'_>, data: &[u8]) -> Record {
-    Record {
-        end: entry.end,
-        sequence: Some(entry.seq),
-        time_ns: write.time_ns,
-        data_bytes: data.len() as u64,
-        held_bytes: (write.path.len() + write.command.len() + data.len()) as u64,
-        is_write: true,
-    }
-}
-
-fn loss_record(end: u64, sequence: Option<u64>, time_ns: u64) -> Record {
-    Record { end, sequence, time_ns, data_bytes: 0, held_bytes: 0, is_write: false }
 }

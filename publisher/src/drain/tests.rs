@@ -8,8 +8,8 @@ use bywash_common::{
 };
 use serde_json::Value;
 
-use super::{testing::TestRing, *};
-use crate::sink::{Message, SendError};
+use super::*;
+use crate::delivery::{Message, SendError, Ticket, testing::TestRing};
 
 #[path = "line_tests.rs"]
 mod line_tests;

@@ -1,6 +1,6 @@
 //! What an event says of its file and writer, encoded once: most writes come from the same few.
 
-use super::{WriteEvent, Writer};
+use super::event::{WriteEvent, Writer};
 
 /// Files and writers that are remembered. Each takes 30 KiB at most, with a path and a command at their longest.
 const SLOTS: usize = 64;

@@ -150,7 +150,8 @@ proptest! {
         prop_assert_eq!(&out["user"], &json!({"id": uid.to_string(), "name": user}));
         prop_assert_eq!(&out["group"], &json!({"id": gid.to_string(), "name": group}));
         prop_assert_eq!(&out["labels"][&field], &json!(tag));
-        prop_assert_eq!(&out["tags"], &json!([tag]));
+        let tags: Vec<&str> = [&*tag].into_iter().chain(is_cut(&path).then_some(PATH_CUT_TAG)).collect();
+        prop_assert_eq!(&out["tags"], &json!(tags));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! JSON texts, written by hand: this is the hot path, and any bytes may come in.
 
-use super::Part;
+use super::event::Part;
 
 /// What U+FFFD, the replacement character, is in UTF-8.
 const REPLACEMENT: &str = "\u{fffd}";

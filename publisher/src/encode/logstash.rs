@@ -26,7 +26,10 @@
 use bywash_common::{config::EventConfig, record::is_cut};
 
 use super::{
-    Encode, LOST_TAG, LossEvent, PATH_CUT_TAG, VERSION, WriteEvent, cache::Cache, json,
+    cache::Cache,
+    event::{LossEvent, WriteEvent},
+    format::{Encode, LOST_TAG, PATH_CUT_TAG, VERSION},
+    json,
     timestamp::TimestampWriter,
 };
 

@@ -159,7 +159,8 @@ proptest! {
         );
         prop_assert_eq!([&out["user"], &out["group"]], [&json!(user), &json!(group)]);
         prop_assert_eq!(&out["@fields"][&field], &json!(tag));
-        prop_assert_eq!(&out["@tags"], &json!([tag]));
+        let tags: Vec<&str> = [&*tag].into_iter().chain(is_cut(&path).then_some(PATH_CUT_TAG)).collect();
+        prop_assert_eq!(&out["@tags"], &json!(tags));
     }
 
     #[test]

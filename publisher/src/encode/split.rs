@@ -1,6 +1,9 @@
 //! Where a message is cut if the event is larger than the sink takes.
 
-use super::{Encode, Part, WriteEvent};
+use super::{
+    event::{Part, WriteEvent},
+    format::Encode,
+};
 
 /// Not even a byte of the message fits beside the rest of the event.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]

@@ -1,6 +1,10 @@
 //! The formats without structure: `text` and `raw`.
 
-use super::{Encode, LossEvent, WriteEvent, timestamp::TimestampWriter};
+use super::{
+    event::{LossEvent, WriteEvent},
+    format::Encode,
+    timestamp::TimestampWriter,
+};
 
 /// `TIMESTAMP: PATH: MESSAGE`; a loss is `TIMESTAMP: bywash: LOST ...`.
 pub struct Text {

@@ -11,9 +11,9 @@ use std::{
 use anyhow::{Context, bail};
 use bywash_common::{config::Config, exit::Exit, ring::inspect};
 
-use crate::output;
+use crate::{delivery::Letter, output};
 
-use super::{Letter, RETRY_REQUEST, store};
+use super::store::{self, RETRY_REQUEST};
 
 /// How long `retry` waits until the publisher has taken notice.
 const NOTICE_WAIT: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@
 //! # Files
 //!
 //! The directory holds files `NANOSECONDS.jsonl`, named after their time, each with the letters of one moment, a JSON
-//! object a line (see [`Letter`]). A file appears whole (written under a temporary name, fsynced, renamed, the directory
+//! object a line (see [`Letter::to_line`](crate::delivery::Letter::to_line)). A file appears whole (written under a temporary name, fsynced, renamed, the directory
 //! fsynced) before the records that it stands for count as dealt with, so a crash leaves at worst a letter whose record
 //! is sent, and refused, again.
 //!
@@ -22,10 +22,6 @@ mod retry;
 mod store;
 
 pub use command::{FailedCommand, failed};
-pub use letter::Letter;
 pub use patience::Patience;
 pub use retry::{Again, Retry};
 pub use store::{FailedError, Store};
-
-/// The file with which `publisher failed retry` asks the running publisher for a round.
-const RETRY_REQUEST: &str = "retry";

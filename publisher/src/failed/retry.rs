@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::drain::Ticket;
+use crate::delivery::{Letter, Ticket};
 
-use super::{Letter, RETRY_REQUEST, store};
+use super::store::{self, RETRY_REQUEST};
 
 /// The most bytes of letters that one round sends; the next goes on where it ended.
 const ROUND_BYTES_MAX: u64 = 16 << 20;

@@ -11,12 +11,15 @@ use bywash_common::{fail_point::FailPoint, units::ByteSize};
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
 
-use crate::state_dir::{StateDir, StateDirError};
-
-use super::Letter;
+use crate::{
+    delivery::Letter,
+    state_dir::{StateDir, StateDirError},
+};
 
 /// What the names of files with letters end with.
 const SUFFIX: &str = "jsonl";
+/// The file with which `publisher failed retry` asks the running publisher for a round.
+pub const RETRY_REQUEST: &str = "retry";
 /// Held by whoever removes letters.
 const CHANGE_LOCK: &str = "change.lock";
 

@@ -7,6 +7,8 @@ use std::{
 
 use bywash_common::record::Write;
 
+use crate::delivery::Stretch;
+
 /// A write is stamped before it is in the ring. That long after the time in which it would have joined a line, with all
 /// of the ring read, none that would is still to come.
 pub const LATE: Duration = Duration::from_millis(100);
@@ -35,15 +37,6 @@ pub struct Record<'a> {
     pub from: usize,
     /// Its number in the ring.
     pub sequence: u64,
-}
-
-/// Some bytes of the writes through one handle, that follow one another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
-    /// Where in the record they begin.
-    pub begin: usize,
-    /// How many they are; they may go on in later records.
-    pub len: usize,
 }
 
 /// A line, or as much of it as there will be in one event.
@@ -117,13 +110,6 @@ impl<T: Copy> Pending<T> {
     fn join(&mut self, record: &Record<'_>, len: usize, ticket: T) {
         self.bytes.extend_from_slice(&record.data[..len]);
         self.end = Some(End { ticket, sequence: record.sequence, len });
-    }
-}
-
-impl Stretch {
-    /// None if these are all bytes of a record of `record_len` bytes.
-    fn unless_all_of(self, record_len: usize) -> Option<Self> {
-        (self.begin > 0 || self.len != record_len).then_some(self)
     }
 }
 

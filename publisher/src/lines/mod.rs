@@ -44,13 +44,32 @@ use bywash_common::{
     ring::{Ahead, Entry},
 };
 
-use crate::{
-    drain::{Frontier, Outlet, Span, Ticket, write_record},
-    sink::SinkError,
-};
+use crate::delivery::{Frontier, Record as Pending, SinkError, Span, Stretch, Ticket};
 
-pub use joiner::Stretch;
 use joiner::{End, Joiner, Limits, Line, Record};
+
+/// Where lines go.
+pub trait Onward {
+    /// Takes a write on, whole and as it is.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    fn write(&mut self, entry: Entry, write: &Write<'_>, data: &[u8]) -> Result<(), SinkError>;
+
+    /// Takes some bytes on, on the ticket of the record in which they begin: `stretch` says which, none for all of that
+    /// record. `write` describes them.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    fn send_write(
+        &mut self,
+        ticket: Ticket,
+        sequence: u64,
+        stretch: Option<Stretch>,
+        write: &Write<'_>,
+        message: &[u8],
+    ) -> Result<(), SinkError>;
+}
 
 /// The stage between the ring and the sink that makes lines of writes.
 pub struct Lines {
@@ -66,7 +85,7 @@ pub struct Lines {
 
 /// Has the outlet send lines.
 fn into(
-    outlet: &mut Outlet,
+    outlet: &mut impl Onward,
     frontier: &Arc<Frontier>,
 ) -> impl FnMut(&Line<'_, Ticket>) -> Result<(), SinkError> {
     let frontier = Arc::clone(frontier);
@@ -120,7 +139,7 @@ impl Lines {
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn reconfigure(&mut self, config: &Config, outlet: &mut Outlet) -> Result<(), SinkError> {
+    pub fn reconfigure(&mut self, config: &Config, outlet: &mut impl Onward) -> Result<(), SinkError> {
         let new = directories(config);
         if new != self.directories {
             self.flush(outlet)?;
@@ -138,11 +157,11 @@ impl Lines {
         entry: Entry,
         write: &Write<'_>,
         data: &[u8],
-        outlet: &mut Outlet,
+        outlet: &mut impl Onward,
     ) -> Result<(), SinkError> {
         let from = self.delivered(entry.seq, write.handle, data.len());
         if from > 0 && from == data.len() {
-            let ticket = self.frontier.open(write_record(entry, write, data));
+            let ticket = self.frontier.open(Pending::of_write(entry, write, data));
             self.frontier.complete(ticket);
             return Ok(());
         }
@@ -152,7 +171,7 @@ impl Lines {
         let record = Record { write, data, from, sequence: entry.seq };
         let frontier = &self.frontier;
         let open = |events: u32| {
-            let ticket = frontier.open(write_record(entry, write, data));
+            let ticket = frontier.open(Pending::of_write(entry, write, data));
             match events {
                 // A record before it is still open, so this does not give it back to the agent.
                 0 => frontier.complete(ticket),
@@ -171,7 +190,7 @@ impl Lines {
         write: &Write<'_>,
         data: &[u8],
         from: usize,
-        outlet: &mut Outlet,
+        outlet: &mut impl Onward,
     ) -> Result<(), SinkError> {
         if !self.joiner.is_empty() {
             self.joiner.pass_time(write.time_ns, &mut into(outlet, &self.frontier))?;
@@ -181,7 +200,7 @@ impl Lines {
         if from == 0 {
             return outlet.write(entry, write, data);
         }
-        let ticket = self.frontier.open(write_record(entry, write, data));
+        let ticket = self.frontier.open(Pending::of_write(entry, write, data));
         let rest = Write { offset: write.offset.saturating_add(from as u64), ..*write };
         let stretch = Stretch { begin: from, len: data.len() - from };
         outlet.send_write(ticket, entry.seq, Some(stretch), &rest, &data[from..])
@@ -201,7 +220,7 @@ impl Lines {
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn idle(&mut self, outlet: &mut Outlet) -> Result<(), SinkError> {
+    pub fn idle(&mut self, outlet: &mut impl Onward) -> Result<(), SinkError> {
         self.joiner.flush_stale(Instant::now(), &mut into(outlet, &self.frontier))
     }
 
@@ -209,7 +228,7 @@ impl Lines {
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn flush(&mut self, outlet: &mut Outlet) -> Result<(), SinkError> {
+    pub fn flush(&mut self, outlet: &mut impl Onward) -> Result<(), SinkError> {
         while !self.joiner.is_empty() {
             self.joiner.flush_oldest(&mut into(outlet, &self.frontier))?;
         }
@@ -220,7 +239,7 @@ impl Lines {
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn make_room(&mut self, outlet: &mut Outlet) -> Result<(), SinkError> {
+    pub fn make_room(&mut self, outlet: &mut impl Onward) -> Result<(), SinkError> {
         match self.joiner.oldest() {
             Some(oldest) if self.frontier.oldest() == Some(oldest) => {
                 self.joiner.flush_oldest(&mut into(outlet, &self.frontier))

@@ -17,7 +17,11 @@ use bywash_common::{
 
 use crate::rate::LogRate;
 
-use super::{Head, Log, SpoolError, log::Batch, segment::Record};
+use super::{
+    head::Head,
+    log::{Batch, Log, SpoolError},
+    segment::Record,
+};
 
 /// Records are written together up to this many bytes: one fsync for all of them.
 const BATCH_BYTES: usize = 1 << 20;
@@ -292,7 +296,7 @@ mod tests {
     use bywash_common::{config::SpoolConfig, ring::Kind};
 
     use super::*;
-    use crate::drain::testing::TestRing;
+    use crate::delivery::testing::TestRing;
 
     /// So often the last record is delivered while the feeder looks.
     const RACES: u64 = 200;

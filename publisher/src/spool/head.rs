@@ -11,7 +11,7 @@ use bywash_common::{
 };
 use uuid::Uuid;
 
-use super::Mark;
+use super::positions::Mark;
 
 struct State {
     /// Everything in the ring's stream before this is delivered.

@@ -10,7 +10,7 @@ use std::{
 use bywash_common::ring::Entry;
 use uuid::Uuid;
 
-use super::{Log, segment};
+use super::{log::Log, segment};
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,10 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-use super::{PropertyError, consumer_config, locate};
+use super::{
+    config::{PropertyError, consumer_config},
+    zookeepers::locate,
+};
 
 /// How long the brokers have for an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use crate::drain::{Frontier, Ticket};
+use crate::delivery::{Frontier, Ticket};
 
 use super::polled::Gather;
 
@@ -73,7 +73,7 @@ impl Gather for Gathered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drain::testing::{frontier, record};
+    use crate::delivery::testing::{frontier, record};
 
     #[test]
     fn what_is_kept_is_told_at_the_latest_when_nothing_more_may_be() {

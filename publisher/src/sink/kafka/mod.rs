@@ -18,6 +18,7 @@
 
 mod config;
 mod connect;
+mod error;
 mod gathered;
 mod polled;
 mod retry;
@@ -31,6 +32,7 @@ mod zookeepers;
 
 pub use config::{PropertyError, consumer_config};
 pub use connect::connect;
+pub use error::OpenError;
 pub use sink::{ENCODER_HEADER, KafkaSink, check};
 pub use transaction::TransactionalSink;
 pub use zookeepers::{LookUpError, locate};

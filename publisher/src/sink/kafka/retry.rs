@@ -11,7 +11,7 @@ use std::{
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::drain::Ticket;
+use crate::delivery::Ticket;
 
 /// How long the first attempt waits after a failure; each further one twice as long.
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);

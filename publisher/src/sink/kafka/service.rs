@@ -19,10 +19,10 @@ use rdkafka::{
 };
 
 use crate::{
-    check,
-    drain::{Frontier, Ticket},
-    failed::{Letter, Patience},
+    delivery::{Frontier, Letter, Ticket},
+    failed::Patience,
     rate::LogRate,
+    topics::topics,
 };
 
 use super::{
@@ -313,7 +313,7 @@ impl Service {
     /// The topics of another configuration may be missing.
     pub fn want_topics(&self, config: &Config) {
         if let Some(maker) = &self.topics {
-            check::topics(config).into_iter().for_each(|topic| maker.want(topic));
+            topics(config).into_iter().for_each(|topic| maker.want(topic));
         }
     }
 

@@ -16,14 +16,14 @@ use rdkafka::{
 };
 
 use crate::{
-    drain::{Frontier, Ticket},
+    delivery::{Frontier, Message, SendError, Sink, SinkError, Ticket},
     failed::Patience,
     rate::LogRate,
-    sink::{Message, OpenError, SendError, Sink, SinkError},
 };
 
 use super::{
     config::{PropertyError, message_bytes_max, producer_config, transactional_config},
+    error::OpenError,
     polled::{Gather as _, Polled},
     retry::Failed,
     service::{EVENT_ID_HEADER, Link, Opaque, Service, Verdict, verdict},

@@ -13,12 +13,9 @@ use rdkafka::{
 };
 
 use super::*;
-use crate::{
-    drain::{
-        Frontier,
-        testing::{self, record},
-    },
-    sink::{Message, SendError, Sink},
+use crate::delivery::{
+    Frontier, Message, SendError, Sink,
+    testing::{self, record},
 };
 
 /// Long enough for anything that will happen at all.

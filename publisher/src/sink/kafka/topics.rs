@@ -15,7 +15,7 @@ use rdkafka::{
     error::RDKafkaErrorCode,
 };
 
-use crate::{check, rate::LogRate};
+use crate::{rate::LogRate, topics::topics};
 
 use super::{
     config::{PropertyError, admin_config},
@@ -60,7 +60,7 @@ impl TopicMaker {
         }
         let admin = admin_config(config)?;
         let lookup = Lookup::new(config)?;
-        let wanted = check::topics(config).into_iter().map(str::to_owned).collect();
+        let wanted = topics(config).into_iter().map(str::to_owned).collect();
         let shared = Arc::new((Mutex::new(State { wanted, ..State::default() }), Condvar::new()));
         let worker =
             Worker { shared: Arc::clone(&shared), admin, lookup, log_rate: LogRate::new(LOG_INTERVAL) };

@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::{drain::Ticket, sink::kinesis::aggregate::unpack};
+use crate::{delivery::Ticket, sink::kinesis::aggregate::unpack};
 
 const LIMITS: Limits = Limits {
     strict_order: true,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bywash_common::config::PARTITION_KEY_CHARS_MAX;
 use md5::{Digest, Md5};
 
-use crate::{drain::Ticket, sink::Message};
+use crate::delivery::{Message, Ticket};
 
 /// The hash space is looked at in this many equal slices: what aggregation packs together, and what is paced together as
 /// long as nobody knows the shards. A shard of a stream with at most as many shards is one or more of them.

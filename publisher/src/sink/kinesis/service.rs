@@ -18,15 +18,16 @@ use tokio::{
 };
 
 use crate::{
-    drain::Frontier,
-    failed::{Letter, Patience},
+    delivery::{Frontier, Letter},
+    failed::Patience,
 };
 
 use super::{
     client::{Ready, ready},
     lanes::{Entry, Fate, Lanes, Limits},
+    paces::{Paces, Said},
     record::{Record, SLICES},
-    retry::{OPERATOR_BACK_OFF_MAX, Paces, Said, back_off},
+    retry::{OPERATOR_BACK_OFF_MAX, back_off},
     trouble::{LogRates, Trouble, text_of},
 };
 

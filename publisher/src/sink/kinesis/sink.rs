@@ -10,13 +10,13 @@ use bywash_common::config::Config;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
-    drain::{Frontier, Ticket},
+    delivery::{Frontier, Message, SendError, Sink, SinkError, Ticket},
     failed::Patience,
-    sink::{Message, OpenError, SendError, Sink, SinkError},
 };
 
 use super::{
     config::limits,
+    error::OpenError,
     record::{Record, partition_key, partition_key_bytes_max},
     service::{Handed, Service},
 };

@@ -12,9 +12,7 @@ use nix::{
     unistd::write,
 };
 
-use crate::drain::{Frontier, Ticket};
-
-use super::{Message, SendError, Sink, SinkError};
+use crate::delivery::{Frontier, Message, SendError, Sink, SinkError, Ticket};
 
 /// Lines are gathered up to this many bytes.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -115,7 +113,7 @@ mod tests {
     use std::io::{Read, pipe};
 
     use super::*;
-    use crate::drain::testing::{self, record};
+    use crate::delivery::testing::{self, record};
 
     fn message(payload: &[u8]) -> Message<'_> {
         Message { topic: "t", key: None, payload, event_id: "u-1", is_letter: false }

@@ -10,7 +10,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use crate::sink::{OpenError, kafka::config::consumer_config};
+use crate::sink::kafka::{config::consumer_config, error::OpenError};
 
 /// How long the brokers have for the committed checkpoint.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);

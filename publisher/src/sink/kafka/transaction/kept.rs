@@ -1,6 +1,6 @@
 //! What a transaction would take along if it were taken back.
 
-use crate::{drain::Ticket, sink::Message};
+use crate::delivery::{Message, Ticket};
 
 /// A message that is not committed.
 pub struct Kept {

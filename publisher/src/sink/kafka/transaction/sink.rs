@@ -17,19 +17,17 @@ use rdkafka::{
 };
 
 use crate::{
-    drain::{Frontier, Ticket},
+    delivery::{Frontier, Message, SendError, Sink, SinkError, Ticket},
     failed::Patience,
     rate::LogRate,
-    sink::{
-        Message, OpenError, SendError, Sink, SinkError,
-        kafka::{
-            config::{message_bytes_max, transactional_config},
-            polled::Polled,
-            service::{EVENT_ID_HEADER, Service, Verdict, verdict},
-            sink::{ENCODER_HEADER, destroy, payload_room},
-            topics::TopicMaker,
-            zookeepers::{Watch, locate},
-        },
+    sink::kafka::{
+        config::{message_bytes_max, transactional_config},
+        error::OpenError,
+        polled::Polled,
+        service::{EVENT_ID_HEADER, Service, Verdict, verdict},
+        sink::{ENCODER_HEADER, destroy, payload_room},
+        topics::TopicMaker,
+        zookeepers::{Watch, locate},
     },
 };
 

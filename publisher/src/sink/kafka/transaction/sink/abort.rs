@@ -5,13 +5,10 @@ use std::time::Instant;
 use rdkafka::{error::RDKafkaErrorCode, producer::Producer};
 
 use crate::{
-    failed::Letter,
-    sink::{
-        SinkError,
-        kafka::{
-            service::{Verdict, is_missing, verdict},
-            sink::TOPIC_LOOK_TIMEOUT,
-        },
+    delivery::{Letter, SinkError},
+    sink::kafka::{
+        service::{Verdict, is_missing, verdict},
+        sink::TOPIC_LOOK_TIMEOUT,
     },
 };
 

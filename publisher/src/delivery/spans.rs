@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bywash_common::ring::{AHEAD_MAX, Ahead};
 
-use super::frontier::Ticket;
+use super::ticket::Ticket;
 
 /// A message that begins in one record and ends in a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

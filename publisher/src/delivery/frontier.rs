@@ -12,27 +12,17 @@ use std::{
     time::Duration,
 };
 
-use bywash_common::{clock::now_ns, ring::Ahead};
+use bywash_common::{
+    clock::now_ns,
+    record::Write,
+    ring::{Ahead, Entry},
+};
 
-use crate::failed::Letter;
-
-use super::spans::{Span, Spans};
-
-/// What a delivery report is about: a record that was opened at the frontier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u64);
-
-impl Ticket {
-    /// The ticket's number, for sinks whose library hands a number back with a report.
-    pub fn number(self) -> u64 {
-        self.0
-    }
-
-    /// The ticket of a number that [`Self::number`] gave.
-    pub fn from_number(number: u64) -> Self {
-        Self(number)
-    }
-}
+use super::{
+    letter::Letter,
+    spans::{Span, Spans},
+    ticket::Ticket,
+};
 
 /// A record that is on its way to the sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +39,25 @@ pub struct Record {
     pub held_bytes: u64,
     /// It is a write, not news of a loss.
     pub is_write: bool,
+}
+
+impl Record {
+    /// What the frontier keeps of a write.
+    pub fn of_write(entry: Entry, write: &Write<'_>, data: &[u8]) -> Self {
+        Self {
+            end: entry.end,
+            sequence: Some(entry.seq),
+            time_ns: write.time_ns,
+            data_bytes: data.len() as u64,
+            held_bytes: (write.path.len() + write.command.len() + data.len()) as u64,
+            is_write: true,
+        }
+    }
+
+    /// What it keeps of news, which hold no bytes of a write.
+    pub fn of_news(end: u64, sequence: Option<u64>, time_ns: u64) -> Self {
+        Self { end, sequence, time_ns, data_bytes: 0, held_bytes: 0, is_write: false }
+    }
 }
 
 /// What the frontier has moved over.
@@ -178,7 +187,7 @@ impl Frontier {
     /// Takes a record on its way. It is complete after one report, or as many more as [`Self::expect_more`] says.
     pub fn open(&self, record: Record) -> Ticket {
         let mut state = self.lock();
-        let ticket = Ticket(state.first + state.pending.len() as u64);
+        let ticket = state.next_ticket();
         state.held_bytes += record.held_bytes;
         state.pending.push_back(Pending { record, messages: 1, announced: !record.is_write });
         state.note_in_flight();
@@ -192,13 +201,12 @@ impl Frontier {
             let state = self.lock();
             state.pending.back().map_or(state.last_end, |pending| pending.record.end)
         };
-        let is_write = false;
-        self.open(Record { end, sequence: None, time_ns: now_ns(), data_bytes: 0, held_bytes, is_write })
+        self.open(Record { held_bytes, ..Record::of_news(end, None, now_ns()) })
     }
 
     /// Whether all messages of the record, and of those before it, have been reported.
     pub fn is_done(&self, ticket: Ticket) -> bool {
-        ticket.0 < self.lock().first
+        ticket.number() < self.lock().first
     }
 
     /// Says that the record becomes this many messages more. To be called before the last one known so far is sent.
@@ -215,14 +223,13 @@ impl Frontier {
 
     /// The ticket that the next record will get.
     pub fn next_ticket(&self) -> Ticket {
-        let state = self.lock();
-        Ticket(state.first + state.pending.len() as u64)
+        self.lock().next_ticket()
     }
 
     /// The oldest record on its way.
     pub fn oldest(&self) -> Option<Ticket> {
         let state = self.lock();
-        (!state.pending.is_empty()).then_some(Ticket(state.first))
+        (!state.pending.is_empty()).then_some(Ticket::from_number(state.first))
     }
 
     /// One of the record's messages is delivered.
@@ -340,8 +347,12 @@ impl Frontier {
 }
 
 impl State {
+    fn next_ticket(&self) -> Ticket {
+        Ticket::from_number(self.first + self.pending.len() as u64)
+    }
+
     fn get(&mut self, ticket: Ticket) -> Option<&mut Pending> {
-        let index = usize::try_from(ticket.0.checked_sub(self.first)?).ok()?;
+        let index = usize::try_from(ticket.number().checked_sub(self.first)?).ok()?;
         self.pending.get_mut(index)
     }
 
@@ -365,7 +376,7 @@ impl State {
         }
         if progress.end > 0 {
             self.last_end = progress.end;
-            let ahead = self.spans.pass(Ticket(self.first));
+            let ahead = self.spans.pass(Ticket::from_number(self.first));
             if !ahead.is_empty() {
                 self.ledger.tell_ahead(progress.end, ahead);
             }

@@ -1,0 +1,16 @@
+//! A message that cannot be delivered.
+
+/// A message that the sink refuses for good: all that is needed to understand it, and to send it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// Which of the sink's streams it was for.
+    pub topic: String,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// The encoded event.
+    pub payload: Vec<u8>,
+    /// The event's id.
+    pub event_id: String,
+    /// Why, in the sink's words.
+    pub reason: String,
+}

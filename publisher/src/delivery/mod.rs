@@ -1,0 +1,22 @@
+//! What the drain, the sinks, the spool and the dead letters have in common: the names of events, the tickets of records,
+//! what becomes of them, and how far they are delivered.
+//!
+//! Nothing here imports from another room of this crate; `floors.rs` holds the crate to that.
+
+mod class;
+mod frontier;
+mod id;
+mod letter;
+mod sink;
+mod spans;
+#[cfg(test)]
+pub mod testing;
+mod ticket;
+
+pub use class::Class;
+pub use frontier::{Bounds, Frontier, Ledger, Progress, Record, Refused};
+pub use id::Stretch;
+pub use letter::Letter;
+pub use sink::{Message, SendError, Sink, SinkError};
+pub use spans::Span;
+pub use ticket::Ticket;

@@ -1,0 +1,30 @@
+//! Where events can go.
+
+use std::collections::BTreeSet;
+
+use bywash_common::config::Config;
+
+/// All topics, or streams, that events can go to.
+pub fn topics(config: &Config) -> Vec<&str> {
+    let own = config.directories.iter().filter_map(|d| d.topic.as_deref());
+    let own = own.chain(config.fifos.iter().filter_map(|f| f.topic.as_deref()));
+    own.chain([config.default_topic()]).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bywash_common::config::DirectoryConfig;
+
+    use super::*;
+
+    #[test]
+    fn each_topic_counts_once() {
+        let directory = |path: &str, topic: Option<&str>| DirectoryConfig {
+            topic: topic.map(str::to_owned),
+            ..DirectoryConfig::at(path.into())
+        };
+        let directories = vec![directory("/a", Some("x")), directory("/b", None), directory("/c", Some("x"))];
+        let config = Config { directories, ..Config::default() };
+        assert_eq!(topics(&config), ["logs", "x"]);
+    }
+}

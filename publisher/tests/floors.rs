@@ -1,0 +1,189 @@
+//! The rooms of this crate stand on floors: a room imports from lower floors alone, and no files import from one another in
+//! a circle. What tests import is left out.
+
+// A test says that something does not hold by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+/// The rooms, lowest floor first. Rooms of one floor do not know of one another.
+const FLOORS: [&[&str]; 9] = [
+    &["names", "output", "rate", "signals", "state_dir", "topics"],
+    &["delivery"],
+    &["encode", "failed", "lines", "spool"],
+    &["sink"],
+    &["reload", "status"],
+    &["drain", "metrics"],
+    &["check", "consume"],
+    &["run"],
+    &["cli"],
+];
+
+/// Modules by path, `sink::kafka::retry`, and their code without tests.
+fn modules() -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut found);
+    found
+}
+
+fn collect(dir: &Path, prefix: &str, found: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let is_test = name == "testing" || name == "tests" || name.ends_with("_tests");
+        if path.is_dir() {
+            collect(&path, &join(prefix, &name), found);
+        } else if path.extension().is_some_and(|e| e == "rs") && !is_test && name != "main" {
+            let module = match name.as_str() {
+                "mod" => prefix.to_owned(),
+                "lib" => String::new(),
+                _ => join(prefix, &name),
+            };
+            found.insert(module, code_of(&fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+fn join(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}::{name}") }
+}
+
+/// The code up to its tests, without comments.
+fn code_of(text: &str) -> String {
+    let shipped = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    shipped.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+/// The paths that a `use` tree names.
+fn expand(tree: &str, prefix: &str, paths: &mut Vec<String>) {
+    let tree = tree.trim();
+    let Some(open) = tree.find('{') else {
+        let path = tree.split(" as ").next().unwrap();
+        return paths.push(format!("{prefix}{path}"));
+    };
+    let inner = tree[open + 1..].strip_suffix('}').expect("a tree that ends");
+    let prefix = format!("{prefix}{}", &tree[..open]);
+    let (mut depth, mut begin) = (0, 0);
+    for (at, char) in inner.char_indices().chain([(inner.len(), ',')]) {
+        match char {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                if !inner[begin..at].trim().is_empty() {
+                    expand(&inner[begin..at], &prefix, paths);
+                }
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Every path in the code that may lead to another module: of `use` trees, and `crate::` and `super::` in between.
+fn paths(code: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    let mut rest = code;
+    while let Some((line, behind)) = rest.split_once('\n') {
+        let statement = line.trim_start();
+        let tree = statement.strip_prefix("use ").or_else(|| statement.split_once(" use ")?.1.into());
+        let is_use = ["use ", "pub use ", "pub(super) use ", "pub(crate) use "];
+        if let Some(tree) = tree.filter(|_| is_use.iter().any(|begin| statement.starts_with(begin))) {
+            let all = &rest[rest.find(tree).unwrap()..];
+            let tree = all.split(';').next().unwrap();
+            expand(&tree.split_whitespace().collect::<Vec<_>>().join(" "), "", &mut paths);
+        }
+        rest = behind;
+    }
+    for root in ["crate::", "super::"] {
+        for (at, _) in code.match_indices(root) {
+            let rest = &code[at..];
+            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap();
+            // A tree is in a `use`, which was looked at.
+            if !rest[end..].starts_with('{') {
+                paths.push(rest[..end].trim_end_matches(':').to_owned());
+            }
+        }
+    }
+    paths
+}
+
+/// The module, other than itself, that a path in `module` leads to.
+fn target(module: &str, path: &str, modules: &BTreeMap<String, String>) -> Option<String> {
+    let path = path.replace(' ', "");
+    let mut at: Vec<&str> = module.split("::").filter(|s| !s.is_empty()).collect();
+    let mut segments = path.split("::").peekable();
+    match *segments.peek()? {
+        "crate" => {
+            segments.next();
+            at.clear();
+        }
+        "self" => {
+            segments.next();
+        }
+        "super" => {}
+        // Of another crate, or a child.
+        child if modules.contains_key(&join(module, child)) => {}
+        _ => return None,
+    }
+    for segment in segments {
+        if segment == "super" {
+            at.pop();
+            continue;
+        }
+        at.push(segment);
+        if !modules.contains_key(&at.join("::")) {
+            at.pop();
+            break;
+        }
+    }
+    Some(at.join("::")).filter(|found| found != module && !found.is_empty())
+}
+
+fn imports() -> BTreeMap<String, BTreeSet<String>> {
+    let modules = modules();
+    let of = |(module, code): (&String, &String)| {
+        let found = paths(code).into_iter().filter_map(|path| target(module, &path, &modules)).collect();
+        (module.clone(), found)
+    };
+    modules.iter().map(of).collect()
+}
+
+fn floor(module: &str) -> usize {
+    let room = module.split("::").next().unwrap();
+    let found = FLOORS.iter().position(|rooms| rooms.contains(&room));
+    found.unwrap_or_else(|| panic!("`{room}` has no floor: give it one in {}", file!()))
+}
+
+#[test]
+fn no_room_imports_from_its_own_floor_or_one_above() {
+    let imports = imports();
+    assert!(imports["drain"].contains("delivery") && imports["sink::kafka::sink"].len() > 5, "{imports:#?}");
+    for (module, found) in imports.iter().filter(|(module, _)| !module.is_empty()) {
+        let room = |path: &str| path.split("::").next().unwrap().to_owned();
+        for other in found.iter().filter(|other| room(other) != room(module)) {
+            assert!(floor(other) < floor(module), "`{module}` imports from `{other}`, which is not below it");
+        }
+    }
+}
+
+#[test]
+fn no_files_import_from_one_another_in_a_circle() {
+    let mut left = imports();
+    // What imports from nothing that is left is in no circle.
+    loop {
+        let names: BTreeSet<String> = left.keys().cloned().collect();
+        let before = left.len();
+        left.retain(|_, found| found.iter().any(|other| names.contains(other)));
+        if left.len() == before {
+            break;
+        }
+    }
+    for found in left.values_mut() {
+        found.retain(|other| imports().contains_key(other));
+    }
+    assert!(left.is_empty(), "in a circle, or above one: {left:#?}");
+}
