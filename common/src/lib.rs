@@ -18,6 +18,8 @@ pub mod make;
 pub mod record;
 pub mod ring;
 #[cfg(not(loom))]
+pub mod shared;
+#[cfg(not(loom))]
 pub mod status;
 mod sync;
 pub mod units;

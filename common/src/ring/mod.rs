@@ -176,6 +176,8 @@ pub use consumer::{Entry, ReadError};
 #[cfg(not(loom))]
 pub use inspect::{Inspected, inspect, inspect_to_show};
 pub use layout::{CAPACITY_MAX, CAPACITY_MIN, VERSION};
+#[cfg(not(loom))]
+pub(crate) use object::boot_id;
 pub use producer::{Lost, Weight};
 #[cfg(not(loom))]
 pub use publisher::{Gauge, PublisherRing};

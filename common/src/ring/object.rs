@@ -365,7 +365,7 @@ pub(super) fn remove_generation(generation: &Generation) -> Result<(), RingError
 }
 
 /// What tells this boot of the machine from all others (random(4)); zeros where the kernel does not say.
-pub(super) fn boot_id() -> [u8; 16] {
+pub(crate) fn boot_id() -> [u8; 16] {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     Uuid::parse_str(text.trim()).unwrap_or_default().into_bytes()
 }

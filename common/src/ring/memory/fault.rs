@@ -49,6 +49,11 @@ impl Guarded {
         Self(free)
     }
 
+    /// For a mapping of which nothing can go missing.
+    pub(super) fn not_needed() -> Self {
+        Self(None)
+    }
+
     /// Whether nothing of the mapping has been found missing.
     pub(super) fn is_intact(&self) -> bool {
         self.0.is_none_or(|guard| !guard.broken.load(Ordering::Relaxed))

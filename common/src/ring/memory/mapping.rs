@@ -74,6 +74,16 @@ impl Mapping {
     /// # Errors
     /// Whatever mmap(2) says.
     pub(crate) fn of(file: &File, len: usize, access: Access) -> io::Result<Self> {
+        let mut mapping = Self::of_sealed(file, len, access)?;
+        mapping.guard = Guarded::new(mapping.base.as_ptr() as usize, len);
+        Ok(mapping)
+    }
+
+    /// As [`Self::of`], of an object that nobody can cut short: it takes no guard, of which there are few.
+    ///
+    /// # Errors
+    /// Whatever mmap(2) says.
+    pub(crate) fn of_sealed(file: &File, len: usize, access: Access) -> io::Result<Self> {
         let protection = match access {
             Access::Read => libc::PROT_READ,
             Access::Write => libc::PROT_READ | libc::PROT_WRITE,
@@ -88,8 +98,7 @@ impl Mapping {
         }
         let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::InvalidData)?;
         // mmap(2) gives page-aligned addresses, so a multiple of 8 from the base is aligned for an u64.
-        let guard = Guarded::new(base.as_ptr() as usize, len);
-        Ok(Self { base, len, guard })
+        Ok(Self { base, len, guard: Guarded::not_needed() })
     }
 
     /// Enters every page into this process's page table, as far as the kernel does that on request (Linux 5.14): else the
@@ -189,6 +198,16 @@ impl Mapping {
         // SAFETY: in bounds and aligned, asserted above (for constants of `layout`, once the segment's least
         // length is checked at attach, this cannot fail); the mapping outlives the returned borrow of self;
         // these bytes are only ever used as atomics.
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at).cast()) }
+    }
+
+    /// The word at `at` of a mapping that has no bytes beside words.
+    #[inline]
+    pub(crate) fn any_word(&self, at: usize) -> &AtomicU64 {
+        let is_within = at.is_multiple_of(8) && at.checked_add(8).is_some_and(|end| end <= self.len);
+        assert!(is_within, "word {at:#x} is not within {:#x} bytes", self.len);
+        // SAFETY: in bounds and aligned, asserted above; the mapping outlives the returned borrow of self. That nothing
+        // else than atomics reaches these bytes is up to `Segment`, which is all that calls this.
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(at).cast()) }
     }
 

@@ -12,6 +12,8 @@ mod fault;
 mod mapping;
 #[cfg(all(loom, test))]
 mod model;
+#[cfg(not(loom))]
+mod segment;
 
 #[cfg(not(loom))]
 pub(crate) use mapping::{Access, create_object};
@@ -19,6 +21,8 @@ pub(crate) use mapping::{Access, create_object};
 pub use mapping::{Mapping, Segments};
 #[cfg(all(loom, test))]
 pub(crate) use model::Model;
+#[cfg(not(loom))]
+pub use segment::{SEGMENT_BYTES_MAX, Segment, SegmentError, WORD};
 
 use std::time::Duration;
 
