@@ -39,9 +39,10 @@ impl Manager {
         }
     }
 
-    /// The agent is about to end.
-    pub fn stopping(&self) {
-        tell(&[NotifyState::Stopping]);
+    /// The agent is about to end, in `most` at the latest.
+    pub fn stopping(&self, most: Duration) {
+        let most = u32::try_from(most.as_micros()).unwrap_or(u32::MAX);
+        tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(most)]);
     }
 }
 

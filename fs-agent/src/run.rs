@@ -19,12 +19,15 @@ use crate::{
     check,
     manager::Manager,
     mount, process,
-    services::{self, CLOSING_GRACE, CLOSING_LOOK_INTERVAL, Ended, OverlayId, Services},
+    services::{self, CLOSING_LOOK_INTERVAL, Ended, OverlayId, Services},
     sleep::{LOOK_SIGNAL, asleep},
 };
 
 /// How often losses are announced and drained rings removed.
 const TIDY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a stop may take beside `agent.stop_grace`: stores into mappings are written down before and after it.
+pub const STOP_WORK_MAX: Duration = Duration::from_secs(15);
 
 /// What the agent reacts to.
 #[derive(Debug)]
@@ -148,9 +151,9 @@ impl Agent<'_> {
 
     /// Stops listening, and gives what is still in use a while.
     fn stop(&mut self) {
-        self.manager.stopping();
+        self.manager.stopping(self.config.agent.stop_grace.0 + STOP_WORK_MAX);
         self.services.stop(self.config.agent.on_agent_exit);
-        let deadline = Instant::now() + CLOSING_GRACE;
+        let deadline = Instant::now() + self.config.agent.stop_grace.0;
         while !self.services.is_closed() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -1,6 +1,6 @@
 //! `[agent]`: how fs-agent works.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use toml::Value;
@@ -12,9 +12,13 @@ use super::{
     print::{table, text, texts},
     words,
 };
+use crate::units::Span;
+
+/// The longest `agent.restart_wait` and `agent.stop_grace`.
+const WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// `[agent]`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentConfig {
     /// What `fs-agent sleep` stops listening to: these directories and those below them.
     pub sleep: Vec<PathBuf>,
@@ -22,6 +26,22 @@ pub struct AgentConfig {
     pub state_dir: Option<PathBuf>,
     /// What becomes of the overlays when the agent ends, in whichever way.
     pub on_agent_exit: OnAgentExit,
+    /// How long callers wait for an agent that is to come back; then the overlays go. At most 10 minutes.
+    pub restart_wait: Span,
+    /// How long a stopping agent serves files that are still open. At most 10 minutes.
+    pub stop_grace: Span,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            sleep: Vec::new(),
+            state_dir: None,
+            on_agent_exit: OnAgentExit::default(),
+            restart_wait: Span(Duration::from_secs(10)),
+            stop_grace: Span(Duration::from_secs(5)),
+        }
+    }
 }
 
 /// What becomes of the overlays when the agent ends.
@@ -44,15 +64,27 @@ pub(super) struct Table {
     sleep: Placed<Vec<PathBuf>>,
     state_dir: Placed<PathBuf>,
     on_agent_exit: Placed<String>,
+    restart_wait: Placed<Span>,
+    stop_grace: Placed<Span>,
 }
 
 /// Takes over what the section says.
 pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
-    let Table { sleep, state_dir, on_agent_exit } = table;
+    let Table { sleep, state_dir, on_agent_exit, restart_wait, stop_grace } = table;
     let to = &mut config.agent;
     context.set(&mut to.sleep, sleep, |paths| paths.iter().map(|path| checked_path(path)).collect());
     context.set(&mut to.state_dir, state_dir, |path| checked_path(&path).map(Some));
     context.set(&mut to.on_agent_exit, on_agent_exit, |word| word.parse());
+    context.set(&mut to.restart_wait, restart_wait, checked_wait);
+    context.set(&mut to.stop_grace, stop_grace, checked_wait);
+}
+
+fn checked_wait(span: Span) -> Result<Span, String> {
+    if span.0 <= WAIT_MAX {
+        Ok(span)
+    } else {
+        Err(format!("`{span}` is too long: use {} or less", Span(WAIT_MAX)))
+    }
 }
 
 /// The section, as the file has it.
@@ -62,5 +94,7 @@ pub(super) fn print(agent: &AgentConfig) -> Value {
         ("sleep", texts(&sleep)),
         ("state_dir", agent.state_dir.as_ref().and_then(|path| text(path.display()))),
         ("on_agent_exit", text(agent.on_agent_exit.word())),
+        ("restart_wait", text(agent.restart_wait)),
+        ("stop_grace", text(agent.stop_grace)),
     ]))
 }

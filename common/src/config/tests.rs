@@ -87,6 +87,8 @@ fn what_sleeps_is_given_by_absolute_paths() {
     refused("[agent]\nsleep = ['a']\n", &["b.toml:2", "agent.sleep", "`a`"]);
     refused("[agent]\nstate_dir = 'a'\n", &["b.toml:2", "agent.state_dir", "`a`"]);
     refused("[[directory]]\npath = '/a'\nsubmounts = 'eat'\n", &["b.toml:3", "submounts", "eat", "`pass`"]);
+    refused("[agent]\nrestart_wait = '11m'\n", &["b.toml:2", "agent.restart_wait", "660s", "600s"]);
+    refused("[agent]\nstop_grace = '1h'\n", &["b.toml:2", "agent.stop_grace", "3600s", "600s"]);
     refused("[agent]\non_agent_exit = 'panic'\n", &["b.toml:2", "on_agent_exit", "panic", "`keep`"]);
     let config = parse("[agent]\nsleep = ['/a/']\n").unwrap();
     assert_eq!(config.agent.sleep, [PathBuf::from("/a")]);
@@ -156,7 +158,7 @@ fn a_named_file_must_exist() {
 fn what_is_printed_is_the_same_configuration_without_secrets() {
     let text = "[ring]\nsize = '1MiB'\ngroup = 'g'\n[event]\nencoder = 'text'\ntags = ['t']\n\
                 fields = { b = '1', a = '2' }\n[[directory]]\npath = '/a'\ntopic = 'x'\nexclude = ['*.gz']\nsubmounts = 'pass'\n\
-                quota = { bytes_per_second = 7, files_tracked = 3 }\n[agent]\nsleep = ['/a']\non_agent_exit = 'keep'\nstate_dir = '/s'\n\
+                quota = { bytes_per_second = 7, files_tracked = 3 }\n[agent]\nsleep = ['/a']\non_agent_exit = 'keep'\nstate_dir = '/s'\nrestart_wait = '7s'\nstop_grace = '0s'\n\
                 [publisher]\nflush_interval = '200ms'\n[kafka]\nkey = 'k'\n\
                 properties = { 'linger.ms' = 5, 'sasl.password' = 'hunter2' }\n";
     let mut config = parse(text).unwrap();

@@ -34,9 +34,6 @@ pub use overlays::Ended;
 use overlays::Overlays;
 pub use served::OverlayId;
 
-/// How long what is still in use may be used after the agent was told to end.
-pub const CLOSING_GRACE: Duration = Duration::from_secs(5);
-
 /// How often it is looked whether it is still in use.
 pub const CLOSING_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 

@@ -44,6 +44,25 @@ fn a_terminated_agent_goes_although_a_file_is_open() {
     drop(open);
 }
 
+#[test]
+fn an_agent_serves_what_is_open_as_long_as_its_configuration_says() {
+    for (grace, least, most) in [("0s", 0, 2), ("3s", 3, 5)] {
+        let mut bywash = Bywash::new("localhost:9", &Settings { ring_size: "1MiB", ..Settings::default() });
+        bywash.edit("", &format!("\n[agent]\nstop_grace = \"{grace}\"\n"));
+        bywash.start_agent();
+        let open = fs::File::create(bywash.file("open")).unwrap();
+        let begin = Instant::now();
+        let status = bywash.agent().terminate(PATIENCE);
+        let took = begin.elapsed();
+        assert_eq!(status.code(), Some(0), "{status}");
+        assert!(
+            Duration::from_secs(least) <= took && took < Duration::from_secs(most),
+            "stop_grace = {grace}: {took:?}"
+        );
+        drop(open);
+    }
+}
+
 /// A program that has mapped a file of the first directory and stored into the mapping, which nobody has flushed; it reads
 /// the mapping once more when it is told to end.
 fn map_and_store(bywash: &Bywash) -> Child {

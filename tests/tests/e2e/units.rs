@@ -270,6 +270,7 @@ fn the_agent_works_with_what_its_unit_leaves_it_and_says_when_it_is_ready() {
     assert!(reloading[0] == "RELOADING=1" && reloading[1].starts_with("MONOTONIC_USEC="), "{reloading:?}");
     assert_eq!(skip_watchdog(), ["READY=1"]);
     bywash.stop_agent();
-    assert_eq!(skip_watchdog(), ["STOPPING=1"]);
+    // agent.stop_grace, and what is done before and after it.
+    assert_eq!(skip_watchdog(), ["STOPPING=1", "EXTEND_TIMEOUT_USEC=20000000"]);
     assert!(!mounts::is_mounted(bywash.directory()));
 }
