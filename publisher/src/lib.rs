@@ -6,6 +6,7 @@ mod check;
 pub mod cli;
 mod consume;
 pub mod delivery;
+pub mod disk;
 pub mod drain;
 pub mod encode;
 pub mod failed;

@@ -29,7 +29,7 @@ pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
     // To the end: how much of the rest is delivered shows too.
     let _metrics = metrics::Server::start(config)?;
     let dead_letters = DeadLetters::open(config)?;
-    let spool = drain::open_spool(config)?;
+    let spool = drain::open_spool(config, &stop)?;
     let Some(ring) = drain::attach(&config.ring.name, &stop)? else { return Ok(Exit::Ok) };
     let has_spool = spool.is_some();
     let intake = Intake::open(ring, spool, config.spool.high_mark)?;

@@ -2,18 +2,23 @@
 
 use std::{
     io,
+    path::Path,
     sync::{Arc, Mutex},
-    time::Instant,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use bywash_common::{
-    config::Config,
+    config::{Config, DEFAULT_SPOOL_DIR},
     ring::{Ahead, PublisherRing, ReadError},
 };
+use nix::errno::Errno;
 use uuid::Uuid;
 
 use crate::{
     delivery::Ledger,
+    rate::LogRate,
+    signals::Stop,
     spool::{Feeder, Head, Log, Nudge, SpoolError},
 };
 
@@ -22,40 +27,65 @@ use super::{
     source::{Source, Taken},
 };
 
+/// How long a disk that does not give what is in the spool is left alone before it is asked again.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
+/// At most one line about such a disk in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The spool of a publisher; none if there shall be none, or cannot be.
 pub type SharedLog = Option<Arc<Mutex<Log>>>;
 
 /// Records cannot be taken in.
 #[derive(Debug, thiserror::Error)]
 pub enum IntakeError {
-    /// What is delivered cannot be removed from the spool.
-    #[error(transparent)]
-    Spool(#[from] SpoolError),
     /// The system has no thread to give.
     #[error("cannot start the spool's thread: {0}")]
     Thread(#[source] io::Error),
 }
 
-/// Opens the spool that is configured.
+/// Opens the spool that is configured. As long as the disk does not give what waits there, this tries again: nothing may
+/// be sent before. Without a spool (`spool.size_max = 0`), what an earlier one holds is delivered all the same.
 ///
 /// # Errors
 /// A [`SpoolError`] if it was configured and cannot be used. If the default cannot be used, the log says so.
-pub fn open_spool(config: &Config) -> Result<SharedLog, SpoolError> {
-    let Some(dir) = config.spool.directory() else {
-        if let Some(dir) = config.spool.dir.as_deref().filter(|dir| Log::holds_any(dir)) {
-            tracing::warn!("there is no spool (spool.size_max is 0), but records wait in {}", dir.display());
+pub fn open_spool(config: &Config, stop: &Stop) -> Result<SharedLog, SpoolError> {
+    let dir = config.spool.dir.as_deref().unwrap_or(Path::new(DEFAULT_SPOOL_DIR));
+    if config.spool.directory().is_none() {
+        if !Log::holds_any(dir) {
+            return Ok(None);
         }
-        return Ok(None);
-    };
-    match Log::open(dir, &config.spool, &config.ring.name, config.ring.group.as_deref()) {
-        Ok(log) => Ok(Some(Arc::new(Mutex::new(log)))),
-        Err(error) if config.spool.dir.is_some() => Err(error),
-        Err(error) => {
-            tracing::warn!(
-                "there is no spool (set spool.dir): {error}; what the ring cannot hold is counted as lost, and a \
-                 reboot ends what it holds"
-            );
-            Ok(None)
+        let dir = dir.display();
+        tracing::warn!(
+            "there is no spool (spool.size_max is 0), but records wait in {dir}: they are sent first"
+        );
+    }
+    let mut log_rate = LogRate::new(LOG_INTERVAL);
+    let mut tries = 1;
+    loop {
+        let group = config.ring.group.as_deref();
+        match Log::open(dir, &config.spool, &config.ring.name, group, tries) {
+            Ok(log) => return Ok(Some(Arc::new(Mutex::new(log)))),
+            Err(error) if error.to_try_again().is_some() && Log::holds_any(dir) => {
+                if let Some(others) = log_rate.pass() {
+                    tracing::error!("{error}: it is tried again, and what is in the ring waits{others}");
+                }
+                if stop.is_requested() {
+                    return Ok(None);
+                }
+                // Others say nothing of how often a sector was tried.
+                let is_medium =
+                    error.to_try_again().and_then(io::Error::raw_os_error) == Some(Errno::EIO as i32);
+                tries += u32::from(is_medium);
+                sleep(RETRY_WAIT);
+            }
+            Err(error) if config.spool.dir.is_some() => return Err(error),
+            Err(error) => {
+                tracing::warn!(
+                    "there is no spool (set spool.dir): {error}; what the ring cannot hold is counted as lost, and a \
+                     reboot ends what it holds"
+                );
+                return Ok(None);
+            }
         }
     }
 }
@@ -78,7 +108,7 @@ impl Intake {
     /// An [`IntakeError`].
     pub fn open(ring: PublisherRing, log: SharedLog, high_mark: u32) -> Result<Self, IntakeError> {
         let head = Arc::new(Head::new(&ring));
-        let source = Source::new(&ring, Arc::clone(&head), log.clone())?;
+        let source = Source::new(&ring, Arc::clone(&head), log.clone());
         let start = |log| Feeder::start(log, &ring, Arc::clone(&head), high_mark);
         let feeder = log.clone().map(start).transpose().map_err(IntakeError::Thread)?;
         Ok(Self { ring, head, source, log, feeder, high_mark })
@@ -132,12 +162,10 @@ impl Intake {
         self.source.next(&mut self.ring.consumer, payload)
     }
 
-    /// Turns from the stream of a former ring, all of which is delivered, to the next.
-    ///
-    /// # Errors
-    /// An [`IntakeError`].
-    pub fn next_stream(&mut self) -> Result<(), IntakeError> {
-        Ok(self.source.next_stream()?)
+    /// Turns from the stream of a former ring, all of which is delivered, to the next. Gives whether that was possible; if
+    /// not, it is to be tried again.
+    pub fn next_stream(&mut self) -> bool {
+        self.source.next_stream()
     }
 
     /// Passes over what is damaged in the ring; gives the position behind, and how many bytes it is.

@@ -46,6 +46,9 @@ use source::Taken;
 const IDLE_WAIT: Duration = Duration::from_millis(250);
 /// How long the drain waits for a delivery, with as much on its way as may be, before it looks for a stop.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
+/// How long a disk that does not give what is in the spool is left alone before it is asked again, unless something is
+/// delivered meanwhile.
+const DISK_WAIT: Duration = Duration::from_millis(500);
 /// After how many records a busy drain has the spool look at the ring; one that waits does so each time.
 const LOOK_RECORDS: u64 = 256;
 /// How many records a busy drain takes before it looks at everything else: at the clock, the configuration, letters, and
@@ -170,6 +173,7 @@ impl Drain {
                 }
                 Ok(Taken::Gap { first_seq, records, end }) => self.outlet.gap(first_seq, records, end)?,
                 Ok(Taken::Nothing) => return self.idle(),
+                Ok(Taken::Blocked) => return Ok(self.wait_for_disk()?),
                 Ok(Taken::End) => return self.end_stream(),
                 // Nothing behind it can be read either.
                 Err(error @ ReadError::Truncated) => return self.leave_broken(&error),
@@ -248,6 +252,15 @@ impl Drain {
         Ok(())
     }
 
+    /// The disk does not give what comes next.
+    fn wait_for_disk(&mut self) -> Result<(), SinkError> {
+        let seen = self.frontier.events();
+        self.outlet.push()?;
+        self.outlet.look_at_ring();
+        self.frontier.wait_past(seen, DISK_WAIT);
+        Ok(())
+    }
+
     fn idle(&mut self) -> Result<(), DrainError> {
         self.lines.idle(&mut self.outlet)?;
         self.outlet.push()?;
@@ -303,7 +316,9 @@ impl Drain {
             self.frontier.wait_past(seen, ROOM_WAIT);
             return Ok(());
         }
-        self.intake.next_stream()?;
+        if !self.intake.next_stream() {
+            return Ok(self.wait_for_disk()?);
+        }
         self.turn_to_stream();
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bywash_common::{
@@ -11,7 +12,13 @@ use bywash_common::{
 };
 use uuid::Uuid;
 
-use crate::spool::{Head, Item, Log, Mark, Reader, SpoolError};
+use crate::{
+    rate::LogRate,
+    spool::{Head, Item, Log, Mark, Reader, SpoolError},
+};
+
+/// At most one line about a disk that does not give what is in the spool in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +36,8 @@ pub enum Taken {
     },
     /// There is nothing more at the moment.
     Nothing,
+    /// The disk does not give what comes next, which is whole as far as is known: it is to be asked again.
+    Blocked,
     /// Nor will there be: the stream is one of a ring that is gone.
     End,
 }
@@ -48,27 +57,27 @@ pub struct Source {
 struct Spool {
     log: Arc<Mutex<Log>>,
     reader: Reader,
+    log_rate: LogRate,
 }
 
 impl Spool {
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn say(&mut self, error: &SpoolError) {
+        if let Some(others) = self.log_rate.pass() {
+            tracing::error!("{error}: it is tried again, and what follows waits{others}");
+        }
+    }
 }
 
 impl Source {
     /// A source of what is not delivered, of the ring and of those before it.
-    ///
-    /// # Errors
-    /// A [`SpoolError`] if what is delivered cannot be removed from the spool.
-    pub fn new(
-        ring: &PublisherRing,
-        head: Arc<Head>,
-        log: Option<Arc<Mutex<Log>>>,
-    ) -> Result<Self, SpoolError> {
+    pub fn new(ring: &PublisherRing, head: Arc<Head>, log: Option<Arc<Mutex<Log>>>) -> Self {
         let position = ring.consumer.position();
         let mut source = Self { head, spool: None, old: VecDeque::new(), position, next_seq: None };
-        let Some(log) = log else { return Ok(source) };
+        let Some(log) = log else { return source };
         {
             let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
             source.old = log.streams().into_iter().filter(|uuid| *uuid != ring.uuid).collect();
@@ -76,7 +85,10 @@ impl Source {
                 let noted = log.delivered(ring.uuid).unwrap_or(Mark { uuid: ring.uuid, ..Mark::default() });
                 let delivered = last_delivered(ring, noted, spooled.end);
                 if delivered.end >= spooled.end {
-                    log.forget(ring.uuid)?;
+                    // What cannot be removed now is once more of this ring is delivered.
+                    if let Err(error) = log.deliver(Mark { end: delivered.end, ..spooled }) {
+                        tracing::warn!("{error}: what is delivered of the spool stays there for now");
+                    }
                 } else {
                     source.head.resume(delivered);
                     source.head.spool(spooled);
@@ -87,9 +99,10 @@ impl Source {
                 tracing::info!("the spool holds {records} records ({bytes} bytes), which are sent first");
             }
         }
-        source.spool = Some(Spool { log, reader: Reader::new(ring.uuid, None) });
+        let (reader, log_rate) = (Reader::new(ring.uuid, None), LogRate::new(LOG_INTERVAL));
+        source.spool = Some(Spool { log, reader, log_rate });
         source.begin();
-        Ok(source)
+        source
     }
 
     /// Turns to the first stream that is left.
@@ -120,16 +133,19 @@ impl Source {
         self.old.front().copied()
     }
 
-    /// Gives a former ring's stream up, all of which is delivered, and turns to the next.
-    ///
-    /// # Errors
-    /// A [`SpoolError`] if it cannot be removed from the spool.
-    pub fn next_stream(&mut self) -> Result<(), SpoolError> {
-        if let (Some(done), Some(spool)) = (self.old.pop_front(), &self.spool) {
-            spool.log().forget(done)?;
+    /// Gives a former ring's stream up, all of which is delivered, and turns to the next. Gives whether that was possible:
+    /// as long as the disk does not let it go, it is to be tried again.
+    pub fn next_stream(&mut self) -> bool {
+        if let (Some(done), Some(spool)) = (self.old.front(), &mut self.spool) {
+            let forgotten = spool.log().forget(*done);
+            if let Err(error) = forgotten {
+                spool.say(&error);
+                return false;
+            }
         }
+        self.old.pop_front();
         self.begin();
-        Ok(())
+        true
     }
 
     /// What comes next.
@@ -163,15 +179,19 @@ impl Source {
     fn next_spooled(&mut self, payload: &mut Vec<u8>, is_old: bool) -> Taken {
         let Some(spool) = &mut self.spool else { return Taken::Nothing };
         match spool.reader.next(&spool.log, self.position, self.next_seq, payload) {
-            Some(Item::Record(entry)) => {
+            Err(error) => {
+                spool.say(&error);
+                Taken::Blocked
+            }
+            Ok(Some(Item::Record(entry))) => {
                 (self.position, self.next_seq) = (entry.end, Some(entry.seq.wrapping_add(1)));
                 Taken::Record(entry)
             }
-            Some(Item::Gap { first_seq, records }) => {
+            Ok(Some(Item::Gap { first_seq, records })) => {
                 self.next_seq = Some(first_seq + records);
                 Taken::Gap { first_seq, records, end: self.position }
             }
-            None => {
+            Ok(None) => {
                 let uuid = spool.reader.uuid();
                 let spooled = if is_old { spool.log().spooled(uuid) } else { Some(self.head.spooled()) };
                 let Some(missing) = spooled.filter(|spooled| spooled.end > self.position) else {

@@ -18,8 +18,9 @@ use bywash_common::{
 use crate::rate::LogRate;
 
 use super::{
+    error::SpoolError,
     head::Head,
-    log::{Batch, Log, SpoolError},
+    log::{Batch, Log},
     segment::Record,
 };
 
@@ -116,7 +117,7 @@ impl Feeder {
             work.take_rest(deadline);
         }
         work.look_after();
-        let log = work.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = work.log.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = log.sync() {
             tracing::error!("{error}");
         }
@@ -132,6 +133,8 @@ struct Work {
     head: Arc<Head>,
     status: PublisherStatus,
     high_bytes: u64,
+    /// The spool only gives what it has (`spool.size_max` is 0).
+    takes_records: bool,
     /// The ring was past the high mark and is not yet half that.
     is_feeding: bool,
     /// The spool did not take the last batch.
@@ -144,8 +147,10 @@ struct Work {
 
 impl Work {
     fn new(log: Arc<Mutex<Log>>, ring: &PublisherRing, head: Arc<Head>, high_bytes: u64) -> Self {
+        let takes_records = log.lock().unwrap_or_else(PoisonError::into_inner).takes_records();
         Self {
             log,
+            takes_records,
             consumer: ring.consumer.another(),
             gauge: ring.gauge(),
             head,
@@ -176,6 +181,9 @@ impl Work {
     /// Does what there is to do. Gives how long to wait before the next round, if at all.
     fn round(&mut self) -> Option<Duration> {
         let holds_something = self.look_after();
+        if !self.takes_records {
+            return Some(if holds_something { TICK } else { IDLE_WAIT });
+        }
         let used = self.gauge.used();
         self.is_feeding = if self.is_feeding { used > self.high_bytes / 2 } else { used >= self.high_bytes };
         if self.is_feeding && Instant::now() >= self.paused_until && self.feed() {
@@ -274,6 +282,9 @@ impl Work {
     }
 
     fn take_rest(&mut self, deadline: Instant) {
+        if !self.takes_records {
+            return;
+        }
         let end = self.gauge.tail();
         loop {
             let safe = self.head.delivered().end.max(self.head.spooled().end);
@@ -306,7 +317,7 @@ mod tests {
         let ring = TestRing::new("feeder");
         let ring = PublisherRing::attach(&ring.name, None).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(dir.path(), &SpoolConfig::default(), "feeder", None).unwrap();
+        let log = Log::open(dir.path(), &SpoolConfig::default(), "feeder", None, 1).unwrap();
         let log = Arc::new(Mutex::new(log));
         let former = uuid::Uuid::from_u128(1);
         let mut work = Work::new(Arc::clone(&log), &ring, Arc::new(Head::new(&ring)), u64::MAX);

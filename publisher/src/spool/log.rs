@@ -2,10 +2,9 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bywash_common::{
@@ -16,85 +15,20 @@ use bywash_common::{
 };
 use uuid::Uuid;
 
-use crate::state_dir::{StateDir, StateDirError};
-
-use super::{
-    positions::{Mark, Marks, Positions},
-    segment::{self, HEADER_BYTES, Header, HeaderError},
+use crate::{
+    disk::{self, Access, Disk, Open, Stored, SystemDisk},
+    state_dir::StateDir,
 };
 
-/// What the names of segments end with.
-const SUFFIX: &str = "spool";
-/// What the names of segments end with that were put aside.
-const DAMAGED: &str = "damaged";
+use super::{
+    error::{SpoolError, io_error},
+    find::{self, DAMAGED, Last, SUFFIX, Segment},
+    positions::{Mark, Marks, Positions},
+    segment::{self, HEADER_BYTES, Header},
+};
 
-/// The spool cannot be used, or not take something.
-#[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
-    /// The directory cannot be used.
-    #[error(transparent)]
-    Dir(#[from] StateDirError),
-    /// It holds records of another ring.
-    #[error(
-        "the spool {} holds records of the ring `{found}`, this publisher drains `{wanted}`: have them delivered by \
-         a publisher of that ring, or give this one another spool.dir",
-        path.display()
-    )]
-    Foreign {
-        /// The directory.
-        path: PathBuf,
-        /// The ring's name as found.
-        found: String,
-        /// The name of this publisher's ring.
-        wanted: String,
-    },
-    /// A segment is of another version.
-    #[error("{}: {error}", path.display())]
-    Segment {
-        /// The segment.
-        path: PathBuf,
-        /// What is wrong with it.
-        error: HeaderError,
-    },
-    /// It would take more room than it may.
-    #[error("the spool {} has reached spool.size_max ({max})", path.display())]
-    Full {
-        /// The directory.
-        path: PathBuf,
-        /// `spool.size_max`
-        max: ByteSize,
-    },
-    /// The system said no.
-    #[error("cannot {action} {}: {error}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
-    move |error| SpoolError::Io { action, path: path.to_owned(), error }
-}
-
-/// One segment, as far as it holds good records.
-#[derive(Clone, Debug)]
-pub struct Segment {
-    /// Its number: later ones have greater numbers.
-    pub number: u64,
-    /// The ring whose records it holds.
-    pub uuid: Uuid,
-    /// Where it is.
-    pub path: PathBuf,
-    /// Up to here it may be read.
-    pub bytes: u64,
-    first_seq: u64,
-    last_seq: u64,
-    last_end: u64,
-}
+/// The file that holds the ring's name.
+const RING: &str = "ring";
 
 /// Records that are appended together.
 #[derive(Default)]
@@ -135,19 +69,26 @@ impl Batch {
 
 /// The segments of a spool, oldest first.
 pub struct Log {
-    dir: StateDir,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// Of files that are made.
+    access: Access,
     size_max: u64,
     segment_bytes: u64,
     fsync: Fsync,
     segments: VecDeque<Segment>,
+    /// Bytes of damaged files that are kept aside.
+    aside_bytes: u64,
     /// The last segment, if this process has begun it and may go on with it.
-    active: Option<File>,
+    active: Option<Box<dyn Stored>>,
     positions: Positions,
     next_number: u64,
+    /// Locks the directory, where that is a real one.
+    _state: Option<StateDir>,
 }
 
 impl Log {
-    /// Opens the spool of the ring `ring`, and makes it if need be. Damage is said in the log.
+    /// Opens the spool of the ring `ring`, and makes it if need be, at the `tries`-th try. Damage is said in the log.
     ///
     /// # Errors
     /// A [`SpoolError`] if it cannot be used.
@@ -156,96 +97,94 @@ impl Log {
         config: &SpoolConfig,
         ring: &str,
         group: Option<&str>,
+        tries: u32,
     ) -> Result<Self, SpoolError> {
-        let dir = StateDir::open("spool.dir", dir, group)?;
-        let at = dir.path.join("positions");
-        let positions = Positions::open(&at, dir.file_mode()).map_err(io_error("open", &at))?;
-        let mut log = Self {
-            dir,
+        let state = StateDir::open("spool.dir", dir, group)?;
+        let access = Access { mode: state.file_mode(), owner: None, group: state.group };
+        let log = Self::open_on(Arc::new(SystemDisk), &state.path, access, config, ring, tries)?;
+        Ok(Self { _state: Some(state), ..log })
+    }
+
+    /// Opens the spool in a directory of a disk, which nobody else uses.
+    ///
+    /// # Errors
+    /// A [`SpoolError`] if it cannot be used.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        access: Access,
+        config: &SpoolConfig,
+        ring: &str,
+        tries: u32,
+    ) -> Result<Self, SpoolError> {
+        let at = dir.join("positions");
+        let positions = Positions::open(&*disk, &at, access).map_err(io_error("open", &at))?;
+        let found = find::segments(&*disk, dir, &positions.marks(), tries)?;
+        let log = Self {
+            disk,
+            dir: dir.to_owned(),
+            access,
             size_max: config.size_max.0,
             segment_bytes: config.segment_size.0,
             fsync: config.fsync,
-            segments: VecDeque::new(),
+            segments: found.segments,
+            aside_bytes: found.aside_bytes,
             active: None,
             positions,
-            next_number: 1,
+            next_number: found.next_number,
+            _state: None,
         };
-        log.find_segments()?;
         log.claim(ring)?;
         Ok(log)
     }
 
-    /// Whether there are segments in a directory.
+    /// Whether there are segments in a directory, as far as the system says.
     pub fn holds_any(dir: &Path) -> bool {
-        let Ok(listing) = fs::read_dir(dir) else { return false };
-        listing.flatten().any(|entry| entry.path().extension().is_some_and(|extension| extension == SUFFIX))
-    }
-
-    fn find_segments(&mut self) -> Result<(), SpoolError> {
-        let dir = &self.dir.path;
-        let mut numbers = Vec::new();
-        for entry in fs::read_dir(dir).map_err(io_error("list", dir))?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let Some((number, suffix)) = name.split_once('.') else { continue };
-            let Ok(number) = number.parse::<u64>() else { continue };
-            self.next_number = self.next_number.max(number + 1);
-            if suffix == SUFFIX {
-                numbers.push(number);
-            }
+        let suffix = format!(".{SUFFIX}");
+        match SystemDisk.list(dir) {
+            Ok(names) => names.iter().any(|name| name.ends_with(&suffix)),
+            Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied),
         }
-        numbers.sort_unstable();
-        for number in numbers {
-            self.find_segment(number)?;
-        }
-        Ok(())
-    }
-
-    fn find_segment(&mut self, number: u64) -> Result<(), SpoolError> {
-        let path = self.path(number);
-        let bytes = fs::read(&path).map_err(io_error("read", &path))?;
-        match examine(number, path.clone(), &bytes) {
-            Ok(Some(segment)) => {
-                let rest = bytes.len() as u64 - segment.bytes;
-                if rest > 0 {
-                    let path = path.display();
-                    tracing::warn!("{path}: the last {rest} bytes are no whole record and are passed over");
-                }
-                self.segments.push_back(segment);
-            }
-            Ok(None) => fs::remove_file(&path).map_err(io_error("remove", &path))?,
-            Err(error @ HeaderError::Version(_)) => return Err(SpoolError::Segment { path, error }),
-            Err(error @ HeaderError::Damaged) => {
-                let aside = path.with_extension(DAMAGED);
-                tracing::error!("{}: {error}; it is put aside as {}", path.display(), aside.display());
-                fs::rename(&path, &aside).map_err(io_error("rename", &path))?;
-            }
-        }
-        Ok(())
     }
 
     /// Makes it the spool of the ring, unless it holds another ring's records.
     fn claim(&self, ring: &str) -> Result<(), SpoolError> {
-        let path = self.dir.path.join("ring");
-        let found = fs::read_to_string(&path).unwrap_or_default();
+        let path = self.dir.join(RING);
+        let found = match self.disk.open(&path, Open::Read).and_then(|file| disk::read_all(&*file)) {
+            Ok(name) => String::from_utf8_lossy(&name).into_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(io_error("read", &path)(error)),
+        };
         if found == ring {
             return Ok(());
         }
         if !self.segments.is_empty() && !found.is_empty() {
-            let (path, wanted) = (self.dir.path.clone(), ring.to_owned());
+            let (path, wanted) = (self.dir.clone(), ring.to_owned());
             return Err(SpoolError::Foreign { path, found, wanted });
         }
-        fs::write(&path, ring).map_err(io_error("write", &path))
+        disk::replace(&*self.disk, &path, ring.as_bytes(), self.access, || {})
+            .map_err(io_error("write", &path))
+    }
+
+    /// The disk that it is on.
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+
+    /// Whether it takes records at all (`spool.size_max` is not 0).
+    pub fn takes_records(&self) -> bool {
+        self.size_max > 0
     }
 
     fn path(&self, number: u64) -> PathBuf {
-        self.dir.path.join(format!("{number:020}.{SUFFIX}"))
+        find::path(&self.dir, number)
     }
 
     /// The rings whose records are in the spool, or were and are lost, oldest first.
     pub fn streams(&self) -> Vec<Uuid> {
         let mut streams: Vec<Uuid> = self.segments.iter().map(|segment| segment.uuid).collect();
         streams.dedup();
-        let Marks { delivered, spooled } = self.positions.marks;
+        let Marks { delivered, spooled } = self.positions.marks();
         let is_behind = spooled.uuid != delivered.uuid || spooled.end > delivered.end;
         if !spooled.uuid.is_nil() && is_behind && !streams.contains(&spooled.uuid) {
             streams.push(spooled.uuid);
@@ -256,15 +195,15 @@ impl Log {
     /// Where the spool's records of a stream end. What is missing before it is lost.
     pub fn spooled(&self, uuid: Uuid) -> Option<Mark> {
         let last = self.segments.iter().rfind(|segment| segment.uuid == uuid);
-        let last =
-            last.map(|last| Mark { uuid, end: last.last_end, next_seq: last.last_seq.wrapping_add(1) });
-        let said = Some(self.positions.marks.spooled).filter(|mark| mark.uuid == uuid);
+        let last = last.and_then(|segment| segment.last);
+        let last = last.map(|Last { seq, end }| Mark { uuid, end, next_seq: seq.wrapping_add(1) });
+        let said = Some(self.positions.marks().spooled).filter(|mark| mark.uuid == uuid);
         last.into_iter().chain(said).max_by_key(|mark| mark.end)
     }
 
     /// Up to where a stream is known to be delivered.
     pub fn delivered(&self, uuid: Uuid) -> Option<Mark> {
-        Some(self.positions.marks.delivered).filter(|mark| mark.uuid == uuid)
+        Some(self.positions.marks().delivered).filter(|mark| mark.uuid == uuid)
     }
 
     /// The first segment of a stream behind the one with this number, or that one itself.
@@ -272,25 +211,45 @@ impl Log {
         self.segments.iter().find(|segment| segment.uuid == uuid && segment.number >= from)
     }
 
-    /// Bytes on disk.
+    /// Bytes on disk of what is to be delivered.
     pub fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
     /// Records that are not known to be delivered.
     pub fn records(&self) -> u64 {
-        let delivered = self.positions.marks.delivered;
-        let count = |segment: &Segment| {
+        let delivered = self.positions.marks().delivered;
+        let count = |(i, segment): (usize, &Segment)| {
+            let follows = self.segments.get(i + 1).filter(|next| next.uuid == segment.uuid);
+            let end = match (segment.last, follows) {
+                (Some(last), _) => last.seq.wrapping_add(1),
+                (None, Some(next)) => next.first_seq,
+                (None, None) => segment.first_seq,
+            };
             let is_begun = segment.uuid == delivered.uuid;
             let first = if is_begun { segment.first_seq.max(delivered.next_seq) } else { segment.first_seq };
-            (segment.last_seq.wrapping_add(1)).saturating_sub(first)
+            end.saturating_sub(first)
         };
-        self.segments.iter().map(count).sum()
+        self.segments.iter().enumerate().map(count).sum()
     }
 
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
+    }
+
+    /// Something in a segment was passed over: it is kept aside once the rest of it is delivered. Gives whether that is news.
+    pub fn note_damage(&mut self, number: u64) -> bool {
+        let segment = self.segments.iter_mut().find(|segment| segment.number == number);
+        segment.is_some_and(|segment| !std::mem::replace(&mut segment.is_damaged, true))
+    }
+
+    /// A segment that is not gone on with has been read to its end; `last` is none if no record in it was good.
+    pub fn note_end(&mut self, number: u64, last: Option<Last>) {
+        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) {
+            let none = Last { seq: segment.first_seq.wrapping_sub(1), end: 0 };
+            segment.last.get_or_insert(last.unwrap_or(none));
+        }
     }
 
     /// Appends records of one stream. When this returns they are there for good, as far as `spool.fsync` says.
@@ -301,55 +260,64 @@ impl Log {
         let (Some(mark), Some((first_seq, last_seq, last_end))) = (batch.mark(uuid), batch.range) else {
             return Ok(());
         };
-        if self.bytes() + batch.bytes.len() as u64 + HEADER_BYTES as u64 > self.size_max {
-            return Err(SpoolError::Full { path: self.dir.path.clone(), max: ByteSize(self.size_max) });
+        let is_there =
+            |segment: &Segment| segment.uuid == uuid && segment.last.is_some_and(|last| last.end >= last_end);
+        if !self.segments.back().is_some_and(is_there) {
+            self.append_bytes(uuid, first_seq, &batch.bytes)?;
+            if let Some(segment) = self.segments.back_mut() {
+                segment.bytes += batch.bytes.len() as u64;
+                segment.last = Some(Last { seq: last_seq, end: last_end });
+            }
+            FailPoint::SpoolSynced.reach();
+        }
+        self.write_positions(Marks { spooled: mark, ..self.positions.marks() })
+    }
+
+    fn append_bytes(&mut self, uuid: Uuid, first_seq: u64, bytes: &[u8]) -> Result<(), SpoolError> {
+        let taken = self.bytes() + self.aside_bytes;
+        if taken + bytes.len() as u64 + HEADER_BYTES as u64 > self.size_max {
+            let max = ByteSize(self.size_max);
+            return Err(SpoolError::Full { path: self.dir.clone(), max });
         }
         let goes_on = |last: &Segment| last.uuid == uuid && last.bytes < self.segment_bytes;
         if self.active.is_none() || !self.segments.back().is_some_and(goes_on) {
             self.begin(uuid, first_seq)?;
         }
-        let (Some(file), Some(segment)) = (&self.active, self.segments.back_mut()) else { return Ok(()) };
-        let written = file.write_all_at(&batch.bytes, segment.bytes).and_then(|()| {
+        let (Some(file), Some(segment)) = (&self.active, self.segments.back()) else { return Ok(()) };
+        let written = disk::write_all_at(&**file, bytes, segment.bytes).and_then(|()| {
             FailPoint::SpoolWritten.reach();
-            if self.fsync == Fsync::Always { file.sync_data() } else { Ok(()) }
+            if self.fsync == Fsync::Always { file.sync() } else { Ok(()) }
         });
-        if let Err(error) = written {
-            let path = segment.path.clone();
-            self.give_up_active();
-            return Err(SpoolError::Io { action: "write to", path, error });
-        }
-        segment.bytes += batch.bytes.len() as u64;
-        (segment.last_seq, segment.last_end) = (last_seq, last_end);
-        FailPoint::SpoolSynced.reach();
-        let marks = Marks { spooled: mark, ..self.positions.marks };
-        self.write_positions(marks)
+        let Err(error) = written else { return Ok(()) };
+        let path = segment.path.clone();
+        self.give_up_active();
+        Err(SpoolError::Io { action: "write to", path, error })
     }
 
     /// Begins a segment; its header is as durable as its first records are.
     fn begin(&mut self, uuid: Uuid, first_seq: u64) -> Result<(), SpoolError> {
         self.active = None;
         let number = self.next_number;
+        // Whatever becomes of it: what cannot be removed below keeps its name.
+        self.next_number += 1;
         let path = self.path(number);
         let header = Header { uuid, number, created_ns: now_ns() };
         let made = (|| {
-            let mut options = OpenOptions::new();
-            let file = options.create_new(true).write(true).mode(self.dir.file_mode()).open(&path)?;
-            std::os::unix::fs::fchown(&file, None, self.dir.group)?;
-            file.write_all_at(&header.encode(), 0)?;
+            let file = self.disk.open(&path, Open::CreateNew(self.access))?;
+            disk::write_all_at(&*file, &header.encode(), 0)?;
             if self.fsync == Fsync::Always {
-                File::open(&self.dir.path)?.sync_all()?;
+                self.disk.sync_dir(&self.dir)?;
             }
             Ok(file)
         })();
         let file = made.map_err(|error| {
-            drop(fs::remove_file(&path));
+            drop(self.disk.remove(&path));
             SpoolError::Io { action: "create", path: path.clone(), error }
         })?;
-        self.next_number += 1;
         self.active = Some(file);
         let bytes = HEADER_BYTES as u64;
-        let last_seq = first_seq.wrapping_sub(1);
-        self.segments.push_back(Segment { number, uuid, path, bytes, first_seq, last_seq, last_end: 0 });
+        let segment = Segment { number, uuid, path, bytes, first_seq, last: None, is_damaged: false };
+        self.segments.push_back(segment);
         Ok(())
     }
 
@@ -358,8 +326,8 @@ impl Log {
         let (Some(file), Some(segment)) = (self.active.take(), self.segments.back()) else { return };
         // Where this fails too the rest is passed over when it is read.
         drop(file.set_len(segment.bytes));
-        if segment.last_end == 0 {
-            drop(fs::remove_file(&segment.path));
+        if segment.last.is_none() {
+            drop(self.disk.remove(&segment.path));
             self.segments.pop_back();
         }
     }
@@ -369,14 +337,14 @@ impl Log {
     /// # Errors
     /// A [`SpoolError`]; what is noted again costs no more than a second delivery.
     pub fn deliver(&mut self, mark: Mark) -> Result<(), SpoolError> {
-        if mark.end > 0 && mark != self.positions.marks.delivered {
-            self.write_positions(Marks { delivered: mark, ..self.positions.marks })?;
+        if mark.end > 0 && mark != self.positions.marks().delivered {
+            self.write_positions(Marks { delivered: mark, ..self.positions.marks() })?;
             FailPoint::SpoolDelivered.reach();
         }
-        let is_done = |first: &Segment| first.uuid == mark.uuid && first.last_end <= mark.end;
-        if self.fsync == Fsync::Always && self.segments.front().is_some_and(is_done) {
-            // Otherwise a power cut could take the mark back, and what is removed would count as lost.
-            self.sync()?;
+        let is_done =
+            |first: &Segment| first.uuid == mark.uuid && first.last.is_some_and(|last| last.end <= mark.end);
+        if self.segments.front().is_some_and(is_done) {
+            self.rely_on_marks()?;
         }
         while self.segments.front().is_some_and(is_done) {
             self.remove_first()?;
@@ -384,31 +352,62 @@ impl Log {
         Ok(())
     }
 
-    /// Removes everything that is left of a stream in front of all others.
+    /// Removes everything that is left of a stream in front of all others, all of which is delivered.
     ///
     /// # Errors
-    /// A [`SpoolError`] if the system says no.
+    /// A [`SpoolError`] if the system says no: it is to be called again.
     pub fn forget(&mut self, uuid: Uuid) -> Result<(), SpoolError> {
-        if self.positions.marks.spooled.uuid == uuid {
-            let delivered = self.positions.marks.spooled;
-            self.write_positions(Marks { delivered, ..self.positions.marks })?;
+        if let Some(delivered) = self.spooled(uuid) {
+            if self.delivered(uuid).is_none_or(|noted| noted.end < delivered.end) {
+                self.write_positions(Marks { delivered, ..self.positions.marks() })?;
+            }
+            self.rely_on_marks()?;
         }
         while self.segments.front().is_some_and(|first| first.uuid == uuid) {
             self.remove_first()?;
         }
+        // What a power cut brings back would be another stream's from now on.
+        if self.fsync == Fsync::Always {
+            self.disk.sync_dir(&self.dir).map_err(io_error("sync", &self.dir))?;
+        }
         Ok(())
     }
 
+    /// Removes the first segment, or keeps it aside.
     fn remove_first(&mut self) -> Result<(), SpoolError> {
-        let Some(first) = self.segments.pop_front() else { return Ok(()) };
+        let Some(first) = self.segments.front() else { return Ok(()) };
+        let removed = if first.is_damaged {
+            let aside = first.path.with_extension(DAMAGED);
+            tracing::error!(
+                "{}: what is damaged of it is kept aside as {}",
+                first.path.display(),
+                aside.display()
+            );
+            self.disk.rename(&first.path, &aside).inspect(|()| self.aside_bytes += first.bytes)
+        } else {
+            self.disk.remove(&first.path)
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", &first.path)(error));
+            }
+            _ => self.segments.pop_front(),
+        };
         if self.segments.is_empty() {
             self.active = None;
         }
-        match fs::remove_file(&first.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(io_error("remove", &first.path)(error))
+        Ok(())
+    }
+
+    /// What the marks say is not taken back from now on, as far as `spool.fsync` says: otherwise a power cut could take them
+    /// back, and what is removed would count as lost.
+    fn rely_on_marks(&mut self) -> Result<(), SpoolError> {
+        match self.fsync {
+            Fsync::Always => self.sync(),
+            Fsync::Never => {
+                self.positions.keep();
+                Ok(())
             }
-            _ => Ok(()),
         }
     }
 
@@ -416,37 +415,11 @@ impl Log {
     ///
     /// # Errors
     /// A [`SpoolError`] if the system says no.
-    pub fn sync(&self) -> Result<(), SpoolError> {
-        self.positions.sync().map_err(io_error("write to", &self.dir.path))
+    pub fn sync(&mut self) -> Result<(), SpoolError> {
+        self.positions.sync().map_err(io_error("write to", &self.dir))
     }
 
     fn write_positions(&mut self, marks: Marks) -> Result<(), SpoolError> {
-        self.positions.write(marks).map_err(io_error("write to", &self.dir.path))
+        self.positions.write(marks).map_err(io_error("write to", &self.dir))
     }
-}
-
-/// What a segment holds; nothing if no record in it is good.
-fn examine(number: u64, path: PathBuf, bytes: &[u8]) -> Result<Option<Segment>, HeaderError> {
-    // Made, and not yet written to.
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let Header { uuid, .. } = Header::decode(bytes)?;
-    let mut found: Option<Segment> = None;
-    let mut at = HEADER_BYTES;
-    while let Some((start, record)) = segment::next(bytes, at) {
-        at = start + segment::record_bytes(record.payload.len());
-        let segment = found.get_or_insert_with(|| Segment {
-            number,
-            uuid,
-            path: path.clone(),
-            bytes: 0,
-            first_seq: record.seq,
-            last_seq: 0,
-            last_end: 0,
-        });
-        segment.bytes = at.min(bytes.len()) as u64;
-        (segment.last_seq, segment.last_end) = (record.seq, record.end);
-    }
-    Ok(found)
 }

@@ -19,7 +19,7 @@
 //! | `NUMBER.spool` | a header and records of one stream, see [`segment`](self) below; only ever appended to, by one process |
 //! | `positions` | how far records are delivered, and how far they are in the spool |
 //! | `ring` | the name of the ring that the spool belongs to |
-//! | `NUMBER.damaged` | a segment whose header cannot be read, put aside |
+//! | `NUMBER.damaged` | a segment of which something was passed over, kept aside; counts towards `spool.size_max` |
 //! | `publisher.lock` | locked (flock(2)) by the publisher |
 //!
 //! All integers are little-endian.
@@ -43,7 +43,9 @@
 //! | between a delivery and its mark | sent again under the same event ids |
 //! | before a delivered segment is removed | its records are passed over |
 //!
-//! A record that cannot be read is passed over up to the next good one. That something is missing shows in the sequence
+//! An error of the system (no descriptor, no memory, a network file system that is away) is no damage: reading waits, and all
+//! that follows waits with it. A record whose bytes were read and are wrong is passed over up to the next good one, and so is
+//! a place of the disk that answers EIO again and again; the file is kept aside then. That something is missing shows in the sequence
 //! numbers, so a torn tail that the ring made good is no loss, and a loss is counted exactly and announced in an event.
 //! A segment never grows after its writer is gone: the next publisher begins another.
 //!
@@ -53,7 +55,9 @@
 //! asynchronous runtime of their own. Here the ring's positions are the spool's, which is what lets a delivery report be
 //! about a record wherever that is.
 
+mod error;
 mod feeder;
+mod find;
 mod head;
 mod log;
 mod positions;
@@ -62,8 +66,9 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
+pub use error::SpoolError;
 pub use feeder::{Feeder, Nudge};
 pub use head::Head;
-pub use log::{Log, SpoolError};
+pub use log::Log;
 pub use positions::Mark;
 pub use reader::{Item, Reader};

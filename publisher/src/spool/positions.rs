@@ -1,14 +1,11 @@
 //! How far the spool's records are delivered, and how far they go: two marks, kept over restarts.
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
-};
+use std::{io, path::Path};
 
 use crc_fast::{CrcAlgorithm, checksum};
 use uuid::Uuid;
+
+use crate::disk::{Access, Disk, Open, Stored, read_up_to_at, write_all_at};
 
 /// A place behind a record, in its ring's terms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,16 +37,58 @@ pub struct Marks {
 /// Bytes of a slot: a count, two marks, a checksum.
 const SLOT_BYTES: usize = 8 + 2 * MARK_BYTES + 4;
 const MARK_BYTES: usize = 32;
-/// Where the second slot begins: of two that are written in turn, a crash tears at most one.
+/// Where the second slot begins: of two in different sectors, a crash tears at most the one that is being written.
 const SLOT_OFFSET: u64 = 512;
 
+/// One of the two places for marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    First,
+    Second,
+}
+
+impl Slot {
+    const BOTH: [Self; 2] = [Self::First, Self::Second];
+
+    fn offset(self) -> u64 {
+        match self {
+            Self::First => 0,
+            Self::Second => SLOT_OFFSET,
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+}
+
 /// The file with both marks.
+///
+/// The slot `kept` holds what may be relied on, and the other one alone is written to: whatever a write that fails or a power
+/// cut leaves of that, the marks go back no further than to what [`Self::sync`] or [`Self::keep`] has seen.
 pub struct Positions {
-    file: File,
+    file: Box<dyn Stored>,
     /// How often it was written.
     count: u64,
-    /// What it says.
-    pub marks: Marks,
+    marks: Marks,
+    kept: Slot,
+    /// What the slot that is not kept holds of `marks`.
+    other: Other,
+}
+
+/// What the slot that is not kept holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Other {
+    /// Something older, or nothing.
+    Stale,
+    /// The marks.
+    Written,
+    /// The marks, or what a failure has left of them: a disk that could not hold something may have given up on that, and
+    /// say nothing of it the next time.
+    Doubtful,
 }
 
 impl Positions {
@@ -57,39 +96,66 @@ impl Positions {
     ///
     /// # Errors
     /// What the system says. A file that says nothing sensible is none.
-    pub fn open(path: &Path, mode: u32) -> io::Result<Self> {
-        let file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(mode).open(path)?;
-        let mut found = Self { file, count: 0, marks: Marks::default() };
-        for offset in [0, SLOT_OFFSET] {
-            let mut slot = [0; SLOT_BYTES];
-            if found.file.read_exact_at(&mut slot, offset).is_err() {
+    pub fn open(disk: &dyn Disk, path: &Path, access: Access) -> io::Result<Self> {
+        let file = disk.open(path, Open::Create(access))?;
+        let mut newest: Option<(Slot, u64, Marks)> = None;
+        for slot in Slot::BOTH {
+            let mut bytes = [0; SLOT_BYTES];
+            if read_up_to_at(&*file, &mut bytes, slot.offset())? < SLOT_BYTES {
                 continue;
             }
-            if let Some((count, marks)) = decode(&slot).filter(|(count, _)| *count > found.count) {
-                (found.count, found.marks) = (count, marks);
+            let Some((count, marks)) = decode(&bytes) else { continue };
+            if newest.is_none_or(|(_, best, _)| count > best) {
+                newest = Some((slot, count, marks));
             }
         }
-        Ok(found)
+        let (kept, count, marks) = newest.unwrap_or((Slot::First, 0, Marks::default()));
+        // Nobody knows whether the disk has what the last process wrote.
+        file.sync()?;
+        Ok(Self { file, count, marks, kept, other: Other::Stale })
+    }
+
+    /// What the file says.
+    pub fn marks(&self) -> Marks {
+        self.marks
     }
 
     /// Writes other marks down. They outlast the process; a power cut only after [`Self::sync`].
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; the marks are then what they were.
     pub fn write(&mut self, marks: Marks) -> io::Result<()> {
-        self.count += 1;
-        self.marks = marks;
-        let offset = if self.count.is_multiple_of(2) { 0 } else { SLOT_OFFSET };
-        self.file.write_all_at(&encode(self.count, &marks), offset)
+        let count = self.count + 1;
+        if self.other == Other::Written {
+            self.other = Other::Doubtful;
+        }
+        write_all_at(&*self.file, &encode(count, &marks), self.kept.other().offset())?;
+        (self.count, self.marks, self.other) = (count, marks, Other::Written);
+        Ok(())
     }
 
     /// Has the disk hold what was written.
     ///
     /// # Errors
     /// What the system says.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    pub fn sync(&mut self) -> io::Result<()> {
+        if self.other == Other::Doubtful {
+            self.write(self.marks)?;
+        }
+        if self.other == Other::Written {
+            self.other = Other::Doubtful;
+            self.file.sync()?;
+            self.other = Other::Written;
+        }
+        self.keep();
+        Ok(())
+    }
+
+    /// Relies on what was written as it is, on the disk or not.
+    pub fn keep(&mut self) {
+        if self.other == Other::Written {
+            (self.kept, self.other) = (self.kept.other(), Other::Stale);
+        }
     }
 }
 
@@ -120,23 +186,46 @@ fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Marks)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::SystemDisk;
+
+    fn open(path: &Path) -> Positions {
+        Positions::open(&SystemDisk, path, Access::own(0o600)).unwrap()
+    }
+
+    fn marks(end: u64) -> Marks {
+        let mark = Mark { uuid: Uuid::from_u128(5), end, next_seq: end / 8 };
+        Marks { delivered: mark, spooled: mark }
+    }
 
     #[test]
-    fn the_last_whole_marks_are_found_again() {
+    fn the_last_marks_are_found_again_and_torn_ones_cost_what_was_not_synced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("positions");
-        let mut positions = Positions::open(&path, 0o600).unwrap();
-        assert_eq!(positions.marks, Marks::default());
-        let marks = |end| {
-            let mark = Mark { uuid: Uuid::from_u128(5), end, next_seq: end / 8 };
-            Marks { delivered: mark, spooled: mark }
-        };
-        for end in [8, 16, 24] {
+        let mut positions = open(&path);
+        assert_eq!(positions.marks(), Marks::default());
+        for end in [8, 16] {
             positions.write(marks(end)).unwrap();
         }
-        assert_eq!(Positions::open(&path, 0o600).unwrap().marks, marks(24));
-        // A write that was cut off in the middle.
-        positions.file.write_all_at(b"torn", SLOT_OFFSET).unwrap();
-        assert_eq!(Positions::open(&path, 0o600).unwrap().marks, marks(16));
+        positions.sync().unwrap();
+        for end in [24, 32] {
+            positions.write(marks(end)).unwrap();
+        }
+        assert_eq!(open(&path).marks(), marks(32));
+        // Of the slot that was written since, a power cut may leave anything.
+        let torn = positions.kept.other().offset();
+        write_all_at(&*positions.file, b"torn", torn).unwrap();
+        assert_eq!(open(&path).marks(), marks(16));
+    }
+
+    #[test]
+    fn marks_that_a_disk_refuses_are_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("positions");
+        let mut positions = open(&path);
+        positions.write(marks(8)).unwrap();
+        // Opened to read alone.
+        positions.file = SystemDisk.open(&path, Open::Read).unwrap();
+        positions.write(marks(16)).unwrap_err();
+        assert_eq!((positions.marks(), open(&path).marks()), (marks(8), marks(8)));
     }
 }

@@ -2,9 +2,12 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI32, Ordering},
+    },
 };
 
 use bywash_common::{
@@ -12,8 +15,11 @@ use bywash_common::{
     ring::{Entry, Kind},
     units::ByteSize,
 };
+use nix::errno::Errno;
 use proptest::prelude::*;
 use uuid::Uuid;
+
+use crate::disk::{Access, Disk, Open, Stored, SystemDisk};
 
 use super::{
     Item, Log, Mark, Reader, SpoolError,
@@ -29,7 +35,7 @@ fn config() -> SpoolConfig {
 }
 
 fn open(dir: &Path) -> Log {
-    Log::open(dir, &config(), "ring", None).unwrap()
+    Log::open(dir, &config(), "ring", None, 1).unwrap()
 }
 
 fn payload(seq: u64) -> Vec<u8> {
@@ -58,7 +64,7 @@ fn read(log: Log, stream: Uuid) -> (Vec<Item>, Log) {
     let log = Mutex::new(log);
     let mut reader = Reader::new(stream, start.known_seq());
     let (mut items, mut after, mut bytes) = (Vec::new(), start.end, Vec::new());
-    while let Some(item) = reader.next(&log, after, None, &mut bytes) {
+    while let Some(item) = reader.next(&log, after, None, &mut bytes).unwrap() {
         if let Item::Record(entry) = item {
             assert_eq!(bytes, payload(entry.seq));
             after = entry.end;
@@ -198,7 +204,7 @@ fn streams_are_told_apart_and_the_older_comes_first() {
 fn a_spool_at_its_bound_takes_more_once_something_is_delivered() {
     let dir = tempfile::tempdir().unwrap();
     let bounded = SpoolConfig { size_max: ByteSize(2000), ..config() };
-    let mut log = Log::open(dir.path(), &bounded, "ring", None).unwrap();
+    let mut log = Log::open(dir.path(), &bounded, "ring", None, 1).unwrap();
     let mut seq = 0;
     let refused = loop {
         let mut batch = Batch::default();
@@ -221,12 +227,12 @@ fn another_rings_spool_is_refused_until_it_is_empty() {
     let mut log = open(dir.path());
     push(&mut log, STREAM, 0, 1);
     drop(log);
-    let Err(error) = Log::open(dir.path(), &config(), "other", None) else { panic!("it was taken") };
+    let Err(error) = Log::open(dir.path(), &config(), "other", None, 1) else { panic!("it was taken") };
     assert!(error.to_string().contains("`ring`") && error.to_string().contains("`other`"), "{error}");
     let mut log = open(dir.path());
     log.deliver(mark(STREAM, 1)).unwrap();
     drop(log);
-    Log::open(dir.path(), &config(), "other", None).unwrap();
+    Log::open(dir.path(), &config(), "other", None, 1).unwrap();
 }
 
 #[test]
@@ -243,4 +249,126 @@ fn a_segment_without_a_header_is_put_aside_and_what_it_held_is_missed() {
     let (items, _) = read(open(dir.path()), STREAM);
     assert!(items.iter().any(|item| matches!(item, Item::Gap { .. })), "{items:?}");
     assert!(paths[1].with_extension("damaged").exists());
+}
+
+/// A disk that answers each open for reading of a segment with an errno, while it has one.
+struct Refusing(AtomicI32);
+
+impl Disk for Refusing {
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        SystemDisk.list(dir)
+    }
+
+    fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn Stored>> {
+        let errno = self.0.load(Ordering::Relaxed);
+        let is_refused = matches!(how, Open::Read) && path.extension().is_some_and(|e| e == "spool");
+        if errno != 0 && is_refused {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        SystemDisk.open(path, how)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        SystemDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        SystemDisk.sync_dir(dir)
+    }
+}
+
+const TRANSIENT: [Errno; 7] =
+    [Errno::EMFILE, Errno::ENFILE, Errno::EIO, Errno::ESTALE, Errno::ENOMEM, Errno::EACCES, Errno::ENOSPC];
+
+#[test]
+fn an_error_of_the_system_while_the_spool_is_read_costs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Refusing(AtomicI32::new(0)));
+    let open_on = |tries| {
+        let disk = Arc::clone(&disk) as Arc<dyn Disk>;
+        Log::open_on(disk, dir.path(), Access::own(0o600), &config(), "ring", tries)
+    };
+    let mut log = open_on(1).unwrap();
+    for seq in 0..40 {
+        push(&mut log, STREAM, seq, 1);
+    }
+    let count = segments(dir.path()).len();
+    assert!(count > 3, "{count}");
+    drop(log);
+    for errno in TRANSIENT {
+        disk.0.store(errno as i32, Ordering::Relaxed);
+        let Err(error) = open_on(1) else { panic!("{errno}: it was opened") };
+        assert!(error.to_try_again().is_some(), "{error}");
+        disk.0.store(0, Ordering::Relaxed);
+        let log = Mutex::new(open_on(1).unwrap());
+        let mut reader = Reader::new(STREAM, Some(0));
+        let (mut after, mut bytes) = (0, Vec::new());
+        for seq in 0..40 {
+            disk.0.store(errno as i32, Ordering::Relaxed);
+            let item = match reader.next(&log, after, None, &mut bytes) {
+                Err(error) => {
+                    assert!(error.to_try_again().is_some(), "{error}");
+                    disk.0.store(0, Ordering::Relaxed);
+                    reader.next(&log, after, None, &mut bytes).unwrap()
+                }
+                Ok(item) => item,
+            };
+            assert_eq!(item, Some(entry(seq)), "{errno}");
+            after = (seq + 1) * 8;
+        }
+        assert_eq!(segments(dir.path()).len(), count, "{errno}");
+    }
+}
+
+#[test]
+fn what_is_passed_over_is_kept_aside_and_counts_towards_the_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path());
+    for seq in 0..40 {
+        push(&mut log, STREAM, seq, 1);
+    }
+    drop(log);
+    let paths = segments(dir.path());
+    let mut bytes = fs::read(&paths[1]).unwrap();
+    bytes[segment::HEADER_BYTES + 40] ^= 1;
+    fs::write(&paths[1], &bytes).unwrap();
+    let (items, mut log) = read(open(dir.path()), STREAM);
+    assert_eq!(items.iter().filter(|item| matches!(item, Item::Gap { records: 1, .. })).count(), 1);
+    log.deliver(mark(STREAM, 40)).unwrap();
+    assert!(log.is_empty());
+    assert_eq!(fs::read(paths[1].with_extension("damaged")).unwrap(), bytes);
+    drop(log);
+    let bounded = SpoolConfig { size_max: ByteSize(bytes.len() as u64 + 64), ..config() };
+    let mut log = Log::open(dir.path(), &bounded, "ring", None, 1).unwrap();
+    let mut batch = Batch::default();
+    batch.push(&record(40, &payload(40)));
+    assert!(matches!(log.append(STREAM, &batch), Err(SpoolError::Full { .. })));
+}
+
+#[test]
+fn what_the_ring_has_made_good_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path());
+    push(&mut log, STREAM, 0, 3);
+    drop(log);
+    tear(dir.path(), 3, 20);
+    let mut log = open(dir.path());
+    push(&mut log, STREAM, 3, 3);
+    // The process dies in a segment's first batch.
+    let torn = dir.path().join(format!("{:020}.spool", 9));
+    fs::write(
+        &torn,
+        [segment::Header { uuid: STREAM, number: 9, created_ns: 1 }.encode().as_slice(), b"SPOL"].concat(),
+    )
+    .unwrap();
+    drop(log);
+    let (items, mut log) = read(open(dir.path()), STREAM);
+    assert_eq!(items, (0..6).map(entry).collect::<Vec<_>>());
+    log.deliver(mark(STREAM, 6)).unwrap();
+    let left: Vec<_> = dir.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains("0000")), "{left:?}");
 }
