@@ -24,7 +24,7 @@ const RECORD_BYTES_MAX: usize = 1 << 20;
 /// How long temporary credentials last that the proxy makes short-lived: less than the publisher wants to have left.
 const SHORT_LIFE: Duration = Duration::from_secs(20);
 
-/// What happens to a PutRecords request.
+/// What happens to a PutRecords request, or to one that reads.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// Nothing.
@@ -50,6 +50,8 @@ pub enum Fault {
 /// A PutRecords request.
 #[derive(Clone, Debug)]
 pub struct Put {
+    /// The stream that it is for.
+    pub stream: String,
     /// What decides the shard of each record: its explicit hash key, or else its partition key.
     pub keys: Vec<String>,
     /// What each carries.
@@ -61,6 +63,7 @@ pub struct Put {
 }
 
 type Plan = Box<dyn FnMut(&Put) -> Fault + Send>;
+type ReadPlan = Box<dyn FnMut() -> Fault + Send>;
 
 /// What went through.
 #[derive(Clone, Debug, Default)]
@@ -90,6 +93,7 @@ struct Out {
 struct State {
     upstream: SocketAddr,
     plan: Mutex<Plan>,
+    read_plan: Mutex<ReadPlan>,
     seen: Mutex<Seen>,
     out: Mutex<Out>,
     /// Everything stands still.
@@ -113,6 +117,7 @@ impl FaultProxy {
         let state = Arc::new(State {
             upstream: kinesis.address(),
             plan: Mutex::new(Box::new(|_| Fault::None)),
+            read_plan: Mutex::new(Box::new(|| Fault::None)),
             seen: Mutex::default(),
             out: Mutex::default(),
             is_stalled: Mutex::new(false),
@@ -128,6 +133,11 @@ impl FaultProxy {
     /// Decides about each PutRecords request from now on.
     pub fn plan(&self, plan: impl FnMut(&Put) -> Fault + Send + 'static) {
         *self.state.plan.lock().unwrap() = Box::new(plan);
+    }
+
+    /// Decides about each GetRecords request from now on.
+    pub fn plan_reads(&self, plan: impl FnMut() -> Fault + Send + 'static) {
+        *self.state.read_plan.lock().unwrap() = Box::new(plan);
     }
 
     /// Lets records of one key share a request.
@@ -196,7 +206,7 @@ fn serve(state: &State, client: &TcpStream) -> io::Result<()> {
             let put = Put::parse(&request)?;
             state.note(&put);
             let fault = (state.plan.lock().unwrap())(&put);
-            let answer = answer_put(&request, &fault, &mut forward);
+            let answer = answer(&request, &fault, &mut forward);
             state.forget(&put);
             match answer? {
                 Some(answer) => answer.write(&mut &*client)?,
@@ -205,6 +215,12 @@ fn serve(state: &State, client: &TcpStream) -> io::Result<()> {
                     drop(requests.read(&mut [0]));
                     return Ok(());
                 }
+                None => return client.shutdown(Shutdown::Both),
+            }
+        } else if request.header("x-amz-target").is_some_and(|target| target.ends_with(".GetRecords")) {
+            let fault = (state.read_plan.lock().unwrap())();
+            match answer(&request, &fault, &mut forward)? {
+                Some(answer) => answer.write(&mut &*client)?,
                 None => return client.shutdown(Shutdown::Both),
             }
         } else {
@@ -217,7 +233,7 @@ fn serve(state: &State, client: &TcpStream) -> io::Result<()> {
 }
 
 /// What the client is told; nothing if it is to hear nothing.
-fn answer_put(
+fn answer(
     request: &HttpMessage,
     fault: &Fault,
     forward: &mut impl FnMut(&HttpMessage) -> io::Result<HttpMessage>,
@@ -244,10 +260,10 @@ fn answer_put(
 }
 
 fn error(status: u16, code: &str, message: &str) -> HttpMessage {
-    answer(status, &json!({ "__type": code, "message": message }))
+    json_answer(status, &json!({ "__type": code, "message": message }))
 }
 
-fn answer(status: u16, body: &Value) -> HttpMessage {
+fn json_answer(status: u16, body: &Value) -> HttpMessage {
     let headers = vec![("Content-Type".to_owned(), "application/x-amz-json-1.1".to_owned())];
     HttpMessage { start: format!("HTTP/1.1 {status} X"), headers, body: body.to_string().into_bytes() }
 }
@@ -278,7 +294,7 @@ fn fail_records(
         if fails(&place) { failure() } else { taken.next() }
     };
     let results: Vec<Value> = (0..records.len()).filter_map(result).collect();
-    Ok(answer(200, &json!({ "FailedRecordCount": failed, "Records": results })))
+    Ok(json_answer(200, &json!({ "FailedRecordCount": failed, "Records": results })))
 }
 
 impl Put {
@@ -287,6 +303,7 @@ impl Put {
         let authorization = request.header("authorization").unwrap_or_default();
         let access_key = authorization.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next());
         let mut put = Self {
+            stream: body["StreamName"].as_str().unwrap_or_default().to_owned(),
             keys: Vec::new(),
             data: Vec::new(),
             bytes: 0,

@@ -89,6 +89,30 @@ impl Kinesis {
         });
     }
 
+    /// Deletes a stream, and waits until it is gone.
+    #[track_caller]
+    pub fn delete_stream(&self, name: &str) {
+        let stream = json!({ "StreamName": name });
+        ask(self.address, "DeleteStream", &stream).unwrap_or_else(|e| panic!("the stream {name} stays: {e}"));
+        wait::until(&format!("the stream {name} to be gone"), wait::PATIENCE, || {
+            let answer = ask(self.address, "DescribeStreamSummary", &json!({ "StreamName": name }));
+            if answer.is_err() { Ok(()) } else { Err(format!("{answer:?}")) }
+        });
+    }
+
+    /// Puts a record into a stream's shard, from 0, of `shards` equal ones.
+    #[track_caller]
+    pub fn put(&self, stream: &str, shard: u32, shards: u32, data: &[u8]) {
+        let hash_key = u128::MAX / u128::from(shards) * u128::from(shard) + 1;
+        let record = json!({
+            "StreamName": stream,
+            "PartitionKey": "k",
+            "ExplicitHashKey": hash_key.to_string(),
+            "Data": base64_simd::STANDARD.encode_to_string(data),
+        });
+        ask(self.address, "PutRecord", &record).unwrap_or_else(|e| panic!("no record in {stream}: {e}"));
+    }
+
     /// Reads a stream from its beginning.
     pub fn read(&self, stream: &str) -> Reader {
         let source = Stream {

@@ -5,6 +5,7 @@
 //! removes the mounts and rings of test processes that no longer exist.
 
 mod acceptor;
+pub mod aws_identity;
 pub mod broker;
 pub mod bywash;
 pub mod capture;
@@ -24,6 +25,7 @@ pub mod trial;
 pub mod wait;
 pub mod workload;
 
+pub use aws_identity::AwsIdentity;
 pub use broker::Broker;
 pub use bywash::{Bywash, Settings, spawn_in};
 pub use capture::{Capture, Captured};

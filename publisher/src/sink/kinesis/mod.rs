@@ -8,7 +8,8 @@
 //! | a record is throttled (its shard takes no more for now) | all records for that shard wait, jittered, 0.1 s to 5 s |
 //! | a record failed inside Kinesis | it and what follows it in its lane wait as long |
 //! | the request was throttled, timed out, broke off, or met a 5xx | the stream waits, 0.1 s to 5 s |
-//! | credentials or clock are wrong | the stream waits, up to 30 s; the log says what to do |
+//! | credentials are refused or cannot be had | all streams wait until they are read again, in a new client, 0.1 s to 10 s later |
+//! | the clock is wrong | the stream waits, up to 30 s; the log says what to do |
 //! | the stream is missing; its rights or its encryption key do not suffice | the same, for `failed.give_up_after`; then all become dead letters |
 //! | the request is rejected as invalid | each of its records is sent alone, to find the culprit |
 //! | a record is rejected alone | refused: it becomes a dead letter |
@@ -30,6 +31,7 @@ mod error;
 mod lanes;
 mod paces;
 mod record;
+mod renewal;
 mod retry;
 mod service;
 mod sink;

@@ -9,6 +9,9 @@ pub const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 /// The longest wait after a failure that someone has to end.
 pub const OPERATOR_BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
+/// The longest wait before credentials that were refused are read again.
+pub const RENEWAL_BACK_OFF_MAX: Duration = Duration::from_secs(10);
+
 /// The wait after the `failures`-th failure in a row, from 1: between half and all of an exponentially growing span.
 pub fn back_off(failures: u32, max: Duration) -> Duration {
     let doubled = BACK_OFF_MIN.saturating_mul(1 << failures.saturating_sub(1).min(20));

@@ -27,6 +27,7 @@ use super::{
     lanes::{Entry, Fate, Lanes, Limits},
     paces::{Paces, Said},
     record::{Record, SLICES},
+    renewal::{Generation, Renewal},
     retry::{OPERATOR_BACK_OFF_MAX, back_off},
     trouble::{LogRates, Trouble, text_of},
 };
@@ -60,6 +61,7 @@ struct Stream {
 /// What came of a request.
 struct Answer {
     stream: usize,
+    by: Generation,
     entries: Vec<Entry>,
     result: Result<PutRecordsOutput, Failure>,
 }
@@ -77,7 +79,12 @@ pub struct Service {
     frontier: Arc<Frontier>,
     patience: Patience,
     streams: Vec<Stream>,
+    /// The stream whose turn it is.
+    turn: usize,
     requests: JoinSet<Answer>,
+    renewal: Renewal,
+    /// The client that will be the next, one at most.
+    clients: JoinSet<Result<Ready, String>>,
     /// Nothing more is handed over.
     is_ending: bool,
 }
@@ -114,6 +121,10 @@ impl Stream {
         // Those that were on their way with one that failed before are no further failure.
         if self.held_until.is_none_or(|until| until <= now) {
             self.failures += 1;
+            // Where credentials are to blame, all streams wait until those are read again, and no longer.
+            if failure.trouble.is_of_credentials() {
+                return;
+            }
             self.held_until = Some(now + back_off(self.failures, failure.trouble.back_off_max()));
         }
     }
@@ -128,23 +139,35 @@ impl Stream {
 impl Service {
     /// A service that reports to `frontier`.
     pub fn new(config: KinesisConfig, limits: Limits, patience: Patience, frontier: Arc<Frontier>) -> Self {
-        let (streams, requests) = (Vec::new(), JoinSet::new());
-        Self { config, limits, frontier, patience, streams, requests, is_ending: false }
+        Self {
+            config,
+            limits,
+            frontier,
+            patience,
+            streams: Vec::new(),
+            turn: 0,
+            requests: JoinSet::new(),
+            renewal: Renewal::default(),
+            clients: JoinSet::new(),
+            is_ending: false,
+        }
     }
 
     /// Works until nothing more is handed over and all is delivered, or until `end` comes.
     pub async fn run(mut self, mut handed: mpsc::Receiver<Vec<Handed>>, mut end: oneshot::Receiver<()>) {
-        let ready = tokio::select! {
+        let Ready { mut client, place } = tokio::select! {
             ready = self.connect() => ready,
             _ = &mut end => return,
         };
-        tracing::info!("sending to Kinesis, {}", ready.place);
+        tracing::info!("sending to Kinesis, {place}");
         while !(self.is_ending && self.streams.iter().all(|stream| stream.lanes.is_empty())) {
-            self.send(&ready.client);
+            self.renew();
+            self.send(&client);
             let due = self.next_due();
             tokio::select! {
                 _ = &mut end => return,
                 Some(answer) = self.requests.join_next() => self.heed(answer),
+                Some(ready) = self.clients.join_next() => self.turn_to(ready, &mut client),
                 batch = handed.recv(), if !self.is_ending => self.take_in(batch, &mut handed),
                 () = wait(due) => {}
             }
@@ -186,26 +209,62 @@ impl Service {
         }
     }
 
-    /// Makes the requests that are due, as far as there may be more.
-    fn send(&mut self, client: &Client) {
-        let requests_max = self.config.requests_max as usize;
-        let now = Instant::now();
-        for (index, stream) in self.streams.iter_mut().enumerate() {
-            while self.requests.len() < requests_max
-                && stream.may_send(now)
-                && stream.lanes.is_due(stream.requests == 0, now)
-            {
-                let entries = stream.lanes.take(now);
-                if entries.is_empty() {
-                    break;
-                }
-                stream.requests += 1;
-                self.requests.spawn(put(client.clone(), index, Arc::clone(&stream.name), entries));
+    /// Reads credentials again that were refused, once that is due.
+    fn renew(&mut self) {
+        if self.clients.is_empty() && self.renewal.due().is_some_and(|due| due <= Instant::now()) {
+            let config = self.config.clone();
+            self.clients.spawn(async move { ready(&config).await });
+        }
+    }
+
+    /// Takes another client, if one could be made.
+    fn turn_to(&mut self, made: Result<Result<Ready, String>, JoinError>, client: &mut Client) {
+        match made.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+            Ok(ready) => {
+                *client = ready.client;
+                self.renewal.renewed();
+            }
+            Err(reason) => {
+                tracing::error!("cannot read the credentials for Kinesis again: {reason}; trying again");
+                self.renewal.put_off(Instant::now());
             }
         }
     }
 
+    /// Makes the requests that are due, as far as there may be more. Streams take turns, a request each, so that a stream
+    /// with a backlog cannot take all the places.
+    fn send(&mut self, client: &Client) {
+        if self.renewal.due().is_some() {
+            return;
+        }
+        let mut passed = 0;
+        while passed < self.streams.len() && self.requests.len() < self.config.requests_max as usize {
+            let index = self.turn % self.streams.len();
+            self.turn = index + 1;
+            passed = if self.send_one(index, client) { 0 } else { passed + 1 };
+        }
+    }
+
+    /// Makes a request of one stream, if one is due.
+    fn send_one(&mut self, index: usize, client: &Client) -> bool {
+        let (stream, now) = (&mut self.streams[index], Instant::now());
+        if !stream.may_send(now) || !stream.lanes.is_due(stream.requests == 0, now) {
+            return false;
+        }
+        let entries = stream.lanes.take(now);
+        if entries.is_empty() {
+            return false;
+        }
+        stream.requests += 1;
+        let (name, by) = (Arc::clone(&stream.name), self.renewal.generation());
+        self.requests.spawn(put(client.clone(), by, index, name, entries));
+        true
+    }
+
     fn next_due(&self) -> Option<Instant> {
+        if let Some(due) = self.renewal.due() {
+            return Some(due).filter(|_| self.clients.is_empty());
+        }
         if self.requests.len() >= self.config.requests_max as usize {
             return None;
         }
@@ -214,7 +273,7 @@ impl Service {
 
     /// Draws the conclusions from an answer.
     fn heed(&mut self, answer: Result<Answer, JoinError>) {
-        let Answer { stream, entries, result } = match answer {
+        let Answer { stream, by, entries, result } = match answer {
             Ok(answer) => answer,
             // A request's records are lost to this process: the ring has them, and a restart sends them again.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -225,6 +284,7 @@ impl Service {
         let (mut gives_up, mut reason) = (false, String::new());
         let settled = match result {
             Ok(output) => {
+                self.renewal.accepted(by);
                 self.patience.delivered(&stream.name);
                 settle_each(stream, &self.frontier, entries, output.records(), now)
             }
@@ -233,6 +293,9 @@ impl Service {
             }
             Err(failure) => {
                 stream.fail(&failure, now);
+                if failure.trouble.is_of_credentials() {
+                    self.renewal.refused(by, now);
+                }
                 gives_up = failure.trouble.is_streams_own() && self.patience.failed(&stream.name);
                 reason = failure.text;
                 entries.into_iter().map(|entry| (entry, Fate::Again)).collect()
@@ -256,7 +319,7 @@ async fn wait(due: Option<Instant>) {
 }
 
 /// Makes a request.
-async fn put(client: Client, stream: usize, name: Arc<str>, entries: Vec<Entry>) -> Answer {
+async fn put(client: Client, by: Generation, stream: usize, name: Arc<str>, entries: Vec<Entry>) -> Answer {
     let records = entries.iter().filter_map(|entry| {
         let hash_key = entry.hash_key.as_deref().map(str::to_owned);
         let record = PutRecordsRequestEntry::builder()
@@ -276,7 +339,7 @@ async fn put(client: Client, stream: usize, name: Arc<str>, entries: Vec<Entry>)
         Ok(output) => Ok(output),
         Err(error) => Err(failure(&error)),
     };
-    Answer { stream, entries, result }
+    Answer { stream, by, entries, result }
 }
 
 fn failure(error: &SdkError<PutRecordsError, HttpResponse>) -> Failure {

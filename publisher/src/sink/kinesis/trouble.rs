@@ -106,6 +106,11 @@ impl Trouble {
         !matches!(self, Self::Throttled | Self::Unreachable | Self::Server)
     }
 
+    /// Whether other credentials, read again, may end it.
+    pub fn is_of_credentials(self) -> bool {
+        matches!(self, Self::Credentials | Self::Expired)
+    }
+
     /// Whether it is this stream's alone, so that others may do well.
     pub fn is_streams_own(self) -> bool {
         matches!(self, Self::Missing | Self::Denied | Self::EncryptionKey)
@@ -133,7 +138,8 @@ impl Trouble {
                  mend kinesis.profile and kinesis.role_arn"
             }
             Self::Expired => {
-                "renew the credentials; those of a profile or a role are read again by themselves"
+                "renew the credentials: files, token caches and endpoints are read again every few seconds; variables \
+                 of the environment take a restart"
             }
             Self::Clock => "set this machine's clock (timedatectl set-ntp true)",
             Self::EncryptionKey => "look at the stream's KMS key and the rights on it",

@@ -1,6 +1,8 @@
 //! Delivery to Kinesis, through a proxy that does what networks and services do.
 
+mod credentials;
 mod delivery;
+mod fairness;
 mod faults;
 mod kill;
 mod trouble;
