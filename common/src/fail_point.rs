@@ -1,7 +1,9 @@
-//! Named places at which a test can have the process killed; compiled to nothing without the feature `fail-points`.
+//! Named places at which a test can have the process killed, or hang; compiled to nothing without the feature
+//! `fail-points`.
 //!
 //! There is one at every side effect that the ring's kill table speaks of. `BYWASH_FAIL_POINT=NAME` kills the process
-//! with SIGKILL when it reaches the place, `NAME:N` when it has passed it N times before.
+//! with SIGKILL when it reaches the place, `NAME:N` when it has passed it N times before. With `BYWASH_HANG_POINT` the thread
+//! that reaches the place stays there for ever instead, as in a system call that does not return.
 
 /// A place at which the process may be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,22 +108,32 @@ mod armed {
 
     use super::FailPoint;
 
-    /// The place at which to die, and how often to pass it before.
-    static PLAN: OnceLock<Option<(String, AtomicU64)>> = OnceLock::new();
+    /// The place at which something happens, and how often to pass it before.
+    type Plan = Option<(String, AtomicU64)>;
 
-    fn plan() -> Option<(String, AtomicU64)> {
-        let text = std::env::var("BYWASH_FAIL_POINT").ok()?;
+    static DEATH: OnceLock<Plan> = OnceLock::new();
+    static HANG: OnceLock<Plan> = OnceLock::new();
+
+    fn plan(variable: &str) -> Plan {
+        let text = std::env::var(variable).ok()?;
         let (name, passes) = text.split_once(':').unwrap_or((&text, "0"));
         Some((name.to_owned(), AtomicU64::new(passes.parse().ok()?)))
     }
 
+    fn is_due(plan: &Plan, point: FailPoint) -> bool {
+        plan.as_ref().is_some_and(|(name, passes)| {
+            format!("{point:?}") == *name
+                && passes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err()
+        })
+    }
+
     pub(super) fn reach(point: FailPoint) {
-        let Some((name, passes)) = PLAN.get_or_init(plan) else { return };
-        let due = format!("{point:?}") == *name
-            && passes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err();
-        if due {
+        if is_due(DEATH.get_or_init(|| plan("BYWASH_FAIL_POINT")), point) {
             // Nothing runs after this: the kernel ends the process before kill(2) returns.
             let _ = kill(nix::unistd::Pid::this(), Signal::SIGKILL);
+        }
+        while is_due(HANG.get_or_init(|| plan("BYWASH_HANG_POINT")), point) {
+            std::thread::park();
         }
     }
 }

@@ -1,5 +1,14 @@
 //! SIGHUP: the configuration is read again, and takes effect between two records.
 
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
 use bywash_common::{
     cli::GlobalArgs,
     config::{Config, ConfigError},
@@ -23,38 +32,65 @@ enum Refusal {
     Sink(#[from] OpenError),
 }
 
-/// Reads the configuration again when it is asked for.
+/// Reads the configuration again when it is asked for, in a thread of its own: looking for what is wrong with it takes
+/// files, and the sink's library.
 pub struct Reload {
-    args: GlobalArgs,
-    asked: Asked,
-    current: Config,
+    /// What can be used, and nobody has taken yet.
+    ready: Arc<Mutex<Option<Config>>>,
+    is_ready: Arc<AtomicBool>,
 }
 
 impl Reload {
     /// Listens to `asked`; `current` is in force.
-    pub fn new(args: GlobalArgs, asked: Asked, current: Config) -> Self {
-        Self { args, asked, current }
+    ///
+    /// # Errors
+    /// If the system has no thread to give.
+    pub fn start(args: GlobalArgs, asked: Asked, current: Config) -> io::Result<Self> {
+        let (ready, is_ready) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
+        let mut reader = Reader { args, current, ready: Arc::clone(&ready), is_ready: Arc::clone(&is_ready) };
+        thread::Builder::new().name("reload".to_owned()).spawn(move || {
+            loop {
+                asked.wait();
+                reader.read_again();
+            }
+        })?;
+        Ok(Self { ready, is_ready })
     }
 
-    /// The configuration that is in force from now on, if it was asked for and can be used. What has to wait for a
+    /// The configuration that is in force from now on, if another one was asked for and can be used. What has to wait for a
     /// restart is in it as it was, and the log names it.
-    pub fn poll(&mut self) -> Option<&Config> {
-        if !self.asked.take() {
+    pub fn poll(&self) -> Option<Config> {
+        // A record is read between two looks: no need to take the line away from other processors for each.
+        if !self.is_ready.load(Ordering::Acquire) {
             return None;
         }
+        self.is_ready.store(false, Ordering::Release);
+        let new = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        tracing::info!("SIGHUP: the configuration was read again and is in force");
+        Some(new)
+    }
+}
+
+/// The thread's own.
+struct Reader {
+    args: GlobalArgs,
+    current: Config,
+    ready: Arc<Mutex<Option<Config>>>,
+    is_ready: Arc<AtomicBool>,
+}
+
+impl Reader {
+    fn read_again(&mut self) {
         match self.read() {
             Ok(new) => {
-                self.current = new;
-                self.args.log.follow(self.current.log.level);
-                tracing::info!("SIGHUP: the configuration was read again and is in force");
-                Some(&self.current)
+                self.args.log.follow(new.log.level);
+                self.current = new.clone();
+                *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(new);
+                self.is_ready.store(true, Ordering::Release);
             }
-            Err(error) => {
-                tracing::error!(
-                    "SIGHUP: the new configuration is refused, the old one stays in force: {error}"
-                );
-                None
-            }
+            Err(error) => tracing::error!(
+                "SIGHUP: the new configuration is refused, the old one stays in force: {error}"
+            ),
         }
     }
 

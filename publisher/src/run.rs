@@ -1,19 +1,30 @@
 //! `publisher run`: the story of the program.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
+};
 
-use anyhow::Context;
-use bywash_common::{cli::GlobalArgs, exit::Exit, ring::PublisherRing};
+use anyhow::{Context, bail};
+use bywash_common::{cli::GlobalArgs, config::Config, exit::Exit, ring::PublisherRing};
 
 use crate::{
-    delivery::Frontier,
+    delivery::{Frontier, Sink},
     drain::{self, DeadLetters, Drain, Intake},
     metrics,
     names::Names,
     reload::Reload,
-    signals::{self, Signals},
+    signals::{self, Hangup, Signals, Stop},
     sink,
+    spool::Nudge,
 };
+
+/// How often it is looked for a stop while the sink is set up.
+const OPEN_WAIT: Duration = Duration::from_millis(100);
 
 /// Drains the ring to the sink until a signal asks for a stop.
 ///
@@ -21,7 +32,8 @@ use crate::{
 /// If the configuration, the sink, the ring or a configured directory cannot be used, or no more.
 pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
     let config = &args.load_config()?;
-    let Signals { stop, reload } = signals::take_over().context("cannot take over the signals")?;
+    let Signals { stop, reload } = signals::take_over(Hangup::Reloads, config.publisher.shutdown_timeout.0)
+        .context("cannot take over the signals")?;
     let names = Names::of_the_system().context("cannot start the look-up of names")?;
     sink::check(config)?;
     // Before what else the other one holds: that is the reason why.
@@ -34,16 +46,52 @@ pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
     let has_spool = spool.is_some();
     let intake = Intake::open(ring, spool, config.spool.high_mark)?;
     let frontier = Arc::new(Frontier::new(drain::bounds(config), intake.ledger()));
-    let sink = sink::open(config, Arc::clone(&frontier))?;
+    let Some(sink) = open_sink(config, &frontier, intake.nudge().as_ref(), &stop)? else {
+        intake.finish(stop.since() + config.publisher.shutdown_timeout.0);
+        return Ok(Exit::Ok);
+    };
 
-    let mut drain = Drain::new(config, intake, sink, frontier, names, stop, dead_letters);
-    drain.follow_reloads(Reload::new(args.clone(), reload, config.clone()));
+    let mut drain = Drain::new(config, intake, sink, frontier, names, stop.clone(), dead_letters);
+    let reload = Reload::start(args.clone(), reload, config.clone());
+    drain.follow_reloads(reload.context("cannot start reading the configuration again")?);
     let drained = drain.run();
-    let timeout = config.publisher.shutdown_timeout.0;
+    let timeout = config.publisher.shutdown_timeout.0.saturating_sub(stop.since().elapsed());
+    if !stop.is_requested() {
+        signals::bound_stop(timeout);
+    }
     let (deliver_for, spool_for) =
         if has_spool { (timeout / 2, timeout / 2) } else { (timeout, Duration::ZERO) };
     // A sink that is broken delivers nothing more.
     drain.finish(if drained.is_ok() { deliver_for } else { Duration::ZERO }, spool_for);
     drained?;
     Ok(Exit::Ok)
+}
+
+/// Sets the sink up in a thread of its own: what that waits for (a name server, ZooKeeper, a disk) holds up neither the
+/// spool nor a stop. Gives none if a stop is asked for first.
+fn open_sink(
+    config: &Config,
+    frontier: &Arc<Frontier>,
+    nudge: Option<&Nudge>,
+    stop: &Stop,
+) -> anyhow::Result<Option<Box<dyn Sink + Send>>> {
+    let (opened, wait) = mpsc::channel();
+    let (config, frontier) = (config.clone(), Arc::clone(frontier));
+    let open = move || {
+        // Nobody waits any more where a stop was asked for.
+        let _ = opened.send(sink::open(&config, frontier));
+    };
+    thread::Builder::new().name("open".to_owned()).spawn(open).context("cannot start setting the sink up")?;
+    while !stop.is_requested() {
+        match wait.recv_timeout(OPEN_WAIT) {
+            Ok(sink) => return Ok(Some(sink?)),
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(nudge) = nudge {
+                    nudge.look();
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => bail!("setting the sink up has ended without a result"),
+        }
+    }
+    Ok(None)
 }

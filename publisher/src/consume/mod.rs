@@ -5,16 +5,25 @@ mod kinesis;
 mod print;
 mod source;
 
+use std::time::Duration;
+
 use anyhow::bail;
 use bywash_common::{
     config::{Config, Sink},
     exit::Exit,
 };
 
-use crate::{output, signals, topics::topics};
+use crate::{
+    output,
+    signals::{self, Hangup},
+    topics::topics,
+};
 
 use print::{Printer, Selection};
 use source::Source;
+
+/// How long the end may take: nothing is left behind, whatever it is that does not answer.
+const STOP_TIMEOUT: Duration = Duration::ZERO;
 
 /// Options of `publisher consume`.
 #[derive(Debug, clap::Args)]
@@ -36,7 +45,7 @@ pub struct ConsumeArgs {
 /// # Errors
 /// If the configuration is wrong or the topics cannot be read.
 pub fn consume(config: &Config, args: &ConsumeArgs) -> anyhow::Result<Exit> {
-    let stop = signals::take_over()?.stop;
+    let stop = signals::take_over(Hangup::Stops, STOP_TIMEOUT)?.stop;
     let printer = Printer::new(config.event.encoder, args.select.clone());
     let mut source: Box<dyn Source> = match config.publisher.sink {
         Sink::Kafka => Box::new(kafka::Topics::open(config, &topics(config), args.from_beginning)?),

@@ -143,9 +143,9 @@ impl Drain {
     /// A [`DrainError`] if it cannot go on; what is not delivered stays in the ring.
     pub fn run(&mut self) -> Result<(), DrainError> {
         while !self.stop.is_requested() {
-            if let Some(config) = self.reload.as_mut().and_then(Reload::poll) {
-                self.lines.reconfigure(config, &mut self.outlet)?;
-                self.outlet.reconfigure(config);
+            if let Some(config) = self.reload.as_ref().and_then(Reload::poll) {
+                self.lines.reconfigure(&config, &mut self.outlet)?;
+                self.outlet.reconfigure(&config);
             }
             self.outlet.poll()?;
             self.keep_room()?;

@@ -46,7 +46,7 @@ pub fn check(config: &Config) -> Result<(), OpenError> {
 ///
 /// # Errors
 /// An [`OpenError`] that names what is wrong.
-pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Box<dyn Sink>, OpenError> {
+pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Box<dyn Sink + Send>, OpenError> {
     Ok(match config.publisher.sink {
         SinkKind::Kafka => match config.kafka.delivery {
             Delivery::AtLeastOnce => Box::new(kafka::KafkaSink::open(config, frontier)?),

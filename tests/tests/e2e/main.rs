@@ -9,6 +9,7 @@ mod as_below;
 mod cleanup;
 mod commands;
 mod content;
+mod control;
 mod crash;
 mod directories;
 mod docs;

@@ -145,6 +145,19 @@ pub fn admin_config(config: &Config) -> Result<ClientConfig, PropertyError> {
     Ok(client)
 }
 
+/// Has a client that is only made to check its properties ask nobody for a token: librdkafka asks the endpoint as soon as
+/// there is a client that would authenticate by one, and waits for the answer when the client is taken down. The properties
+/// of the mechanism are checked whatever the protocol.
+pub fn without_token(client: &mut ClientConfig) {
+    let is_by_token = ["sasl.mechanism", "sasl.mechanisms"]
+        .iter()
+        .any(|name| client.get(name).is_some_and(|value| value.eq_ignore_ascii_case("OAUTHBEARER")));
+    let protocol = client.get("security.protocol").unwrap_or_default().to_ascii_lowercase();
+    if let Some(bare) = protocol.strip_prefix("sasl_").filter(|_| is_by_token) {
+        client.set("security.protocol", bare);
+    }
+}
+
 /// The most bytes that librdkafka takes as one message.
 pub fn message_bytes_max(client: &ClientConfig) -> usize {
     client.get("message.max.bytes").and_then(|n| n.parse().ok()).unwrap_or(MESSAGE_BYTES_MAX)
@@ -243,6 +256,22 @@ mod tests {
         ] {
             assert_eq!(client.get(property), Some(value), "{property}");
         }
+    }
+
+    #[test]
+    fn a_check_asks_for_no_token_and_still_names_what_a_token_needs() {
+        let mut config = with("sasl.mechanism", "oauthbearer");
+        let mut set = |name: &str, value: &str| {
+            config.kafka.properties.insert(name.to_owned(), value.to_owned());
+            config.clone()
+        };
+        set("sasl.oauthbearer.method", "oidc");
+        let config = set("security.protocol", "SASL_PLAINTEXT");
+        let mut client = producer_config(&config).unwrap();
+        without_token(&mut client);
+        assert_eq!(client.get("security.protocol"), Some("plaintext"));
+        let refused = super::super::check(&config).unwrap_err().to_string();
+        assert!(refused.contains("sasl.oauthbearer.token.endpoint.url"), "{refused}");
     }
 
     #[test]

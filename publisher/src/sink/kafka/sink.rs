@@ -22,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    config::{PropertyError, message_bytes_max, producer_config, transactional_config},
+    config::{PropertyError, message_bytes_max, producer_config, transactional_config, without_token},
     error::OpenError,
     polled::{Gather as _, Polled},
     retry::Failed,
@@ -82,6 +82,7 @@ pub fn check(config: &Config) -> Result<(), OpenError> {
     client.remove("bootstrap.servers");
     // Says that there are no brokers, which is the point.
     client.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
+    without_token(&mut client);
     match client.create::<BaseProducer>() {
         Ok(_) => Ok(()),
         Err(KafkaError::ClientCreation(text)) => Err(PropertyError(text).into()),

@@ -1,5 +1,6 @@
 //! Delivery to Kinesis, through a proxy that does what networks and services do.
 
+mod consume;
 mod credentials;
 mod delivery;
 mod fairness;
