@@ -4,6 +4,7 @@
 
 mod check;
 pub mod cli;
+mod clock;
 mod consume;
 pub mod delivery;
 pub mod disk;

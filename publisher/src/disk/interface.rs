@@ -43,6 +43,13 @@ pub trait Disk: Send + Sync {
     /// What the system says.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
+    /// Locks a directory among those that change what is in it; gives none if another has locked it. The lock ends with what
+    /// is given.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn try_lock(&self, dir: &Path) -> io::Result<Option<Box<dyn Send>>>;
+
     /// Has the disk hold the names in a directory.
     ///
     /// # Errors

@@ -1,6 +1,9 @@
 //! What becomes of messages that the sink refuses for good.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use bywash_common::{
     config::Config,
@@ -8,6 +11,7 @@ use bywash_common::{
 };
 
 use crate::{
+    clock,
     delivery::{Frontier, Refused, Ticket},
     failed::{Again, FailedError, Retry, Store},
     rate::LogRate,
@@ -17,6 +21,10 @@ use crate::{
 const GATHER_TIME: Duration = Duration::from_millis(100);
 /// Or until they have this many bytes.
 const GATHER_BYTES: usize = 1 << 20;
+/// How long a disk that does not take letters, or not let go of delivered ones, is left alone.
+const DISK_PAUSE: Duration = Duration::from_secs(1);
+/// How long it may go on not to take some before loss events replace these.
+const DISK_PATIENCE: Duration = Duration::from_secs(60);
 /// At most one line about refused messages in this time; the others are counted in it.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -28,7 +36,14 @@ pub struct DeadLetters {
     gathered: Vec<Refused>,
     gathered_bytes: usize,
     since: Instant,
+    /// Since when the disk does not take what is gathered, and from when on it is asked again.
+    refused_by_disk: Option<(Instant, Instant)>,
+    /// Letters that are delivered and still in their file.
+    delivered: Option<(PathBuf, Vec<Vec<u8>>)>,
+    /// From when on the disk is asked again to let go of them.
+    delivered_not_before: Instant,
     log: LogRate,
+    disk_log: LogRate,
 }
 
 impl DeadLetters {
@@ -40,7 +55,7 @@ impl DeadLetters {
         let Some(dir) = config.failed.directory() else { return Ok(Self::without()) };
         match Store::open(dir, config.failed.size_max, config.ring.group.as_deref()) {
             Ok(store) => {
-                let retry = Retry::new(store.path(), config.failed.retry_interval.0);
+                let retry = Retry::new(store.directory().clone(), config.failed.retry_interval.0);
                 Ok(Self { store: Some(store), retry: Some(retry), ..Self::without() })
             }
             Err(error) if config.failed.dir.is_some() => Err(error),
@@ -61,8 +76,12 @@ impl DeadLetters {
             retry: None,
             gathered: Vec::new(),
             gathered_bytes: 0,
-            since: Instant::now(),
+            since: clock::now(),
+            refused_by_disk: None,
+            delivered: None,
+            delivered_not_before: clock::now(),
             log: LogRate::new(LOG_INTERVAL),
+            disk_log: LogRate::new(LOG_INTERVAL),
         }
     }
 
@@ -79,31 +98,50 @@ impl DeadLetters {
                 continue;
             }
             if self.gathered.is_empty() {
-                self.since = Instant::now();
+                self.since = clock::now();
             }
             self.gathered_bytes += refused.letter.payload.len();
             self.gathered.push(refused);
         }
         let is_due = self.store.is_none()
             || self.gathered_bytes >= GATHER_BYTES
-            || self.since.elapsed() >= GATHER_TIME;
+            || clock::now().duration_since(self.since) >= GATHER_TIME;
         if is_due { self.keep(frontier, status) } else { Vec::new() }
     }
 
     /// The dead letters that are to be sent again now; [`Self::sent_again`] is to be told of each.
     pub fn letters(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Again> {
-        let (Some(retry), Some(store)) = (&mut self.retry, &mut self.store) else { return Vec::new() };
+        let (Some(retry), Some(_)) = (&mut self.retry, &self.store) else { return Vec::new() };
         if let Some((file, delivered)) = retry.settle(|ticket| frontier.is_done(ticket))
             && !delivered.is_empty()
         {
-            match store.remove(&file, &delivered) {
-                Ok(()) => tracing::info!("{} dead letters are delivered after all", delivered.len()),
-                Err(error) => tracing::error!("{error}; what is delivered of it is sent again"),
-            }
-            status.add(PublisherCounter::RevivedLetters, delivered.len() as u64);
-            frontier.set_keeps_letters(store.has_room());
+            self.delivered = Some((file, delivered));
+            self.delivered_not_before = clock::now();
         }
-        retry.due()
+        if !self.remove_delivered(frontier, status) {
+            return Vec::new();
+        }
+        self.retry.as_mut().map_or_else(Vec::new, Retry::due)
+    }
+
+    /// Takes delivered letters out of their file. Gives whether none is left in it: another round would send it again.
+    fn remove_delivered(&mut self, frontier: &Frontier, status: &PublisherStatus) -> bool {
+        let (Some((file, delivered)), Some(store)) = (&self.delivered, &mut self.store) else { return true };
+        if clock::now() < self.delivered_not_before {
+            return false;
+        }
+        if let Err(error) = store.remove(file, delivered) {
+            self.delivered_not_before = clock::now() + DISK_PAUSE;
+            if let Some(others) = self.disk_log.pass() {
+                tracing::error!("{error}: delivered dead letters stay there until that ends{others}");
+            }
+            return false;
+        }
+        tracing::info!("{} dead letters are delivered after all", delivered.len());
+        status.add(PublisherCounter::RevivedLetters, delivered.len() as u64);
+        frontier.set_keeps_letters(store.has_room());
+        self.delivered = None;
+        true
     }
 
     /// A letter is on its way again.
@@ -121,23 +159,29 @@ impl DeadLetters {
     }
 
     fn keep(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Refused> {
+        let Some(first) = self.gathered.first() else { return Vec::new() };
+        let (id, reason) = (first.letter.event_id.clone(), first.letter.reason.clone());
+        let kept = match &mut self.store {
+            Some(store) => match self.refused_by_disk {
+                Some((_, not_before)) if clock::now() < not_before => return Vec::new(),
+                _ => store.keep(self.gathered.iter().map(|refused| &refused.letter)).map(|()| true),
+            },
+            None => Ok(false),
+        };
+        if let Err(error @ FailedError::Io { .. }) = &kept
+            && self.waits_for_disk(error)
+        {
+            return Vec::new();
+        }
+        self.refused_by_disk = None;
         let refused = std::mem::take(&mut self.gathered);
         self.gathered_bytes = 0;
-        let kept = self.store.as_mut().map(|store| {
-            if refused.is_empty() {
-                Ok(())
-            } else {
-                store.keep(refused.iter().map(|refused| &refused.letter))
-            }
-        });
         frontier.set_keeps_letters(self.keeps());
-        let Some(first) = refused.first() else { return refused };
-        let (id, reason) = (&first.letter.event_id, &first.letter.reason);
         let count = refused.len();
         status.add(PublisherCounter::FailedMessages, count as u64);
         let others = self.log.pass();
         match kept {
-            Some(Ok(())) => {
+            Ok(true) => {
                 if let Some(others) = others {
                     tracing::error!(
                         "{count} messages cannot be delivered and are now dead letters (publisher failed list), the \
@@ -148,8 +192,10 @@ impl DeadLetters {
                 refused.iter().for_each(|refused| frontier.complete_as_dead_letter(refused.ticket));
                 return Vec::new();
             }
-            Some(Err(error)) => {
-                frontier.set_keeps_letters(false);
+            Err(error) => {
+                if let Some(store) = &mut self.store {
+                    store.give_up();
+                }
                 if let Some(others) = others {
                     tracing::error!(
                         "{count} messages cannot be delivered and not be kept, so loss events replace them, the \
@@ -157,7 +203,7 @@ impl DeadLetters {
                     );
                 }
             }
-            None => {
+            Ok(false) => {
                 if let Some(others) = others {
                     tracing::error!(
                         "{count} messages cannot be delivered and are replaced by loss events, the first of them \
@@ -167,5 +213,22 @@ impl DeadLetters {
             }
         }
         refused
+    }
+
+    /// Whether what is gathered waits until the disk takes it, and is in the ring meanwhile.
+    fn waits_for_disk(&mut self, error: &FailedError) -> bool {
+        let now = clock::now();
+        let (since, not_before) = self.refused_by_disk.get_or_insert((now, now));
+        *not_before = now + DISK_PAUSE;
+        if now.duration_since(*since) >= DISK_PATIENCE {
+            return false;
+        }
+        if let Some(others) = self.disk_log.pass() {
+            tracing::error!(
+                "{error}: {} messages that cannot be delivered wait until they can be kept{others}",
+                self.gathered.len()
+            );
+        }
+        true
     }
 }

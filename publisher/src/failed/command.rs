@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    fs,
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
@@ -13,11 +12,13 @@ use bywash_common::{config::Config, exit::Exit, ring::inspect};
 
 use crate::{delivery::Letter, output};
 
-use super::store::{self, RETRY_REQUEST};
+use super::{directory::Directory, error::FailedError};
 
 /// How long `retry` waits until the publisher has taken notice.
 const NOTICE_WAIT: Duration = Duration::from_secs(5);
-/// How often it looks.
+/// How long `drop` waits for another process that changes letters.
+const BUSY_WAIT: Duration = Duration::from_secs(30);
+/// How often they look.
 const NOTICE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Commands about dead letters.
@@ -61,9 +62,10 @@ fn list(dir: &Path, json: bool) -> anyhow::Result<Exit> {
     if !dir.exists() {
         return Ok(Exit::Ok);
     }
-    for file in store::files(dir)? {
+    let directory = Directory::of_publisher(dir)?;
+    for file in directory.files()? {
         // The publisher may have delivered it meanwhile.
-        let Ok(content) = fs::read(&file) else { continue };
+        let Some(content) = directory.read(&file)? else { continue };
         let mut text = String::new();
         for line in content.split_inclusive(|byte| *byte == b'\n') {
             if json {
@@ -90,10 +92,10 @@ fn retry(dir: &Path, ring: &str) -> anyhow::Result<Exit> {
         tracing::error!("no publisher runs for the ring `{ring}`: dead letters are sent again once one does");
         return Ok(Exit::NotRunning);
     }
-    let request = dir.join(RETRY_REQUEST);
-    fs::write(&request, b"").with_context(|| format!("cannot write {}", request.display()))?;
+    let directory = Directory::of_publisher(dir)?;
+    directory.ask()?;
     let begun = Instant::now();
-    while request.exists() {
+    while directory.is_asked() {
         if begun.elapsed() > NOTICE_WAIT {
             tracing::warn!(
                 "the publisher has not begun yet: it sends them as soon as the sink takes messages"
@@ -113,13 +115,29 @@ fn drop_letters(dir: &Path, event_ids: &[String], all: bool) -> anyhow::Result<E
     let is_dropped = |line: &[u8]| {
         all || Letter::from_line(line).is_ok_and(|(letter, _)| event_ids.contains(&letter.event_id))
     };
+    let directory = Directory::of_publisher(dir)?;
     let mut dropped = 0;
-    for file in store::files(dir)? {
-        dropped += store::remove_lines(&file, is_dropped)?;
+    for file in directory.files()? {
+        dropped += remove_lines(&directory, &file, is_dropped)?;
     }
     if dropped == 0 && !all {
         bail!("none of these events is a dead letter in {}: see publisher failed list", dir.display());
     }
     output::print(format!("{dropped} dead letters are dropped\n").as_bytes())?;
     Ok(Exit::Ok)
+}
+
+/// Waits for others that change letters.
+fn remove_lines(
+    directory: &Directory,
+    file: &Path,
+    is_removed: impl Fn(&[u8]) -> bool,
+) -> Result<usize, FailedError> {
+    let begun = Instant::now();
+    loop {
+        match directory.remove_lines(file, &is_removed) {
+            Err(FailedError::Busy(_)) if begun.elapsed() < BUSY_WAIT => sleep(NOTICE_INTERVAL),
+            removed => return removed,
+        }
+    }
 }

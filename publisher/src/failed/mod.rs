@@ -8,20 +8,24 @@
 //! fsynced) before the records that it stands for count as dealt with, so a crash leaves at worst a letter whose record
 //! is sent, and refused, again.
 //!
-//! Two locks (flock(2)): `publisher.lock` is held by the one publisher that writes here, for as long as it runs;
-//! `change.lock` by whoever removes letters, while it does.
+//! Two locks (flock(2)): `publisher.lock` is held by the one publisher that writes here, for as long as it runs; the directory
+//! itself by whoever removes letters, while it does. Whoever that is, root too: files belong to the directory's owner.
 //!
 //! Every `failed.retry_interval`, and when a file `retry` appears, the publisher sends letters again, a file at a time. What
 //! is delivered is taken out of the file, what is refused again stays as it is. A letter has lost its place: it does
 //! not keep the order of its file's events.
 
 mod command;
+mod directory;
+mod error;
 mod letter;
 mod patience;
 mod retry;
 mod store;
 
 pub use command::{FailedCommand, failed};
+pub use directory::Directory;
+pub use error::FailedError;
 pub use patience::Patience;
 pub use retry::{Again, Retry};
-pub use store::{FailedError, Store};
+pub use store::Store;

@@ -2,14 +2,16 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use crate::delivery::{Letter, Ticket};
+use crate::{
+    clock,
+    delivery::{Letter, Ticket},
+};
 
-use super::store::{self, RETRY_REQUEST};
+use super::directory::Directory;
 
 /// The most bytes of letters that one round sends; the next goes on where it ended.
 const ROUND_BYTES_MAX: u64 = 16 << 20;
@@ -33,7 +35,7 @@ struct Current {
 
 /// When dead letters are sent again, and what became of those that are.
 pub struct Retry {
-    dir: PathBuf,
+    directory: Directory,
     interval: Duration,
     last_round: Instant,
     last_look: Instant,
@@ -45,10 +47,10 @@ pub struct Retry {
 
 impl Retry {
     /// Rounds every `interval`, the first after the first interval.
-    pub fn new(dir: &Path, interval: Duration) -> Self {
-        let now = Instant::now();
+    pub fn new(directory: Directory, interval: Duration) -> Self {
+        let now = clock::now();
         Self {
-            dir: dir.to_owned(),
+            directory,
             interval,
             last_round: now,
             last_look: now,
@@ -69,8 +71,15 @@ impl Retry {
         while self.round_bytes > 0
             && let Some(path) = self.queue.pop_front()
         {
-            // Someone may have dropped it.
-            let Ok(content) = fs::read(&path) else { continue };
+            let content = match self.directory.read(&path) {
+                Ok(Some(content)) => content,
+                // Someone has dropped it.
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!("{error}: its letters are sent again in the next round");
+                    continue;
+                }
+            };
             self.round_bytes = self.round_bytes.saturating_sub(content.len() as u64);
             let again: Vec<Again> = content
                 .split_inclusive(|byte| *byte == b'\n')
@@ -91,22 +100,23 @@ impl Retry {
     }
 
     fn begin_round(&mut self) {
-        if self.last_look.elapsed() < REQUEST_INTERVAL {
+        let now = clock::now();
+        if now.duration_since(self.last_look) < REQUEST_INTERVAL {
             return;
         }
-        self.last_look = Instant::now();
-        let is_asked = fs::remove_file(self.dir.join(RETRY_REQUEST)).is_ok();
-        if !is_asked && self.last_round.elapsed() < self.interval {
+        self.last_look = now;
+        let is_asked = self.directory.take_request();
+        if !is_asked && now.duration_since(self.last_round) < self.interval {
             return;
         }
-        self.last_round = Instant::now();
+        self.last_round = now;
         self.round_bytes = ROUND_BYTES_MAX;
         if is_asked {
             self.round_bytes = u64::MAX;
             self.queue.clear();
         }
         if self.queue.is_empty() {
-            match store::files(&self.dir) {
+            match self.directory.files() {
                 Ok(files) => self.queue = files.into(),
                 Err(error) => tracing::error!("{error}"),
             }

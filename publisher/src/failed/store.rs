@@ -1,67 +1,37 @@
-//! The directory of dead letters.
+//! The dead letters, as the one publisher has them that keeps them.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bywash_common::{fail_point::FailPoint, units::ByteSize};
 use jiff::Timestamp;
-use nix::fcntl::OFlag;
 
 use crate::{
     delivery::Letter,
-    state_dir::{StateDir, StateDirError},
+    disk::{Access, SystemDisk},
+    state_dir::StateDir,
 };
 
-/// What the names of files with letters end with.
-const SUFFIX: &str = "jsonl";
-/// The file with which `publisher failed retry` asks the running publisher for a round.
-pub const RETRY_REQUEST: &str = "retry";
-/// Held by whoever removes letters.
-const CHANGE_LOCK: &str = "change.lock";
+use super::{
+    directory::{Directory, SUFFIX},
+    error::FailedError,
+};
 
-/// Dead letters cannot be kept, or not be reached.
-#[derive(Debug, thiserror::Error)]
-pub enum FailedError {
-    /// The directory cannot be used.
-    #[error(transparent)]
-    Dir(#[from] StateDirError),
-    /// They would take more room than they may.
-    #[error("{} holds {used} bytes of dead letters and may hold {max}: see to them (publisher failed list) or raise failed.size_max", dir.display())]
-    Full {
-        /// The directory.
-        dir: PathBuf,
-        /// What is in it.
-        used: ByteSize,
-        /// `failed.size_max`
-        max: ByteSize,
-    },
-    /// The system said no.
-    #[error("cannot {action} {}: {error}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FailedError {
-    move |error| FailedError::Io { action, path: path.to_owned(), error }
-}
-
-/// The directory of dead letters, as the one publisher that may write to it has it.
+/// The dead letters.
 pub struct Store {
-    dir: StateDir,
+    directory: Directory,
     size_max: u64,
     used: u64,
+    /// What the last letters would have taken for which there was no room; 0 if there was.
+    refused_bytes: u64,
     /// The number in the name of the file that was written last.
     last: i128,
+    /// The file with that number may be there, and does not count: the next letters take its place.
+    is_doubtful: bool,
+    /// Locks the directory, where that is a real one.
+    _state: Option<StateDir>,
 }
 
 impl Store {
@@ -70,46 +40,89 @@ impl Store {
     /// # Errors
     /// A [`FailedError`] if it cannot be used.
     pub fn open(dir: &Path, size_max: ByteSize, group: Option<&str>) -> Result<Self, FailedError> {
-        let dir = StateDir::open("failed.dir", dir, group)?;
-        let mut store = Self { dir, size_max: size_max.0, used: 0, last: 0 };
-        store.remove_leftovers()?;
-        store.used = store.measure()?;
-        Ok(store)
+        let state = StateDir::open("failed.dir", dir, group)?;
+        let access = Access { mode: state.file_mode(), owner: None, group: state.group };
+        let store = Self::open_on(Directory::on(Arc::new(SystemDisk), &state.path, access), size_max)?;
+        Ok(Self { _state: Some(state), ..store })
+    }
+
+    /// Opens a directory that no other publisher uses.
+    ///
+    /// # Errors
+    /// A [`FailedError`] if it cannot be used.
+    pub fn open_on(directory: Directory, size_max: ByteSize) -> Result<Self, FailedError> {
+        directory.remove_leftovers()?;
+        let used = directory.measure()?;
+        Ok(Self {
+            directory,
+            size_max: size_max.0,
+            used,
+            refused_bytes: 0,
+            last: 0,
+            is_doubtful: false,
+            _state: None,
+        })
     }
 
     /// Keeps letters: when this returns, they are on disk.
     ///
     /// # Errors
-    /// A [`FailedError`]; none of them is then kept.
+    /// A [`FailedError`]; none of them then counts as kept.
     pub fn keep<'l>(&mut self, letters: impl IntoIterator<Item = &'l Letter>) -> Result<(), FailedError> {
         let time = Timestamp::now();
         let lines: Vec<u8> = letters.into_iter().flat_map(|letter| letter.to_line(time)).collect();
         self.make_room(lines.len() as u64)?;
-        self.last = time.as_nanosecond().max(self.last + 1);
-        let name = format!("{:020}.{SUFFIX}", self.last);
-        write_whole(&self.dir.path.join(name), &lines, self.dir.file_mode(), self.dir.group)?;
+        if !std::mem::replace(&mut self.is_doubtful, true) {
+            self.last = time.as_nanosecond().max(self.last + 1);
+        }
+        self.directory.replace(&self.file(), &lines, || FailPoint::LetterHalfKept.reach())?;
+        self.is_doubtful = false;
+        FailPoint::LetterKept.reach();
         self.used += lines.len() as u64;
         Ok(())
+    }
+
+    /// Gives up keeping what could not be kept: something else becomes of it.
+    pub fn give_up(&mut self) {
+        if std::mem::take(&mut self.is_doubtful)
+            && let Err(error) = self.directory.remove_lines(&self.file(), |_| true)
+        {
+            tracing::error!("{error}: dead letters in it may be announced as lost, too");
+        }
+    }
+
+    /// Where the letters are that were kept last.
+    fn file(&self) -> PathBuf {
+        self.directory.path().join(format!("{:020}.{SUFFIX}", self.last))
     }
 
     /// Takes delivered lines out of a file.
     ///
     /// # Errors
-    /// A [`FailedError`]; they are then sent again.
+    /// A [`FailedError`]; they are then still there.
     pub fn remove(&mut self, file: &Path, delivered: &[Vec<u8>]) -> Result<(), FailedError> {
-        remove_lines(file, |line| delivered.iter().any(|gone| gone == line))?;
-        self.used = self.measure()?;
+        self.directory.remove_lines(file, |line| delivered.iter().any(|gone| gone == line))?;
+        self.used = self.directory.measure()?;
         Ok(())
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.dir.path
+    /// The directory.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
     }
 
-    /// Whether there is room for anything more.
+    /// Whether there is room for more, for as much as the last time at least.
     pub fn has_room(&self) -> bool {
-        self.used < self.size_max
+        self.used < self.size_max && self.used.saturating_add(self.refused_bytes) <= self.size_max
+    }
+
+    /// Looks whether somebody has made room. Gives whether there is any.
+    ///
+    /// # Errors
+    /// A [`FailedError`] if the system says no.
+    pub fn look_for_room(&mut self) -> Result<bool, FailedError> {
+        self.used = self.directory.measure()?;
+        Ok(self.has_room())
     }
 
     /// Bytes of letters, as far as this process knows: someone may have dropped some.
@@ -119,100 +132,22 @@ impl Store {
 
     fn make_room(&mut self, bytes: u64) -> Result<(), FailedError> {
         if self.used.saturating_add(bytes) > self.size_max {
-            self.used = self.measure()?;
+            self.used = self.directory.measure()?;
         }
         if self.used.saturating_add(bytes) > self.size_max {
+            self.refused_bytes = bytes;
             let (used, max) = (ByteSize(self.used), ByteSize(self.size_max));
-            return Err(FailedError::Full { dir: self.dir.path.clone(), used, max });
+            return Err(FailedError::Full { dir: self.directory.path().to_owned(), used, max });
         }
+        self.refused_bytes = 0;
         Ok(())
     }
-
-    fn measure(&self) -> Result<u64, FailedError> {
-        Ok(files(&self.dir.path)?.iter().filter_map(|file| Some(fs::metadata(file).ok()?.len())).sum())
-    }
-
-    /// What a publisher that was killed while it wrote has left.
-    fn remove_leftovers(&self) -> Result<(), FailedError> {
-        let listing = fs::read_dir(&self.dir.path).map_err(io_error("list", &self.dir.path))?;
-        for path in listing.flatten().map(|entry| entry.path()) {
-            if path.extension().is_some_and(|extension| extension == "tmp") {
-                fs::remove_file(&path).map_err(io_error("remove", &path))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The files with letters, oldest first.
-pub fn files(dir: &Path) -> Result<Vec<PathBuf>, FailedError> {
-    let listing = fs::read_dir(dir).map_err(io_error("list", dir))?;
-    let paths = listing.flatten().map(|entry| entry.path());
-    let mut files: Vec<PathBuf> =
-        paths.filter(|path| path.extension().is_some_and(|extension| extension == SUFFIX)).collect();
-    files.sort();
-    Ok(files)
-}
-
-/// Takes the lines out of a file for which `is_removed` says so, and gives how many those were. What is missing by now
-/// needs no removing.
-///
-/// # Errors
-/// A [`FailedError`]; the file is then as it was.
-pub fn remove_lines(path: &Path, is_removed: impl Fn(&[u8]) -> bool) -> Result<usize, FailedError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let lock = dir.join(CHANGE_LOCK);
-    let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock);
-    let locked = opened.and_then(|file| file.lock().map(|()| file));
-    let _held = locked.map_err(io_error("lock", &lock))?;
-    let content = match fs::read(path) {
-        Ok(content) => content,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(io_error("read", path)(error)),
-    };
-    let (removed, left): (Vec<&[u8]>, Vec<&[u8]>) =
-        content.split_inclusive(|byte| *byte == b'\n').partition(|line| is_removed(line));
-    if left.is_empty() {
-        fs::remove_file(path).map_err(io_error("remove", path))?;
-    } else if !removed.is_empty() {
-        let found = fs::metadata(path).map_err(io_error("examine", path))?;
-        write_whole(path, &left.concat(), found.mode() & 0o777, Some(found.gid()))?;
-    }
-    Ok(removed.len())
-}
-
-/// Makes or replaces a file in one step.
-fn write_whole(path: &Path, content: &[u8], mode: u32, group: Option<u32>) -> Result<(), FailedError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let temporary = path.with_extension("tmp");
-    let written = (|| {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(mode)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
-            .open(&temporary)?;
-        // Whatever the umask.
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        fchown(&file, None, group)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        FailPoint::LetterHalfKept.reach();
-        fs::rename(&temporary, path)?;
-        File::open(dir)?.sync_all()
-    })();
-    written.map_err(|error| {
-        // It is also removed at the next start.
-        drop(fs::remove_file(&temporary));
-        FailedError::Io { action: "write", path: path.to_owned(), error }
-    })?;
-    FailPoint::LetterKept.reach();
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::MetadataExt};
+
     use super::*;
 
     fn letter(payload: &[u8]) -> Letter {
@@ -236,7 +171,7 @@ mod tests {
         let mut store = open(&dir, 1 << 20).unwrap();
         store.keep(&[letter(b"one"), letter(b"two")]).unwrap();
         store.keep(&[letter(b"three")]).unwrap();
-        let files = files(&dir).unwrap();
+        let files = store.directory().files().unwrap();
         let lines: Vec<usize> =
             files.iter().map(|file| fs::read_to_string(file).unwrap().lines().count()).collect();
         assert_eq!(lines, [2, 1]);
@@ -255,7 +190,7 @@ mod tests {
         store.keep(&[letter(b"one")]).unwrap();
         let error = store.keep(&[letter(b"two")]).unwrap_err();
         assert!(matches!(error, FailedError::Full { .. }) && error.to_string().contains("150"), "{error}");
-        for file in files(dir.path()).unwrap() {
+        for file in store.directory().files().unwrap() {
             fs::remove_file(file).unwrap();
         }
         store.keep(&[letter(b"two")]).unwrap();

@@ -276,6 +276,10 @@ impl Disk for Refusing {
         SystemDisk.remove(path)
     }
 
+    fn try_lock(&self, dir: &Path) -> io::Result<Option<Box<dyn Send>>> {
+        SystemDisk.try_lock(dir)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         SystemDisk.sync_dir(dir)
     }
