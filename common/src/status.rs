@@ -33,6 +33,43 @@ pub enum AgentCounter {
     ExcludedEvents = 6,
     /// Bytes of those writes.
     ExcludedBytes = 7,
+    /// Which agent in a row this is, of those that took over from one another; the first is 1.
+    Generation = 8,
+    /// When this agent had taken over, in nanoseconds since the epoch; 0 for a first one.
+    HandoverNs = 9,
+    /// Why the one before had ended: a [`HandoverReason`].
+    HandoverReason = 10,
+    /// How long nobody served, in nanoseconds.
+    HandoverTookNs = 11,
+    /// Files and directories that were open in the overlays and came back.
+    HandoverFiles = 12,
+    /// Those that did not.
+    HandoverFilesLost = 13,
+}
+
+/// Why an agent took over from another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum HandoverReason {
+    /// That one was told to make room: a restart, an upgrade.
+    Restart = 1,
+    /// It had died.
+    Death = 2,
+}
+
+impl HandoverReason {
+    /// The name under which users meet it in `status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Death => "death",
+        }
+    }
+
+    /// The one that a counter says.
+    pub fn from_counter(value: u64) -> Option<Self> {
+        [Self::Restart, Self::Death].into_iter().find(|reason| *reason as u64 == value)
+    }
 }
 
 /// What the agent counts for each FIFO, for the first [`FIFO_SLOTS`] of them.
@@ -104,7 +141,7 @@ const FIFO_COUNTERS: usize = FifoCounter::Missing as usize + 1;
 /// Behind the agent's counters and some that may come.
 const FIFO_COUNTERS_AT: usize = 64;
 
-const AGENT_COUNTERS: usize = AgentCounter::ExcludedBytes as usize + 1;
+const AGENT_COUNTERS: usize = AgentCounter::HandoverFilesLost as usize + 1;
 const PUBLISHER_COUNTERS: usize = PublisherCounter::RevivedLetters as usize + 1;
 const _: () = assert!(AGENT_COUNTERS <= FIFO_COUNTERS_AT);
 const _: () = assert!((FIFO_COUNTERS_AT + FIFO_SLOTS * FIFO_COUNTERS) * 8 <= layout::COUNTERS_LEN);

@@ -2,18 +2,27 @@
 //!
 //! Fit for a timer, and for what systemd runs after an agent has ended. It goes by the kernel's table of mounts: a
 //! configuration that has changed, or that cannot be read, leaves no dead overlay behind.
+//!
+//! An overlay whose agent is to come back is left alone for `agent.restart_wait`: whoever uses it waits. Nobody holds the ring
+//! then, and yet the overlay is not dead, because its connection is kept. Run as ExecStopPost=, the command asks systemd
+//! whether an agent follows; if so, it has systemd look again by [`LOOK_AGAIN_UNIT`], which waits.
 
-use std::{os::fd::AsFd, time::Instant};
+use std::{
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use bywash_common::{
     cli::GlobalArgs,
-    config::{Config, OnAgentExit},
+    config::{AgentConfig, Config, OnAgentExit},
     exit::Exit,
+    ring,
 };
 
 use crate::{
     cli::print,
+    keeper::{self, Successor, Unit},
     mount::{
         self, Left,
         probe::{ANSWER_TIME_MAX, Answer, Probe},
@@ -24,6 +33,12 @@ use crate::{
 /// The most overlays that are taken off one directory.
 const STACK_MAX: usize = 64;
 
+/// How long an overlay may take to say that it is dead, where nobody is left who could answer for it.
+const ABANDONED_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// What systemd starts to look whether an agent has followed.
+const LOOK_AGAIN_UNIT: &str = "fs-agent-cleanup.service";
+
 /// By what overlays are judged.
 enum Policy {
     /// The configuration: overlays of the agent of this ring.
@@ -32,6 +47,8 @@ enum Policy {
         ring: String,
         /// `agent.on_agent_exit`
         on_agent_exit: OnAgentExit,
+        /// `agent.restart_wait`
+        restart_wait: Duration,
     },
     /// Something in the configuration is wrong: overlays of the agent of this ring, or of all if it does not say which, each
     /// by what it says of itself. Only dead ones: whether one that is silent is to hang nobody can tell.
@@ -44,9 +61,11 @@ enum Policy {
 impl Policy {
     fn of(args: &GlobalArgs) -> Self {
         match Config::load(&args.config) {
-            Ok(config) => {
-                Self::Configured { ring: config.ring.name, on_agent_exit: config.agent.on_agent_exit }
-            }
+            Ok(config) => Self::Configured {
+                ring: config.ring.name,
+                on_agent_exit: config.agent.on_agent_exit,
+                restart_wait: config.agent.restart_wait.0,
+            },
             Err(error) => {
                 let ring = Config::ring_name(&args.config);
                 let whose = ring
@@ -64,6 +83,23 @@ impl Policy {
         match self {
             Self::Configured { ring, .. } => Some(ring),
             Self::Unknown { ring } => ring.as_deref(),
+        }
+    }
+
+    /// How long an overlay of the agent of `ring` may take to answer.
+    fn patience(&self, ring: &str, now: bool) -> Duration {
+        let restart_wait = match self {
+            Self::Configured { restart_wait, .. } => *restart_wait,
+            Self::Unknown { .. } => AgentConfig::default().restart_wait.0,
+        };
+        match ring::inspect(ring) {
+            // Nobody can answer.
+            Ok(ring) if !ring.agent_running && now => ABANDONED_TIME_MAX,
+            // Nobody, or one that is just starting.
+            Ok(ring) if (!ring.agent_running || ring.roster.is_empty()) && !now => {
+                restart_wait.max(ANSWER_TIME_MAX)
+            }
+            _ => ANSWER_TIME_MAX,
         }
     }
 
@@ -95,11 +131,24 @@ enum Action {
     Unmount,
 }
 
-/// Lazily unmounts each overlay that does not answer, and says what it did.
+/// Lazily unmounts each overlay that does not answer, and says what it did. Unless it is to be done `now`, waits a while for
+/// an agent that is to come back.
 ///
 /// # Errors
 /// If the table of mounts cannot be read.
-pub fn cleanup(args: &GlobalArgs) -> Result<Exit> {
+pub fn cleanup(args: &GlobalArgs, now: bool) -> Result<Exit> {
+    let now = match keeper::follows_ended() {
+        None => now,
+        Some(Successor::DoesNot) => true,
+        Some(Successor::Comes) => match Unit::of_system(LOOK_AGAIN_UNIT).start_anew() {
+            Ok(()) => return print(b"another agent is to follow: looking again later\n"),
+            Err(error) => {
+                // The agent could not follow while this waits.
+                tracing::warn!("nobody takes the overlays off if no agent follows: {error:#}");
+                return Ok(Exit::Failed);
+            }
+        },
+    };
     let policy = Policy::of(args);
     let mut exit = Exit::Ok;
     let mut seen = Vec::new();
@@ -111,28 +160,29 @@ pub fn cleanup(args: &GlobalArgs) -> Result<Exit> {
             break;
         }
         seen.extend(found.iter().map(|left| left.id));
-        clean(found, &policy, &mut exit)?;
+        clean(found, &policy, now, &mut exit)?;
     }
     Ok(exit)
 }
 
 /// Asks all at once.
-fn clean(found: Vec<Left>, policy: &Policy, exit: &mut Exit) -> Result<()> {
+fn clean(found: Vec<Left>, policy: &Policy, now: bool, exit: &mut Exit) -> Result<()> {
     let mut asked = Vec::with_capacity(found.len());
+    let begin = Instant::now();
     for left in found {
         // Gone or covered since the table was read.
         let Ok(root) = mount::open_exactly(&left.path, left.id) else { continue };
+        let patience = policy.patience(&left.ring, now);
         let probe = Probe::ask(root.try_clone()?).context("cannot start a process")?;
-        asked.push((left, root, probe));
+        asked.push((left, root, probe, patience));
     }
-    let deadline = Instant::now() + ANSWER_TIME_MAX;
-    for (left, root, probe) in asked {
+    for (left, root, probe, patience) in asked {
         let shown = left.path.display();
-        let answer = probe.answer(deadline);
+        let answer = probe.answer(begin + patience);
         let state = match answer {
             Answer::Alive => "answers".to_owned(),
             Answer::Dead => "is dead".to_owned(),
-            Answer::Silent => format!("does not answer within {ANSWER_TIME_MAX:?}"),
+            Answer::Silent => format!("does not answer within {patience:?}"),
         };
         let action = policy.action(&left, answer);
         let done = match action {

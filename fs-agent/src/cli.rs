@@ -35,8 +35,22 @@ pub enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Run the agent as a child process that is started again when it ends, and keep meanwhile what it has open, so that
+    /// programs under the overlays wait rather than fail: for containers and shells, where systemd does not do that
+    ///
+    /// SIGTERM and SIGINT stop both. SIGHUP reloads the configuration. SIGUSR2 has the supervisor become the program that is at
+    /// its path by then, while the agent goes on; SIGTERM to the agent has another agent take its place.
+    Supervise {
+        /// The agent's command line: `run` with its options
+        #[arg(last = true, required = true, value_name = "run [OPTIONS]")]
+        command: Vec<std::ffi::OsString>,
+    },
     /// Take overlays away that do not answer within 2 s; never hangs itself
-    Cleanup,
+    Cleanup {
+        /// Do not wait up to `agent.restart_wait` for an agent that is to come back
+        #[arg(long)]
+        now: bool,
+    },
     /// Stop listening to the directories under `agent.sleep`, until `wake` or a reboot
     Sleep,
     /// Listen again to what sleeps

@@ -7,6 +7,7 @@ mod cleanup;
 mod cli;
 mod fifo;
 mod fuse;
+mod keeper;
 mod manager;
 mod mount;
 mod overlay;
@@ -16,6 +17,7 @@ mod run;
 mod services;
 mod sleep;
 mod status;
+mod supervise;
 mod sys;
 mod worker_pool;
 
@@ -34,7 +36,8 @@ fn main() -> ExitCode {
         Command::Run => run::run(&global),
         Command::Status { json } => status::status(&global, json),
         Command::Check { print } => check::check(&global, print),
-        Command::Cleanup => cleanup::cleanup(&global),
+        Command::Supervise { .. } => supervise::supervise(),
+        Command::Cleanup { now } => cleanup::cleanup(&global, now),
         Command::Sleep => sleep::sleep(&global),
         Command::Wake => sleep::wake(&global),
         Command::Completions { shell } => cli::completions(shell),

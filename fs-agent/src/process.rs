@@ -130,7 +130,10 @@ pub fn opens_max() -> usize {
 }
 
 /// The soft limit becomes the hard one. With the privilege for it, the hard one first becomes what the kernel takes.
-fn raise_descriptor_limit() -> nix::Result<()> {
+///
+/// # Errors
+/// If the system refuses.
+pub fn raise_descriptor_limit() -> nix::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
     let most = most.unwrap_or(hard).max(hard);

@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,6 +20,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     check,
+    keeper::{Generation, Store, Successor},
     manager::Manager,
     mount, process,
     services::{self, CLOSING_LOOK_INTERVAL, Ended, OverlayId, Services},
@@ -47,6 +51,8 @@ pub enum Event {
 /// # Errors
 /// What keeps it from starting. Nothing is then left mounted.
 pub fn run(args: &GlobalArgs) -> Result<Exit> {
+    // Before anything else is opened: what is handed over has the first numbers.
+    let store = Arc::new(Store::from_environment());
     let config = check::load(args)?;
     let prepared = process::prepare()?;
     services::check_privileges(&config)?;
@@ -59,7 +65,26 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     mount::watch::watch(sender.clone()).context("cannot watch the table of mounts")?;
     let mut services = Services::new(ring, &config.ring.name, sender, prepared);
     services.apply(&config, asleep(&config)).inspect_err(|_| services.stop(OnAgentExit::Unmount))?;
-    Agent { args, config, services, events, manager: Manager::ready() }.serve()
+    let generation = Generation::of_this_agent(&store);
+    if let Some(generation) = &generation {
+        services.report(generation.counters());
+    }
+    drop_unknown(&store);
+    // One that follows another one is waited for, and knows that things are kept.
+    if generation.as_ref().is_some_and(Generation::is_first)
+        && let Err(error) = store.verify()
+    {
+        tracing::warn!("what is open may not outlive this agent: {error:#}");
+    }
+    Agent { args, config, services, events, manager: Manager::ready(), store, generation }.serve()
+}
+
+/// Lets go of what was kept and is of no use to this agent.
+fn drop_unknown(store: &Store) {
+    for (name, _) in store.take() {
+        tracing::warn!("`{name}` was kept for this agent, which cannot use it: letting go of it");
+        store.remove(&name);
+    }
 }
 
 /// The agent at work.
@@ -70,6 +95,10 @@ struct Agent<'a> {
     services: Services,
     events: Receiver<Event>,
     manager: Manager,
+    /// What outlives this process.
+    store: Arc<Store>,
+    /// Which agent in a row this is, if there is a row.
+    generation: Option<Generation>,
 }
 
 impl Agent<'_> {
@@ -80,8 +109,7 @@ impl Agent<'_> {
                 Ok(Event::Signal(Signal::SIGHUP)) => self.reload(),
                 Ok(Event::Signal(LOOK_SIGNAL)) => self.sleep_or_wake(),
                 Ok(Event::Signal(signal)) => {
-                    tracing::info!("{signal}: stopping");
-                    self.stop();
+                    self.end(signal);
                     return Ok(Exit::Ok);
                 }
                 Ok(Event::MountsChanged) => self.services.mounts_changed(),
@@ -101,6 +129,7 @@ impl Agent<'_> {
                 Err(RecvTimeoutError::Timeout) => {
                     self.services.tidy();
                     self.manager.alive();
+                    self.generation.iter().for_each(Generation::alive);
                     tidied = Instant::now();
                 }
                 Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the signal thread has ended"),
@@ -147,6 +176,18 @@ impl Agent<'_> {
         if let Err(error) = self.services.apply(&self.config, asleep(&self.config)) {
             tracing::error!("cannot listen again: {error:#}");
         }
+    }
+
+    /// Makes room for the next agent, or takes everything off if none follows.
+    fn end(&mut self, signal: Signal) {
+        // Whoever presses a key wants an end.
+        if signal == Signal::SIGTERM && self.store.successor() == Successor::Comes {
+            tracing::info!("{signal}: making room for the next agent");
+            self.generation.iter().for_each(Generation::told);
+        } else {
+            tracing::info!("{signal}: stopping");
+        }
+        self.stop();
     }
 
     /// Stops listening, and gives what is still in use a while.

@@ -119,15 +119,23 @@ fn sleepers_of(config: &Config) -> Result<Vec<PathBuf>, NothingSleeps> {
 
 /// The file that is there while the agent of this ring sleeps.
 fn state_file(config: &Config) -> Option<PathBuf> {
+    Some(state_dir(config)?.join(format!("{}.asleep", config.ring.name)))
+}
+
+/// Where there is a place for what outlives the agent and not the machine, if there is one.
+pub fn state_dir(config: &Config) -> Option<PathBuf> {
     let default = || match geteuid().is_root() {
         true => Some(PathBuf::from(STATE_DIR_ROOT)),
         false => Some(PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?).join("bywash")),
     };
-    let directory = config.agent.state_dir.clone().or_else(default)?;
-    Some(directory.join(format!("{}.asleep", config.ring.name)))
+    config.agent.state_dir.clone().or_else(default)
 }
 
-fn make_state_dir(directory: &Path) -> io::Result<()> {
+/// Makes the directory of the state.
+///
+/// # Errors
+/// As mkdir(2) says.
+pub fn make_state_dir(directory: &Path) -> io::Result<()> {
     make_directories(directory, Access::own(STATE_DIR_MODE))
 }
 

@@ -1,15 +1,16 @@
 //! `fs-agent status`: what the agent has left in shared memory, read without its help.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use anyhow::Result;
 use bywash_common::{
     cli::GlobalArgs,
+    clock::now_ns,
     config::Config,
     exit::Exit,
     record::LossReason,
     ring::{Inspected, RingError, inspect_to_show},
-    status::{AgentCounter, FifoCounter, ListeningKind},
+    status::{AgentCounter, FifoCounter, HandoverReason, ListeningKind},
     units::ByteSize,
 };
 use serde_json::json;
@@ -82,6 +83,7 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
     let percent = ring.used.saturating_mul(100).checked_div(ring.capacity).unwrap_or(0);
     let (used, capacity) = (human(ring.used), ByteSize(ring.capacity));
     let _ = writeln!(out, ", ring {name}: {used} of {capacity} used ({percent}%)");
+    handover_text(ring, &mut out);
     let events = ring.agent(AgentCounter::CapturedEvents);
     let bytes = ring.agent(AgentCounter::CapturedBytes);
     let _ = write!(out, "captured {events} events, {bytes} bytes");
@@ -116,6 +118,40 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
     out
 }
 
+/// How the agent took over from another one, if it did.
+fn handover_text(ring: &Inspected, out: &mut String) {
+    let Some(reason) = HandoverReason::from_counter(ring.agent(AgentCounter::HandoverReason)) else { return };
+    let after = match reason {
+        HandoverReason::Restart => "was restarted",
+        HandoverReason::Death => "had died",
+    };
+    let generation = ring.agent(AgentCounter::Generation);
+    let ago = Duration::from_nanos(now_ns().saturating_sub(ring.agent(AgentCounter::HandoverNs))).as_secs();
+    let took = Duration::from_nanos(ring.agent(AgentCounter::HandoverTookNs)).as_millis();
+    let files = ring.agent(AgentCounter::HandoverFiles);
+    let _ = write!(
+        out,
+        "agent {generation} in a row: took over {ago} s ago, when the one before {after}, within {took} ms; \
+         {files} open files came back"
+    );
+    if let lost @ 1.. = ring.agent(AgentCounter::HandoverFilesLost) {
+        let _ = write!(out, ", {lost} did not");
+    }
+    out.push('\n');
+}
+
+/// As [`handover_text`].
+fn handover(ring: &Inspected) -> Option<serde_json::Value> {
+    let reason = HandoverReason::from_counter(ring.agent(AgentCounter::HandoverReason))?;
+    Some(json!({
+        "at_ns": ring.agent(AgentCounter::HandoverNs),
+        "reason": reason.name(),
+        "took_ns": ring.agent(AgentCounter::HandoverTookNs),
+        "files": ring.agent(AgentCounter::HandoverFiles),
+        "files_lost": ring.agent(AgentCounter::HandoverFilesLost),
+    }))
+}
+
 /// A size to a tenth of a unit.
 fn human(bytes: u64) -> String {
     for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
@@ -141,6 +177,8 @@ fn as_json_text(name: &str, ring: Option<&Inspected>) -> String {
                 "running": state(ring) == State::Running,
                 "pid": ring.agent(AgentCounter::Pid),
                 "started_ns": ring.agent(AgentCounter::StartedNs),
+                "generation": ring.agent(AgentCounter::Generation),
+                "handover": handover(ring),
                 "listening": listening(ring),
                 "ring": {
                     "name": name,

@@ -2,9 +2,18 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::{
+    ffi::{CStr, CString},
+    fs,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-use rustix::io::{Errno, Result};
+use nix::{
+    sys::signal::SigSet,
+    unistd::{ForkResult, Pid, execve},
+};
+use rustix::io::{Errno, FdFlags, Result, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 
 /// From how many bytes on the C library maps what is allocated, rather than to take it from an arena. The FUSE library
 /// has a buffer of 16 MiB for each thread, of which most stays untouched: fresh pages of a mapping take no memory until
@@ -77,4 +86,94 @@ pub fn set_extended_flags(fd: &OwnedFd, flags: &ExtendedFlags) -> Result<()> {
 
 fn errno(errno: nix::errno::Errno) -> Errno {
     Errno::from_raw_os_error(errno as i32)
+}
+
+/// The number of the first descriptor that a process is handed (SD_LISTEN_FDS_START of sd_listen_fds(3)).
+pub const FIRST_HANDED: RawFd = 3;
+
+/// The exit code of a child whose program could not be started, as shells have it.
+pub const NOT_STARTED: i32 = 127;
+
+/// Takes over descriptors that this process was started with, by their numbers: each that is open and is there once. They
+/// are closed at an exec from then on. To be called once, before anything else is opened: later calls give nothing.
+pub fn handed(numbers: impl Iterator<Item = RawFd>) -> Vec<Option<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let mut seen = std::collections::HashSet::new();
+    let take = |number: RawFd| {
+        if number < FIRST_HANDED || !seen.insert(number) {
+            return None;
+        }
+        // SAFETY: `number` is not -1, and is only looked at here; a number that is not open gives EBADF.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        fcntl_getfd(borrowed).and_then(|flags| fcntl_setfd(borrowed, flags | FdFlags::CLOEXEC)).ok()?;
+        // SAFETY: the number is open. Whoever started this process has said that it is handed over, so no other part of this
+        // program, which has opened nothing under that number, owns it; and it is taken once: `TAKEN` and `seen`.
+        Some(unsafe { OwnedFd::from_raw_fd(number) })
+    };
+    numbers.map(take).collect()
+}
+
+/// Removes variables from this process's environment.
+///
+/// # Errors
+/// `EBUSY` if the process has other threads: they may look at it.
+pub fn remove_variables(names: &[&str]) -> Result<()> {
+    require_one_thread()?;
+    for name in names {
+        // SAFETY: this is the only thread, so nobody reads or writes the environment meanwhile.
+        unsafe { std::env::remove_var(name) };
+    }
+    Ok(())
+}
+
+fn require_one_thread() -> Result<()> {
+    let threads = fs::read_dir("/proc/self/task").map_err(|_| Errno::NOTSUP)?.count();
+    if threads == 1 { Ok(()) } else { Err(Errno::BUSY) }
+}
+
+/// Starts `program` with `arguments` and with `environment`, which learns the process's id, as a child of this process. It is
+/// handed `descriptors` under the numbers from [`FIRST_HANDED`] on. Its signals are not blocked. If it cannot be started, it
+/// ends with [`NOT_STARTED`].
+///
+/// # Errors
+/// `EBUSY` if this process has other threads; what fork(2) says.
+pub fn spawn(
+    program: &CStr,
+    arguments: &[CString],
+    environment: impl FnOnce(Pid) -> Vec<CString>,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<Pid> {
+    require_one_thread()?;
+    // SAFETY: this is the only thread, so no lock of the allocator or of anything else is held by one that is not there in the
+    // child, and the child may do whatever this process may.
+    match unsafe { nix::unistd::fork() }.map_err(errno)? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let environment = environment(Pid::this());
+            if hand_over(descriptors).is_ok() && SigSet::empty().thread_set_mask().is_ok() {
+                let _ = execve(program, arguments, &environment);
+            }
+            // SAFETY: ends this process at once: what its parent has to do at an end is not the child's.
+            unsafe { nix::libc::_exit(NOT_STARTED) }
+        }
+    }
+}
+
+/// Gives `descriptors` the numbers from [`FIRST_HANDED`] on, in a process that only has to start another program.
+fn hand_over(descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+    let behind = FIRST_HANDED + RawFd::try_from(descriptors.len()).map_err(|_| Errno::MFILE)?;
+    // Out of the way of each other first.
+    let moved: Vec<OwnedFd> =
+        descriptors.iter().map(|fd| fcntl_dupfd_cloexec(fd, behind)).collect::<Result<_>>()?;
+    for (fd, number) in moved.iter().zip(FIRST_HANDED..) {
+        // SAFETY: dup2(2) touches no memory. It closes whatever had `number`, and none of this process's code runs any more
+        // that could use that: the caller goes on to execve(2) or ends.
+        if unsafe { nix::libc::dup2(fd.as_raw_fd(), number) } < 0 {
+            return Err(Errno::NOSPC);
+        }
+    }
+    Ok(())
 }

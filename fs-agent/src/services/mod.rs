@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 use bywash_common::{
     config::{Config, OnAgentExit},
     ring::AgentRing,
-    status::{Listening, ListeningKind},
+    status::{AgentCounter, Listening, ListeningKind},
 };
 
 use crate::{
@@ -144,6 +144,12 @@ impl Services {
     pub fn abandon(&mut self) {
         self.overlays.abandon();
         self.capture.finish();
+    }
+
+    /// Says to `status` what is to be known of this agent itself.
+    pub fn report(&self, counters: impl IntoIterator<Item = (AgentCounter, u64)>) {
+        let ring = self.capture.ring();
+        counters.into_iter().for_each(|(counter, value)| ring.status.set(counter, value));
     }
 
     /// Says to `status` what is listened to: all of it answers by now.

@@ -46,6 +46,7 @@ mod sleep;
 mod spool;
 mod strangers;
 mod submounts;
+mod supervise;
 mod tools;
 mod topics;
 mod units;

@@ -1,0 +1,173 @@
+//! Where the agent's messages arrive, and where those for a manager above go.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    io::{self, IoSliceMut},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result};
+use bywash_common::config::Config;
+use nix::unistd::Pid;
+use rustix::{
+    cmsg_space,
+    io::Errno,
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SocketAddrUnix,
+        SocketFlags, SocketType, bind, recvmsg, socket_with, sockopt,
+    },
+};
+
+use crate::{
+    keeper::{NOTIFY, SENT_MAX, Socket},
+    sleep,
+};
+
+/// The longest message in bytes: an agent's are a tenth of it.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// Nobody but the owner may send anything.
+const MODE: u32 = 0o600;
+
+/// The receiving end. All of its memory is there from the start.
+pub struct Inbox {
+    socket: OwnedFd,
+    path: PathBuf,
+    bytes: Box<[u8; MESSAGE_BYTES_MAX]>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Inbox {
+    /// At a path of its own.
+    ///
+    /// # Errors
+    /// If there can be none.
+    pub fn bind(config: &Config) -> Result<Self> {
+        let path = path_of_this_process(config);
+        if let Some(directory) = path.parent() {
+            sleep::make_state_dir(directory)
+                .with_context(|| format!("cannot make {}: set agent.state_dir", directory.display()))?;
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let bound = || {
+            // Of an earlier process with the same number.
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+            sockopt::set_socket_passcred(&socket, true)?;
+            bind(&socket, &SocketAddrUnix::new(&path)?)?;
+            // Who has connected before is not heard: no agent runs yet.
+            fs::set_permissions(&path, fs::Permissions::from_mode(MODE))?;
+            Ok(socket)
+        };
+        let socket = bound().with_context(|| {
+            format!(
+                "cannot make the socket {}: set agent.state_dir to a short path of a directory",
+                path.display()
+            )
+        })?;
+        Ok(Self::with(socket, path))
+    }
+
+    /// The one that this process had before it became another program.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn kept(socket: OwnedFd, config: &Config) -> Result<Self> {
+        let path = path_of_this_process(config);
+        fs::symlink_metadata(&path).with_context(|| format!("the socket {} is gone", path.display()))?;
+        Ok(Self::with(socket, path))
+    }
+
+    fn with(socket: OwnedFd, path: PathBuf) -> Self {
+        Self { socket, path, bytes: Box::new([0; MESSAGE_BYTES_MAX]), fds: Vec::with_capacity(SENT_MAX) }
+    }
+
+    /// What `NOTIFY_SOCKET` is to say.
+    pub fn address(&self) -> &OsStr {
+        self.path.as_os_str()
+    }
+
+    /// The next message of process `sender`, with what came along, if there is one. Those of others are dropped.
+    pub fn receive(&mut self, sender: Option<Pid>) -> Option<(&str, &mut Vec<OwnedFd>)> {
+        let len = loop {
+            self.fds.clear();
+            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SENT_MAX), ScmCredentials(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut bytes = [IoSliceMut::new(&mut *self.bytes)];
+            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            let received = match recvmsg(&self.socket, &mut bytes, &mut control, flags) {
+                Ok(received) => received,
+                Err(Errno::INTR) => continue,
+                Err(_) => return None,
+            };
+            let mut from = None;
+            for message in control.drain() {
+                match message {
+                    RecvAncillaryMessage::ScmRights(fds) => self.fds.extend(fds),
+                    RecvAncillaryMessage::ScmCredentials(who) => from = Some(who.pid.as_raw_nonzero().get()),
+                    _ => {}
+                }
+            }
+            let is_whole = !received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+            let is_agent = sender.is_some_and(|sender| from == Some(sender.as_raw()));
+            if is_whole && is_agent && std::str::from_utf8(&self.bytes[..received.bytes]).is_ok() {
+                break received.bytes;
+            }
+            tracing::warn!(
+                "a message to the supervisor that is not from its agent (pid {from:?}) is not heeded"
+            );
+        };
+        Some((std::str::from_utf8(&self.bytes[..len]).unwrap_or_default(), &mut self.fds))
+    }
+}
+
+impl AsFd for Inbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        // Nobody listens there any more; what cannot be removed is in nobody's way.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn path_of_this_process(config: &Config) -> PathBuf {
+    let directory = sleep::state_dir(config).unwrap_or_else(env::temp_dir);
+    directory.join(format!("supervise-{}.socket", Pid::this()))
+}
+
+/// A manager above the supervisor, if there is one.
+pub struct Outer(Option<Socket>);
+
+impl Outer {
+    /// The one that the environment names.
+    pub fn from_environment() -> Self {
+        let path = env::var_os(NOTIFY).map(PathBuf::from);
+        let connect = |path: &PathBuf| {
+            let connected = Socket::connect(path);
+            connected.inspect_err(|errno| tracing::warn!("{}: {errno}", path.display())).ok()
+        };
+        Self(path.as_ref().and_then(connect))
+    }
+
+    /// Tells it.
+    pub fn tell(&self, message: &str) {
+        let Some(socket) = &self.0 else { return };
+        if let Err(errno) = socket.send(message, &[]) {
+            tracing::debug!("cannot tell the service manager: {errno}");
+        }
+    }
+}

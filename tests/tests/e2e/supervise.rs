@@ -1,0 +1,248 @@
+//! `fs-agent supervise`: keeps what is to outlive the agent, starts it again, and gives it up in bounded time.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use bywash_tests::harness::{
+    Bywash, Process, Settings, mounts,
+    process::must_run,
+    program,
+    wait::{self, PATIENCE},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::append;
+
+/// A supervisor with its agent.
+struct Supervised {
+    bywash: Bywash,
+    supervisor: Process,
+}
+
+impl Supervised {
+    fn start(agent: &str) -> Self {
+        Self::start_by(agent, |bywash| (program("fs-agent"), own_arguments(bywash)))
+    }
+
+    /// `line` gives the program and its arguments.
+    fn start_by(agent: &str, line: impl FnOnce(&Bywash) -> (PathBuf, Vec<String>)) -> Self {
+        let bywash = Bywash::new("localhost:9", &Settings { ring_size: "1MiB", ..Settings::default() });
+        let state = bywash.root().join("state");
+        bywash.edit("", &format!("\n[agent]\nstate_dir = {state:?}\n{agent}\n"));
+        let (program, arguments) = line(&bywash);
+        let supervisor = Process::spawn("supervisor", &program, arguments, bywash.root(), Signal::SIGTERM);
+        let supervised = Self { bywash, supervisor };
+        supervised.agent_in_a_row(1);
+        supervised
+    }
+
+    fn status(&self) -> Value {
+        let said = self.bywash.fs_agent(&["status", "--json"]);
+        serde_json::from_str(&said.stdout).unwrap_or_default()
+    }
+
+    /// Waits until the agent with this number listens; gives what it says of itself.
+    #[track_caller]
+    fn agent_in_a_row(&self, number: u64) -> Value {
+        wait::until("an agent to listen", PATIENCE, || {
+            let status = self.status();
+            if status["running"] == true && status["generation"] == number {
+                Ok(status)
+            } else {
+                Err(status.to_string())
+            }
+        })
+    }
+
+    fn agent_pid(&self) -> Pid {
+        let pid = self.status()["pid"].as_i64().unwrap();
+        Pid::from_raw(i32::try_from(pid).unwrap())
+    }
+
+    fn tell_agent(&self, signal: Signal) {
+        kill(self.agent_pid(), signal).unwrap();
+    }
+
+    fn is_mounted(&self) -> bool {
+        mounts::is_mounted(self.bywash.directory())
+    }
+}
+
+fn own_arguments(bywash: &Bywash) -> Vec<String> {
+    let config = bywash.config.to_str().unwrap();
+    ["supervise", "--", "run", "--config", config].map(str::to_owned).to_vec()
+}
+
+#[test]
+fn what_an_agent_has_kept_is_the_next_ones() {
+    let supervised = Supervised::start("");
+    // The number of the agent is in a memory file that nobody else has.
+    for (number, signal, reason) in
+        [(2, Signal::SIGKILL, "death"), (3, Signal::SIGTERM, "restart"), (4, Signal::SIGKILL, "death")]
+    {
+        supervised.tell_agent(signal);
+        let status = supervised.agent_in_a_row(number);
+        assert_eq!(status["handover"]["reason"], reason, "{status}");
+        assert!(supervised.is_mounted());
+        append(&supervised.bywash.file("f"), b"x");
+    }
+    let said = supervised.bywash.fs_agent(&["status"]).stdout;
+    assert!(said.contains("\nagent 4 in a row: took over "), "{said}");
+}
+
+#[test]
+fn a_supervisor_that_is_told_to_stop_stops_its_agent_and_leaves_nothing() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut supervised = Supervised::start("");
+        append(&supervised.bywash.file("f"), b"x");
+        supervised.supervisor.signal(signal);
+        let status = supervised.supervisor.wait(PATIENCE);
+        assert_eq!(status.code(), Some(0), "{signal}: {status}");
+        assert!(!supervised.is_mounted());
+        assert_eq!(fs::read(supervised.bywash.file("f")).unwrap(), b"x");
+        let left = fs::read_dir(supervised.bywash.root().join("state")).unwrap().count();
+        assert_eq!(left, 0, "its socket is gone");
+        let log = supervised.supervisor.log();
+        assert!(!log.contains("making room"), "the agent knew that none follows: {log}");
+    }
+}
+
+#[test]
+fn a_supervisor_is_replaced_while_its_agent_goes_on() {
+    let mut supervised = Supervised::start("");
+    let agent = supervised.status()["pid"].clone();
+    supervised.supervisor.signal(Signal::SIGUSR2);
+    wait::until("the other supervisor", PATIENCE, || {
+        let log = supervised.supervisor.log();
+        if log.contains("another supervisor has taken over") { Ok(()) } else { Err(log) }
+    });
+    assert_eq!(supervised.status()["pid"], agent);
+    // What the first one has kept, the second one hands over; and it hears the agent.
+    supervised.tell_agent(Signal::SIGKILL);
+    supervised.agent_in_a_row(2);
+    supervised.tell_agent(Signal::SIGTERM);
+    supervised.agent_in_a_row(3);
+    assert_eq!(supervised.supervisor.terminate(PATIENCE).code(), Some(0));
+    assert!(!supervised.is_mounted());
+}
+
+#[test]
+fn a_supervisor_does_not_become_a_program_that_cannot_be_run() {
+    let copy = |bywash: &Bywash| {
+        let path = bywash.root().join("fs-agent");
+        fs::copy(program("fs-agent"), &path).unwrap();
+        (path, own_arguments(bywash))
+    };
+    let supervised = Supervised::start_by("", copy);
+    replace(&supervised.bywash.root().join("fs-agent"), "#!/bin/sh\nexit 1\n");
+    supervised.supervisor.signal(Signal::SIGUSR2);
+    wait::until("the supervisor to say so", PATIENCE, || {
+        let log = supervised.supervisor.log();
+        if log.contains("this supervisor goes on") { Ok(()) } else { Err(log) }
+    });
+    assert_eq!(supervised.status()["running"], true);
+}
+
+/// Another program in the place of one, as an upgrade puts it there.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+#[test]
+fn an_agent_that_does_not_come_back_is_given_up_in_time_and_its_overlays_with_it() {
+    let copy = |bywash: &Bywash| {
+        let path = bywash.root().join("fs-agent");
+        fs::copy(program("fs-agent"), &path).unwrap();
+        (path, own_arguments(bywash))
+    };
+    // One that ends at once, and one that never gets ready.
+    for program in ["#!/bin/sh\nexit 1\n", "#!/bin/sh\nexec sleep 1000\n"] {
+        let mut supervised = Supervised::start_by("restart_wait = \"2s\"", copy);
+        replace(&supervised.bywash.root().join("fs-agent"), program);
+        let begin = Instant::now();
+        supervised.tell_agent(Signal::SIGKILL);
+        let status = supervised.supervisor.wait(PATIENCE);
+        let took = begin.elapsed();
+        assert_eq!(status.code(), Some(1), "{status}");
+        assert!(Duration::from_secs(2) <= took && took < Duration::from_secs(6), "{took:?}");
+        assert!(!supervised.is_mounted());
+        append(&supervised.bywash.file("f"), b"uncaptured");
+    }
+}
+
+#[test]
+fn an_agent_whose_configuration_is_wrong_by_now_is_given_up_at_once() {
+    let mut supervised = Supervised::start("");
+    // What tells the agent's number reads the configuration, too.
+    let agent = supervised.agent_pid();
+    supervised.bywash.edit("", "\nnonsense = 1\n");
+    kill(agent, Signal::SIGKILL).unwrap();
+    let status = supervised.supervisor.wait(PATIENCE);
+    assert_eq!(status.code(), Some(78), "{status}");
+    assert!(!supervised.is_mounted());
+}
+
+#[test]
+fn an_agent_that_cannot_be_started_at_all_is_not_started_again() {
+    let bywash = Bywash::new("localhost:9", &Settings { ring_size: "1MiB", ..Settings::default() });
+    let state = bywash.root().join("state");
+    bywash.edit("", &format!("\n[agent]\nstate_dir = {state:?}\n[[fifo]]\npath = \"/nonexistent/fifo\"\n"));
+    let mut supervisor = Process::spawn(
+        "supervisor",
+        &program("fs-agent"),
+        own_arguments(&bywash),
+        bywash.root(),
+        Signal::SIGTERM,
+    );
+    let status = supervisor.wait(PATIENCE);
+    assert!(!status.success(), "{status}");
+    assert_eq!(supervisor.log().matches("does not exist").count(), 1, "{}", supervisor.log());
+}
+
+#[test]
+fn as_a_containers_first_process_a_supervisor_takes_what_is_left_of_orphans() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("skipped: only root can make a process namespace");
+    }
+    let in_namespace = |bywash: &Bywash| {
+        let program = program("fs-agent").to_str().unwrap().to_owned();
+        let line = ["--pid", "--fork", "--kill-child", "--"].map(str::to_owned);
+        (PathBuf::from("unshare"), line.into_iter().chain([program]).chain(own_arguments(bywash)).collect())
+    };
+    let supervised = Supervised::start_by("", in_namespace);
+    let first = children_of(supervised.supervisor.pid().as_raw());
+    let [first] = first[..] else { panic!("{first:?}") };
+    // Its parent ends at once.
+    let namespace = format!("--pid=/proc/{first}/ns/pid");
+    must_run(Command::new("nsenter").args([&namespace, "--", "sh", "-c", "sleep 1000 >&- 2>&- &"]));
+    let orphans = || -> Vec<i32> {
+        let is_sleep =
+            |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+        children_of(first).into_iter().filter(is_sleep).collect()
+    };
+    let orphan =
+        wait::until("an orphan", PATIENCE, || orphans().first().copied().ok_or_else(|| "none".to_owned()));
+    kill(Pid::from_raw(orphan), Signal::SIGKILL).unwrap();
+    wait::until("nothing to be left of it", PATIENCE, || {
+        if orphans().is_empty() { Ok(()) } else { Err("it is there".to_owned()) }
+    });
+    assert_eq!(supervised.status()["running"], true);
+}
+
+/// The processes whose parent is `parent`, dead ones included.
+fn children_of(parent: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
