@@ -65,6 +65,21 @@ impl Portion {
         Self { bytes_max: share.min(BYTES_MAX), overhead }
     }
 
+    /// How many bytes the records of `pieces` have at most.
+    pub fn cost(&self, pieces: &[Piece]) -> u64 {
+        pieces.iter().map(|piece| (piece.range.len() + self.overhead) as u64).sum()
+    }
+
+    /// The same for `bytes` that are no piece yet, and become one, or two where they are a byte too many for one.
+    pub fn cost_of_unfinished(&self, bytes: usize) -> u64 {
+        if bytes == 0 { 0 } else { (bytes + 2 * self.overhead) as u64 }
+    }
+
+    /// What a byte that is to be read costs at most: it may end a line, and be a record of its own.
+    pub fn cost_of_byte(&self) -> u64 {
+        self.overhead as u64 + 1
+    }
+
     /// Those of the first pieces that go under one commit, and how many bytes their records have at most.
     pub fn of<'p>(&self, pieces: &'p [Piece]) -> (&'p [Piece], usize) {
         let mut bytes = 0;

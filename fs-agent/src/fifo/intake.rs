@@ -15,21 +15,25 @@ use bywash_common::{
 
 use super::{
     batch::{self, Batch, Portion},
+    promise::{Promise, Promises},
     splitter::{Piece, Rules, Splitter},
 };
 use crate::capture::Capture;
 
 /// Writers who can wait fill no more than this many quarters of the ring: the rest is for those who cannot.
 const WAIT_QUARTERS_MAX: u64 = 3;
-/// The fraction of the ring that is asked for at once at most: with what each line's record has beside the line, it still
-/// fits into the quarter that is left when a reader ends.
+/// The fraction of the ring that is asked for at once at most.
 const READ_FRACTION: u64 = 64;
+/// The fraction of the room for those who can wait below which it is not worth while to read: a ring that is nearly full
+/// would be filled byte by byte.
+const LEAST_FRACTION: u64 = 16;
 
 /// What of a FIFO goes into the ring.
 pub struct Intake {
     capture: Arc<Capture>,
     path: PathBuf,
     on_full: OnFull,
+    promises: Promises,
     /// The reader ends: what it has read already may fill all of the ring.
     is_closing: bool,
     batch: Batch,
@@ -40,12 +44,12 @@ pub struct Intake {
 
 impl Intake {
     /// The way into the ring for what comes through the FIFO of `config`.
-    pub fn new(capture: Arc<Capture>, config: &FifoConfig, slot: Option<usize>) -> Self {
+    pub fn new(capture: Arc<Capture>, config: &FifoConfig, promises: Promises, slot: Option<usize>) -> Self {
         let path = config.path.clone();
         let (_, capacity) = capture.ring().producer.fill();
         let portion = Portion::new(path.as_os_str().as_bytes(), capacity);
         let (on_full, is_closing, batch) = (config.on_full, false, Batch::default());
-        Self { capture, path, on_full, is_closing, batch, portion, slot }
+        Self { capture, path, on_full, promises, is_closing, batch, portion, slot }
     }
 
     /// Where the FIFO is.
@@ -81,16 +85,42 @@ impl Intake {
         usize::try_from(self.capture.ring().producer.fill().1 / READ_FRACTION).unwrap_or(usize::MAX)
     }
 
-    /// Whether `bytes` more may be read: what is in the pipe is safer there than in this process.
-    pub fn invites(&self, bytes: usize) -> bool {
-        match self.on_full {
-            OnFull::Drop => true,
-            OnFull::Wait if self.is_closing => true,
-            OnFull::Wait => {
-                let (used, capacity) = self.capture.ring().producer.fill();
-                used + bytes as u64 <= capacity / 4 * WAIT_QUARTERS_MAX
-            }
+    /// A promise of room in the ring, for one more stream.
+    pub fn promise(&self) -> Promise {
+        self.promises.none()
+    }
+
+    /// How many bytes may be read of the `wanted` that a stream asks for, which are then promised room in the ring; none if
+    /// there is not enough: what is in the pipe is safer there than in this process.
+    pub fn invite(&self, promise: &mut Promise, wanted: usize) -> Option<usize> {
+        if self.on_full == OnFull::Drop {
+            return Some(wanted);
         }
+        let (used, limit) = self.used_of();
+        let (unit, wanted) = (self.portion.cost_of_byte(), wanted as u64);
+        let least = (limit / LEAST_FRACTION / unit).min(wanted);
+        let bytes = promise.grow(limit.saturating_sub(used), unit, least, wanted)?;
+        usize::try_from(bytes).ok()
+    }
+
+    /// Promises room for just what a stream holds: `pieces`, and `unfinished` bytes more.
+    pub fn keep_promised(&self, promise: &mut Promise, pieces: &[Piece], unfinished: usize) {
+        promise.set(match self.on_full {
+            OnFull::Drop => 0,
+            OnFull::Wait => self.portion.cost(pieces) + self.portion.cost_of_unfinished(unfinished),
+        });
+    }
+
+    /// How much of the ring is used, and up to where those who may wait fill it.
+    fn used_of(&self) -> (u64, u64) {
+        let (used, capacity) = self.capture.ring().producer.fill();
+        (used, if self.is_closing { capacity } else { capacity / 4 * WAIT_QUARTERS_MAX })
+    }
+
+    /// Whether `bytes` of records may go into the ring now.
+    fn has_room(&self, bytes: usize) -> bool {
+        let (used, limit) = self.used_of();
+        self.on_full == OnFull::Drop || self.is_closing || used + bytes as u64 <= limit
     }
 
     /// Puts pieces into the ring, or counts them as lost, and gives how many of the first are done with: less than all if
@@ -99,7 +129,7 @@ impl Intake {
         let mut done = 0;
         while done < pieces.len() {
             let (head, bytes) = self.portion.of(&pieces[done..]);
-            if !self.invites(bytes) {
+            if !self.has_room(bytes) {
                 break;
             }
             let path = self.path.as_os_str().as_bytes();

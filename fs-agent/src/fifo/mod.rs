@@ -9,6 +9,7 @@
 
 mod batch;
 mod intake;
+mod promise;
 mod reader;
 mod source;
 mod splitter;
@@ -28,8 +29,9 @@ use bywash_common::{
 
 use crate::capture::Capture;
 use intake::Intake;
+use promise::Promises;
 use reader::{Control, Reader};
-use source::{FileId, Opened};
+use source::{Opened, Unlocked};
 
 pub use source::Unusable;
 
@@ -51,7 +53,6 @@ pub fn check(config: &Config) -> Result<(), Unusable> {
 /// A FIFO that is read.
 struct Read {
     config: FifoConfig,
-    id: FileId,
     control: Arc<Control>,
     slot: Option<usize>,
     thread: JoinHandle<()>,
@@ -60,18 +61,28 @@ struct Read {
 /// All FIFOs.
 pub struct Fifos {
     capture: Arc<Capture>,
+    /// Of room in the ring, to all readers.
+    promises: Promises,
     read: Vec<Read>,
     /// Told to end.
     leaving: Vec<Read>,
 }
 
 /// FIFOs that are open and not read yet. Dropped, they are closed again.
-pub struct New(Vec<(FifoConfig, Opened)>);
+pub struct New(Vec<(FifoConfig, Found)>);
+
+/// A FIFO that is open and not read yet.
+enum Found {
+    /// Nobody reads it.
+    Free(Opened),
+    /// A reader that was told to end still does. It is open here too, so that its writers never find it without a reader.
+    Left(Unlocked),
+}
 
 impl Fifos {
     /// None yet. What comes through them goes to `capture`.
     pub fn new(capture: Arc<Capture>) -> Self {
-        Self { capture, read: Vec::new(), leaving: Vec::new() }
+        Self { capture, promises: Promises::default(), read: Vec::new(), leaving: Vec::new() }
     }
 
     /// Opens those of `wanted` that are not read.
@@ -83,7 +94,10 @@ impl Fifos {
         let mut new = New(Vec::new());
         for fifo in wanted.iter().filter(|fifo| !is_read(fifo)) {
             self.refuse_known(fifo, &new)?;
-            new.0.push((fifo.clone(), source::open_fifo(fifo)?));
+            let unlocked = source::open_unlocked(fifo)?;
+            let is_left = self.leaving.iter().any(|read| read.control.holds(unlocked.id()));
+            let found = if is_left { Found::Left(unlocked) } else { Found::Free(unlocked.lock()?) };
+            new.0.push((fifo.clone(), found));
         }
         Ok(new)
     }
@@ -91,10 +105,10 @@ impl Fifos {
     /// Another path may lead to a FIFO that is read.
     fn refuse_known(&self, fifo: &FifoConfig, new: &New) -> Result<(), Unusable> {
         let Ok(source::Found::Fifo(id)) = source::look(&fifo.path) else { return Ok(()) };
-        let read = self.read.iter().map(|read| (&read.config.path, read.id));
-        let mut known = read.chain(new.0.iter().map(|(config, opened)| (&config.path, opened.id)));
-        match known.find(|(_, known)| *known == id) {
-            Some((other, _)) => Err(Unusable::Twice { path: fifo.path.clone(), other: other.clone() }),
+        let mut read = self.read.iter().filter(|read| read.control.holds(id)).map(|read| &read.config.path);
+        let mut others = new.0.iter().filter(|(_, found)| found.id() == id).map(|(config, _)| &config.path);
+        match read.next().or_else(|| others.next()) {
+            Some(other) => Err(Unusable::Twice { path: fifo.path.clone(), other: other.clone() }),
             None => Ok(()),
         }
     }
@@ -120,8 +134,30 @@ impl Fifos {
                 }
             }
         }
+        let begun = new.0.into_iter().try_for_each(|(config, found)| self.begin(config, found));
         self.leaving.retain(|read| !read.thread.is_finished());
-        new.0.into_iter().try_for_each(|(config, opened)| self.start(config, opened))
+        begun
+    }
+
+    /// Has the FIFO read, by the reader that was told to end if it can still be told to go on: so no line is torn.
+    fn begin(&mut self, config: FifoConfig, found: Found) -> Result<()> {
+        let unlocked = match found {
+            Found::Free(opened) => return self.start(config, opened),
+            Found::Left(unlocked) => unlocked,
+        };
+        if let Some(at) = self.leaving.iter().position(|read| read.control.holds(unlocked.id())) {
+            let mut read = self.leaving.swap_remove(at);
+            if read.config.path == config.path && read.control.resume(&config) {
+                tracing::info!("listening on {}", config.path.display());
+                read.config = config;
+                self.read.push(read);
+                return Ok(());
+            }
+            // It ends at once: what it has not read is read here.
+            read.control.hand_over();
+            join(read);
+        }
+        self.start(config, unlocked.lock()?)
     }
 
     fn start(&mut self, config: FifoConfig, opened: Opened) -> Result<()> {
@@ -129,9 +165,8 @@ impl Fifos {
         if let Some(slot) = slot {
             self.capture.ring().status.clear_fifo(slot);
         }
-        let id = opened.id;
         let control = Arc::new(Control::new().context("cannot make an eventfd")?);
-        let intake = Intake::new(Arc::clone(&self.capture), &config, slot);
+        let intake = Intake::new(Arc::clone(&self.capture), &config, self.promises.clone(), slot);
         let reader = Reader::new(config.clone(), opened, Arc::clone(&control), intake)
             .with_context(|| format!("cannot wait for the FIFO {}", config.path.display()))?;
         let thread = thread::Builder::new()
@@ -139,7 +174,7 @@ impl Fifos {
             .spawn(move || reader.run())
             .context("cannot start a thread")?;
         tracing::info!("listening on {}", config.path.display());
-        self.read.push(Read { config, id, control, slot, thread });
+        self.read.push(Read { config, control, slot, thread });
         Ok(())
     }
 
@@ -172,13 +207,25 @@ impl Fifos {
 
     /// Waits until all readers that were told to end have done so: each does within a bounded time.
     pub fn join(&mut self) {
-        for read in self.leaving.drain(..) {
-            let path: PathBuf = read.config.path;
-            match read.thread.join() {
-                Ok(()) => tracing::info!("closed {}", path.display()),
-                // Its panic has been reported.
-                Err(_) => tracing::error!("the reader of {} has failed", path.display()),
-            }
+        self.leaving.drain(..).for_each(join);
+    }
+}
+
+impl Found {
+    fn id(&self) -> source::FileId {
+        match self {
+            Self::Free(opened) => opened.id,
+            Self::Left(unlocked) => unlocked.id(),
         }
+    }
+}
+
+/// Waits until a reader that was told to end has done so.
+fn join(read: Read) {
+    let path: PathBuf = read.config.path;
+    match read.thread.join() {
+        Ok(()) => tracing::info!("closed {}", path.display()),
+        // Its panic has been reported.
+        Err(_) => tracing::error!("the reader of {} has failed", path.display()),
     }
 }

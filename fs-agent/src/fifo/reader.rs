@@ -8,10 +8,7 @@
 //! What was removed from the filesystem is read on until its last writer has closed, beside the FIFO that took its place.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -41,6 +38,8 @@ const RETRY_MIN: Duration = Duration::from_millis(1);
 const RETRY_MAX: Duration = Duration::from_millis(50);
 /// How long a reader that is told to end tries to get what the pipe holds into the ring.
 const READ_OUT_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long at least it tries to get what it has read into the ring.
+const CLOSING_TIME_MIN: Duration = Duration::from_millis(50);
 /// The most streams of removed FIFOs whose writers have not closed yet.
 const REMOVED_MAX: usize = 8;
 
@@ -50,8 +49,25 @@ const WAKE_KEY: u64 = 0;
 /// What the reader and who controls it share.
 pub struct Control {
     wake: EventFd,
-    stop: AtomicBool,
-    changed: Mutex<Option<FifoConfig>>,
+    shared: Mutex<Shared>,
+}
+
+struct Shared {
+    stage: Stage,
+    changed: Option<FifoConfig>,
+    /// The FIFOs that the reader has open.
+    held: Vec<FileId>,
+}
+
+/// How far a reader is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It reads.
+    Reading,
+    /// It was told to end, reads out what the pipe holds, and can still be told to go on.
+    ReadingOut,
+    /// It puts what it has read into the ring, and ends.
+    Closing,
 }
 
 impl Control {
@@ -59,19 +75,51 @@ impl Control {
     /// If the system has no descriptor to give.
     pub fn new() -> nix::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { wake, stop: AtomicBool::new(false), changed: Mutex::new(None) })
+        let shared = Shared { stage: Stage::Reading, changed: None, held: Vec::new() };
+        Ok(Self { wake, shared: Mutex::new(shared) })
     }
 
     /// Has the reader read out what the pipe holds, and end.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        let stage = &mut self.lock().stage;
+        if *stage == Stage::Reading {
+            *stage = Stage::ReadingOut;
+        }
         self.ring();
+    }
+
+    /// Has the reader end without reading out what the pipe holds: somebody else has it open and will read that.
+    pub fn hand_over(&self) {
+        self.lock().stage = Stage::Closing;
+        self.ring();
+    }
+
+    /// Has a reader that was told to end go on, by `config`, as if nothing had been; false if it is too late for that.
+    pub fn resume(&self, config: &FifoConfig) -> bool {
+        let mut shared = self.lock();
+        if shared.stage == Stage::Closing {
+            return false;
+        }
+        shared.stage = Stage::Reading;
+        shared.changed = Some(config.clone());
+        drop(shared);
+        self.ring();
+        true
     }
 
     /// Has the reader go on by another configuration of the same FIFO.
     pub fn change(&self, config: FifoConfig) {
-        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(config);
+        self.lock().changed = Some(config);
         self.ring();
+    }
+
+    /// Whether the reader has this FIFO open.
+    pub fn holds(&self, id: FileId) -> bool {
+        self.lock().held.contains(&id)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ring(&self) {
@@ -79,12 +127,21 @@ impl Control {
         let _ = self.wake.write(1);
     }
 
-    fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
+    fn stage(&self) -> Stage {
+        self.lock().stage
+    }
+
+    /// Whether the reader ends for good: from then on it cannot be told to go on.
+    fn closes(&self) -> bool {
+        let stage = &mut self.lock().stage;
+        if *stage == Stage::ReadingOut {
+            *stage = Stage::Closing;
+        }
+        *stage == Stage::Closing
     }
 
     fn take_change(&self) -> Option<FifoConfig> {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().changed.take()
     }
 }
 
@@ -144,12 +201,22 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Reads until it is told to end.
+    /// Reads until it is told to end, and is not told to go on before it has.
     pub fn run(mut self) {
-        while !self.control.is_stopped() {
+        loop {
+            self.serve();
+            let deadline = self.read_out();
+            if self.control.closes() {
+                return self.close(deadline);
+            }
+        }
+    }
+
+    fn serve(&mut self) {
+        while self.control.stage() == Stage::Reading {
             self.take_over_change();
+            self.ask_quiet_streams();
             let round = self.read_round();
-            self.end_idle_lines();
             self.look_if_due();
             if round.read_bytes > 0 && !round.is_blocked {
                 self.nap(round.read_bytes);
@@ -162,13 +229,13 @@ impl Reader {
             };
             self.wait(timeout);
         }
-        self.read_out();
     }
 
     fn read_round(&mut self) -> Round {
         let mut round = Round::default();
-        let Self { streams, intake, .. } = self;
-        streams.retain_mut(|stream| match stream.read(intake) {
+        let Self { streams, intake, config, .. } = self;
+        let before = streams.len();
+        streams.retain_mut(|stream| match stream.read(intake, config.line_idle.0) {
             Progress::Read(bytes) => {
                 round.read_bytes += bytes;
                 true
@@ -186,6 +253,9 @@ impl Reader {
                 false
             }
         });
+        if self.streams.len() < before {
+            self.say_held();
+        }
         round.has_more = self.streams.iter().any(Stream::has_more);
         if !round.is_blocked {
             self.retry = RETRY_MIN;
@@ -216,8 +286,8 @@ impl Reader {
         let now = Instant::now();
         let look = LOOK_INTERVAL.saturating_sub(now - self.looked);
         let idle_max = self.config.line_idle.0;
-        let idle = self.streams.iter().filter_map(|stream| stream.idle_since());
-        idle.map(|since| idle_max.saturating_sub(now - since)).fold(look, Duration::min)
+        let quiet = self.streams.iter().filter_map(Stream::quiet_since);
+        quiet.map(|since| idle_max.saturating_sub(now - since)).fold(look, Duration::min)
     }
 
     fn wait(&mut self, timeout: Duration) {
@@ -248,12 +318,12 @@ impl Reader {
         self.config = config;
     }
 
-    /// Lines that have waited long enough for their end become events.
-    fn end_idle_lines(&mut self) {
+    /// A line that has waited long enough for its end becomes an event if there is still nothing to read.
+    fn ask_quiet_streams(&mut self) {
         let idle_max = self.config.line_idle.0;
         for stream in &mut self.streams {
-            if stream.idle_since().is_some_and(|since| since.elapsed() >= idle_max) {
-                stream.finish(&mut self.intake);
+            if stream.quiet_since().is_some_and(|since| since.elapsed() >= idle_max) {
+                stream.look_again();
             }
         }
     }
@@ -313,8 +383,15 @@ impl Reader {
         self.epoll.add(&opened.fd, EpollEvent::new(interest, key))?;
         self.current = Some(opened.id);
         self.intake.set(FifoCounter::Missing, 0);
-        self.streams.push(Stream::new(key, opened, self.intake.rules(&self.config)));
+        let (rules, promise) = (self.intake.rules(&self.config), self.intake.promise());
+        self.streams.push(Stream::new(key, opened, rules, promise));
+        self.say_held();
         Ok(())
+    }
+
+    /// Says which FIFOs are open here.
+    fn say_held(&self) {
+        self.control.lock().held = self.streams.iter().map(|stream| stream.opened.id).collect();
     }
 
     /// What was at the path is read on until its writers are gone.
@@ -335,6 +412,7 @@ impl Reader {
             let mut oldest = self.streams.remove(0);
             oldest.finish(&mut self.intake);
             oldest.abandon(&mut self.intake);
+            self.say_held();
         }
     }
 
@@ -349,26 +427,33 @@ impl Reader {
         }
     }
 
-    /// Gets what the pipes hold by now into the ring, and not what writers add meanwhile: they may never pause.
-    fn read_out(mut self) {
+    /// Gets what the pipes hold by now into the ring, and not what writers add meanwhile: they may never pause. Gives until
+    /// when the reader may take to end.
+    fn read_out(&mut self) -> Instant {
         let deadline = Instant::now() + READ_OUT_TIME_MAX;
+        let line_idle = self.config.line_idle.0;
         for stream in &mut self.streams {
             let held = ioctl_fionread(&stream.opened.fd).unwrap_or(0);
             let mut left = usize::try_from(held).unwrap_or(usize::MAX);
-            while left > 0 && Instant::now() < deadline {
+            while left > 0 && Instant::now() < deadline && self.control.stage() == Stage::ReadingOut {
                 stream.look_again();
-                match stream.read(&mut self.intake) {
+                match stream.read(&mut self.intake, line_idle) {
                     Progress::Read(bytes) => left = left.saturating_sub(bytes),
                     Progress::Blocked => thread::sleep(RETRY_MIN),
                     Progress::Empty | Progress::Ended | Progress::Failed(_) => break,
                 }
             }
         }
-        // What is still in the pipes stays there. What is not, must not be lost.
-        let deadline = deadline.max(Instant::now() + RETRY_MAX);
+        self.streams.iter_mut().for_each(Stream::look_again);
+        if self.control.stage() == Stage::Closing { Instant::now() } else { deadline }
+    }
+
+    /// What is still in the pipes stays there. What is not, must not be lost.
+    fn close(mut self, deadline: Instant) {
+        let deadline = deadline.max(Instant::now() + CLOSING_TIME_MIN);
         self.intake.close();
         for stream in &mut self.streams {
-            stream.complete_line(deadline);
+            stream.complete_line(&mut self.intake, deadline);
             stream.finish(&mut self.intake);
             while stream.is_blocked(&mut self.intake) && Instant::now() < deadline {
                 thread::sleep(RETRY_MIN);

@@ -146,6 +146,32 @@ pub struct Opened {
     pub pipe_bytes: usize,
 }
 
+/// The reading end of a FIFO that somebody else may read.
+#[derive(Debug)]
+pub struct Unlocked {
+    opened: Opened,
+    path: PathBuf,
+}
+
+impl Unlocked {
+    /// Which FIFO it is.
+    pub fn id(&self) -> FileId {
+        self.opened.id
+    }
+
+    /// Sees to it that nobody else reads it: two readers would share the bytes out between them. The kernel lets go however
+    /// this process ends.
+    ///
+    /// # Errors
+    /// If somebody does.
+    pub fn lock(self) -> Result<Opened, Unusable> {
+        match flock(&self.opened.fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(self.opened),
+            Err(_) => Err(Unusable::Held { path: self.path }),
+        }
+    }
+}
+
 /// What is at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -205,12 +231,20 @@ fn check_creatable(fifo: &FifoConfig) -> Result<(), Unusable> {
     }
 }
 
+/// Opens `fifo` for reading, and for nobody else to read it; see [`open_unlocked`].
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn open_fifo(fifo: &FifoConfig) -> Result<Opened, Unusable> {
+    open_unlocked(fifo)?.lock()
+}
+
 /// Opens `fifo` for reading, after making it if it shall be made and is not there. Its pipe becomes as large as
 /// configured if the kernel allows it.
 ///
 /// # Errors
 /// Why it cannot be read.
-pub fn open_fifo(fifo: &FifoConfig) -> Result<Opened, Unusable> {
+pub fn open_unlocked(fifo: &FifoConfig) -> Result<Unlocked, Unusable> {
     check(fifo)?;
     let path = &fifo.path;
     if fifo.create && look(path).is_ok_and(|found| found == Found::Nothing) {
@@ -227,13 +261,9 @@ pub fn open_fifo(fifo: &FifoConfig) -> Result<Opened, Unusable> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let reopened = Path::new("/proc/self/fd").join(DecInt::from_fd(&found).as_ref() as &Path);
     let file = open(&reopened, flags, Mode::empty()).map_err(|error| Unusable::io("open", path, error))?;
-    let file = fs::File::from(file);
-    // Two readers would share the bytes out between them. The kernel lets go however this process ends.
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Err(Unusable::Held { path: path.clone() });
-    }
     let pipe_bytes = enlarge(&file, fifo.pipe_size.0, path);
-    Ok(Opened { fd: file.into(), id: FileId::of(&metadata), pipe_bytes })
+    let opened = Opened { fd: file, id: FileId::of(&metadata), pipe_bytes };
+    Ok(Unlocked { opened, path: path.clone() })
 }
 
 /// Who may write to the directory of a FIFO, and so put a symbolic link in its place, must not have this process read

@@ -31,7 +31,9 @@ pub struct Piece {
 /// Memory is bounded: beside what is read at once, at most one piece and the two bytes that its end may have.
 pub struct Splitter {
     rules: Rules,
+    /// Its first `filled` bytes are of the stream; the others are room for what comes.
     buffer: Vec<u8>,
+    filled: usize,
     /// Where the bytes begin that no piece has, and their place in the stream.
     begin: usize,
     offset: u64,
@@ -39,23 +41,46 @@ pub struct Splitter {
     scanned: usize,
     /// The number of the unfinished line's next part.
     part: u32,
+    /// What was given away last is a line without its end: one that comes next is its end, and no line of its own.
+    awaits_end: bool,
 }
 
 impl Splitter {
     pub fn new(rules: Rules) -> Self {
-        Self { rules, buffer: Vec::new(), begin: 0, offset: 0, scanned: 0, part: 0 }
+        Self {
+            rules,
+            buffer: Vec::new(),
+            filled: 0,
+            begin: 0,
+            offset: 0,
+            scanned: 0,
+            part: 0,
+            awaits_end: false,
+        }
     }
 
-    /// Goes on by other rules.
-    pub fn set_rules(&mut self, rules: Rules) {
+    /// Goes on by other rules. With another framing what is unfinished ends here: parts of a line must not be continued by
+    /// what is no part of it.
+    pub fn set_rules(&mut self, rules: Rules, pieces: &mut Vec<Piece>) {
+        if rules.framing != self.rules.framing {
+            self.finish(pieces);
+        }
         self.rules = rules;
         self.scanned = self.begin;
     }
 
-    /// Where the next bytes of the stream are to be appended, with room for at least `len`.
-    pub fn space(&mut self, len: usize) -> &mut Vec<u8> {
-        self.buffer.reserve(len);
-        &mut self.buffer
+    /// Where the next bytes of the stream are to be put, `len` of them at most; [`Self::took`] says how many they were.
+    pub fn space(&mut self, len: usize) -> &mut [u8] {
+        let end = self.filled + len;
+        if self.buffer.len() < end {
+            self.buffer.resize(end, 0);
+        }
+        &mut self.buffer[self.filled..end]
+    }
+
+    /// So many bytes are in the space that was given last.
+    pub fn took(&mut self, len: usize) {
+        self.filled = self.buffer.len().min(self.filled + len);
     }
 
     /// A piece's bytes.
@@ -65,7 +90,12 @@ impl Splitter {
 
     /// Whether there are bytes that no piece has.
     pub fn is_unfinished(&self) -> bool {
-        self.begin < self.buffer.len()
+        self.unfinished_bytes() > 0
+    }
+
+    /// How many bytes no piece has.
+    pub fn unfinished_bytes(&self) -> usize {
+        self.filled - self.begin
     }
 
     /// Appends the pieces that are complete.
@@ -76,53 +106,62 @@ impl Splitter {
         }
     }
 
-    /// Appends what is unfinished as if it ended here.
+    /// Appends what is unfinished: nothing that belongs to it follows. A CR at its end is a byte like others, as no LF does.
     pub fn finish(&mut self, pieces: &mut Vec<Piece>) {
         self.cut(pieces);
         if self.is_unfinished() {
-            self.end_line(self.buffer.len(), pieces);
-            self.scanned = self.buffer.len();
+            self.end_line(self.filled, self.filled, pieces);
+            self.scanned = self.filled;
         }
+        self.awaits_end = false;
+    }
+
+    /// Appends what is unfinished, although its end may follow: that is then no line of its own.
+    pub fn pause(&mut self, pieces: &mut Vec<Piece>) {
+        let is_line = self.rules.framing == FifoFraming::Line && self.is_unfinished();
+        self.finish(pieces);
+        self.awaits_end = is_line;
     }
 
     /// Forgets the bytes of all pieces. Little stays in memory while nothing comes.
     pub fn release(&mut self) {
-        self.buffer.copy_within(self.begin.., 0);
-        self.buffer.truncate(self.buffer.len() - self.begin);
+        self.buffer.copy_within(self.begin..self.filled, 0);
+        self.filled -= self.begin;
         self.scanned -= self.begin;
         self.begin = 0;
     }
 
     /// Gives memory back that only a rush needs.
     pub fn shrink(&mut self, bytes: usize) {
-        self.buffer.shrink_to(bytes);
+        self.buffer.truncate(self.filled.max(bytes));
+        self.buffer.shrink_to_fit();
     }
 
     fn cut_lines(&mut self, pieces: &mut Vec<Piece>) {
-        while let Some(at) = memchr::memchr(b'\n', &self.buffer[self.scanned..]) {
+        while let Some(at) = memchr::memchr(b'\n', &self.buffer[self.scanned..self.filled]) {
             let end = self.scanned + at;
-            self.end_line(end, pieces);
+            let has_cr = end > self.begin && self.buffer[end - 1] == b'\r';
+            self.end_line(if has_cr { end - 1 } else { end }, end, pieces);
             self.begin = end + 1;
             self.offset += 1;
             self.scanned = end + 1;
         }
-        self.scanned = self.buffer.len();
+        self.scanned = self.filled;
         // One more may be the CR of an end that is on its way.
-        while self.buffer.len() - self.begin > self.rules.bytes_max + 1 {
+        while self.unfinished_bytes() > self.rules.bytes_max + 1 {
             self.push_part(pieces);
         }
     }
 
-    /// The line that has begun ends at `end`, where its LF is or would be.
-    fn end_line(&mut self, end: usize, pieces: &mut Vec<Piece>) {
-        let has_cr = end > self.begin && self.buffer[end - 1] == b'\r';
-        let text_end = if has_cr { end - 1 } else { end };
+    /// The line that has begun ends at `end`, where its LF is or would be, and its text at `text_end`.
+    fn end_line(&mut self, text_end: usize, end: usize, pieces: &mut Vec<Piece>) {
         while text_end - self.begin > self.rules.bytes_max {
             self.push_part(pieces);
         }
         let range = self.begin..text_end;
         let part = std::mem::take(&mut self.part);
-        if !range.is_empty() || self.rules.empty_lines == EmptyLines::Keep {
+        let is_end_alone = std::mem::take(&mut self.awaits_end) && range.is_empty();
+        if !range.is_empty() || self.rules.empty_lines == EmptyLines::Keep && !is_end_alone {
             pieces.push(Piece { range, offset: self.offset, part, parts: part + 1 });
         }
         self.offset += (end - self.begin) as u64;
@@ -133,13 +172,14 @@ impl Splitter {
         let range = self.begin..self.begin + self.rules.bytes_max;
         pieces.push(Piece { range: range.clone(), offset: self.offset, part: self.part, parts: 0 });
         self.part += 1;
+        self.awaits_end = false;
         self.offset += range.len() as u64;
         self.begin = range.end;
     }
 
     fn cut_chunks(&mut self, pieces: &mut Vec<Piece>) {
         while self.is_unfinished() {
-            let end = self.buffer.len().min(self.begin + self.rules.bytes_max);
+            let end = self.filled.min(self.begin + self.rules.bytes_max);
             pieces.push(Piece { range: self.begin..end, offset: self.offset, part: 0, parts: 1 });
             self.offset += (end - self.begin) as u64;
             self.begin = end;

@@ -1,11 +1,12 @@
 //! What comes through one pipe: read, taken apart, handed on.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::{buffer::spare_capacity, io::Errno};
+use rustix::io::Errno;
 
 use super::{
     intake::{Intake, now_ns},
+    promise::Promise,
     source::Opened,
     splitter::{Piece, Rules, Splitter},
 };
@@ -40,11 +41,14 @@ pub struct Stream {
     /// It has no path any more.
     pub is_removed: bool,
     splitter: Splitter,
+    /// Of room in the ring for all that is not in it yet.
+    promise: Promise,
     /// What the last read has brought, as far as it is complete, and how many of these are done with.
     pieces: Vec<Piece>,
     done: usize,
     time_ns: u64,
-    last_read: Instant,
+    /// Since when the pipe is known to be empty within a line. How long this process did not look is not the writers' pause.
+    quiet_since: Option<Instant>,
     /// What was read since somebody looked whether it rests.
     recent_bytes: usize,
     has_more: bool,
@@ -53,16 +57,17 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(key: u64, opened: Opened, rules: Rules) -> Self {
+    pub fn new(key: u64, opened: Opened, rules: Rules, promise: Promise) -> Self {
         Self {
             key,
             opened,
             is_removed: false,
             splitter: Splitter::new(rules),
+            promise,
             pieces: Vec::new(),
             done: 0,
             time_ns: 0,
-            last_read: Instant::now(),
+            quiet_since: None,
             recent_bytes: 0,
             has_more: true,
             has_ended: false,
@@ -80,12 +85,12 @@ impl Stream {
     }
 
     pub fn set_rules(&mut self, rules: Rules) {
-        self.splitter.set_rules(rules);
+        self.splitter.set_rules(rules, &mut self.pieces);
     }
 
-    /// Since when an unfinished line waits for more.
-    pub fn idle_since(&self) -> Option<Instant> {
-        self.splitter.is_unfinished().then_some(self.last_read)
+    /// Since when an unfinished line waits for more of which nothing was there.
+    pub fn quiet_since(&self) -> Option<Instant> {
+        self.quiet_since.filter(|_| self.splitter.is_unfinished())
     }
 
     /// Gives memory back if nothing much has come since the last time.
@@ -96,8 +101,9 @@ impl Stream {
         }
     }
 
-    /// Reads for a turn, and hands on what is complete.
-    pub fn read(&mut self, intake: &mut Intake) -> Progress {
+    /// Reads for a turn, and hands on what is complete. An unfinished line becomes an event if the pipe was empty, twice
+    /// and `line_idle` apart, with nothing read between: its writer could have gone on and has not.
+    pub fn read(&mut self, intake: &mut Intake, line_idle: Duration) -> Progress {
         let mut read_bytes = 0;
         for _ in 0..READS_PER_TURN {
             if self.is_blocked(intake) {
@@ -107,20 +113,22 @@ impl Stream {
                 break;
             }
             let wanted = READ_BYTES.min(intake.read_bytes_max());
-            if !intake.invites(wanted) {
+            let Some(invited) = intake.invite(&mut self.promise, wanted) else {
                 return Progress::Blocked;
-            }
-            match rustix::io::read(&self.opened.fd, spare_capacity(self.splitter.space(wanted))) {
+            };
+            let quiet = self.quiet_since.map(|since| since.elapsed());
+            match self.read_some(invited) {
                 Ok(0) => {
                     self.has_more = false;
                     self.has_ended = true;
+                    self.quiet_since = None;
                     self.splitter.finish(&mut self.pieces);
                 }
                 Ok(bytes) => {
                     self.has_ended = false;
                     read_bytes += bytes;
                     self.recent_bytes = self.recent_bytes.saturating_add(bytes);
-                    self.last_read = Instant::now();
+                    self.quiet_since = None;
                     self.time_ns = now_ns();
                     self.splitter.cut(&mut self.pieces);
                 }
@@ -128,6 +136,12 @@ impl Stream {
                     self.has_more = false;
                     // Somebody has it open for writing.
                     self.has_ended = false;
+                    if quiet.is_some_and(|quiet| quiet >= line_idle) {
+                        self.quiet_since = None;
+                        self.splitter.pause(&mut self.pieces);
+                    } else if self.splitter.is_unfinished() {
+                        self.quiet_since.get_or_insert_with(Instant::now);
+                    }
                 }
                 Err(Errno::INTR) => {}
                 Err(error) => return Progress::Failed(error),
@@ -143,13 +157,21 @@ impl Stream {
         }
     }
 
-    /// Reads to the end of the line that has begun, as far as it is there, and no further.
-    pub fn complete_line(&mut self, deadline: Instant) {
-        while self.splitter.is_unfinished() && Instant::now() < deadline {
-            let mut byte = [0];
-            match rustix::io::read(&self.opened.fd, &mut byte) {
-                Ok(1) => self.splitter.space(1).extend_from_slice(&byte),
-                Err(Errno::INTR) => {}
+    /// Reads up to so many bytes.
+    fn read_some(&mut self, bytes: usize) -> rustix::io::Result<usize> {
+        let read = rustix::io::read(&self.opened.fd, self.splitter.space(bytes))?;
+        self.splitter.took(read);
+        Ok(read)
+    }
+
+    /// Reads to the end of the line that has begun, as far as it is there and the ring has room, and no further.
+    pub fn complete_line(&mut self, intake: &mut Intake, deadline: Instant) {
+        while !self.is_blocked(intake) && self.splitter.is_unfinished() && Instant::now() < deadline {
+            if intake.invite(&mut self.promise, 1).is_none() {
+                break;
+            }
+            match self.read_some(1) {
+                Ok(1..) | Err(Errno::INTR) => {}
                 _ => break,
             }
             self.splitter.cut(&mut self.pieces);
@@ -168,6 +190,7 @@ impl Stream {
         if self.done < self.pieces.len() {
             self.done += intake.take(&self.splitter, &self.pieces[self.done..], self.time_ns);
             if self.done < self.pieces.len() {
+                self.keep_promised(intake);
                 return true;
             }
         }
@@ -176,7 +199,13 @@ impl Stream {
             self.done = 0;
             self.splitter.release();
         }
+        self.keep_promised(intake);
         false
+    }
+
+    fn keep_promised(&mut self, intake: &Intake) {
+        let left = self.pieces.get(self.done..).unwrap_or_default();
+        intake.keep_promised(&mut self.promise, left, self.splitter.unfinished_bytes());
     }
 
     /// Counts what has to wait as lost.

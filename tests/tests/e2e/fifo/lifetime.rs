@@ -189,6 +189,103 @@ fn an_agent_whose_writers_wait_ends_when_it_is_told_to_and_no_line_is_lost() {
     writer.join().unwrap().unwrap();
 }
 
+#[test]
+fn a_line_whose_rest_lies_in_the_pipe_is_whole_however_long_the_ring_is_full() {
+    const LINES: usize = 3_000;
+    const LINE_IDLE: Duration = Duration::from_millis(200);
+    let keys = "on_full = 'wait'\npipe_size = '4KiB'\nline_idle = '200ms'";
+    let (bywash, fifo, mut capture) = reading(&small_ring(), keys);
+    let lines: Vec<String> = (0..LINES).map(|i| format!("line {i} {}\n", "x".repeat(80))).collect();
+    let text = lines.concat();
+    let sending = fifo.clone();
+    let writer = thread::spawn(move || send(&sending, text.as_bytes()));
+    wait_until_full(&bywash);
+    // The agent waits for the ring, and the writer for the agent: neither pauses.
+    thread::sleep(3 * LINE_IDLE);
+    assert!(!writer.is_finished(), "the writer waits");
+    assert_eq!(texts(&take(&mut capture, LINES)), lines.iter().map(|l| l.trim_end()).collect::<Vec<_>>());
+    writer.join().unwrap();
+}
+
+/// Lines so short that a record in the ring is mostly what is beside them.
+const SHORT_LINES: usize = 100_000;
+
+/// Writes [`SHORT_LINES`] to a FIFO whose writers wait, and waits until the ring is full.
+fn fill_with_short_lines(bywash: &Bywash, fifo: &Path) -> thread::JoinHandle<File> {
+    // Reading and writing, so that the pipe outlasts the agent.
+    let mut holder = File::options().read(true).write(true).open(fifo).unwrap();
+    let writer = thread::spawn(move || {
+        let text: String = (0..SHORT_LINES).map(|i| format!("{i}\n")).collect();
+        holder.write_all(text.as_bytes()).unwrap();
+        holder
+    });
+    wait_until_full(bywash);
+    writer
+}
+
+#[track_caller]
+fn take_short_lines(capture: &mut Capture) {
+    let captured = texts(&take(capture, SHORT_LINES));
+    assert_eq!(captured, (0..SHORT_LINES).map(|i| i.to_string()).collect::<Vec<_>>());
+}
+
+fn one_mebibyte() -> Settings {
+    Settings { ring_size: "1MiB", ..no_directory() }
+}
+
+#[test]
+fn whatever_an_agent_has_read_of_short_lines_finds_room_when_it_ends() {
+    let (mut bywash, fifo, mut capture) = reading(&one_mebibyte(), "on_full = 'wait'");
+    let writer = fill_with_short_lines(&bywash, &fifo);
+    bywash.stop_agent();
+    bywash.start_agent();
+    take_short_lines(&mut capture);
+    writer.join().unwrap();
+}
+
+#[test]
+fn whatever_was_read_of_short_lines_finds_room_when_their_fifo_goes() {
+    let (mut bywash, fifo, mut capture) = reading(&one_mebibyte(), "on_full = 'wait'");
+    let other = bywash.add_fifo("other.pipe", "");
+    bywash.reload_agent();
+    let writer = fill_with_short_lines(&bywash, &fifo);
+    let with_both = fs::read_to_string(&bywash.config).unwrap();
+    let section = |path: &Path| format!("[[fifo]]\npath = {path:?}\n");
+    bywash.edit(&section(&fifo), "");
+    bywash.edit("on_full = 'wait'\n", "");
+    let said = bywash.reload_agent();
+    assert!(
+        said.contains("in force") && fs::read_to_string(&bywash.config).unwrap().contains(&section(&other))
+    );
+    bywash.stop_agent();
+    fs::write(&bywash.config, with_both).unwrap();
+    bywash.start_agent();
+    take_short_lines(&mut capture);
+    writer.join().unwrap();
+}
+
+#[test]
+fn a_fifo_that_is_put_back_while_its_reader_ends_is_read_on_and_no_line_is_torn() {
+    const LINES: usize = 3_000;
+    let keys = "on_full = 'wait'\npipe_size = '4KiB'";
+    let (mut bywash, fifo, mut capture) = reading(&small_ring(), keys);
+    bywash.add_fifo("other.pipe", "");
+    bywash.reload_agent();
+    let lines: Vec<String> = (0..LINES).map(|i| format!("line {i} {}\n", "x".repeat(80))).collect();
+    let text = lines.concat();
+    let sending = fifo.clone();
+    let writer = thread::spawn(move || send(&sending, text.as_bytes()));
+    wait_until_full(&bywash);
+    let with_both = fs::read_to_string(&bywash.config).unwrap();
+    bywash.edit(&format!("[[fifo]]\npath = {fifo:?}\n{keys}\n"), "");
+    assert!(bywash.reload_agent().contains("not listening on"));
+    fs::write(&bywash.config, with_both).unwrap();
+    let said = bywash.reload_agent();
+    assert!(said.contains("in force"), "{said}");
+    assert_eq!(texts(&take(&mut capture, LINES)), lines.iter().map(|l| l.trim_end()).collect::<Vec<_>>());
+    writer.join().unwrap();
+}
+
 /// Waits until nothing more goes into the ring of lines whose writers wait; gives how many bytes are in it.
 #[track_caller]
 fn wait_until_full(bywash: &Bywash) -> u64 {

@@ -1,0 +1,93 @@
+//! Room in the ring for what was read and is not in it yet.
+//!
+//! Whoever reads from a pipe whose writers may wait takes bytes out of the one place where they are safe. Before that the
+//! reader has room in the ring promised, as much as the records can take at worst, so that all readers together never
+//! hold more than the ring has room for, however short the lines are.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// What all readers of one ring were promised, in bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Promises(Arc<AtomicU64>);
+
+/// What one stream was promised. Dropped, it is given back.
+#[derive(Debug)]
+pub struct Promise {
+    all: Promises,
+    bytes: u64,
+}
+
+impl Promises {
+    /// A promise of nothing.
+    pub fn none(&self) -> Promise {
+        Promise { all: self.clone(), bytes: 0 }
+    }
+}
+
+impl Promise {
+    /// Promises room for `wanted` units of `unit` bytes each, or for fewer, but for `least` of them: of `free` bytes, less
+    /// what others were promised. Gives for how many.
+    pub fn grow(&mut self, free: u64, unit: u64, least: u64, wanted: u64) -> Option<u64> {
+        let unit = unit.max(1);
+        let mut units = 0;
+        let promised = self.all.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |promised| {
+            units = (free.saturating_sub(promised) / unit).min(wanted);
+            (units >= least.max(1)).then(|| promised + units * unit)
+        });
+        promised.ok()?;
+        self.bytes += units * unit;
+        Some(units)
+    }
+
+    /// From now on it is so many bytes.
+    pub fn set(&mut self, bytes: u64) {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        if bytes >= before {
+            self.all.0.fetch_add(bytes - before, Ordering::Relaxed);
+        } else {
+            self.all.0.fetch_sub(before - bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_more_is_promised_than_is_free_and_all_of_it_comes_back(
+            steps in prop::collection::vec((0..4usize, 0..2_000u64, 1..200u64, 0..20u64, 0..50u64), 1..100),
+        ) {
+            let promises = Promises::default();
+            let mut streams: Vec<Promise> = (0..4).map(|_| promises.none()).collect();
+            for (stream, free, unit, least, wanted) in steps {
+                let before: u64 = streams.iter().map(|promise| promise.bytes).sum();
+                match streams[stream].grow(free, unit, least, wanted) {
+                    Some(units) => {
+                        prop_assert!(units >= least.max(1) && units <= wanted);
+                        prop_assert!(before + units * unit <= free);
+                        let shrunk = streams[stream].bytes / 2;
+                        streams[stream].set(shrunk);
+                    }
+                    None => prop_assert!((free.saturating_sub(before) / unit).min(wanted) < least.max(1)),
+                }
+                let sum: u64 = streams.iter().map(|promise| promise.bytes).sum();
+                prop_assert_eq!(promises.0.load(Ordering::Relaxed), sum);
+            }
+            drop(streams);
+            prop_assert_eq!(promises.0.load(Ordering::Relaxed), 0);
+        }
+    }
+}
