@@ -39,7 +39,7 @@ impl Source {
         let DirectoryConfig { path, exclude, quota, .. } = directory;
         let quota = quota.map(|config| Mutex::new(Quota::new(config)));
         let rules = RwLock::new(Rules { edition: 1, exclude: exclude.clone(), quota });
-        Self { capture, root_len: path.as_os_str().len() + 1, rules, begin: Instant::now() }
+        Self { capture, root_len: path.as_os_str().len(), rules, begin: Instant::now() }
     }
 
     /// Takes over what has changed. Files of a quota that has changed begin anew.

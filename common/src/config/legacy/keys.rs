@@ -10,14 +10,11 @@ use crate::{
         directory::{FILES_TRACKED_DEFAULT, FILES_TRACKED_MAX, QuotaConfig, checked_path},
         kafka,
     },
-    glob::Globs,
+    glob::{FNMATCH, Globs, fnmatch_reaches_paths},
     units::ByteSize,
 };
 
-use super::{
-    globs,
-    properties::{Item, Items},
-};
+use super::properties::{Item, Items};
 
 /// A key of fuse_kafka's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,22 +128,24 @@ impl File<'_> {
     fn take_excluded(&mut self, config: &mut Config) {
         let mut patterns = Vec::new();
         for Item { text, line } in self.take("excluded_files") {
-            match globs::of_fnmatch(&text) {
-                Ok(equivalent) if equivalent.is_empty() => {
-                    let path = self.path.display();
-                    tracing::warn!(
-                        "{path}:{line}: fuse_kafka_excluded_files: `{text}` matches no file, as it did: paths begin \
-                         with `/`, so write `*{text}` or `/{text}`"
-                    );
-                }
-                Ok(equivalent) => patterns.extend(equivalent),
+            if !fnmatch_reaches_paths(&text) {
+                let path = self.path.display();
+                tracing::warn!(
+                    "{path}:{line}: fuse_kafka_excluded_files: `{text}` matches no file, as it did: paths begin \
+                     with `/`, so write `*{text}` or `/{text}`"
+                );
+                continue;
+            }
+            match Globs::new(vec![format!("{FNMATCH}{text}")]) {
+                Ok(globs) => patterns.extend_from_slice(globs.patterns()),
                 Err(message) => self.refuse("excluded_files", line, message),
             }
         }
-        // Each of them was tried.
-        let Ok(globs) = Globs::new(patterns) else { return };
-        for directory in &mut config.directories {
-            directory.exclude = globs.clone();
+        match Globs::new(patterns) {
+            Ok(globs) => {
+                config.directories.iter_mut().for_each(|directory| directory.exclude = globs.clone());
+            }
+            Err(message) => self.refuse("excluded_files", 1, message),
         }
     }
 

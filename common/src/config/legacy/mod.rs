@@ -4,7 +4,6 @@
 //! in its `src/fuse_kafka.py`, what its program did with that in its `src/arguments.c` and `src/output.c`.
 
 pub mod fifo2kinesis;
-mod globs;
 mod keys;
 mod properties;
 #[cfg(test)]

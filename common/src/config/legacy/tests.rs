@@ -72,7 +72,7 @@ fn excluded_files_and_the_quota_hold_for_all_directories() {
     for directory in &config.directories {
         let quota = directory.quota.unwrap();
         assert_eq!((quota.bytes_per_second.0, quota.burst_bytes.0, quota.files_tracked), (500_000, 0, 20));
-        assert!(directory.exclude.match_path(b"x/y.gz") && !directory.exclude.match_path(b"core"));
+        assert!(directory.exclude.match_path(b"/x/y.gz") && !directory.exclude.match_path(b"/core"));
     }
     let two = parse("fuse_kafka_directories=[\"/a\"]\nfuse_kafka_quota=[1, \"7\"]").unwrap();
     assert_eq!(two.directories[0].quota.unwrap().files_tracked, 7);
