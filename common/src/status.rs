@@ -133,6 +133,12 @@ pub enum PublisherCounter {
     DeliveredEnd = 18,
     /// Dead letters that were delivered after all.
     RevivedLetters = 19,
+    /// Records that became dead letters, with all or some of their messages.
+    DeadLetteredEvents = 20,
+    /// Records that the sink has refused for good and that could not be kept: an event says that they are lost.
+    UndeliverableEvents = 21,
+    /// Records that needed no delivery: it was done before, by a publisher before this one.
+    PassedOverEvents = 22,
 }
 
 /// For how many FIFOs there are counters of their own.
@@ -142,7 +148,7 @@ const FIFO_COUNTERS: usize = FifoCounter::Missing as usize + 1;
 const FIFO_COUNTERS_AT: usize = 64;
 
 const AGENT_COUNTERS: usize = AgentCounter::HandoverFilesLost as usize + 1;
-const PUBLISHER_COUNTERS: usize = PublisherCounter::RevivedLetters as usize + 1;
+const PUBLISHER_COUNTERS: usize = PublisherCounter::PassedOverEvents as usize + 1;
 const _: () = assert!(AGENT_COUNTERS <= FIFO_COUNTERS_AT);
 const _: () = assert!((FIFO_COUNTERS_AT + FIFO_SLOTS * FIFO_COUNTERS) * 8 <= layout::COUNTERS_LEN);
 const _: () = assert!(PUBLISHER_COUNTERS * 8 <= layout::COUNTERS_LEN);
@@ -368,6 +374,9 @@ impl PublisherStatus {
             SpoolErrors,
             SpoolLost,
             RevivedLetters,
+            DeadLetteredEvents,
+            UndeliverableEvents,
+            PassedOverEvents,
         ] {
             self.add(counter, former.word(counter as usize).load(Ordering::Relaxed));
         }

@@ -54,6 +54,10 @@ pub struct Report {
     pub dead_letters: u64,
     /// Dead letters that were delivered after all.
     pub revived_letters: u64,
+    /// What became of records that were not delivered: kept as dead letters, refused and not kept, not needed.
+    pub dead_lettered_records: u64,
+    pub undeliverable_records: u64,
+    pub passed_over_records: u64,
     /// Part of what is behind, in bytes that are on disk and in records.
     pub spool_bytes: u64,
     pub spool_records: u64,
@@ -161,6 +165,9 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
         failed_messages: counter(Counter::FailedMessages),
         dead_letters: counter(Counter::DeadLetters),
         revived_letters: counter(Counter::RevivedLetters),
+        dead_lettered_records: counter(Counter::DeadLetteredEvents),
+        undeliverable_records: counter(Counter::UndeliverableEvents),
+        passed_over_records: counter(Counter::PassedOverEvents),
         spool_bytes: counter(Counter::SpoolBytes),
         spool_records: counter(Counter::SpoolRecords),
         spool_errors: counter(Counter::SpoolErrors),
@@ -200,6 +207,15 @@ impl Report {
             "in flight: {} records; failed: {} messages, {} of them dead letters; damaged: {} times",
             self.in_flight_records, self.failed_messages, self.dead_letters, self.corrupt_skips
         );
+        let (kept, lost) = (self.dead_lettered_records, self.undeliverable_records);
+        if kept + lost + self.passed_over_records > 0 {
+            let _ = write!(
+                text,
+                "\nnot delivered: {kept} records kept as dead letters, {lost} refused and lost; {} delivered before and \
+                 passed over",
+                self.passed_over_records
+            );
+        }
         if self.spool_bytes + self.spool_errors + self.spool_lost > 0 {
             let _ = write!(
                 text,

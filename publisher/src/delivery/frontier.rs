@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,6 +20,7 @@ use bywash_common::{
 
 use super::{
     letter::Letter,
+    outcome::{Outcome, Outcomes},
     spans::{Span, Spans},
     ticket::Ticket,
 };
@@ -67,10 +68,10 @@ pub struct Progress {
     pub end: u64,
     /// The sequence number that follows the last delivered record's, if it is known.
     pub next_sequence: Option<u64>,
-    /// Writes that have been delivered since the last time.
-    pub events: u64,
-    /// Bytes of them.
-    pub bytes: u64,
+    /// What has become of the writes since the last time.
+    pub outcomes: Outcomes,
+    /// The sink has confirmed something, be it news.
+    pub has_delivered: bool,
 }
 
 /// Where the frontier's moves are written down.
@@ -107,8 +108,10 @@ pub struct Refused {
 
 struct Pending {
     record: Record,
-    /// Messages whose delivery has not been reported.
+    /// Messages whose outcome has not been reported.
     messages: u32,
+    /// The worst outcome so far.
+    outcome: Outcome,
     /// One of its messages was refused, and that is being announced in an event.
     announced: bool,
 }
@@ -123,10 +126,10 @@ struct State {
     last_end: u64,
     held_bytes: u64,
     refused: Vec<Refused>,
-    /// Refusals that nobody has dealt with, taken or not.
-    open_refusals: usize,
     /// Threads in [`Frontier::wait_past`]. Only they are worth the system call of a notification.
     waiting: usize,
+    /// What has become of all writes so far.
+    outcomes: Outcomes,
 }
 
 /// The records between the ring's head and what was read last.
@@ -140,6 +143,8 @@ pub struct Frontier {
     has_room: AtomicBool,
     /// Somebody may take a refusal.
     has_refused: AtomicBool,
+    /// Refusals that nobody has dealt with, taken or not.
+    open_refusals: AtomicUsize,
     /// Counts what may let a waiting drain go on.
     events: AtomicU64,
 }
@@ -155,8 +160,8 @@ impl Frontier {
             last_end: 0,
             held_bytes: 0,
             refused: Vec::new(),
-            open_refusals: 0,
             waiting: 0,
+            outcomes: Outcomes::default(),
         };
         let frontier = Self {
             bounds,
@@ -165,6 +170,7 @@ impl Frontier {
             keeps_letters: AtomicBool::new(false),
             has_room: AtomicBool::new(true),
             has_refused: AtomicBool::new(false),
+            open_refusals: AtomicUsize::new(0),
             events: AtomicU64::new(0),
         };
         frontier.look_for_room(&frontier.lock());
@@ -189,7 +195,12 @@ impl Frontier {
         let mut state = self.lock();
         let ticket = state.next_ticket();
         state.held_bytes += record.held_bytes;
-        state.pending.push_back(Pending { record, messages: 1, announced: !record.is_write });
+        state.pending.push_back(Pending {
+            record,
+            messages: 1,
+            outcome: Outcome::PassedOver,
+            announced: !record.is_write,
+        });
         state.note_in_flight();
         self.look_for_room(&state);
         ticket
@@ -232,54 +243,58 @@ impl Frontier {
         (!state.pending.is_empty()).then_some(Ticket::from_number(state.first))
     }
 
-    /// One of the record's messages is delivered.
-    pub fn complete(&self, ticket: Ticket) {
-        self.complete_all(&[ticket]);
+    /// What has become of one of the record's messages.
+    pub fn settle(&self, ticket: Ticket, outcome: Outcome) {
+        self.settle_all(&[ticket], outcome);
     }
 
-    /// One message of each of the records is delivered: the same as [`Self::complete`] for each, for less.
-    pub fn complete_all(&self, tickets: &[Ticket]) {
+    /// What has become of one message of each of the records: the same as [`Self::settle`] for each, for less.
+    pub fn settle_all(&self, tickets: &[Ticket], outcome: Outcome) {
         let mut state = self.lock();
-        state.complete(tickets);
+        state.settle(tickets, outcome);
         self.look_for_room(&state);
         self.events.fetch_add(tickets.len() as u64, Ordering::Release);
         self.notify(state);
     }
 
     /// One of the record's messages will never be delivered. It stays open until someone has dealt with the refusal: see
-    /// [`Self::take_refused`], [`Self::complete_as_dead_letter`] and [`Self::replaced`].
+    /// [`Self::take_refused`], [`Self::settle_refused`] and [`Self::replaced`].
     pub fn refuse(&self, ticket: Ticket, letter: Letter) {
         let mut state = self.lock();
         let Some(pending) = state.get(ticket) else { return };
         let record = pending.record;
         state.refused.push(Refused { ticket, record, letter });
-        state.open_refusals += 1;
+        self.open_refusals.fetch_add(1, Ordering::Release);
         self.has_refused.store(true, Ordering::Release);
         self.events.fetch_add(1, Ordering::Release);
         self.notify(state);
     }
 
     /// A refused message is dealt with, and its record waits for it no longer.
-    pub fn complete_as_dead_letter(&self, ticket: Ticket) {
+    pub fn settle_refused(&self, ticket: Ticket, outcome: Outcome) {
         self.replaced();
-        self.complete(ticket);
+        self.settle(ticket, outcome);
     }
 
     /// A refused message is dealt with: another one is on its way on its ticket.
     pub fn replaced(&self) {
-        let mut state = self.lock();
-        state.open_refusals = state.open_refusals.saturating_sub(1);
+        let _state = self.lock();
+        let open = self.open_refusals.load(Ordering::Acquire);
+        self.open_refusals.store(open.saturating_sub(1), Ordering::Release);
     }
 
     /// Whether somebody has to deal with a refusal, or is about to.
     pub fn has_open_refusals(&self) -> bool {
-        self.lock().open_refusals > 0
+        self.open_refusals.load(Ordering::Acquire) > 0
     }
 
-    /// Whether the loss of the record shall be announced in an event: true once for each write, and for nothing else.
+    /// Whether the loss of the record shall be announced in an event: true once for each write, and for nothing else. The
+    /// record's outcome is [`Outcome::Lost`] from then on, whatever becomes of the event.
     pub fn announce(&self, ticket: Ticket) -> bool {
         let mut state = self.lock();
-        state.get(ticket).is_some_and(|pending| !std::mem::replace(&mut pending.announced, true))
+        let Some(pending) = state.get(ticket) else { return false };
+        pending.outcome = Outcome::Lost;
+        !std::mem::replace(&mut pending.announced, true)
     }
 
     /// Whether refused messages are kept as dead letters, so that a sink may give up on what only an operator can mend.
@@ -340,6 +355,11 @@ impl Frontier {
         waited.unwrap_or_else(PoisonError::into_inner).0.waiting -= 1;
     }
 
+    /// What has become of all writes so far.
+    pub fn outcomes(&self) -> Outcomes {
+        self.lock().outcomes
+    }
+
     /// How many records are on their way.
     pub fn in_flight(&self) -> usize {
         self.lock().pending.len()
@@ -356,10 +376,11 @@ impl State {
         self.pending.get_mut(index)
     }
 
-    fn complete(&mut self, tickets: &[Ticket]) {
+    fn settle(&mut self, tickets: &[Ticket], outcome: Outcome) {
         for ticket in tickets {
             if let Some(pending) = self.get(*ticket) {
                 pending.messages = pending.messages.saturating_sub(1);
+                pending.outcome = pending.outcome.max(outcome);
             }
         }
         let mut progress = Progress::default();
@@ -369,13 +390,14 @@ impl State {
             self.held_bytes -= held_bytes;
             progress.end = end;
             progress.next_sequence = sequence.map(|s| s.wrapping_add(1)).or(progress.next_sequence);
+            progress.has_delivered |= done.outcome == Outcome::Delivered;
             if is_write {
-                progress.events += 1;
-                progress.bytes += data_bytes;
+                progress.outcomes.add(done.outcome, data_bytes);
             }
         }
         if progress.end > 0 {
             self.last_end = progress.end;
+            self.outcomes.add_all(&progress.outcomes);
             let ahead = self.spans.pass(Ticket::from_number(self.first));
             if !ahead.is_empty() {
                 self.ledger.tell_ahead(progress.end, ahead);

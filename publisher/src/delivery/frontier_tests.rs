@@ -3,6 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::delivery::Tally;
 
 /// Remembers what the frontier told the ring.
 #[derive(Clone, Default)]
@@ -56,13 +57,13 @@ proptest! {
         }
         let mut open = messages.clone();
         for i in order {
-            frontier.complete(tickets[i]);
+            frontier.settle(tickets[i], Outcome::Delivered);
             open[i] -= 1;
             let prefix = open.iter().take_while(|n| **n == 0).count() as u64;
             let told = told.0.lock().unwrap();
             prop_assert_eq!(told.0.last().map_or(0, |p| p.end), prefix * 8);
-            prop_assert_eq!(told.0.iter().map(|p| p.events).sum::<u64>(), prefix);
-            prop_assert_eq!(told.0.iter().map(|p| p.bytes).sum::<u64>(), (0..prefix).sum::<u64>());
+            prop_assert_eq!(told.0.iter().map(|p| p.outcomes.of(Outcome::Delivered).records).sum::<u64>(), prefix);
+            prop_assert_eq!(told.0.iter().map(|p| p.outcomes.of(Outcome::Delivered).bytes).sum::<u64>(), (0..prefix).sum::<u64>());
             prop_assert_eq!(told.1, open.len() as u64 - prefix);
             prop_assert_eq!(told.2, if prefix == open.len() as u64 { 0 } else { 1000 + prefix });
             prop_assert!(told.0.is_sorted_by_key(|p| p.end));
@@ -78,7 +79,7 @@ fn letter() -> Letter {
         topic: "t".to_owned(),
         key: None,
         payload: b"x".to_vec(),
-        event_id: "u-0".to_owned(),
+        id: crate::delivery::testing::id(0),
         reason: "too large".to_owned(),
     }
 }
@@ -91,8 +92,44 @@ fn what_was_refused_stays_until_that_is_dealt_with() {
     assert_eq!(frontier.take_refused(), [Refused { ticket, record: record(0), letter: letter() }]);
     assert!(told.0.lock().unwrap().0.is_empty());
     assert!(frontier.has_open_refusals(), "it was taken, and nothing done");
-    frontier.complete_as_dead_letter(ticket);
+    frontier.settle_refused(ticket, Outcome::DeadLettered);
     assert_eq!((frontier.in_flight(), frontier.has_open_refusals()), (0, false));
+}
+
+#[test]
+fn the_worst_outcome_of_a_record_s_messages_is_the_record_s() {
+    let (frontier, told) = frontier(10);
+    use Outcome::*;
+    for (i, (outcomes, expected)) in [
+        ([Delivered, Delivered], Delivered),
+        ([PassedOver, Delivered], Delivered),
+        ([DeadLettered, Delivered], DeadLettered),
+        ([Delivered, Lost], Lost),
+        ([PassedOver, PassedOver], PassedOver),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let ticket = frontier.open(record(i as u64));
+        frontier.expect_more(ticket, 1);
+        outcomes.into_iter().for_each(|outcome| frontier.settle(ticket, outcome));
+        let progress = *told.0.lock().unwrap().0.last().unwrap();
+        assert_eq!(progress.outcomes.of(expected), Tally { records: 1, bytes: i as u64 }, "{outcomes:?}");
+        assert_eq!(progress.has_delivered, expected == Delivered);
+    }
+    let all = frontier.outcomes();
+    assert_eq!([PassedOver, Delivered, DeadLettered, Lost].map(|o| all.of(o).records), [1, 2, 1, 1]);
+}
+
+#[test]
+fn news_of_a_loss_count_as_lost_once_they_are_delivered() {
+    let (frontier, told) = frontier(10);
+    let ticket = frontier.open(record(0));
+    frontier.refuse(ticket, letter());
+    assert!(frontier.announce(ticket));
+    frontier.replaced();
+    frontier.settle(ticket, Outcome::Delivered);
+    assert_eq!(told.0.lock().unwrap().0[0].outcomes.of(Outcome::Lost).records, 1);
 }
 
 #[test]
@@ -102,7 +139,7 @@ fn what_another_message_stands_for_stays_until_that_is_delivered() {
     frontier.refuse(ticket, letter());
     frontier.replaced();
     assert_eq!((frontier.in_flight(), frontier.has_open_refusals()), (1, false));
-    frontier.complete(ticket);
+    frontier.settle(ticket, Outcome::Delivered);
     assert_eq!(frontier.in_flight(), 0);
 }
 
@@ -123,7 +160,7 @@ fn there_is_no_room_beyond_the_bounds() {
     assert!(small.has_room());
     small.open(record(1));
     assert!(!small.has_room());
-    small.complete(first);
+    small.settle(first, Outcome::Delivered);
     assert!(small.has_room());
 
     let bounds = Bounds { records: 100, bytes: 15 };
@@ -139,7 +176,7 @@ fn a_report_ends_the_wait_even_if_it_came_first() {
     let (frontier, _) = frontier(2);
     let ticket = frontier.open(record(0));
     let seen = frontier.events();
-    frontier.complete(ticket);
+    frontier.settle(ticket, Outcome::Delivered);
     frontier.wait_past(seen, Duration::from_secs(3600));
 }
 
@@ -147,8 +184,8 @@ fn a_report_ends_the_wait_even_if_it_came_first() {
 fn a_report_for_an_unknown_ticket_changes_nothing() {
     let (frontier, told) = frontier(2);
     let ticket = frontier.open(record(0));
-    frontier.complete(Ticket::from_number(99));
-    frontier.complete(ticket);
-    frontier.complete(ticket);
+    frontier.settle(Ticket::from_number(99), Outcome::Delivered);
+    frontier.settle(ticket, Outcome::Delivered);
+    frontier.settle(ticket, Outcome::Delivered);
     assert_eq!(told.0.lock().unwrap().0.len(), 1);
 }

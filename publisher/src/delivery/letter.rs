@@ -1,5 +1,7 @@
 //! A message that cannot be delivered.
 
+use super::id::EventId;
+
 /// A message that the sink refuses for good: all that is needed to understand it, and to send it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Letter {
@@ -10,7 +12,7 @@ pub struct Letter {
     /// The encoded event.
     pub payload: Vec<u8>,
     /// The event's id.
-    pub event_id: String,
+    pub id: EventId,
     /// Why, in the sink's words.
     pub reason: String,
 }

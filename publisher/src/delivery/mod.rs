@@ -7,6 +7,7 @@ mod class;
 mod frontier;
 mod id;
 mod letter;
+mod outcome;
 mod sink;
 mod spans;
 #[cfg(test)]
@@ -15,8 +16,9 @@ mod ticket;
 
 pub use class::Class;
 pub use frontier::{Bounds, Frontier, Ledger, Progress, Record, Refused};
-pub use id::Stretch;
+pub use id::{EVENT_ID_BYTES_MAX, EventId, News, NotAnId, Stretch, Subject};
 pub use letter::Letter;
+pub use outcome::{Outcome, Outcomes, Tally};
 pub use sink::{Message, SendError, Sink, SinkError};
 pub use spans::Span;
 pub use ticket::Ticket;

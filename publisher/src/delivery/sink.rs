@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bywash_common::config::Config;
 
-use super::ticket::Ticket;
+use super::{id::EventId, ticket::Ticket};
 
 /// A message for a sink.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,8 @@ pub struct Message<'a> {
     /// The encoded event.
     pub payload: &'a [u8],
     /// The same whenever this event is sent.
+    pub id: EventId,
+    /// The same, rendered.
     pub event_id: &'a str,
     /// It has lost its place: others that come behind it were sent before.
     pub is_letter: bool,
@@ -59,7 +61,7 @@ pub enum SinkError {
 
 /// Takes messages and reports to the frontier what became of them.
 ///
-/// Every message that [`Self::send`] takes is either reported to the [`Frontier`](super::Frontier) once, as complete or as refused, or
+/// Every message that [`Self::send`] takes is either reported to the [`Frontier`](super::Frontier) once, with its [`Outcome`](super::Outcome) or as refused, or
 /// not at all if the publisher ends before.
 pub trait Sink {
     /// The most bytes that the payload of a message with a key of `key_bytes` may have.

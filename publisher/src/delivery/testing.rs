@@ -8,7 +8,12 @@ use bywash_common::{
     units::ByteSize,
 };
 
-use super::frontier::{Bounds, Frontier, Ledger, Progress, Record};
+use uuid::Uuid;
+
+use super::{
+    frontier::{Bounds, Frontier, Ledger, Progress, Record},
+    id::{EventId, Subject},
+};
 
 struct Nowhere;
 
@@ -16,6 +21,14 @@ impl Ledger for Nowhere {
     fn advance(&mut self, _: &Progress) {}
     fn in_flight(&mut self, _: u64, _: u64) {}
 }
+
+/// The id of the record with this number.
+pub fn id(sequence: u64) -> EventId {
+    EventId { ring: Uuid::nil(), subject: Subject::Bytes { sequence, stretch: None } }
+}
+
+/// The rendering of `id(1)`.
+pub const ID_1: &str = "00000000-0000-0000-0000-000000000000-1";
 
 /// A frontier without a ring.
 pub fn frontier() -> Arc<Frontier> {

@@ -11,7 +11,7 @@ use bywash_common::{
 use uuid::Uuid;
 
 use crate::{
-    delivery::{Ledger, Progress},
+    delivery::{Ledger, Outcome, Progress},
     signals::Stop,
     spool::{Head, Mark},
 };
@@ -106,9 +106,22 @@ impl Ledger for RingLedger {
                 self.head.deliver_old(Some(Mark { uuid, end, next_seq }));
             }
         }
-        self.status.add(PublisherCounter::DeliveredEvents, progress.events);
-        self.status.add(PublisherCounter::DeliveredBytes, progress.bytes);
-        self.status.set(PublisherCounter::LastDeliveryNs, now_ns());
+        let delivered = progress.outcomes.of(Outcome::Delivered);
+        self.status.add(PublisherCounter::DeliveredEvents, delivered.records);
+        self.status.add(PublisherCounter::DeliveredBytes, delivered.bytes);
+        for (outcome, counter) in [
+            (Outcome::DeadLettered, PublisherCounter::DeadLetteredEvents),
+            (Outcome::Lost, PublisherCounter::UndeliverableEvents),
+            (Outcome::PassedOver, PublisherCounter::PassedOverEvents),
+        ] {
+            let records = progress.outcomes.of(outcome).records;
+            if records > 0 {
+                self.status.add(counter, records);
+            }
+        }
+        if progress.has_delivered {
+            self.status.set(PublisherCounter::LastDeliveryNs, now_ns());
+        }
     }
 
     fn tell_ahead(&mut self, end: u64, ahead: &[Ahead]) {

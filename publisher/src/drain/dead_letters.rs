@@ -12,7 +12,7 @@ use bywash_common::{
 
 use crate::{
     clock,
-    delivery::{Frontier, Refused, Ticket},
+    delivery::{Frontier, Outcome, Refused, Ticket},
     failed::{Again, FailedError, Retry, Store},
     rate::LogRate,
 };
@@ -94,7 +94,7 @@ impl DeadLetters {
     pub fn poll(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Refused> {
         for refused in frontier.take_refused() {
             if self.retry.as_mut().is_some_and(|retry| retry.takes_back(refused.ticket)) {
-                frontier.complete_as_dead_letter(refused.ticket);
+                frontier.settle_refused(refused.ticket, Outcome::DeadLettered);
                 continue;
             }
             if self.gathered.is_empty() {
@@ -160,7 +160,7 @@ impl DeadLetters {
 
     fn keep(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Refused> {
         let Some(first) = self.gathered.first() else { return Vec::new() };
-        let (id, reason) = (first.letter.event_id.clone(), first.letter.reason.clone());
+        let (id, reason) = (first.letter.id, first.letter.reason.clone());
         let kept = match &mut self.store {
             Some(store) => match self.refused_by_disk {
                 Some((_, not_before)) if clock::now() < not_before => return Vec::new(),
@@ -189,7 +189,9 @@ impl DeadLetters {
                     );
                 }
                 status.add(PublisherCounter::DeadLetters, count as u64);
-                refused.iter().for_each(|refused| frontier.complete_as_dead_letter(refused.ticket));
+                for refused in &refused {
+                    frontier.settle_refused(refused.ticket, Outcome::DeadLettered);
+                }
                 return Vec::new();
             }
             Err(error) => {

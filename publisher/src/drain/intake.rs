@@ -168,12 +168,13 @@ impl Intake {
         self.source.next_stream()
     }
 
-    /// Passes over what is damaged in the ring; gives the position behind, and how many bytes it is.
+    /// Passes over what is damaged in the ring; gives the position where it begins, and how many bytes it is.
     pub fn pass_damage(&mut self) -> (u64, u64) {
+        let begin = self.ring.consumer.position();
         let skipped_bytes = self.ring.consumer.skip_to_tail();
         let position = self.ring.consumer.position();
         self.source.pass(position);
-        (position, skipped_bytes)
+        (begin, skipped_bytes)
     }
 
     /// Puts what the ring still holds into the spool, until `deadline` at the latest, and gives the ring back.

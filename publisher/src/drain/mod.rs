@@ -7,6 +7,7 @@
 mod attach;
 mod dead_letters;
 mod intake;
+mod namer;
 mod outlet;
 mod source;
 #[cfg(test)]
@@ -27,7 +28,7 @@ use bywash_common::{
 use uuid::Uuid;
 
 use crate::{
-    delivery::{Bounds, Frontier, Record, Sink, SinkError},
+    delivery::{Bounds, Frontier, Outcome, Record, Sink, SinkError},
     lines::Lines,
     names::Names,
     reload::Reload,
@@ -192,9 +193,17 @@ impl Drain {
         let ring = intake.finish(Instant::now() + spool_for);
         let (used_bytes, _) = ring.fill();
         let place = if has_spool { "the spool and the ring" } else { "the ring" };
+        let outcomes = frontier.outcomes();
+        let records = |outcome| outcomes.of(outcome).records;
+        let (delivered, kept, lost) =
+            (records(Outcome::Delivered), records(Outcome::DeadLettered), records(Outcome::Lost));
         match frontier.in_flight() {
-            0 => tracing::info!(
+            0 if kept + lost == 0 => tracing::info!(
                 "everything that was read is delivered; {used_bytes} bytes stay in the ring `{ring_name}`"
+            ),
+            0 => tracing::warn!(
+                "of what was read {delivered} records are delivered, {kept} are dead letters and {lost} are lost, as events \
+                 say; {used_bytes} bytes stay in the ring `{ring_name}`"
             ),
             records => tracing::warn!(
                 "stopped before {records} records were confirmed: they are in {place} (`{ring_name}`, {used_bytes} \
@@ -221,12 +230,11 @@ impl Drain {
             // The loss that it is comes as a record of its own.
             Kind::Discarded => {
                 let ticket = self.frontier.open(Record::of_news(entry.end, Some(entry.seq), now_ns()));
-                self.frontier.complete(ticket);
+                self.frontier.settle(ticket, Outcome::PassedOver);
                 return Ok(());
             }
         }
-        tracing::error!("record {} cannot be decoded: its {read_bytes} bytes are lost", entry.seq);
-        self.outlet.corrupt(entry.end, Some(entry.seq), 1, read_bytes)
+        self.outlet.corrupt(entry, read_bytes)
     }
 
     /// A line without an end must not keep others waiting.
@@ -330,10 +338,10 @@ impl Drain {
     }
 
     fn pass_damage(&mut self, error: &ReadError) -> Result<(), SinkError> {
-        let (position, skipped_bytes) = self.intake.pass_damage();
+        let (begin, skipped_bytes) = self.intake.pass_damage();
         tracing::error!(
             "the ring is damaged: {error}; {skipped_bytes} bytes of it are lost, reading goes on behind"
         );
-        self.outlet.corrupt(position, None, 0, skipped_bytes)
+        self.outlet.damage(begin, skipped_bytes)
     }
 }

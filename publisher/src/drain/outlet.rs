@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsStr,
-    fmt::Write as _,
     ops::Range,
     os::unix::ffi::OsStrExt,
     path::Path,
@@ -20,7 +19,10 @@ use bywash_common::{
 };
 
 use crate::{
-    delivery::{Frontier, Letter, Message, Record, Refused, SendError, Sink, SinkError, Stretch, Ticket},
+    delivery::{
+        EventId, Frontier, Letter, Message, News, Outcome, Record, Refused, SendError, Sink, SinkError,
+        Stretch, Subject, Ticket,
+    },
     encode::{self, Encode, LossEvent, Part, WriteEvent, Writer},
     lines::Onward,
     names::{Id, Names},
@@ -28,7 +30,7 @@ use crate::{
     spool::Nudge,
 };
 
-use super::{dead_letters::DeadLetters, intake::Intake};
+use super::{dead_letters::DeadLetters, intake::Intake, namer::Namer};
 
 /// How long the drain waits for a delivery, while the sink is full, before it looks at the sink and at a stop again.
 const FULL_WAIT: Duration = Duration::from_millis(100);
@@ -44,9 +46,7 @@ pub struct Outlet {
     status: PublisherStatus,
     /// Wakes the spool.
     nudge: Option<Nudge>,
-    /// `<ring uuid>-`: what event ids begin with.
-    id_prefix: String,
-    event_id: String,
+    namer: Namer,
     payload: Vec<u8>,
     dead_letters: DeadLetters,
     /// When it was last polled: recent enough to tell whether a name is stale, and cheaper than the clock.
@@ -73,8 +73,7 @@ impl Outlet {
             stop,
             status: intake.ring.status.clone(),
             nudge: intake.nudge(),
-            id_prefix: format!("{}-", intake.stream()),
-            event_id: String::new(),
+            namer: Namer::new(intake.stream()),
             payload: Vec::new(),
             dead_letters,
             polled: Instant::now(),
@@ -85,7 +84,7 @@ impl Outlet {
     pub fn follow(&mut self, intake: &Intake) {
         self.status = intake.ring.status.clone();
         self.nudge = intake.nudge();
-        self.id_prefix = format!("{}-", intake.stream());
+        self.namer = Namer::new(intake.stream());
     }
 
     /// Has the spool look at the ring. To be called whenever the drain has to wait.
@@ -117,10 +116,11 @@ impl Outlet {
     /// Sends dead letters again whose time has come.
     fn send_letters(&mut self) -> Result<(), SinkError> {
         for again in self.dead_letters.letters(&self.frontier, &self.status) {
-            let Letter { topic, key, payload, event_id, .. } = &again.letter;
+            let Letter { topic, key, payload, id, .. } = &again.letter;
+            let event_id = &id.to_string();
             let ticket = self.frontier.open_beside(payload.len() as u64);
             self.dead_letters.sent_again(&again, ticket);
-            let message = Message { topic, key: key.as_deref(), payload, event_id, is_letter: true };
+            let message = Message { topic, key: key.as_deref(), payload, id: *id, event_id, is_letter: true };
             if !send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)? {
                 break;
             }
@@ -140,24 +140,25 @@ impl Outlet {
 
     /// Closes the sink; see [`Sink::close`]. What it has refused is kept if it can be kept, and stays in the ring if not.
     pub fn close(mut self, deadline: Instant) {
+        self.dead_letters.finish(&self.frontier, &self.status);
         self.sink.close(deadline);
         self.dead_letters.finish(&self.frontier, &self.status);
     }
 
-    fn send_event(&mut self, event: &WriteEvent<'_>, ticket: Ticket) -> Result<(), SinkError> {
+    fn send_event(&mut self, id: EventId, event: &WriteEvent<'_>, ticket: Ticket) -> Result<(), SinkError> {
         let key_bytes = self.config.key_of(Some(event.path)).map_or(0, <[u8]>::len);
         let limit_bytes = self.sink.payload_bytes_max(key_bytes);
         self.payload.clear();
         self.encoder.write(event, &mut self.payload);
         if self.payload.len() <= limit_bytes {
-            return self.send_payload(event, ticket).map(drop);
+            return self.send_payload(id, event, ticket).map(drop);
         }
         match encode::cuts(&mut *self.encoder, event, limit_bytes, &mut self.payload) {
-            Ok(ends) => self.send_parts(event, &ends, ticket),
+            Ok(ends) => self.send_parts(id, event, &ends, ticket),
             Err(error) => {
                 self.payload.clear();
                 self.encoder.write(event, &mut self.payload);
-                let letter = letter(&message(&self.config, event, &self.payload), error.to_string());
+                let letter = letter(&message(&self.config, id, event, &self.payload), error.to_string());
                 self.frontier.refuse(ticket, letter);
                 Ok(())
             }
@@ -166,6 +167,7 @@ impl Outlet {
 
     fn send_parts(
         &mut self,
+        id: EventId,
         event: &WriteEvent<'_>,
         ends: &[usize],
         ticket: Ticket,
@@ -175,19 +177,26 @@ impl Outlet {
         self.frontier.expect_more(ticket, count.saturating_sub(1));
         let begins = std::iter::once(0).chain(ends.iter().copied());
         for (index, (begin, end)) in (0..count).zip(begins.zip(ends.iter().copied())) {
-            let part = part_of(event, begin..end, Part { index, count });
+            let id = part_id(id, begin..end);
+            let event_id = id.to_string();
+            let part = part_of(event, &event_id, begin..end, Part { index, count });
             self.payload.clear();
             self.encoder.write(&part, &mut self.payload);
-            if !self.send_payload(&part, ticket)? {
+            if !self.send_payload(id, &part, ticket)? {
                 break;
             }
         }
         Ok(())
     }
 
-    fn send_payload(&mut self, event: &WriteEvent<'_>, ticket: Ticket) -> Result<bool, SinkError> {
+    fn send_payload(
+        &mut self,
+        id: EventId,
+        event: &WriteEvent<'_>,
+        ticket: Ticket,
+    ) -> Result<bool, SinkError> {
         FailPoint::EventEncoded.reach();
-        let message = message(&self.config, event, &self.payload);
+        let message = message(&self.config, id, event, &self.payload);
         send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)
     }
 
@@ -204,97 +213,100 @@ impl Outlet {
             tracing::error!("{} writes ({} bytes) were lost: {reason}", loss.events, loss.bytes);
         }
         let ticket = self.frontier.open(Record::of_news(entry.end, Some(entry.seq), loss.last_ns));
-        self.name_event(format_args!("{}", entry.seq));
         let Loss { events, bytes, first_ns, last_ns, .. } = *loss;
-        self.send_loss(ticket, reason, path, [events, bytes, first_ns, last_ns], Some(entry.seq))
+        let numbers = [events, bytes, first_ns, last_ns];
+        let news = News::Lost { sequence: entry.seq };
+        self.send_news(ticket, news, reason, path, numbers).map(drop)
     }
 
-    /// Sends the news that the ring's content up to `end` is damaged. `events` is 0 where nobody knows how many.
+    /// Sends the news that a record of `bytes` bytes cannot be decoded.
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn corrupt(
-        &mut self,
-        end: u64,
-        sequence: Option<u64>,
-        events: u64,
-        bytes: u64,
-    ) -> Result<(), SinkError> {
+    pub fn corrupt(&mut self, entry: Entry, bytes: u64) -> Result<(), SinkError> {
+        tracing::error!("record {} cannot be decoded: its {bytes} bytes are lost", entry.seq);
         self.status.add(PublisherCounter::CorruptSkips, 1);
         let now_ns = now_ns();
-        let ticket = self.frontier.open(Record::of_news(end, sequence, now_ns));
-        match sequence {
-            Some(sequence) => self.name_event(format_args!("{sequence}")),
-            None => self.name_event(format_args!("corrupt-{end}")),
-        }
-        self.send_loss(ticket, "corrupt", None, [events, bytes, now_ns, now_ns], sequence)
+        let ticket = self.frontier.open(Record::of_news(entry.end, Some(entry.seq), now_ns));
+        let news = News::Corrupt { sequence: entry.seq };
+        self.send_news(ticket, news, "corrupt", None, [1, bytes, now_ns, now_ns]).map(drop)
     }
 
-    /// Sends the news that records of the spool are missing: `records` from number `first_seq` on, behind the position
+    /// Sends the news that the ring cannot be read from the position `begin` on, for `len` bytes: nobody knows how many
+    /// writes those were.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn damage(&mut self, begin: u64, len: u64) -> Result<(), SinkError> {
+        self.status.add(PublisherCounter::CorruptSkips, 1);
+        let now_ns = now_ns();
+        let ticket = self.frontier.open(Record::of_news(begin + len, None, now_ns));
+        let news = News::Damage { position: begin, len: Some(len) };
+        self.send_news(ticket, news, "corrupt", None, [0, len, now_ns, now_ns]).map(drop)
+    }
+
+    /// Sends the news that records of the spool are missing: `records` from number `first` on, behind the position
     /// `end`. `records` is 0 where nobody knows how many.
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn gap(&mut self, first_seq: u64, records: u64, end: u64) -> Result<(), SinkError> {
-        tracing::error!("the spool is damaged: {records} records are lost, from number {first_seq} on");
+    pub fn gap(&mut self, first: u64, records: u64, end: u64) -> Result<(), SinkError> {
+        tracing::error!("the spool is damaged: {records} records are lost, from number {first} on");
         self.status.add(PublisherCounter::CorruptSkips, 1);
         self.status.add(PublisherCounter::SpoolLost, records);
         let now_ns = now_ns();
         let ticket = self.frontier.open(Record::of_news(end, None, now_ns));
-        self.name_event(format_args!("gap-{first_seq}"));
-        self.send_loss(ticket, "corrupt", None, [records, 0, now_ns, now_ns], None)
+        let news = News::Gap { first, records: Some(records) };
+        self.send_news(ticket, news, "corrupt", None, [records, 0, now_ns, now_ns]).map(drop)
     }
 
-    /// Sends the news that writes cannot be delivered, and not be kept either, in those writes' place: under their event
-    /// ids, and on their tickets, so that the ring keeps each until the news is out.
+    /// Sends the news that writes cannot be delivered, and not be kept either, in those writes' place and on their
+    /// tickets, so that the ring keeps each until the news is out.
     fn announce(&mut self, unkept: &[Refused]) -> Result<(), SinkError> {
-        for Refused { ticket, record, letter } in unkept {
-            if !self.frontier.announce(*ticket) {
+        for Refused { ticket, record, .. } in unkept {
+            match record.sequence.filter(|_| self.frontier.announce(*ticket)) {
+                Some(sequence) => {
+                    let numbers = [1, record.data_bytes, record.time_ns, record.time_ns];
+                    let news = News::Undeliverable { sequence };
+                    if !self.send_news(*ticket, news, "undeliverable", None, numbers)? {
+                        // A stop came first: the ring keeps the write, and nothing is settled.
+                        return Ok(());
+                    }
+                    self.frontier.replaced();
+                }
                 // A further part of what was announced, or an announcement.
-                self.frontier.complete_as_dead_letter(*ticket);
-                continue;
+                None => self.frontier.settle_refused(*ticket, Outcome::Lost),
             }
-            self.event_id.clear();
-            self.event_id.push_str(&letter.event_id);
-            let numbers = [1, record.data_bytes, record.time_ns, record.time_ns];
-            self.send_loss(*ticket, "undeliverable", None, numbers, record.sequence)?;
-            self.frontier.replaced();
         }
         Ok(())
     }
 
-    /// `numbers` are events, bytes, first and last time.
-    fn send_loss(
+    /// `numbers` are events, bytes, first and last time. Gives false if a stop came first.
+    fn send_news(
         &mut self,
         ticket: Ticket,
+        news: News,
         reason: &str,
         path: Option<&[u8]>,
         numbers: [u64; 4],
-        sequence: Option<u64>,
-    ) -> Result<(), SinkError> {
+    ) -> Result<bool, SinkError> {
         let [events, bytes, first_ns, last_ns] = numbers;
-        let event_id = &self.event_id;
+        let (id, event_id) = self.namer.name(Subject::News(news));
+        let sequence = news.sequence();
         let event = LossEvent { reason, path, events, bytes, first_ns, last_ns, event_id, sequence };
         self.payload.clear();
         if !self.encoder.loss(&event, &mut self.payload) {
             tracing::error!("the raw format cannot carry the news that {}", event.sentence());
-            self.frontier.complete(ticket);
-            return Ok(());
+            self.frontier.settle(ticket, Outcome::PassedOver);
+            return Ok(true);
         }
         // It goes where the file's events go, if it is about one.
         let key = self.config.key_of(path);
         let topic = path.map_or(self.config.default_topic(), |path| {
             self.config.topic_of(Path::new(OsStr::from_bytes(path)))
         });
-        let message = Message { topic, key, payload: &self.payload, event_id, is_letter: false };
-        send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket).map(drop)
-    }
-
-    fn name_event(&mut self, rest: std::fmt::Arguments<'_>) {
-        self.event_id.clear();
-        self.event_id.push_str(&self.id_prefix);
-        // Writing to a string cannot fail.
-        let _ = self.event_id.write_fmt(rest);
+        let message = Message { topic, key, payload: &self.payload, id, event_id, is_letter: false };
+        send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)
     }
 }
 
@@ -312,10 +324,8 @@ impl Onward for Outlet {
         write: &Write<'_>,
         message: &[u8],
     ) -> Result<(), SinkError> {
-        match stretch {
-            None => self.name_event(format_args!("{sequence}")),
-            Some(Stretch { begin, len }) => self.name_event(format_args!("{sequence}.{begin}+{len}")),
-        }
+        let mut namer = std::mem::take(&mut self.namer);
+        let (id, event_id) = namer.name(Subject::Bytes { sequence, stretch });
         let mut name = |id| self.names.name(id, self.polled);
         let names =
             (write.origin == Origin::Write).then(|| (name(Id::User(write.uid)), name(Id::Group(write.gid))));
@@ -328,21 +338,20 @@ impl Onward for Outlet {
             command: write.command,
         });
         let agent_part = Part { index: write.part, count: write.parts };
-        let event_id = std::mem::take(&mut self.event_id);
         let event = WriteEvent {
             path: write.path,
             writer,
             unattributed: write.origin == Origin::Mapping,
             time_ns: write.time_ns,
             offset: write.offset,
-            event_id: &event_id,
+            event_id,
             sequence,
             part: (write.parts != 1).then_some(agent_part),
             piece: None,
             message,
         };
-        let sent = self.send_event(&event, ticket);
-        self.event_id = event_id;
+        let sent = self.send_event(id, &event, ticket);
+        self.namer = namer;
         sent
     }
 }
@@ -382,10 +391,10 @@ fn send(
 }
 
 /// The message that carries an encoded write.
-fn message<'a>(config: &'a Config, event: &WriteEvent<'a>, payload: &'a [u8]) -> Message<'a> {
+fn message<'a>(config: &'a Config, id: EventId, event: &WriteEvent<'a>, payload: &'a [u8]) -> Message<'a> {
     let key = config.key_of(Some(event.path));
     let topic = config.topic_of(Path::new(OsStr::from_bytes(event.path)));
-    Message { topic, key, payload, event_id: event.event_id, is_letter: false }
+    Message { topic, key, payload, id, event_id: event.event_id, is_letter: false }
 }
 
 fn letter(message: &Message<'_>, reason: String) -> Letter {
@@ -393,17 +402,29 @@ fn letter(message: &Message<'_>, reason: String) -> Letter {
         topic: message.topic.to_owned(),
         key: message.key.map(<[u8]>::to_vec),
         payload: message.payload.to_vec(),
-        event_id: message.event_id.to_owned(),
+        id: message.id,
         reason,
     }
 }
 
+/// The id of a part: it is named after its bytes, whatever the whole is.
+fn part_id(whole: EventId, bytes: Range<usize>) -> EventId {
+    let subject = match whole.subject {
+        Subject::Bytes { sequence, stretch } => {
+            let begin = stretch.map_or(0, |stretch| stretch.begin) + bytes.start;
+            Subject::Bytes { sequence, stretch: Some(Stretch { begin, len: bytes.len() }) }
+        }
+        news @ Subject::News(_) => news,
+    };
+    EventId { subject, ..whole }
+}
+
 /// One part of an event. What the agent has already numbered gets a second number.
-fn part_of<'a>(event: &WriteEvent<'a>, bytes: Range<usize>, part: Part) -> WriteEvent<'a> {
+fn part_of<'a>(event: &WriteEvent<'a>, event_id: &'a str, bytes: Range<usize>, part: Part) -> WriteEvent<'a> {
     let offset = event.offset.saturating_add(bytes.start as u64);
     let message = &event.message[bytes];
     match event.part {
-        Some(_) => WriteEvent { offset, message, piece: Some(part), ..*event },
-        None => WriteEvent { offset, message, part: Some(part), ..*event },
+        Some(_) => WriteEvent { offset, event_id, message, piece: Some(part), ..*event },
+        None => WriteEvent { offset, event_id, message, part: Some(part), ..*event },
     }
 }

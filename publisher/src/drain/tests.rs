@@ -1,4 +1,7 @@
-use std::{collections::VecDeque, sync::Mutex};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Mutex,
+};
 
 use bywash_common::{
     config::{Encoder, RingConfig},
@@ -60,7 +63,7 @@ impl Taken {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Answer {
     Full,
     Refuse,
@@ -89,7 +92,7 @@ impl Sink for Script {
             Some(Answer::Full) => return Err(SendError::Full),
             Some(Answer::Refuse) => return Err(SendError::Refused("poison".to_owned())),
             Some(Answer::Silence) => {}
-            Some(Answer::Deliver) | None => self.frontier.complete(ticket),
+            Some(Answer::Deliver) | None => self.frontier.settle(ticket, Outcome::Delivered),
         }
         let key = String::from_utf8_lossy(message.key.unwrap_or_default()).into_owned();
         self.taken.0.lock().unwrap().push((message.event_id.to_owned(), key, message.payload.to_vec()));
@@ -207,6 +210,24 @@ fn a_large_write_is_sent_in_parts_that_fit() {
         assert!(events.len() > 5);
     }
     assert!(taken.events().iter().filter(|e| e["sequence"] == 1).all(|e| e["part"] == 1 && e["parts"] == 3));
+    let ids: BTreeSet<String> = taken.events().iter().map(|e| e["event_id"].to_string()).collect();
+    assert_eq!(ids.len(), taken.events().len(), "each part has an id of its own");
+}
+
+#[test]
+fn parts_that_are_cut_elsewhere_have_other_ids() {
+    let ring = TestRing::new("recut");
+    ring.push(b"/f", &[b'x'; 10_000], (0, 1));
+    let mut content = HashMap::new();
+    for limit_bytes in [2000, 3000] {
+        let (taken, _) = drain(&ring, limit_bytes, Encoder::Logstash, vec![Answer::Silence; 100]);
+        for event in taken.events() {
+            let bytes = (event["offset"].clone(), event["@message"].clone());
+            let former = content.insert(event["event_id"].to_string(), bytes.clone());
+            assert!(former.is_none_or(|former| former == bytes), "one id for two contents: {event}");
+        }
+    }
+    assert!(content.len() > 8);
 }
 
 #[test]
@@ -220,6 +241,8 @@ fn a_write_that_will_never_be_taken_becomes_a_loss_event_in_its_place() {
     assert_eq!(events[0]["lost"]["reason"], "undeliverable");
     assert_eq!((&events[0]["lost"]["events"], &events[0]["lost"]["bytes"]), (&1.into(), &3.into()));
     assert_eq!((&events[0]["sequence"], &events[1]["@message"]), (&0.into(), &"good".into()));
+    assert_eq!(events[0]["event_id"], format!("{}-0.undeliverable", ring_uuid(&ring)));
+    assert_eq!(counted(&ring), [1, 0, 1, 0]);
 }
 
 #[test]
@@ -236,6 +259,7 @@ fn a_write_that_will_never_be_taken_becomes_a_dead_letter_and_the_rest_goes_on()
     assert_eq!(used_bytes, 0);
     let messages: Vec<Value> = taken.events().iter().map(|event| event["@message"].clone()).collect();
     assert_eq!(messages, ["good"]);
+    assert_eq!(counted(&ring), [1, 1, 0, 0]);
     let letters = dir.path().read_dir().unwrap().flatten().map(|entry| entry.path());
     let [file] =
         &letters.filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect::<Vec<_>>()[..]
@@ -250,6 +274,19 @@ fn a_write_that_will_never_be_taken_becomes_a_dead_letter_and_the_rest_goes_on()
     );
     let payload: Value = serde_json::from_str(letter["payload"].as_str().unwrap()).unwrap();
     assert_eq!(payload["@message"], "bad");
+}
+
+/// Records that are counted as delivered, as dead letters, as lost and as passed over.
+fn counted(ring: &TestRing) -> [u64; 4] {
+    use PublisherCounter as Counter;
+    let ring = bywash_common::ring::inspect(&ring.name).unwrap();
+    [
+        Counter::DeliveredEvents,
+        Counter::DeadLetteredEvents,
+        Counter::UndeliverableEvents,
+        Counter::PassedOverEvents,
+    ]
+    .map(|counter| ring.publisher(counter))
 }
 
 fn ring_uuid(ring: &TestRing) -> String {

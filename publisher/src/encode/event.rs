@@ -29,8 +29,8 @@ pub struct Part {
 /// A captured write, or a part of one.
 ///
 /// A write too large for one message becomes several events, told apart by `part`. Where the agent had to split it
-/// too, its parts are records of their own with event ids of their own: then `part` is the agent's, and `piece` tells
-/// the events of one such record apart. In any case (`event_id`, `part`, `piece`) is unique.
+/// too, its parts are records of their own: then `part` is the agent's, and `piece` tells the events of one such record
+/// apart. `event_id` is unique in any case.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteEvent<'a> {
     /// The absolute path that the writer saw, any bytes.

@@ -1,5 +1,7 @@
 //! Where a message is cut if the event is larger than the sink takes.
 
+use crate::delivery::EVENT_ID_BYTES_MAX;
+
 use super::{
     event::{Part, WriteEvent},
     format::Encode,
@@ -26,9 +28,11 @@ pub fn cuts(
     limit_bytes: usize,
     scratch: &mut Vec<u8>,
 ) -> Result<Vec<usize>, TooSmall> {
-    // The widest numbers that a part can carry, so that no part is larger than reckoned.
+    // The widest numbers and the longest id that a part can carry, so that no part is larger than reckoned.
     let widest = Some(Part { index: u32::MAX, count: u32::MAX });
-    let empty = WriteEvent { message: b"", offset: u64::MAX, part: widest, piece: widest, ..*event };
+    let event_id = &"9".repeat(EVENT_ID_BYTES_MAX);
+    let empty =
+        WriteEvent { message: b"", offset: u64::MAX, event_id, part: widest, piece: widest, ..*event };
     scratch.clear();
     encoder.write(&empty, scratch);
     let overhead_bytes = scratch.len();

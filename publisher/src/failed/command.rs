@@ -74,7 +74,7 @@ fn list(dir: &Path, json: bool) -> anyhow::Result<Exit> {
             }
             let (letter, time) = Letter::from_line(line).with_context(|| file.display().to_string())?;
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "{} {time} topic {}", letter.event_id, letter.topic);
+            let _ = writeln!(text, "{} {time} topic {}", letter.id, letter.topic);
             if let Some(key) = &letter.key {
                 let _ = writeln!(text, "    key: {}", String::from_utf8_lossy(key));
             }
@@ -113,7 +113,7 @@ fn drop_letters(dir: &Path, event_ids: &[String], all: bool) -> anyhow::Result<E
         bail!("there are no dead letters in {}", dir.display());
     }
     let is_dropped = |line: &[u8]| {
-        all || Letter::from_line(line).is_ok_and(|(letter, _)| event_ids.contains(&letter.event_id))
+        all || Letter::from_line(line).is_ok_and(|(letter, _)| event_ids.contains(&letter.id.to_string()))
     };
     let directory = Directory::of_publisher(dir)?;
     let mut dropped = 0;

@@ -4,7 +4,7 @@ use base64_simd::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::delivery::Letter;
+use crate::delivery::{Letter, NotAnId};
 
 /// A line is none that [`Letter::to_line`] could have made.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Letter {
                 put_bytes(&mut put, name, bytes);
             }
         }
-        put("event_id", self.event_id.clone());
+        put("event_id", self.id.to_string());
         put_bytes(&mut put, "payload", &self.payload);
         let mut line = Value::Object(fields).to_string().into_bytes();
         line.push(b'\n');
@@ -48,7 +48,7 @@ impl Letter {
             key: bytes(&fields, "key")?,
             payload: bytes(&fields, "payload")?
                 .ok_or_else(|| NotALetter("it has no `payload`".to_owned()))?,
-            event_id: text("event_id")?,
+            id: text("event_id")?.parse().map_err(|error: NotAnId| NotALetter(error.to_string()))?,
             reason: text("reason")?,
         };
         Ok((letter, text("time")?))
@@ -80,13 +80,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::delivery::testing;
 
     proptest! {
         #[test]
         fn a_letter_is_read_back(
-            topic: String, key: Option<Vec<u8>>, payload: Vec<u8>, event_id: String, reason: String,
+            topic: String, key: Option<Vec<u8>>, payload: Vec<u8>, sequence: u64, reason: String,
         ) {
-            let letter = Letter { topic, key, payload, event_id, reason };
+            let letter = Letter { topic, key, payload, id: testing::id(sequence), reason };
             let line = letter.to_line(Timestamp::UNIX_EPOCH);
             prop_assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
             prop_assert_eq!(Letter::from_line(&line), Ok((letter, "1970-01-01T00:00:00.000Z".to_owned())));
@@ -104,14 +105,14 @@ mod tests {
             topic: "t".to_owned(),
             key: Some(b"/log/\xff".to_vec()),
             payload: b"{\"a\":1}".to_vec(),
-            event_id: "u-1".to_owned(),
+            id: testing::id(1),
             reason: "too large".to_owned(),
         };
         let line = String::from_utf8(letter.to_line(Timestamp::UNIX_EPOCH)).unwrap();
         assert_eq!(
             line,
             "{\"time\":\"1970-01-01T00:00:00.000Z\",\"reason\":\"too large\",\"topic\":\"t\",\"key_base64\":\
-             \"L2xvZy//\",\"event_id\":\"u-1\",\"payload\":\"{\\\"a\\\":1}\"}\n"
+             \"L2xvZy//\",\"event_id\":\"00000000-0000-0000-0000-000000000000-1\",\"payload\":\"{\\\"a\\\":1}\"}\n"
         );
     }
 }

@@ -149,13 +149,14 @@ mod tests {
     use std::{fs, os::unix::fs::MetadataExt};
 
     use super::*;
+    use crate::delivery::testing;
 
     fn letter(payload: &[u8]) -> Letter {
         Letter {
             topic: "t".to_owned(),
             key: None,
             payload: payload.to_vec(),
-            event_id: "u-1".to_owned(),
+            id: testing::id(1),
             reason: "no".to_owned(),
         }
     }

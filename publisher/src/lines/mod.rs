@@ -28,7 +28,8 @@
 //!
 //! # Event ids
 //! `<ring uuid>-<sequence>` for an event that is all bytes of one write, as without lines. Otherwise
-//! `<ring uuid>-<sequence>.<begin>+<length>`: that many bytes from byte `begin` of that write on. Which writes join is
+//! `<ring uuid>-<sequence>.<begin>+<length>`: that many bytes from byte `begin` of that write on, as for the parts of a write that is
+//! too large for one message ([`EventId`](crate::delivery::EventId)). Which writes join is
 //! decided by what is in the ring, so lines that are sent again have the same ids; where it was not (a full ring, the
 //! clock), they may be cut elsewhere the second time, and then have other ids. One id never stands for two contents.
 
@@ -44,7 +45,7 @@ use bywash_common::{
     ring::{Ahead, Entry},
 };
 
-use crate::delivery::{Frontier, Record as Pending, SinkError, Span, Stretch, Ticket};
+use crate::delivery::{Frontier, Outcome, Record as Pending, SinkError, Span, Stretch, Ticket};
 
 use joiner::{End, Joiner, Limits, Line, Record};
 
@@ -162,7 +163,7 @@ impl Lines {
         let from = self.delivered(entry.seq, write.handle, data.len());
         if from > 0 && from == data.len() {
             let ticket = self.frontier.open(Pending::of_write(entry, write, data));
-            self.frontier.complete(ticket);
+            self.frontier.settle(ticket, Outcome::PassedOver);
             return Ok(());
         }
         let is_joined = write.origin == Origin::Write && !data.is_empty();
@@ -174,7 +175,7 @@ impl Lines {
             let ticket = frontier.open(Pending::of_write(entry, write, data));
             match events {
                 // A record before it is still open, so this does not give it back to the agent.
-                0 => frontier.complete(ticket),
+                0 => frontier.settle(ticket, Outcome::Delivered),
                 1 => {}
                 several => frontier.expect_more(ticket, several - 1),
             }

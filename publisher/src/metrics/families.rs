@@ -180,6 +180,27 @@ pub const FAMILIES: &[Family] = &[
     counter("bywash_revived_letters_total", "Dead letters that were delivered after all.", |seen, to| {
         to.put(seen.report.revived_letters);
     }),
+    counter(
+        "bywash_dead_lettered_records_total",
+        "Records that were not delivered and kept as dead letters.",
+        |seen, to| {
+            to.put(seen.report.dead_lettered_records);
+        },
+    ),
+    counter(
+        "bywash_undeliverable_records_total",
+        "Records that the sink refused for good and that could not be kept.",
+        |seen, to| {
+            to.put(seen.report.undeliverable_records);
+        },
+    ),
+    counter(
+        "bywash_passed_over_records_total",
+        "Records that a publisher had delivered before it was stopped, found again and not sent twice.",
+        |seen, to| {
+            to.put(seen.report.passed_over_records);
+        },
+    ),
     gauge("bywash_spool_bytes", "What the spool takes on disk; part of the lag.", |seen, to| {
         to.put(seen.report.spool_bytes);
     }),

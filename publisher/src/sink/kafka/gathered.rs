@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use crate::delivery::{Frontier, Ticket};
+use crate::delivery::{Frontier, Outcome, Ticket};
 
 use super::polled::Gather;
 
@@ -48,7 +48,7 @@ impl Gathered {
 
     fn tell(&self, state: &mut State) {
         if !state.tickets.is_empty() {
-            self.frontier.complete_all(&state.tickets);
+            self.frontier.settle_all(&state.tickets, Outcome::Delivered);
             state.tickets.clear();
         }
     }

@@ -11,7 +11,7 @@ use std::{
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::delivery::Ticket;
+use crate::delivery::{EventId, Ticket};
 
 /// How long the first attempt waits after a failure; each further one twice as long.
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub struct Failed {
     /// The encoded event.
     pub payload: Vec<u8>,
     /// The event's id.
-    pub event_id: String,
+    pub id: EventId,
     /// Its batch was rejected: whether it is at fault shows when it is sent alone.
     pub alone: bool,
     /// Only an operator can make it possible; why.
@@ -139,6 +139,7 @@ impl Retries {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::testing;
 
     fn failed(ticket: u64, alone: bool) -> Failed {
         Failed {
@@ -146,7 +147,7 @@ mod tests {
             topic: "t".to_owned(),
             key: None,
             payload: vec![ticket as u8],
-            event_id: String::new(),
+            id: testing::id(ticket),
             alone,
             barred: None,
         }

@@ -266,8 +266,8 @@ impl Service {
 
     /// A message will never be taken.
     pub fn refuse(&self, failed: Failed, reason: String) {
-        let Failed { ticket, topic, key, payload, event_id, .. } = failed;
-        self.frontier.refuse(ticket, Letter { topic, key, payload, event_id, reason });
+        let Failed { ticket, topic, key, payload, id, .. } = failed;
+        self.frontier.refuse(ticket, Letter { topic, key, payload, id, reason });
     }
 
     /// Whether a message of a topic that takes nothing is refused unsent, so that those of other topics go on.
@@ -398,16 +398,22 @@ impl Service {
             Ok(message) => self.delivered(opaque.ticket, message.topic()),
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                let event_id = message
+                let id = message
                     .headers()
                     .and_then(|headers| headers.iter().find(|h| h.key == EVENT_ID_HEADER)?.value)
-                    .map(|id| String::from_utf8_lossy(id).into_owned());
+                    .and_then(|id| str::from_utf8(id).ok()?.parse().ok());
+                // Every message that is handed over has one.
+                let Some(id) = id else {
+                    return tracing::error!(
+                        "a message came back without its event's id: a restart sends it again"
+                    );
+                };
                 let failed = Failed {
                     ticket: opaque.ticket,
                     topic: message.topic().to_owned(),
                     key: message.key().map(<[u8]>::to_vec),
                     payload: message.payload().unwrap_or_default().to_vec(),
-                    event_id: event_id.unwrap_or_default(),
+                    id,
                     alone: false,
                     barred: None,
                 };

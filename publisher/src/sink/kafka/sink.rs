@@ -198,11 +198,13 @@ impl KafkaSink {
                 continue;
             }
             let opaque = Opaque { ticket: failed.ticket, alone: failed.alone };
+            let event_id = failed.id.to_string();
             let message = Message {
                 topic: &failed.topic,
                 key: failed.key.as_deref(),
                 payload: &failed.payload,
-                event_id: &failed.event_id,
+                id: failed.id,
+                event_id: &event_id,
                 is_letter: false,
             };
             match self.hand_over(&message, opaque) {
@@ -259,7 +261,7 @@ impl Sink for KafkaSink {
                     topic: message.topic.to_owned(),
                     key: message.key.map(<[u8]>::to_vec),
                     payload: message.payload.to_vec(),
-                    event_id: message.event_id.to_owned(),
+                    id: message.id,
                     alone: false,
                     barred: None,
                 };

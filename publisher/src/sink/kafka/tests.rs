@@ -14,7 +14,7 @@ use rdkafka::{
 
 use super::*;
 use crate::delivery::{
-    Frontier, Message, SendError, Sink,
+    Frontier, Message, Outcome, SendError, Sink,
     testing::{self, record},
 };
 
@@ -37,7 +37,14 @@ fn sink(cluster: &Cluster) -> (KafkaSink, Arc<Frontier>) {
 }
 
 fn message(payload: &[u8]) -> Message<'_> {
-    Message { topic: "t", key: Some(b"/f"), payload, event_id: "u-1", is_letter: false }
+    Message {
+        topic: "t",
+        key: Some(b"/f"),
+        payload,
+        id: testing::id(1),
+        event_id: testing::ID_1,
+        is_letter: false,
+    }
 }
 
 /// Lets the sink work until `done`.
@@ -148,7 +155,7 @@ fn a_rejected_batch_is_sent_one_by_one_and_only_the_culprit_is_refused() {
     until(&mut sink, &frontier, |f| f.events() >= 2);
     let refused = frontier.take_refused();
     assert_eq!(refused.iter().map(|r| r.ticket).collect::<Vec<_>>(), [tickets[0]]);
-    frontier.complete(tickets[0]);
+    frontier.settle(tickets[0], Outcome::DeadLettered);
     assert_eq!(frontier.in_flight(), 0);
     assert_eq!(payloads(&cluster, 1), [b"small".to_vec()]);
     Box::new(sink).close(Instant::now());

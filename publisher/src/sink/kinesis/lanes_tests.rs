@@ -3,7 +3,10 @@ use std::collections::HashSet;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::{delivery::Ticket, sink::kinesis::aggregate::unpack};
+use crate::{
+    delivery::{Ticket, testing},
+    sink::kinesis::aggregate::unpack,
+};
 
 const LIMITS: Limits = Limits {
     strict_order: true,
@@ -21,7 +24,7 @@ fn record(number: u64, key: &str, bytes: usize, arrived: Instant) -> Record {
         ticket: Ticket::from_number(number),
         partition_key: key.to_owned(),
         data,
-        event_id: String::new(),
+        id: testing::id(1),
         arrived,
         arrival: 0,
         alone: false,

@@ -5,15 +5,12 @@ use std::time::Instant;
 use bywash_common::config::PARTITION_KEY_CHARS_MAX;
 use md5::{Digest, Md5};
 
-use crate::delivery::{Message, Ticket};
+use crate::delivery::{EVENT_ID_BYTES_MAX, EventId, Message, Ticket};
 
 /// The hash space is looked at in this many equal slices: what aggregation packs together, and what is paced together as
 /// long as nobody knows the shards. A shard of a stream with at most as many shards is one or more of them.
 pub const SLICES: usize = 64;
 const SLICE_BITS: u32 = SLICES.trailing_zeros();
-/// An event id, which stands in for a partition key where there is none, is no longer than this: a UUID, a dash, a number
-/// of 20 digits at most, and two of 10 for a line, or `corrupt-`.
-const EVENT_ID_BYTES_MAX: usize = 96;
 /// The most bytes of a partition key: its characters take up to four.
 const KEY_BYTES_MAX: usize = PARTITION_KEY_CHARS_MAX * 4;
 
@@ -27,7 +24,7 @@ pub struct Record {
     /// The encoded event.
     pub data: Vec<u8>,
     /// The event's id.
-    pub event_id: String,
+    pub id: EventId,
     /// When the sink took it.
     pub arrived: Instant,
     /// How many arrived before it, and one; its lanes count.
@@ -55,7 +52,7 @@ pub fn partition_key(message: &Message<'_>) -> String {
     }
 }
 
-/// The most bytes that the partition key of a message with a key of `key_bytes` takes.
+/// The most bytes that the partition key of a message with a key of `key_bytes` takes. An event's id stands in where there is none.
 pub fn partition_key_bytes_max(key_bytes: usize) -> usize {
     key_bytes.clamp(EVENT_ID_BYTES_MAX, KEY_BYTES_MAX)
 }
@@ -80,17 +77,25 @@ pub fn hash_key_of(slice: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::testing;
 
     fn key_of(key: Option<&[u8]>) -> String {
-        partition_key(&Message { topic: "s", key, payload: b"x", event_id: "u-1", is_letter: false })
+        partition_key(&Message {
+            topic: "s",
+            key,
+            payload: b"x",
+            id: testing::id(1),
+            event_id: testing::ID_1,
+            is_letter: false,
+        })
     }
 
     #[test]
     fn a_key_is_kept_as_far_as_kinesis_can_have_it() {
         assert_eq!(key_of(Some(b"/var/log/a")), "/var/log/a");
         assert_eq!(key_of(Some("ü".repeat(256).as_bytes())), "ü".repeat(256));
-        assert_eq!(key_of(None), "u-1");
-        assert_eq!(key_of(Some(b"")), "u-1");
+        assert_eq!(key_of(None), testing::ID_1);
+        assert_eq!(key_of(Some(b"")), testing::ID_1);
     }
 
     #[test]

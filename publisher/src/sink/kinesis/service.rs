@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    delivery::{Frontier, Letter},
+    delivery::{Frontier, Letter, Outcome},
     failed::Patience,
 };
 
@@ -368,7 +368,10 @@ fn settle_each(
                     if let Some(shard) = result.shard_id() {
                         stream.paces.learn(entry.slice, shard);
                     }
-                    entry.records.iter().for_each(|record| frontier.complete(record.ticket));
+                    entry
+                        .records
+                        .iter()
+                        .for_each(|record| frontier.settle(record.ticket, Outcome::Delivered));
                     return (entry, Fate::Done);
                 }
                 Some(THROTTLED) => {
@@ -419,12 +422,13 @@ fn settle_rejected(
 /// A record that Kinesis will never take.
 fn letter(stream: &str, record: &Record, text: &str) -> Letter {
     // An event id that stands in for a key does so again when it is sent again.
-    let key = (record.partition_key != record.event_id).then(|| record.partition_key.clone().into_bytes());
+    let key =
+        (record.partition_key != record.id.to_string()).then(|| record.partition_key.clone().into_bytes());
     Letter {
         topic: stream.to_owned(),
         key,
         payload: record.data.clone(),
-        event_id: record.event_id.clone(),
+        id: record.id,
         reason: format!("the Kinesis stream does not take it: {text}"),
     }
 }

@@ -112,8 +112,8 @@ impl Sink for KinesisSink {
         }
         let partition_key = partition_key(message);
         let data = message.payload.to_vec();
-        let (event_id, arrived) = (message.event_id.to_owned(), Instant::now());
-        let record = Record { ticket, partition_key, data, event_id, arrived, arrival: 0, alone: false };
+        let (id, arrived) = (message.id, Instant::now());
+        let record = Record { ticket, partition_key, data, id, arrived, arrival: 0, alone: false };
         if record.bytes() > self.record_bytes_max {
             let (bytes, max) = (record.bytes(), self.record_bytes_max);
             return Err(SendError::Refused(format!(

@@ -12,7 +12,7 @@ use nix::{
     unistd::write,
 };
 
-use crate::delivery::{Frontier, Message, SendError, Sink, SinkError, Ticket};
+use crate::delivery::{Frontier, Message, Outcome, SendError, Sink, SinkError, Ticket};
 
 /// Lines are gathered up to this many bytes.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -55,7 +55,7 @@ impl<F: AsFd> StdoutSink<F> {
         }
         let done = self.lines.partition_point(|(end, _)| *end <= self.written);
         for (_, ticket) in self.lines.drain(..done) {
-            self.frontier.complete(ticket);
+            self.frontier.settle(ticket, Outcome::Delivered);
         }
         if self.lines.is_empty() {
             self.buffer.clear();
@@ -116,7 +116,14 @@ mod tests {
     use crate::delivery::testing::{self, record};
 
     fn message(payload: &[u8]) -> Message<'_> {
-        Message { topic: "t", key: None, payload, event_id: "u-1", is_letter: false }
+        Message {
+            topic: "t",
+            key: None,
+            payload,
+            id: testing::id(1),
+            event_id: testing::ID_1,
+            is_letter: false,
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a transaction would take along if it were taken back.
 
-use crate::delivery::{Message, Ticket};
+use crate::delivery::{EventId, Message, Ticket};
 
 /// A message that is not committed.
 pub struct Kept {
@@ -13,6 +13,8 @@ pub struct Kept {
     /// The encoded event.
     pub payload: Vec<u8>,
     /// The event's id.
+    pub id: EventId,
+    /// The same, rendered.
     pub event_id: String,
     /// It comes from the dead letters: checkpoints know nothing of it.
     pub is_letter: bool,
@@ -26,6 +28,7 @@ impl Kept {
             topic: message.topic.to_owned(),
             key: message.key.map(<[u8]>::to_vec),
             payload: message.payload.to_vec(),
+            id: message.id,
             event_id: message.event_id.to_owned(),
             is_letter: message.is_letter,
         }
@@ -37,6 +40,7 @@ impl Kept {
             topic: &self.topic,
             key: self.key.as_deref(),
             payload: &self.payload,
+            id: self.id,
             event_id: &self.event_id,
             is_letter: self.is_letter,
         }

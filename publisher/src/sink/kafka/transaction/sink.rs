@@ -17,7 +17,7 @@ use rdkafka::{
 };
 
 use crate::{
-    delivery::{Frontier, Message, SendError, Sink, SinkError, Ticket},
+    delivery::{EventId, Frontier, Message, News, Outcome, SendError, Sink, SinkError, Subject, Ticket},
     failed::Patience,
     rate::LogRate,
     sink::kafka::{
@@ -32,7 +32,7 @@ use crate::{
 };
 
 use super::{
-    checkpoint::{Checkpoint, Store},
+    checkpoint::{Progress, Store},
     kept::Kept,
     reports::Reports,
 };
@@ -78,20 +78,14 @@ pub struct TransactionalSink {
     transactional_id: String,
     interval: Duration,
     message_bytes_max: usize,
-    /// What the broker has committed.
-    committed: Checkpoint,
-    /// How far what was seen reaches while it is skipped.
-    skipped: Checkpoint,
-    /// How far the open transaction reaches.
-    reached: Checkpoint,
+    /// How far transactions reach.
+    progress: Progress,
     /// The open transaction's messages.
     open: Vec<Kept>,
     /// Messages that go into the next ones, in order.
     pending: VecDeque<Kept>,
     /// Among so many of the next messages one is at fault: it is looked for by halves, each in a transaction.
     suspects: usize,
-    /// A message was refused and its announcement must come before all others.
-    awaited: Option<Ticket>,
     not_before: Option<Instant>,
     back_off: Duration,
     log_rate: LogRate,
@@ -130,13 +124,10 @@ impl TransactionalSink {
             transactional_id,
             interval: config.kafka.transaction_interval.0,
             message_bytes_max: message_bytes_max(&client),
-            committed: Checkpoint::default(),
-            skipped: Checkpoint::default(),
-            reached: Checkpoint::default(),
+            progress: Progress::default(),
             open: Vec::new(),
             pending: VecDeque::new(),
             suspects: 0,
-            awaited: None,
             not_before: None,
             back_off: BACK_OFF_MIN,
             log_rate: LogRate::new(LOG_INTERVAL),
@@ -179,14 +170,12 @@ impl TransactionalSink {
             self.state = State::Starting { is_fenced: true };
         }
         match self.store.read() {
-            Ok(checkpoint) => {
-                tracing::info!(
-                    "committed so far: record {} of ring {}",
-                    checkpoint.sequence,
-                    checkpoint.ring
-                );
-                self.reached = checkpoint.clone();
-                self.committed = checkpoint;
+            Ok(committed) => {
+                match &committed {
+                    Some(checkpoint) => tracing::info!("committed so far: {checkpoint}"),
+                    None => tracing::info!("nothing is committed so far"),
+                }
+                self.progress = Progress::resume(committed);
                 self.state = State::Idle;
                 Ok(())
             }
@@ -214,8 +203,8 @@ impl TransactionalSink {
             record = record.key(key);
         }
         let Err((error, _)) = self.producer.send(record) else {
-            if let Some(reached) = self.reached.behind(message.event_id).filter(|_| !message.is_letter) {
-                self.reached = reached;
+            if !message.is_letter {
+                self.progress.reach(message.id);
             }
             return Ok(());
         };
@@ -238,12 +227,8 @@ impl TransactionalSink {
 
     /// Sends what waits, as far as the transaction takes it.
     fn pump(&mut self) -> Result<(), SinkError> {
-        if self.awaited.is_some() && !self.frontier.has_open_refusals() {
-            // It became a dead letter after all, or there is no more to say of it.
-            self.awaited = None;
-        }
         while self.takes_messages()
-            && self.awaited.is_none()
+            && self.is_next_due()
             && let Some(kept) = self.pending.pop_front()
         {
             match self.produce(&kept.message()) {
@@ -264,6 +249,12 @@ impl TransactionalSink {
         Ok(())
     }
 
+    /// Whether what waits first may go. Until it is settled what becomes of a refused message, nothing may, but for the news
+    /// of it: the checkpoint would go beyond what is neither kept nor announced, and a restart skip that.
+    fn is_next_due(&self) -> bool {
+        self.pending.front().is_some_and(|kept| is_replacement(kept.id)) || !self.frontier.has_open_refusals()
+    }
+
     fn takes_messages(&mut self) -> bool {
         if self.not_before.is_some_and(|at| at > Instant::now()) {
             return false;
@@ -279,15 +270,15 @@ impl TransactionalSink {
     /// Closes the transaction with its checkpoint and commits it.
     fn finish(&mut self) -> Result<(), SinkError> {
         self.state = State::Closing;
-        let offsets = match self.store.offsets(&self.reached) {
-            Ok(offsets) => offsets,
-            Err(error) => return self.judge("making the checkpoint", &error),
-        };
-        let Some(group) = self.store.group() else {
-            return Err(self.broken("there is no consumer group for the checkpoint"));
-        };
-        if let Err(error) = self.producer.send_offsets_to_transaction(&offsets, &group, STEP_TIMEOUT) {
-            return self.judge("writing the checkpoint", &error);
+        if let Some(reached) = self.progress.reached() {
+            let offsets = match self.store.offsets(&reached) {
+                Ok(offsets) => offsets,
+                Err(error) => return self.judge("making the checkpoint", &error),
+            };
+            let group = self.store.group();
+            if let Err(error) = self.producer.send_offsets_to_transaction(&offsets, group, STEP_TIMEOUT) {
+                return self.judge("writing the checkpoint", &error);
+            }
         }
         FailPoint::CheckpointSent.reach();
         if self.reports().has_failure() {
@@ -308,13 +299,13 @@ impl TransactionalSink {
             return self.judge("committing", &error);
         }
         FailPoint::TransactionCommitted.reach();
-        self.committed = self.reached.clone();
+        self.progress.commit();
         self.state = State::Idle;
         self.back_off = BACK_OFF_MIN;
         self.suspects = self.suspects.saturating_sub(self.open.len());
         for kept in std::mem::take(&mut self.open) {
             self.reports().service.accepted(&kept.topic);
-            self.frontier.complete(kept.ticket);
+            self.frontier.settle(kept.ticket, Outcome::Delivered);
         }
         Ok(())
     }
@@ -357,15 +348,16 @@ impl TransactionalSink {
         }
     }
 
-    /// Whether the broker has committed this message before; a message without a number it has not.
-    fn is_committed(&mut self, event_id: &str) -> bool {
-        let Some(behind) = self.skipped.behind(event_id) else { return false };
-        let is_covered = self.committed.covers(&behind);
-        if is_covered {
-            self.skipped = behind;
-        }
-        is_covered
+    /// Keeps a message that cannot go yet, in the ring's order.
+    fn wait(&mut self, message: &Message<'_>, ticket: Ticket) {
+        let at = self.pending.partition_point(|kept| kept.ticket <= ticket);
+        self.pending.insert(at, Kept::of(message, ticket));
     }
+}
+
+/// Whether this is the news of a message that was refused.
+fn is_replacement(id: EventId) -> bool {
+    matches!(id.subject, Subject::News(News::Undeliverable { .. }))
 }
 
 impl Sink for TransactionalSink {
@@ -377,21 +369,14 @@ impl Sink for TransactionalSink {
         if matches!(self.state, State::Starting { .. }) {
             return Err(SendError::Full);
         }
-        match self.awaited {
-            Some(awaited) if awaited == ticket => {
-                self.awaited = None;
-                self.pending.push_front(Kept::of(message, ticket));
-                return Ok(());
-            }
-            // The drain has to come round to announce what was refused.
-            Some(_) => {
-                self.pending.push_back(Kept::of(message, ticket));
-                return Ok(());
-            }
-            None => {}
+        if !message.is_letter && self.progress.skips(message.id) {
+            self.frontier.settle(ticket, Outcome::PassedOver);
+            return Ok(());
         }
-        if !message.is_letter && self.is_committed(message.event_id) {
-            self.frontier.complete(ticket);
+        if self.frontier.has_open_refusals() {
+            // As in `is_next_due`. The drain has to come round to keep or announce what was refused: what it sends until then
+            // waits here, within the frontier's bounds.
+            self.wait(message, ticket);
             return Ok(());
         }
         if !self.pending.is_empty() || !self.takes_messages() {
@@ -411,11 +396,8 @@ impl Sink for TransactionalSink {
     }
 
     fn push(&mut self) -> Result<(), SinkError> {
-        if matches!(self.state, State::Open { .. }) && self.pending.is_empty() {
-            self.finish()
-        } else {
-            Ok(())
-        }
+        let nothing_follows = self.pending.is_empty() || !self.is_next_due();
+        if matches!(self.state, State::Open { .. }) && nothing_follows { self.finish() } else { Ok(()) }
     }
 
     fn reconfigure(&mut self, config: &Config) {
@@ -429,8 +411,8 @@ impl Sink for TransactionalSink {
                 tracing::error!("{error}");
                 break;
             }
-            // Nobody announces any more.
-            if self.awaited.is_some() {
+            // Nobody keeps or announces any more.
+            if self.open.is_empty() && self.frontier.has_open_refusals() {
                 break;
             }
         }

@@ -24,7 +24,7 @@ impl TransactionalSink {
             return self.judge("aborting", &error);
         }
         self.state = State::Idle;
-        self.reached = self.committed.clone();
+        self.progress.take_back();
         let sent = self.open.len();
         self.open.append(&mut self.pending.drain(..).collect());
         match self.reports().take_failure() {
@@ -74,10 +74,7 @@ impl TransactionalSink {
 
     /// A message will never be taken.
     pub(super) fn refuse(&mut self, kept: Kept, reason: String) {
-        let Kept { ticket, topic, key, payload, event_id, is_letter: _ } = kept;
-        if !self.frontier.keeps_letters() {
-            self.awaited = Some(ticket);
-        }
-        self.frontier.refuse(ticket, Letter { topic, key, payload, event_id, reason });
+        let Kept { ticket, topic, key, payload, id, .. } = kept;
+        self.frontier.refuse(ticket, Letter { topic, key, payload, id, reason });
     }
 }
