@@ -7,6 +7,7 @@
 //! A manager says of no message whether it did what was asked for. What is known: that a message could be sent; by a barrier,
 //! that the manager has read it; and of systemd, how many descriptors it has then.
 
+mod bus;
 mod environment;
 mod generation;
 mod name;
@@ -167,6 +168,15 @@ impl Store {
         Some(handed.swap_remove(at).1)
     }
 
+    /// What was kept for this process of overlays and watched directories, as [`Self::take`].
+    #[allow(dead_code)] // For whoever has overlays kept.
+    pub fn take_of_overlays(&self) -> Vec<(Name, OwnedFd)> {
+        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_of_overlays =
+            |(name, _): &mut (Name, OwnedFd)| matches!(name, Name::Overlay(..) | Name::Directory(..));
+        handed.extract_if(.., is_of_overlays).collect()
+    }
+
     /// A number for an overlay under which nothing is kept.
     #[allow(dead_code)] // For whoever has overlays kept.
     pub fn next_overlay(&self) -> u32 {
@@ -244,7 +254,7 @@ impl Store {
         let expected = self.kept().len();
         socket.barrier(BARRIER_TIME_MAX)?;
         if let Manager::Systemd(unit) = &self.manager {
-            let stored: usize = unit.property("NFileDescriptorStore")?.parse()?;
+            let stored = unit.stored()?;
             ensure!(stored >= expected, "systemd keeps {stored} of {expected} descriptors");
         }
         Ok(())
@@ -268,8 +278,7 @@ impl Store {
 }
 
 fn store_max_of(unit: &Unit) -> usize {
-    let most = unit.property("FileDescriptorStoreMax").and_then(|most| Ok(most.parse()?));
-    match most {
+    match unit.store_max() {
         Ok(0) => {
             tracing::info!("the unit has no FileDescriptorStoreMax=: the overlays end with the agent");
             0

@@ -7,7 +7,7 @@ use std::env;
 
 use anyhow::{Context, Result};
 
-use super::systemd::{Job, Unit};
+use super::systemd::{Job, RestartRules, Unit};
 
 /// Whether another agent follows this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +23,12 @@ struct Ended {
     /// `SERVICE_RESULT`; `success` also for an end by a signal that systemd has sent.
     result: String,
     /// `EXIT_STATUS`, if it is an exit code.
-    code: Option<String>,
+    code: Option<u32>,
 }
 
 /// Whether an agent follows that was told to end and will do so well.
 pub fn follows_told(unit: &Unit) -> Successor {
-    follows(unit, &Ended { result: "success".to_owned(), code: Some("0".to_owned()) })
+    follows(unit, &Ended { result: "success".to_owned(), code: Some(0) })
 }
 
 /// Whether an agent follows the one that has ended; none if this process is not what systemd runs after an end.
@@ -36,7 +36,8 @@ pub fn follows_ended() -> Option<Successor> {
     let variable = |name| env::var(name).ok();
     let result = variable("SERVICE_RESULT")?;
     let is_exit = variable("EXIT_CODE").is_some_and(|how| how == "exited");
-    let ended = Ended { result, code: variable("EXIT_STATUS").filter(|_| is_exit) };
+    let code = variable("EXIT_STATUS").filter(|_| is_exit).and_then(|code| code.parse().ok());
+    let ended = Ended { result, code };
     Some(follows(&Unit::own()?, &ended))
 }
 
@@ -59,17 +60,15 @@ fn try_follows(unit: &Unit, ended: &Ended) -> Result<bool> {
         Some(Job::Start) | None => {}
         Some(Job::Stop | Job::Other) => return Ok(false),
     }
-    let restart = unit.property("Restart")?;
-    let prevented = unit.property("RestartPreventExitStatus")?;
-    Ok(restarts(&restart, &prevented, ended))
+    Ok(restarts(&unit.restart_rules()?, ended))
 }
 
 /// As the table of Restart= in systemd.service(5) has it.
-fn restarts(restart: &str, prevented: &str, ended: &Ended) -> bool {
-    if ended.code.as_ref().is_some_and(|code| prevented.split_whitespace().any(|other| other == code)) {
+fn restarts(rules: &RestartRules, ended: &Ended) -> bool {
+    if ended.code.is_some_and(|code| rules.prevented.contains(&code)) {
         return false;
     }
-    match (restart, &*ended.result) {
+    match (&*rules.restart, &*ended.result) {
         ("no", _) | (_, "start-limit-hit" | "exec-condition" | "resources") => false,
         ("always", _) | ("on-success", "success") => true,
         ("on-failure", result) => result != "success",
@@ -86,29 +85,27 @@ mod tests {
 
     #[test]
     fn what_systemd_restarts_is_followed() {
-        let ended = |result: &str, code: Option<&str>| Ended {
-            result: result.to_owned(),
-            code: code.map(str::to_owned),
-        };
+        let ended = |result: &str, code| Ended { result: result.to_owned(), code };
         let cases = [
-            ("on-failure", ended("success", Some("0")), false),
-            ("always", ended("success", Some("0")), true),
+            ("on-failure", ended("success", Some(0)), false),
+            ("always", ended("success", Some(0)), true),
             ("on-failure", ended("signal", None), true),
             ("on-failure", ended("core-dump", None), true),
             ("on-failure", ended("watchdog", None), true),
             ("on-failure", ended("timeout", None), true),
-            ("on-failure", ended("exit-code", Some("1")), true),
-            ("on-failure", ended("exit-code", Some("78")), false),
-            ("always", ended("exit-code", Some("78")), false),
+            ("on-failure", ended("exit-code", Some(1)), true),
+            ("on-failure", ended("exit-code", Some(78)), false),
+            ("always", ended("exit-code", Some(78)), false),
             ("on-failure", ended("start-limit-hit", None), false),
             ("no", ended("signal", None), false),
-            ("on-abnormal", ended("exit-code", Some("1")), false),
+            ("on-abnormal", ended("exit-code", Some(1)), false),
             ("on-abnormal", ended("signal", None), true),
             ("on-success", ended("signal", None), false),
         ];
         for (restart, ended, follows) in cases {
             let shown = format!("{restart} {} {:?}", ended.result, ended.code);
-            assert_eq!(restarts(restart, "78", &ended), follows, "{shown}");
+            let rules = RestartRules { restart: restart.to_owned(), prevented: vec![78] };
+            assert_eq!(restarts(&rules, &ended), follows, "{shown}");
         }
     }
 }

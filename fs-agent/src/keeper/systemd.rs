@@ -1,29 +1,38 @@
-//! What systemd is asked about this process's own unit, by systemctl(1).
+//! What systemd is asked about this process's own unit, and told, over the socket that its managers have for systemctl(1).
 
-use std::{
-    fs, io,
-    io::Read,
-    process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{env, fs, io, path::PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use rustix::process::geteuid;
 
-/// How long systemd may take to answer.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
+use super::bus::{Bus, Method, Reader};
 
-/// How often it is looked whether it has.
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+const MANAGER: Method<'_> = Method {
+    destination: SYSTEMD,
+    path: "/org/freedesktop/systemd1",
+    interface: "org.freedesktop.systemd1.Manager",
+    member: "RestartUnit",
+};
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
+const SERVICE: &str = "org.freedesktop.systemd1.Service";
+const JOB: &str = "org.freedesktop.systemd1.Job";
+
+/// Another job for the unit makes room.
+const REPLACE: &str = "replace";
+
+/// Where the managers listen: the system's in this directory, a user's in that of XDG_RUNTIME_DIR.
+const RUNTIME_DIR: &str = "/run";
+const SOCKET: &str = "systemd/private";
 
 /// A service of systemd's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// Its name.
     name: String,
-    /// Whether a user's own systemd runs it.
-    of_user: bool,
+    /// Where its manager listens.
+    manager: PathBuf,
 }
 
 /// What systemd is about to do with a unit.
@@ -39,6 +48,15 @@ pub enum Job {
     Other,
 }
 
+/// What decides whether systemd starts a service again that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartRules {
+    /// `Restart=`
+    pub restart: String,
+    /// The exit codes of `RestartPreventExitStatus=`
+    pub prevented: Vec<u32>,
+}
+
 impl Unit {
     /// The unit that this process belongs to.
     pub fn own() -> Option<Self> {
@@ -52,12 +70,14 @@ impl Unit {
         })?;
         let service = path.rsplit('/').find(|part| part.ends_with(".service"))?;
         let of_user = !geteuid().is_root() && path.split('/').any(|part| part.starts_with("user@"));
-        Some(Self { name: service.to_owned(), of_user })
+        let directory = if of_user { env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) } else { None };
+        let manager = directory.unwrap_or_else(|| RUNTIME_DIR.into()).join(SOCKET);
+        Some(Self { name: service.to_owned(), manager })
     }
 
     /// The unit called `name` of the system's systemd.
     pub fn of_system(name: &str) -> Self {
-        Self { name: name.to_owned(), of_user: false }
+        Self { name: name.to_owned(), manager: PathBuf::from(RUNTIME_DIR).join(SOCKET) }
     }
 
     /// What systemd is about to do with it; none if it has no job.
@@ -65,17 +85,54 @@ impl Unit {
     /// # Errors
     /// If systemd does not say.
     pub fn job(&self) -> Result<Option<Job>> {
-        let said = self.ask(&["list-jobs", "--no-legend", "--plain"])?;
-        Ok(job_in(&said))
+        let mut bus = self.connect()?;
+        let of_job = |mut value: Reader<'_>| Some((value.number()?, value.text()?));
+        let (number, path) =
+            get(&mut bus, &self.path(), (UNIT, "Job"), "(uo)", |value| of_job(value.structure()))?;
+        if number == 0 {
+            return Ok(None);
+        }
+        let kind = get(&mut bus, &path, (JOB, "JobType"), "s", |mut value| value.text())?;
+        Ok(Some(match &*kind {
+            "restart" | "try-restart" => Job::Restart,
+            "start" => Job::Start,
+            "stop" => Job::Stop,
+            _ => Job::Other,
+        }))
     }
 
-    /// A property of the unit.
+    /// What decides whether it is started again.
     ///
     /// # Errors
     /// If systemd does not say.
-    pub fn property(&self, name: &str) -> Result<String> {
-        let said = self.ask(&["show", "--value", &format!("--property={name}")])?;
-        Ok(said.trim().to_owned())
+    pub fn restart_rules(&self) -> Result<RestartRules> {
+        let (mut bus, path) = (self.connect()?, self.path());
+        let restart = get(&mut bus, &path, (SERVICE, "Restart"), "s", |mut value| value.text())?;
+        let codes = |value: Reader<'_>| value.structure().numbers();
+        let prevented = get(&mut bus, &path, (SERVICE, "RestartPreventExitStatus"), "(aiai)", codes)?;
+        Ok(RestartRules { restart, prevented })
+    }
+
+    /// How many descriptors systemd keeps for it at most.
+    ///
+    /// # Errors
+    /// If systemd does not say.
+    pub fn store_max(&self) -> Result<usize> {
+        self.number("FileDescriptorStoreMax")
+    }
+
+    /// How many descriptors systemd keeps for it by now.
+    ///
+    /// # Errors
+    /// If systemd does not say.
+    pub fn stored(&self) -> Result<usize> {
+        self.number("NFileDescriptorStore")
+    }
+
+    fn number(&self, property: &str) -> Result<usize> {
+        let mut bus = self.connect()?;
+        let number = get(&mut bus, &self.path(), (SERVICE, property), "u", |mut value| value.number())?;
+        Ok(usize::try_from(number)?)
     }
 
     /// Has systemd start it, again if it runs, without waiting for that.
@@ -83,53 +140,43 @@ impl Unit {
     /// # Errors
     /// If systemd refuses.
     pub fn start_anew(&self) -> Result<()> {
-        self.ask(&["restart", "--no-block"]).map(drop)
+        let started = self.connect()?.call(MANAGER, &[&self.name, REPLACE]);
+        started.map(drop).with_context(|| format!("systemd does not start {}", self.name))
     }
 
-    fn ask(&self, what: &[&str]) -> Result<String> {
-        let mut command = Command::new("systemctl");
-        if self.of_user {
-            command.arg("--user");
-        }
-        command.args(what).args(["--no-pager", "--no-ask-password", "--"]).arg(&self.name);
-        output_of(&mut command).with_context(|| format!("systemctl {} {}", what[0], self.name))
+    fn connect(&self) -> Result<Bus> {
+        Bus::connect(&self.manager)
+            .with_context(|| format!("cannot ask systemd at {}", self.manager.display()))
+    }
+
+    /// Its object: letters and digits are themselves, all else is `_` and two digits.
+    fn path(&self) -> String {
+        let escaped = |(at, byte): (usize, u8)| match byte {
+            b'0'..=b'9' if at > 0 => char::from(byte).to_string(),
+            b'a'..=b'z' | b'A'..=b'Z' => char::from(byte).to_string(),
+            other => format!("_{other:02x}"),
+        };
+        let name: String = self.name.bytes().enumerate().map(escaped).collect();
+        format!("{}/unit/{name}", MANAGER.path)
     }
 }
 
-/// The first job of what `systemctl list-jobs` lists: number, unit, type, state.
-fn job_in(listed: &str) -> Option<Job> {
-    let line = listed.lines().find(|line| !line.trim().is_empty())?;
-    Some(match line.split_whitespace().nth(2)? {
-        "restart" | "try-restart" => Job::Restart,
-        "start" => Job::Start,
-        "stop" => Job::Stop,
-        _ => Job::Other,
-    })
-}
-
-/// What a command prints, if it ends well in time.
-fn output_of(command: &mut Command) -> Result<String> {
-    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = piped.spawn().context("cannot be started")?;
-    let deadline = Instant::now() + ANSWER_TIME_MAX;
-    let status = loop {
-        match child.try_wait()? {
-            Some(status) => break status,
-            None if Instant::now() < deadline => thread::sleep(LOOK_INTERVAL),
-            None => {
-                child.kill().and_then(|()| child.wait().map(drop)).or_else(already_ended)?;
-                bail!("no answer within {ANSWER_TIME_MAX:?}");
-            }
-        }
-    };
-    ensure!(status.success(), "{status}");
-    let mut text = String::new();
-    child.stdout.take().context("no output")?.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn already_ended(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::InvalidInput { Ok(()) } else { Err(error) }
+/// A property of an object.
+fn get<T>(
+    bus: &mut Bus,
+    path: &str,
+    (interface, property): (&str, &str),
+    signature: &str,
+    read: impl FnOnce(Reader<'_>) -> Option<T>,
+) -> Result<T> {
+    let get = Method { destination: SYSTEMD, path, interface: PROPERTIES, member: "Get" };
+    let answer = bus.call(get, &[interface, property]);
+    answer
+        .and_then(|answer| {
+            let value = answer.reader().variant(signature).and_then(read);
+            value.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+        })
+        .with_context(|| format!("systemd does not say {property} of {path}"))
 }
 
 #[cfg(test)]
@@ -148,12 +195,9 @@ mod tests {
     }
 
     #[test]
-    fn jobs_are_told_apart() {
-        assert_eq!(job_in("123 fs-agent.service restart running\n"), Some(Job::Restart));
-        assert_eq!(job_in("123 fs-agent.service stop    running\n"), Some(Job::Stop));
-        assert_eq!(job_in("1 fs-agent.service start waiting\n"), Some(Job::Start));
-        assert_eq!(job_in("1 fs-agent.service reload running\n"), Some(Job::Other));
-        assert_eq!(job_in(""), None);
-        assert_eq!(job_in("\n"), None);
+    fn objects_are_called_as_systemd_calls_them() {
+        let path = |name| Unit::of_system(name).path();
+        assert_eq!(path("fs-agent.service"), "/org/freedesktop/systemd1/unit/fs_2dagent_2eservice");
+        assert_eq!(path("1_a2@x.service"), "/org/freedesktop/systemd1/unit/_31_5fa2_40x_2eservice");
     }
 }
