@@ -16,6 +16,7 @@ mod process;
 mod run;
 mod services;
 mod sleep;
+mod state;
 mod status;
 mod supervise;
 mod sys;

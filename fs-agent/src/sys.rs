@@ -15,6 +15,8 @@ use nix::{
 };
 use rustix::io::{Errno, FdFlags, Result, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 
+use crate::state::slots::{FileHandle, HANDLE_BYTES_MAX};
+
 /// From how many bytes on the C library maps what is allocated, rather than to take it from an arena. The FUSE library
 /// has a buffer of 16 MiB for each thread, of which most stays untouched: fresh pages of a mapping take no memory until
 /// then, while what an arena gives was often used before and is filled with zeros. Less than that, the buffers of
@@ -82,6 +84,63 @@ pub fn set_extended_flags(fd: &OwnedFd, flags: &ExtendedFlags) -> Result<()> {
     // SAFETY: the call reads a `struct fsxattr`, which has the size and the alignment of seven `u32`, of which any is valid.
     unsafe { ioctl::fs_set_xattr(fd.as_raw_fd(), flags) }.map_err(errno)?;
     Ok(())
+}
+
+/// `struct file_handle` of linux/fcntl.h, with room for the longest.
+#[repr(C)]
+struct RawHandle {
+    len: u32,
+    kind: i32,
+    bytes: [u8; HANDLE_BYTES_MAX],
+}
+
+/// By what its filesystem finds the file again that `fd` holds: name_to_handle_at(2).
+///
+/// # Errors
+/// `EOPNOTSUPP` where the filesystem has no such thing.
+pub fn file_handle(fd: &OwnedFd) -> Result<FileHandle> {
+    let mut handle = RawHandle { len: HANDLE_BYTES_MAX as u32, kind: 0, bytes: [0; HANDLE_BYTES_MAX] };
+    let mut mount: std::ffi::c_int = 0;
+    // SAFETY: the call reads an empty path, and writes a handle of at most `len` bytes, to which `bytes` gives room behind the
+    // two numbers as in the kernel's structure, and an `int`; both are ours alone until it returns.
+    let done = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_name_to_handle_at,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            &raw mut handle,
+            &raw mut mount,
+            nix::libc::AT_EMPTY_PATH,
+        )
+    };
+    if done != 0 {
+        return Err(errno(nix::errno::Errno::last()));
+    }
+    let bytes = handle.bytes.get(..handle.len as usize).ok_or(Errno::OVERFLOW)?.to_vec();
+    Ok(FileHandle { kind: handle.kind, bytes })
+}
+
+/// Opens the file that `handle` stands for with O_PATH, in the filesystem that `filesystem` is a descriptor in:
+/// open_by_handle_at(2).
+///
+/// # Errors
+/// `ESTALE` if there is no such file; `EPERM` without CAP_DAC_READ_SEARCH.
+pub fn open_by_handle(filesystem: &OwnedFd, handle: &FileHandle) -> Result<OwnedFd> {
+    let mut raw = RawHandle { len: 0, kind: handle.kind, bytes: [0; HANDLE_BYTES_MAX] };
+    raw.bytes.get_mut(..handle.bytes.len()).ok_or(Errno::INVAL)?.copy_from_slice(&handle.bytes);
+    raw.len = handle.bytes.len() as u32;
+    // SAFETY: the call reads a handle of `len` bytes, all of which are there, checked above.
+    let fd = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_open_by_handle_at,
+            filesystem.as_raw_fd(),
+            &raw mut raw,
+            nix::libc::O_PATH | nix::libc::O_CLOEXEC,
+        )
+    };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(|| errno(nix::errno::Errno::last()))?;
+    // SAFETY: the call has just given this descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn errno(errno: nix::errno::Errno) -> Errno {

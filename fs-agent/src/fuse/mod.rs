@@ -202,7 +202,7 @@ impl Adapter {
             // What is written is written: whatever happens to the record, the writer gets its count.
             let _ = attempt("capture", || {
                 let matches = |pattern: &dyn Fn(&[u8]) -> bool| self.overlay.was_opened_by(&file, pattern);
-                if self.source.excludes(&file.note, matches) {
+                if self.source.excludes(file.note(), matches) {
                     self.source.count_excluded(data.len());
                     return Ok(());
                 }
@@ -240,7 +240,7 @@ fn mode_of(
     flags: OpenFlags,
     back: impl FnOnce(&OwnedFd) -> io::Result<BackingId>,
 ) -> Chosen<BackingId> {
-    let mut chosen = modes.open(file.inode.id, flags.acc_mode(), || back(&file.held));
+    let mut chosen = modes.open(file.inode.id, flags.acc_mode(), || back(file.held()?));
     // Who can map for writing may leave pages behind: the kernel writes those back at FLUSH, and not without it.
     let nothing_to_flush = match flags.acc_mode() {
         OpenAccMode::O_RDONLY => true,

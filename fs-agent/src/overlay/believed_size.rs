@@ -17,15 +17,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The sizes that the kernel may believe a file to have. It has to learn of each before its reply leaves.
 #[derive(Debug)]
-pub struct BelievedSize {
-    least: AtomicU64,
-    most: AtomicU64,
+pub struct BelievedSize<'a> {
+    least: &'a AtomicU64,
+    most: &'a AtomicU64,
 }
 
-impl BelievedSize {
-    /// The kernel is told of the file for the first time.
-    pub fn new(told: u64) -> Self {
-        Self { least: AtomicU64::new(told), most: AtomicU64::new(told) }
+impl<'a> BelievedSize<'a> {
+    /// Those between two, which both are the size that the kernel was told when it was told of the file for the first time.
+    pub fn of(least: &'a AtomicU64, most: &'a AtomicU64) -> Self {
+        Self { least, most }
     }
 
     /// The kernel is told `size` with the file's attributes.
@@ -66,9 +66,18 @@ impl BelievedSize {
 mod tests {
     use super::*;
 
+    fn told(size: u64) -> [AtomicU64; 2] {
+        [AtomicU64::new(size), AtomicU64::new(size)]
+    }
+
+    fn size_of(words: &[AtomicU64; 2]) -> BelievedSize<'_> {
+        BelievedSize::of(&words[0], &words[1])
+    }
+
     #[test]
     fn what_was_written_leaves_one_size() {
-        let size = BelievedSize::new(0);
+        let words = told(0);
+        let size = size_of(&words);
         size.grew_to(10);
         assert!(size.may_be(10) && !size.may_be(0) && !size.may_be(9) && !size.may_be(11));
         size.grew_to(3);
@@ -77,7 +86,8 @@ mod tests {
 
     #[test]
     fn what_was_told_may_have_been_ignored_or_be_believed_late() {
-        let size = BelievedSize::new(10);
+        let words = told(10);
+        let size = size_of(&words);
         size.told(20);
         assert!(size.may_be(10) && size.may_be(20) && !size.may_be(21));
         size.told(5);
@@ -91,7 +101,8 @@ mod tests {
 
     #[test]
     fn a_truncation_is_believed() {
-        let size = BelievedSize::new(10);
+        let words = told(10);
+        let size = size_of(&words);
         size.told(20);
         size.cut_to(4);
         assert!(size.may_be(4) && !size.may_be(3) && !size.may_be(5));
@@ -100,7 +111,8 @@ mod tests {
     #[test]
     fn sizes_at_the_borders_are_sizes() {
         let max = i64::MAX.cast_unsigned();
-        let size = BelievedSize::new(1 << 31);
+        let words = told(1 << 31);
+        let size = size_of(&words);
         assert!(size.may_be(1 << 31) && !size.may_be((1 << 31) - 1));
         size.grew_to(max);
         assert!(size.may_be(max) && !size.may_be(max - 1));

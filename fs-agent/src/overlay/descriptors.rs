@@ -50,6 +50,19 @@ impl Opens {
         Self(Arc::new(State { max, open: Mutex::default(), shortage: Shortage::default() }))
     }
 
+    /// How many there can be.
+    pub fn max(&self) -> usize {
+        self.0.max
+    }
+
+    /// One more for `uid`, which a predecessor had let have it.
+    pub fn keep(&self, uid: u32) -> Share {
+        let mut open = lock(&self.0.open);
+        open.all += 1;
+        *open.by_user.entry(uid).or_default() += 1;
+        Share { opens: self.clone(), uid }
+    }
+
     /// One more for `uid`. To be taken before anything is opened or made.
     ///
     /// # Errors

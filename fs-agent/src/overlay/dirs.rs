@@ -5,18 +5,24 @@ use std::{
     ffi::{OsStr, OsString},
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::ffi::OsStringExt},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxAttributes, fdatasync, fsync, openat,
-        seek, statat, statx,
+        AtFlags, FileType, RawDir, SeekFrom, Statx, StatxAttributes, fdatasync, fsync, seek, statat, statx,
     },
     io::Errno,
 };
 
-use super::{ADMITTED, OpenDir, Overlay, Result, handle::DirStream, inode::names_of, links::Names, lock};
+use super::{
+    ADMITTED, OpenDir, Overlay, Result,
+    handle::{DirStream, Open},
+    inode::names_of,
+    links::Names,
+    lock,
+};
+use crate::state::{journal, slots::DirFacts};
 
 /// How much of a directory is read at once. A reply takes 4 KiB, and more on newer kernels.
 const READ_BYTES: usize = 16 << 10;
@@ -58,15 +64,18 @@ impl Overlay {
     pub fn open_dir(&self, node: u64, uid: u32) -> Result<Arc<OpenDir>> {
         let share = self.opens.take(uid)?;
         let inode = self.inodes.get(node)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let held = inode.fd()?;
-        let fd = self.inodes.with_descriptor(|| openat(&held, ".", flags, Mode::empty()))?;
-        Ok(self.dirs.insert(|id| OpenDir {
-            id,
-            inode,
-            fd,
-            stream: Mutex::new(DirStream::default()),
-            _share: share,
+        let fd = inode.open_to_list(&held)?;
+        inode.keep_handle(&held);
+        self.park_if_nameless(&inode, &held);
+        Ok(self.dirs.insert(|id| {
+            let slot = self.slot_for(&self.state.dirs, &inode);
+            if let Some(node) = inode.slot() {
+                DirFacts { id, node, uid }.fill(&slot);
+            }
+            let share = (share, Open::new(&inode));
+            let stream = Mutex::new(DirStream::default());
+            OpenDir { id, slot, inode, below: OnceLock::from(fd), stream, _share: share }
         }))
     }
 
@@ -79,12 +88,12 @@ impl Overlay {
         // Per handle: who reads one directory stream from two threads waits for himself.
         let mut stream = lock(&dir.stream);
         if offset != stream.offset {
-            seek(&dir.fd, SeekFrom::Start(offset))?;
+            seek(dir.fd()?, SeekFrom::Start(offset))?;
             *stream = DirStream { offset, ..DirStream::default() };
         }
         loop {
             if stream.read_ahead.is_empty() {
-                read_more(&dir.fd, &mut stream)?;
+                read_more(dir.fd()?, &mut stream)?;
             }
             let Some(entry) = stream.read_ahead.front() else { return Ok(()) };
             if !take(entry) {
@@ -110,7 +119,8 @@ impl Overlay {
         let dir = self.dirs.get(handle)?;
         let mut left = if offset == 0 { FIRST_TOLD_MAX } else { usize::MAX };
         self.read_dir(handle, offset, |entry| {
-            if left == 0 {
+            // The journal has room for so many.
+            if left == 0 || !journal::can_tell() {
                 return false;
             }
             left -= 1;
@@ -131,7 +141,8 @@ impl Overlay {
         }
         // Who wants to know what is mounted there may have to wait for it: who lists the directory must not.
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-        match statx(&dir.fd, name, flags, ADMITTED) {
+        let Ok(fd) = dir.fd() else { return None };
+        match statx(fd, name, flags, ADMITTED) {
             Ok(stat) => {
                 let node = self.inodes.admit(None, &stat, &dir.inode, name).0.id;
                 let lasts = !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
@@ -149,12 +160,12 @@ impl Overlay {
     /// As fsync(2) says.
     pub fn fsync_dir(&self, handle: u64, data_only: bool) -> Result<()> {
         let dir = self.dirs.get(handle)?;
-        if data_only { fdatasync(&dir.fd) } else { fsync(&dir.fd) }
+        if data_only { fdatasync(dir.fd()?) } else { fsync(dir.fd()?) }
     }
 
-    /// Nobody has the directory open through this handle any more.
-    pub fn release_dir(&self, handle: u64) {
-        self.dirs.remove(handle);
+    /// Nobody has the directory open through this handle any more. Says whether it was there.
+    pub fn release_dir(&self, handle: u64) -> bool {
+        self.dirs.remove(handle)
     }
 }
 

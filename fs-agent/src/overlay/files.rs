@@ -3,7 +3,7 @@
 use std::{
     io::IoSlice,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicU64},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
 };
 
 use rustix::{
@@ -11,13 +11,30 @@ use rustix::{
     io::{Errno, ReadWriteFlags, dup, pread, pwrite, pwritev2, write},
 };
 
-use super::{Caller, OpenFile, Overlay, Result, descriptors::Share, inode::Inode, lock, paths::KnownPath};
+use super::{
+    Caller, OpenFile, Overlay, Result,
+    descriptors::Share,
+    handle::{Below, Open},
+    inode::Inode,
+    links::Names,
+    lock,
+    paths::KnownPath,
+};
+use crate::state::{
+    Slot, Table,
+    journal::{self, Progress, WrittenAt},
+    slots::HandleFacts,
+    verdict::{self, WriteVerdict},
+};
 
 /// RWF_NOAPPEND of linux/fs.h (Linux 6.9).
 const NO_APPEND: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x20);
 
 /// O_DSYNC of linux/fcntl.h. The constant of rustix has the bits of O_SYNC.
 const DATA_SYNC: OFlags = OFlags::from_bits_retain(nix::libc::O_DSYNC.cast_unsigned());
+
+/// How many bytes that others have appended without the overlay an append is looked for behind, after a crash.
+const APPENDED_BY_OTHERS_MAX: usize = 1 << 20;
 
 /// The offset with which pwritev2(2) uses the descriptor's position.
 const AT_POSITION: u64 = u64::MAX;
@@ -125,34 +142,39 @@ impl Overlay {
         // behind a symbolic link in /proc, so that must be followed.
         let refused = OFlags::DIRECT | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let held = inode.fd()?;
-        let fd = self.reopen(&held, Durability::left_to_writes(wanted - refused) | more)?;
+        let fd = inode.reopen(&held, Durability::left_to_writes(wanted - refused) | more)?;
+        self.park_if_nameless(&inode, &held);
         let path = self.path_for_open(&inode, caller.thread);
-        Ok(self.keep(share, (inode, held), fd, wanted, caller, path))
+        Ok(self.keep(share, inode, Below { held, fd }, wanted, caller, path))
     }
 
     pub(super) fn keep(
         &self,
         share: Share,
-        (inode, held): (Arc<Inode>, Arc<OwnedFd>),
-        fd: OwnedFd,
+        inode: Arc<Inode>,
+        Below { held, fd }: Below,
         flags: OFlags,
         opener: Caller,
         path: KnownPath,
     ) -> Arc<OpenFile> {
-        self.files.insert(|id| OpenFile {
-            id,
-            inode,
-            held,
-            fd,
-            opener: opener.gone(),
-            appends: flags.contains(OFlags::APPEND),
-            durability: Durability::of(flags),
-            position: Mutex::new(()),
-            without_append: OnceLock::new(),
-            path: Mutex::new(path),
-            _share: share,
-            note: AtomicU64::new(0),
+        inode.keep_handle(&held);
+        self.files.insert(|id| {
+            let slot = self.slot_for(&self.state.handles, &inode);
+            if let Some(node) = inode.slot() {
+                let link = path.link.as_ref().map_or(0, |link| link.id());
+                let is_sure = path.names == Names::One;
+                let (flags, Caller { uid, gid, .. }) = (flags.bits(), opener);
+                HandleFacts { id, node, flags, uid, gid, link, is_sure, note: 0 }.fill(&slot);
+            }
+            let share = (share, Open::new(&inode));
+            let below = OnceLock::from(Below { held, fd });
+            OpenFile::of(id, slot, inode, below, flags, opener, path, share)
         })
+    }
+
+    /// A slot of `table` for what is open of `inode`; one that ends with this process if the inode does as well.
+    pub(super) fn slot_for(&self, table: &Arc<Table>, inode: &Inode) -> Slot {
+        if inode.slot().is_some() { table.take() } else { table.private() }
     }
 
     /// Reads up to `len` bytes; fewer only at the end of the file.
@@ -160,10 +182,11 @@ impl Overlay {
     /// # Errors
     /// As pread(2) says.
     pub fn read(&self, file: &OpenFile, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let fd = file.fd()?;
         let mut data = vec![0; len];
         let mut filled = 0;
         while filled < len {
-            match pread(&file.fd, &mut data[filled..], offset + filled as u64) {
+            match pread(fd, &mut data[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(Errno::INTR) => {}
@@ -172,7 +195,7 @@ impl Overlay {
             }
         }
         if filled < len {
-            file.inode.size.read_ended(offset + filled as u64);
+            file.inode.size().read_ended(offset + filled as u64);
         }
         data.truncate(filled);
         Ok(data)
@@ -183,20 +206,81 @@ impl Overlay {
     /// # Errors
     /// As pwrite(2) says; nothing is then written.
     pub fn write(&self, file: &OpenFile, request: &WriteRequest<'_>) -> Result<Written> {
+        let before = journal::cut_short();
+        if let Some(before) = before
+            && let Some(written) = self.write_on(&before, file, request)?
+        {
+            return Ok(written);
+        }
+        let written = self.write_now(file, request)?;
+        journal::written(WrittenAt { len: written.len as u64, offset: written.offset });
+        Ok(written)
+    }
+
+    /// What a predecessor has written for the same request, with what was left of it; none if it is to be written.
+    fn write_on(
+        &self,
+        before: &Progress,
+        file: &OpenFile,
+        request: &WriteRequest<'_>,
+    ) -> Result<Option<Written>> {
+        let WriteRequest { offset, data, .. } = *request;
+        let is_append = request.cause == Cause::Append && file.inode.size().may_be(offset);
+        let verdict = if is_append {
+            verdict::append(before, offset, data, &self.read_behind(file, offset, data.len())?)
+        } else {
+            verdict::write(before)
+        };
+        let done = match verdict {
+            WriteVerdict::Do => return Ok(None),
+            WriteVerdict::Done(done) => done,
+            WriteVerdict::Continue(WrittenAt { len, offset }) => {
+                let begun = usize::try_from(len).unwrap_or(usize::MAX).min(data.len());
+                let rest = self.place(file, offset + len, &data[begun..], request.durability.flags())?;
+                WrittenAt { len: len + rest as u64, offset }
+            }
+        };
+        if request.cause != Cause::Mapping {
+            file.inode.size().grew_to(offset + done.len);
+        }
+        journal::written(done);
+        let len = usize::try_from(done.len).unwrap_or(usize::MAX).min(data.len());
+        Ok(Some(Written { len, offset: done.offset, set_id_dropped: false }))
+    }
+
+    /// What is in the file from `offset` on, as far as an append of `len` bytes is looked for there.
+    fn read_behind(&self, file: &OpenFile, offset: u64, len: usize) -> Result<Vec<u8>> {
+        // Not through the file: it may be open for writing alone.
+        let fd = file.inode.reopen(file.held()?, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let mut found = vec![0; len + APPENDED_BY_OTHERS_MAX];
+        let mut filled = 0;
+        while filled < found.len() {
+            match pread(&fd, &mut found[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        found.truncate(filled);
+        Ok(found)
+    }
+
+    fn write_now(&self, file: &OpenFile, request: &WriteRequest<'_>) -> Result<Written> {
         let WriteRequest { offset, data, cause, durability, drops_set_id } = *request;
         let set_id_dropped = match drops_set_id {
-            Some(writer) => self.take_set_id(&file.fd, writer)?,
+            Some(writer) => self.take_set_id(file.fd()?, writer)?,
             None => false,
         };
         let flags = durability.flags();
         // Elsewhere it is no append: RWF_NOAPPEND.
-        let (len, placed) = if cause == Cause::Append && file.inode.size.may_be(offset) {
+        let (len, placed) = if cause == Cause::Append && file.inode.size().may_be(offset) {
             file.append(offset, data, flags)?
         } else {
             (self.place(file, offset, data, flags)?, offset)
         };
         if cause != Cause::Mapping {
-            file.inode.size.grew_to(offset + len as u64);
+            file.inode.size().grew_to(offset + len as u64);
         }
         Ok(Written { len, offset: placed, set_id_dropped })
     }
@@ -216,8 +300,9 @@ impl Overlay {
         {
             let offset = written.offset + written.len as u64;
             let rest = WriteRequest { offset, data: rest, ..*request };
-            if let Ok(further) = more.lend(|| self.write(file, &rest)) {
+            if let Ok(further) = more.lend(|| self.write_now(file, &rest)) {
                 written.len += further.len;
+                journal::written(WrittenAt { len: written.len as u64, offset: written.offset });
             }
         }
         Ok(written)
@@ -226,9 +311,9 @@ impl Overlay {
     /// Writes at `offset`, whether the descriptor appends or not.
     fn place(&self, file: &OpenFile, offset: u64, data: &[u8], flags: ReadWriteFlags) -> Result<usize> {
         if !file.appends {
-            return write_at(&file.fd, offset, data, flags);
+            return write_at(file.fd()?, offset, data, flags);
         }
-        match pwritev2(&file.fd, &[IoSlice::new(data)], offset, flags | NO_APPEND) {
+        match pwritev2(file.fd()?, &[IoSlice::new(data)], offset, flags | NO_APPEND) {
             // Linux before 6.9.
             Err(Errno::OPNOTSUPP) => write_at(self.without_append(file)?, offset, data, flags),
             done => done,
@@ -239,7 +324,7 @@ impl Overlay {
         if let Some(fd) = file.without_append.get() {
             return Ok(fd);
         }
-        let fd = self.reopen(&file.held, OFlags::WRONLY)?;
+        let fd = file.inode.reopen(file.held()?, OFlags::WRONLY)?;
         Ok(file.without_append.get_or_init(|| fd))
     }
 
@@ -248,7 +333,7 @@ impl Overlay {
     /// # Errors
     /// As close(2) says.
     pub fn flush(&self, file: &OpenFile) -> Result<()> {
-        nix::unistd::close(dup(&file.fd)?).map_err(|errno| Errno::from_raw_os_error(errno as i32))
+        nix::unistd::close(dup(file.fd()?)?).map_err(|errno| Errno::from_raw_os_error(errno as i32))
     }
 
     /// Brings the file to the disk; with `data_only`, without its times.
@@ -256,7 +341,7 @@ impl Overlay {
     /// # Errors
     /// As fsync(2) says.
     pub fn fsync(&self, file: &OpenFile, data_only: bool) -> Result<()> {
-        if data_only { fdatasync(&file.fd) } else { fsync(&file.fd) }
+        if data_only { fdatasync(file.fd()?) } else { fsync(file.fd()?) }
     }
 
     /// Brings what was written to the disk, as far as `durability` asks for it.
@@ -271,9 +356,9 @@ impl Overlay {
         }
     }
 
-    /// The last descriptor and mapping are gone.
-    pub fn release(&self, handle: u64) {
-        self.files.remove(handle);
+    /// The last descriptor and mapping are gone. Says whether they were there: a release that is done again changes nothing.
+    pub fn release(&self, handle: u64) -> bool {
+        self.files.remove(handle)
     }
 
     /// Reserves or gives back space for `caller`.
@@ -288,12 +373,12 @@ impl Overlay {
         caller: Caller,
     ) -> Result<()> {
         if caller.uid != 0 {
-            self.take_set_id(&file.fd, caller)?;
+            self.take_set_id(file.fd()?, caller)?;
         }
         let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        fallocate(&file.fd, mode, offset, len)?;
+        fallocate(file.fd()?, mode, offset, len)?;
         if !mode.contains(FallocateFlags::KEEP_SIZE) {
-            file.inode.size.grew_to(offset + len);
+            file.inode.size().grew_to(offset + len);
         }
         self.bring_to_disk(file, file.durability)
     }
@@ -304,22 +389,51 @@ impl Overlay {
     /// As lseek(2) says.
     pub fn seek_to(&self, file: &OpenFile, offset: u64, hole: bool) -> Result<u64> {
         let _position = lock(&file.position);
-        seek(&file.fd, if hole { SeekFrom::Hole(offset) } else { SeekFrom::Data(offset) })
+        seek(file.fd()?, if hole { SeekFrom::Hole(offset) } else { SeekFrom::Data(offset) })
     }
 }
 
 impl OpenFile {
+    /// A file that is open.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of it that differs from open to open")]
+    pub(super) fn of(
+        id: u64,
+        slot: Slot,
+        inode: Arc<Inode>,
+        below: OnceLock<Below>,
+        flags: OFlags,
+        opener: Caller,
+        path: KnownPath,
+        share: (Share, Open),
+    ) -> Self {
+        Self {
+            id,
+            slot,
+            inode,
+            below,
+            flags,
+            loss_told: AtomicBool::new(false),
+            opener: opener.gone(),
+            appends: flags.contains(OFlags::APPEND),
+            durability: Durability::of(flags),
+            position: Mutex::new(()),
+            without_append: OnceLock::new(),
+            path: Mutex::new(path),
+            _share: share,
+        }
+    }
+
     /// Writes to the end of the file, wherever that is by now: others may have appended without the overlay. Says where
     /// that was; `believed` if nobody can say it.
     fn append(&self, believed: u64, data: &[u8], flags: ReadWriteFlags) -> Result<(usize, u64)> {
         // pwrite(2) would append as well, and not tell where.
         let _position = lock(&self.position);
         let len = if self.appends && flags.is_empty() {
-            write(&self.fd, data)?
+            write(self.fd()?, data)?
         } else {
-            pwritev2(&self.fd, &[IoSlice::new(data)], AT_POSITION, flags | ReadWriteFlags::APPEND)?
+            pwritev2(self.fd()?, &[IoSlice::new(data)], AT_POSITION, flags | ReadWriteFlags::APPEND)?
         };
-        let end = seek(&self.fd, SeekFrom::Current(0)).unwrap_or(believed + len as u64);
+        let end = seek(self.fd()?, SeekFrom::Current(0)).unwrap_or(believed + len as u64);
         Ok((len, end.saturating_sub(len as u64)))
     }
 }

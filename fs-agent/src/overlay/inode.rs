@@ -10,6 +10,8 @@
 
 mod held;
 mod lineage;
+mod succession;
+mod tables;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,23 +19,28 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
 };
 
 use rustix::{
-    fs::{FileType, Statx, StatxFlags, makedev},
+    fs::{FileType, Mode, OFlags, Statx, StatxFlags, makedev, openat},
     io::Errno,
 };
 
 use held::Held;
+use tables::Tables;
 
 use super::{
     Result,
     believed_size::BelievedSize,
     links::{Link, Links, Names},
     lock,
+};
+use crate::state::{
+    Slot, State, journal,
+    slots::{Birth, KernelMode, NodeFacts, node},
 };
 
 /// The node id of the overlay's root; FUSE_ROOT_ID of linux/fuse.h.
@@ -59,16 +66,23 @@ pub struct Limits {
 }
 
 /// What tells files below apart: device and inode number.
-type Key = (u64, u64);
+pub type Key = (u64, u64);
 
-fn key_of(stat: &Statx) -> Key {
+/// See [`Key`].
+pub fn key_of(stat: &Statx) -> Key {
     (makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino)
 }
 
-fn birth_of(stat: &Statx) -> Option<u64> {
+/// A file's number below, if it serves as its node id: on the device of the root alone.
+fn own_number(root_dev: u64, (dev, ino): Key) -> Option<u64> {
+    (dev == root_dev && ino != ROOT && ino < SYNTHETIC).then_some(ino)
+}
+
+/// When a file came into being, if its filesystem says it, in nanoseconds since the epoch.
+pub fn birth_of(stat: &Statx) -> Option<u64> {
     let is_known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
     let (seconds, ns) = (stat.stx_btime.tv_sec.cast_unsigned(), stat.stx_btime.tv_nsec);
-    is_known.then(|| seconds.wrapping_mul(1_000_000_000).wrapping_add(ns.into()))
+    is_known.then(|| seconds.wrapping_mul(1_000_000_000).wrapping_add(ns.into()) & !(1 << 63))
 }
 
 /// How many names a file has, by the attributes that came with one of them.
@@ -86,31 +100,133 @@ pub struct Inode {
     /// When it came into being, in nanoseconds since the epoch. On a filesystem that does not say, a number that no other
     /// inode of this overlay has had: a file that the kernel has forgotten is then taken for another.
     pub birth: u64,
+    /// Whether that is a time.
+    is_birth_known: bool,
     is_dir: bool,
+    /// How many times it is open.
+    opens: AtomicUsize,
     /// The file below, opened with O_PATH, unless it was closed to save descriptors, or nobody has used it yet.
     fd: Mutex<Option<Arc<OwnedFd>>>,
     /// Since it was last looked at, to be closed or forgotten.
     used: AtomicBool,
     held: Arc<Held>,
-    /// What the kernel may believe to be its size.
-    pub size: BelievedSize,
     /// Its names.
     pub links: Links,
+    /// What a successor has to know of it. Given back after the names, which refer to it.
+    slot: Slot,
 }
 
 impl Inode {
-    fn new(id: u64, fd: Option<OwnedFd>, stat: &Statx, held: &Arc<Held>) -> Self {
+    /// The one that `slot` speaks of.
+    fn of(slot: Slot, facts: &NodeFacts, fd: Option<Arc<OwnedFd>>, held: &Arc<Held>) -> Self {
         Self {
-            id,
-            key: key_of(stat),
-            birth: birth_of(stat).unwrap_or_else(|| held.next_unborn.fetch_add(1, Ordering::Relaxed)),
-            is_dir: FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory,
-            fd: Mutex::new(fd.map(Arc::new)),
+            id: facts.id,
+            key: (facts.dev, facts.ino),
+            birth: facts.birth.number(),
+            is_birth_known: matches!(facts.birth, Birth::At(_)),
+            is_dir: facts.is_dir,
+            opens: AtomicUsize::new(0),
+            fd: Mutex::new(fd),
             used: AtomicBool::new(true),
             held: Arc::clone(held),
-            size: BelievedSize::new(stat.stx_size),
-            links: Links::default(),
+            links: Links::new(&held.state, slot.index()),
+            slot,
         }
+    }
+
+    /// What the kernel may believe to be its size.
+    pub fn size(&self) -> BelievedSize<'_> {
+        BelievedSize::of(self.slot.word(node::SIZE_LEAST), self.slot.word(node::SIZE_MOST))
+    }
+
+    /// The slot in which a successor finds it.
+    pub fn slot(&self) -> Option<u32> {
+        self.slot.index()
+    }
+
+    /// What tells it from other files below.
+    pub fn file_key(&self) -> journal::FileKey {
+        journal::FileKey { dev: self.key.0, ino: self.key.1 }
+    }
+
+    /// Whether `stat`, asked for with [`super::ADMITTED`], is its own.
+    fn is(&self, stat: &Statx) -> bool {
+        let is_born_with_it = birth_of(stat).is_none_or(|birth| !self.is_birth_known || birth == self.birth);
+        key_of(stat) == self.key && is_born_with_it
+    }
+
+    /// Whether the file that `stat` was found for can be this one. It surely is where a descriptor holds the number; else a file
+    /// that is found neither by a name nor by its birth may be gone, and its number another's.
+    fn may_be(&self, stat: &Statx) -> bool {
+        lock(&self.fd).is_some() || self.is(stat) && (self.is_birth_known || self.links.any_live())
+    }
+
+    /// How often the kernel was told of it, less what it has forgotten.
+    #[cfg(test)]
+    pub fn lookups(&self) -> u64 {
+        self.slot.get(node::LOOKUPS)
+    }
+
+    /// How the kernel treats its opens.
+    pub fn kernel_mode(&self) -> KernelMode {
+        KernelMode::of(&self.slot)
+    }
+
+    /// Keeps how the kernel is going to treat its opens: before it is told.
+    pub fn set_kernel_mode(&self, mode: KernelMode) {
+        mode.fill(&self.slot);
+    }
+
+    /// It is opened once more.
+    pub fn opened(&self) {
+        self.opens.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It is closed once.
+    pub fn closed(&self) {
+        self.opens.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        self.opens.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.is_dir
+    }
+
+    /// Keeps by what its filesystem finds it again, for when its names do not lead to it any more.
+    pub fn keep_handle(&self, fd: &OwnedFd) {
+        if self.slot.index().is_some()
+            && self.slot.get(node::HANDLE) == 0
+            && let Some(handle) = self.held.handle_of(self.key.0, fd)
+        {
+            handle.fill(&self.slot);
+        }
+    }
+
+    /// Opens the file again that `held`, its own descriptor, holds.
+    ///
+    /// # Errors
+    /// As open(2) says.
+    pub fn reopen(&self, held: &OwnedFd, flags: OFlags) -> Result<OwnedFd> {
+        self.held.reopen(held, flags)
+    }
+
+    /// Opens the directory that `held`, its own descriptor, holds to list it.
+    ///
+    /// # Errors
+    /// As open(2) says.
+    pub fn open_to_list(&self, held: &OwnedFd) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        self.held.with_descriptor(|| openat(held, ".", flags, Mode::empty()))
+    }
+
+    /// Whether its filesystem finds it again by what is kept.
+    pub fn has_handle(&self) -> bool {
+        self.slot.get(node::HANDLE) != 0
     }
 
     /// Its inode number below.
@@ -159,52 +275,12 @@ impl Inode {
     }
 }
 
-struct Known {
-    inode: Arc<Inode>,
-    /// How often the kernel was told of it, less what it has forgotten.
-    lookups: u64,
-}
-
-#[derive(Default)]
-struct Tables {
-    known: HashMap<u64, Known>,
-    /// The one that came or was spared first is the next to be looked at when some are to be forgotten.
-    arrivals: VecDeque<Weak<Inode>>,
-    /// Node ids of files whose own number could not serve.
-    synthetic: HashMap<Key, u64>,
-    next_synthetic: u64,
-}
-
-impl Tables {
-    fn find(&self, root_dev: u64, key: Key) -> Option<u64> {
-        let (dev, ino) = key;
-        let own_number_serves = dev == root_dev && ino != ROOT && ino < SYNTHETIC;
-        if own_number_serves { Some(ino) } else { self.synthetic.get(&key).copied() }
-    }
-
-    fn find_or_assign(&mut self, root_dev: u64, key: Key) -> u64 {
-        self.find(root_dev, key).unwrap_or_else(|| {
-            let id = SYNTHETIC + self.next_synthetic;
-            self.next_synthetic += 1;
-            self.synthetic.insert(key, id);
-            id
-        })
-    }
-
-    fn add(&mut self, inode: &Arc<Inode>) {
-        self.known.insert(inode.id, Known { inode: Arc::clone(inode), lookups: 1 });
-        if self.arrivals.len() > 2 * self.known.len() + FORGOTTEN_ARRIVALS {
-            self.arrivals.retain(|inode| inode.strong_count() > 0);
-        }
-        self.arrivals.push_back(Arc::downgrade(inode));
-    }
-}
-
 /// All inodes that the kernel knows of. The lock is never held across a system call.
 pub struct Inodes {
     root: Arc<Inode>,
     root_dev: u64,
     held: Arc<Held>,
+    state: Arc<State>,
     tables: Mutex<Tables>,
     /// How many the kernel may know before it is to be asked to forget some.
     max: usize,
@@ -215,19 +291,32 @@ pub struct Inodes {
 }
 
 impl Inodes {
-    /// Begins with the root alone.
-    pub fn new(root: OwnedFd, stat: &Statx, limits: Limits) -> Self {
-        let held = Arc::new(Held::new(limits.descriptors));
+    /// Begins with the root alone, whose slot is `slot`. `own_fds` is `/proc/self/fd`.
+    pub fn new(
+        root: OwnedFd,
+        state: &Arc<State>,
+        slot: Slot,
+        limits: Limits,
+        own_fds: &Arc<OwnedFd>,
+    ) -> Self {
+        let (root, facts) = (Arc::new(root), NodeFacts::of(&slot));
+        let held = Arc::new(Held::new(limits.descriptors, state, (facts.dev, &root), own_fds));
         Self {
             // Not noted as held, so never closed: it has no name to be found by.
-            root: Arc::new(Inode::new(ROOT, Some(root), stat, &held)),
-            root_dev: key_of(stat).0,
+            root: Arc::new(Inode::of(slot, &facts, Some(root), &held)),
+            root_dev: facts.dev,
             held,
+            state: Arc::clone(state),
             tables: Mutex::default(),
             max: limits.inodes,
             crowded: OnceLock::new(),
             directory_moves: AtomicU64::new(0),
         }
+    }
+
+    /// How many the kernel knows, the root apart.
+    pub fn count(&self) -> usize {
+        lock(&self.tables).known.len()
     }
 
     /// The inode that the kernel calls `id`.
@@ -238,14 +327,21 @@ impl Inodes {
         if id == ROOT {
             return Ok(Arc::clone(&self.root));
         }
-        lock(&self.tables).known.get(&id).map(|known| Arc::clone(&known.inode)).ok_or(Errno::STALE)
+        lock(&self.tables).known.get(&id).cloned().ok_or(Errno::STALE)
+    }
+
+    /// As [`Self::find`], by what tells files apart.
+    pub fn find_key(&self, key: journal::FileKey) -> Option<Arc<Inode>> {
+        let tables = lock(&self.tables);
+        let id = tables.find(self.root_dev, (key.dev, key.ino))?;
+        tables.known.get(&id).cloned()
     }
 
     /// The inode of a file below, if the kernel knows it.
     pub fn find(&self, stat: &Statx) -> Option<Arc<Inode>> {
         let tables = lock(&self.tables);
         let id = tables.find(self.root_dev, key_of(stat))?;
-        tables.known.get(&id).map(|known| Arc::clone(&known.inode))
+        tables.known.get(&id).cloned()
     }
 
     /// Counts that the kernel is told of a file and of its name. `fd` holds the file; without it, it is found by its name
@@ -257,19 +353,20 @@ impl Inodes {
         parent: &Arc<Inode>,
         name: &OsStr,
     ) -> (Arc<Inode>, Arc<Link>) {
-        let key = key_of(stat);
         let is_open = fd.is_some();
         let (inode, spare) = {
             let mut tables = lock(&self.tables);
-            let id = tables.find_or_assign(self.root_dev, key);
-            match tables.known.get_mut(&id) {
-                Some(known) => {
-                    known.lookups += 1;
-                    known.inode.size.told(stat.stx_size);
-                    (Arc::clone(&known.inode), fd)
+            match tables.find_or_assign(self.root_dev, stat, &self.state) {
+                Ok(inode) => {
+                    let (slot, before) = (&inode.slot, inode.slot.get(node::LOOKUPS));
+                    journal::counting(&self.state.journal, slot.index(), before, || {
+                        slot.set(node::LOOKUPS, before + 1);
+                    });
+                    inode.size().told(stat.stx_size);
+                    (inode, fd)
                 }
-                None => {
-                    let inode = Arc::new(Inode::new(id, fd, stat, &self.held));
+                Err(id) => {
+                    let inode = Arc::new(self.new_inode(id, fd, stat));
                     tables.add(&inode);
                     if tables.known.len() > self.max
                         && let Some(crowded) = self.crowded.get()
@@ -290,29 +387,29 @@ impl Inodes {
         (inode, link)
     }
 
-    /// A node id that no file has: the kernel may be told of it, and finds nothing behind it.
-    pub fn nobody(&self) -> u64 {
-        let mut tables = lock(&self.tables);
-        tables.next_synthetic += 1;
-        SYNTHETIC + tables.next_synthetic - 1
+    /// The inode of a file that the kernel is told of for the first time.
+    fn new_inode(&self, id: u64, fd: Option<OwnedFd>, stat: &Statx) -> Inode {
+        let (dev, ino) = key_of(stat);
+        let birth = birth_of(stat).map_or_else(|| Birth::Unknown(self.state.next_unborn()), Birth::At);
+        let is_dir = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
+        let facts = NodeFacts { id, dev, ino, birth, is_dir };
+        let slot = self.state.nodes.take();
+        journal::counting(&self.state.journal, slot.index(), 0, || facts.fill(&slot, stat.stx_size, 1));
+        Inode::of(slot, &facts, fd.map(Arc::new), &self.held)
     }
 
-    /// The kernel forgets `count` times that it was told of `id`.
-    pub fn forget(&self, id: u64, count: u64) {
-        // Dropped, and its descriptor closed, after the lock.
-        let _forgotten = {
-            let mut tables = lock(&self.tables);
-            let Some(known) = tables.known.get_mut(&id) else { return };
-            known.lookups = known.lookups.saturating_sub(count);
-            if known.lookups > 0 {
-                return;
-            }
-            let forgotten = tables.known.remove(&id);
-            if let Some(known) = forgotten.as_ref().filter(|_| id >= SYNTHETIC) {
-                tables.synthetic.remove(&known.inode.key);
-            }
-            forgotten
-        };
+    /// A node id that no file has: the kernel may be told of it, and finds nothing behind it.
+    pub fn nobody(&self) -> u64 {
+        SYNTHETIC + self.state.next_synthetic()
+    }
+
+    /// The kernel forgets `count` times that it was told of `id`. Gives the inode if it does not know it any more.
+    pub fn forget(&self, id: u64, count: u64) -> Option<Arc<Inode>> {
+        let mut tables = lock(&self.tables);
+        let inode = tables.known.get(&id)?;
+        let lookups = inode.slot.get(node::LOOKUPS).saturating_sub(count);
+        inode.slot.set(node::LOOKUPS, lookups);
+        if lookups > 0 { None } else { tables.remove(id) }
     }
 
     /// Opens something, for which idle descriptors are closed if there are too few; see [`Held::with_descriptor`].
@@ -371,7 +468,7 @@ impl Inodes {
     #[cfg(test)]
     pub fn held(&self) -> usize {
         let tables = lock(&self.tables);
-        tables.known.values().filter(|known| lock(&known.inode.fd).is_some()).count()
+        tables.known.values().filter(|inode| lock(&inode.fd).is_some()).count()
     }
 
     /// How many inodes the kernel knows, the root apart.

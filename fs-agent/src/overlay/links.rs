@@ -12,7 +12,7 @@ use std::{
     os::unix::ffi::OsStrExt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -20,6 +20,10 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 
 use super::{inode::Inode, lock};
+use crate::state::{
+    Slot, State,
+    slots::{LinkFacts, NAME_BYTES_MAX, link},
+};
 
 /// How long the kernel remembers the only name of a file.
 pub const NAME_TTL: Duration = Duration::from_secs(1);
@@ -39,14 +43,15 @@ const LOOKUPS_MAX: usize = 1024;
 pub struct Link {
     /// The same for a name and what it is renamed to; of one file.
     id: u64,
+    /// What a successor has to know of it, and where among the file's names it is. When the kernel was last told to remember it,
+    /// in milliseconds of the monotonic clock, is there alone; 0 if never. Given back before the directory, to which it refers.
+    slot: Slot,
     /// The directory it is in.
     pub parent: Arc<Inode>,
     /// It.
     pub name: Box<[u8]>,
     /// Cleared when the name is removed, renamed or given to another file.
     live: AtomicBool,
-    /// When the kernel was last told to remember it, in milliseconds of the monotonic clock; 0 if never.
-    told_ms: AtomicU64,
 }
 
 impl Link {
@@ -59,19 +64,43 @@ impl Link {
         self.is_live() && self.parent.id == parent.id && *self.name == *name.as_bytes()
     }
 
+    /// The same for a name and what it is renamed to; of one file.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     fn end(&self) {
         self.live.store(false, Ordering::Release);
+        self.slot.set(link::IS_LIVE, 0);
+    }
+
+    /// It is not among the file's names any more, whoever remembers it.
+    fn leave(&self) {
+        self.slot.set(link::NODE, 0);
+    }
+
+    fn order(&self) -> i64 {
+        self.slot.get(link::ORDER).cast_signed()
+    }
+
+    fn told_ms(&self) -> u64 {
+        self.slot.get(link::TOLD_MS)
     }
 
     fn may_be_remembered(&self, now_ms: u64) -> bool {
-        let told_ms = self.told_ms.load(Ordering::Acquire);
+        let told_ms = self.told_ms();
         told_ms != 0 && now_ms.saturating_sub(told_ms) <= NAME_TTL_MAX_MS
     }
 }
 
 /// The names of one file.
-#[derive(Debug, Default)]
-pub struct Links(Mutex<Known>);
+#[derive(Debug)]
+pub struct Links {
+    state: Arc<State>,
+    /// The slot of the file's node.
+    node: Option<u32>,
+    known: Mutex<Known>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -92,15 +121,38 @@ pub enum Names {
 }
 
 impl Links {
+    /// None yet, of the file whose node is in slot `node`.
+    pub fn new(state: &Arc<State>, node: Option<u32>) -> Self {
+        Self { state: Arc::clone(state), node, known: Mutex::default() }
+    }
+
+    /// Those that a predecessor knew, each with its directory and its slot.
+    pub fn take_up(&self, mut left: Vec<(LinkFacts, Arc<Inode>, Slot)>) {
+        left.sort_by_key(|(facts, _, _)| facts.order);
+        let mut known = lock(&self.known);
+        for (LinkFacts { id, name, is_live, .. }, parent, slot) in left {
+            known.next_id = known.next_id.max(id);
+            let (name, live) = (name.into(), AtomicBool::new(is_live));
+            known.links.push(Arc::new(Link { id, parent, name, live, slot }));
+        }
+        known.incomplete = known.links.len() >= LINKS_MAX;
+        known.drop_dead();
+    }
+
+    /// The name with this number.
+    pub fn by_id(&self, id: u64) -> Option<Arc<Link>> {
+        lock(&self.known).links.iter().find(|link| link.id == id).cloned()
+    }
+
     /// The name that stands for the file: the oldest that leads there, or else the last that did. The root has none.
     pub fn first(&self) -> Option<Arc<Link>> {
-        let known = lock(&self.0);
+        let known = lock(&self.known);
         known.links.iter().find(|link| link.is_live()).or_else(|| known.links.first()).cloned()
     }
 
     /// The only name, if there is no other that the kernel could have used.
     pub fn sole(&self) -> Option<Arc<Link>> {
-        let known = lock(&self.0);
+        let known = lock(&self.known);
         let mut live = known.links.iter().filter(|link| link.is_live());
         let first = live.next().cloned();
         if known.incomplete || live.next().is_some() { None } else { first }
@@ -109,7 +161,7 @@ impl Links {
     /// Whether the kernel may remember another than `link`.
     pub fn may_be_opened_without(&self, link: &Arc<Link>) -> bool {
         let now_ms = now_ms();
-        let known = lock(&self.0);
+        let known = lock(&self.known);
         let mut others = known.links.iter().filter(|other| other.is_live() && !Arc::ptr_eq(other, link));
         others.any(|other| other.may_be_remembered(now_ms))
     }
@@ -117,7 +169,7 @@ impl Links {
     /// What `link` was renamed to, or else the name that stands for the file.
     pub fn instead_of(&self, link: Option<&Link>) -> Option<Arc<Link>> {
         let renamed = link.and_then(|link| {
-            let known = lock(&self.0);
+            let known = lock(&self.known);
             known.links.iter().find(|other| other.id == link.id && other.is_live()).cloned()
         });
         renamed.or_else(|| self.first())
@@ -125,24 +177,24 @@ impl Links {
 
     /// All that lead to the file, as far as is known.
     pub fn live(&self) -> Vec<Arc<Link>> {
-        lock(&self.0).links.iter().filter(|link| link.is_live()).cloned().collect()
+        lock(&self.known).links.iter().filter(|link| link.is_live()).cloned().collect()
     }
 
     /// Takes all out.
     pub fn take(&mut self) -> Vec<Arc<Link>> {
-        std::mem::take(&mut self.0.get_mut().unwrap_or_else(PoisonError::into_inner).links)
+        std::mem::take(&mut self.known.get_mut().unwrap_or_else(PoisonError::into_inner).links)
     }
 
     /// Whether any leads to the file.
     pub fn any_live(&self) -> bool {
-        lock(&self.0).links.iter().any(|link| link.is_live())
+        lock(&self.known).links.iter().any(|link| link.is_live())
     }
 
     /// Takes note that `name` in `parent` leads to the file, and that the kernel will remember it if it is the only one.
     pub fn add(&self, parent: &Arc<Inode>, name: &OsStr, names: Names) -> Arc<Link> {
-        let link = lock(&self.0).add(parent, name, names);
+        let link = self.add_to(&mut lock(&self.known), parent, name, names);
         if names == Names::One {
-            link.told_ms.store(now_ms(), Ordering::Release);
+            link.slot.set(link::TOLD_MS, now_ms());
         }
         link
     }
@@ -150,65 +202,121 @@ impl Links {
     /// As [`Self::add`] for a directory, which has one name: others are no more.
     pub fn set(&self, parent: &Arc<Inode>, name: &OsStr) -> Arc<Link> {
         let link = self.add(parent, name, Names::One);
-        let mut known = lock(&self.0);
+        let mut known = lock(&self.known);
         for other in known.links.extract_if(.., |other| !Arc::ptr_eq(other, &link)) {
             other.end();
+            other.leave();
         }
         link
     }
 
     /// Takes note that `name` in `parent` does not lead to the file any more.
     pub fn remove(&self, parent: &Inode, name: &OsStr) {
-        let mut known = lock(&self.0);
+        let mut known = lock(&self.known);
         known.links.iter().filter(|link| link.is(parent, name)).for_each(|link| link.end());
         known.drop_dead();
     }
 
     /// Takes note that what led to the file by one name does by another.
     pub fn rename(&self, from: (&Inode, &OsStr), to: (&Arc<Inode>, &OsStr)) {
-        let mut known = lock(&self.0);
+        let mut known = lock(&self.known);
         let at = known.links.iter().position(|link| link.is(from.0, from.1));
-        let id = at.map(|at| known.links[at].id);
-        let renamed = known.new_link(to.0, to.1, id);
-        // What the kernel remembers goes along.
-        if let Some(at) = at {
-            renamed.told_ms.store(known.links[at].told_ms.load(Ordering::Acquire), Ordering::Release);
+        if known.links.iter().any(|link| link.is(to.0, to.1)) {
+            // A predecessor has come so far, or the file was moved behind the overlay's back.
+            at.map(|at| known.links.remove(at)).iter().for_each(|link| {
+                link.end();
+                link.leave();
+            });
+            return known.drop_dead();
         }
+        let renamed = match at.map(|at| &known.links[at]) {
+            // What the kernel remembers goes along.
+            Some(link) => self.new_link(to.0, to.1, (link.id, link.order(), link.told_ms())),
+            None => {
+                let (id, order) = (known.new_id(), known.place_behind());
+                self.new_link(to.0, to.1, (id, order, 0))
+            }
+        };
         match at {
-            Some(at) => std::mem::replace(&mut known.links[at], renamed).end(),
+            Some(at) => {
+                let former = std::mem::replace(&mut known.links[at], renamed);
+                former.end();
+                former.leave();
+            }
             None => known.links.push(renamed),
         }
         known.drop_dead();
     }
-}
 
-impl Known {
-    fn add(&mut self, parent: &Arc<Inode>, name: &OsStr, names: Names) -> Arc<Link> {
-        self.incomplete &= names == Names::Several;
-        if let Some(first) = self.links.first().filter(|link| link.is(parent, name)) {
+    fn add_to(&self, known: &mut Known, parent: &Arc<Inode>, name: &OsStr, names: Names) -> Arc<Link> {
+        known.incomplete &= names == Names::Several;
+        if let Some(first) = known.links.first().filter(|link| link.is(parent, name)) {
             return Arc::clone(first);
         }
-        let link = match self.links.iter().position(|link| link.is(parent, name)) {
-            Some(at) if names == Names::Several => return Arc::clone(&self.links[at]),
-            Some(at) => self.links.remove(at),
-            None => self.new_link(parent, name, None),
-        };
-        self.links.retain(|other| other.is_live());
         // Where another was known, the file was moved behind the overlay's back, or that answer is late.
-        let place = if names == Names::One { 0 } else { self.links.len() };
-        self.links.insert(place, Arc::clone(&link));
-        self.make_room();
+        let order = if names == Names::One { known.place_in_front() } else { known.place_behind() };
+        let link = match known.links.iter().position(|link| link.is(parent, name)) {
+            Some(at) if names == Names::Several => return Arc::clone(&known.links[at]),
+            Some(at) => {
+                let link = known.links.remove(at);
+                link.slot.set(link::ORDER, order.cast_unsigned());
+                link
+            }
+            None => {
+                let id = known.new_id();
+                self.new_link(parent, name, (id, order, 0))
+            }
+        };
+        known.leave_out(|other| !other.is_live());
+        let place = if names == Names::One { 0 } else { known.links.len() };
+        known.links.insert(place, Arc::clone(&link));
+        known.make_room();
         link
     }
 
-    fn new_link(&mut self, parent: &Arc<Inode>, name: &OsStr, id: Option<u64>) -> Arc<Link> {
-        let id = id.unwrap_or_else(|| {
-            self.next_id += 1;
-            self.next_id
-        });
-        let name = name.as_bytes().into();
+    fn new_link(
+        &self,
+        parent: &Arc<Inode>,
+        name: &OsStr,
+        (id, order, told_ms): (u64, i64, u64),
+    ) -> Arc<Link> {
+        let name = name.as_bytes();
+        let can_come_back = name.len() <= NAME_BYTES_MAX;
+        let slot = match (self.node, parent.slot()) {
+            (Some(node), Some(parent)) if can_come_back => {
+                let slot = self.state.links.take();
+                let name = name.to_vec();
+                LinkFacts { node, parent, id, order, is_live: true, told_ms, name }.fill(&slot);
+                slot
+            }
+            _ => {
+                let slot = self.state.links.private();
+                slot.set(link::ORDER, order.cast_unsigned());
+                slot.set(link::TOLD_MS, told_ms);
+                slot
+            }
+        };
         let parent = Arc::clone(parent);
-        Arc::new(Link { id, parent, name, live: AtomicBool::new(true), told_ms: AtomicU64::new(0) })
+        Arc::new(Link { id, parent, name: name.into(), live: AtomicBool::new(true), slot })
+    }
+}
+
+impl Known {
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn place_in_front(&self) -> i64 {
+        self.links.first().map_or(0, |first| first.order() - 1)
+    }
+
+    fn place_behind(&self) -> i64 {
+        self.links.last().map_or(0, |last| last.order() + 1)
+    }
+
+    fn leave_out(&mut self, leaves: impl Fn(&Link) -> bool) {
+        self.links.extract_if(.., |link| leaves(link)).for_each(|link| link.leave());
     }
 
     /// Leaves out those that nobody uses, the latest first, but never the oldest. Who uses one has the file open, or is
@@ -218,7 +326,7 @@ impl Known {
         while self.links.len() > LINKS_MAX && at > 1 {
             at -= 1;
             if Arc::strong_count(&self.links[at]) == 1 {
-                self.links.remove(at);
+                self.links.remove(at).leave();
                 self.incomplete = true;
             }
         }
@@ -226,7 +334,7 @@ impl Known {
 
     fn drop_dead(&mut self) {
         if self.links.iter().any(|link| link.is_live()) {
-            self.links.retain(|link| link.is_live());
+            self.leave_out(|link| !link.is_live());
         }
     }
 }

@@ -15,7 +15,8 @@ use rustix::{
     thread::CapabilitySet,
 };
 
-use super::{Caller, Overlay, Result, stat_of};
+use super::{Caller, Overlay, Result, inode::Inode, stat_of};
+use crate::state::{journal, verdict};
 
 /// Where the kernel keeps ACLs.
 pub const ACCESS_ACL: &str = "system.posix_acl_access";
@@ -53,7 +54,7 @@ impl Overlay {
     pub fn getattr(&self, node: u64) -> Result<Statx> {
         let inode = self.inodes.get(node)?;
         let stat = stat_of(&inode.fd()?)?;
-        inode.size.told(stat.stx_size);
+        inode.size().told(stat.stx_size);
         Ok(stat)
     }
 
@@ -81,7 +82,7 @@ impl Overlay {
             if caller.uid != 0 {
                 self.take_set_id(&fd, caller)?;
             }
-            self.truncate(&fd, handle, size)?;
+            self.truncate((&inode, &fd), handle, size)?;
         }
         if let Some(mode) = change.mode {
             chmodat(&self.own_fds, name(), Mode::from_raw_mode(mode), AtFlags::empty())?;
@@ -91,8 +92,8 @@ impl Overlay {
         }
         let stat = stat_of(&fd)?;
         match change.size {
-            Some(_) => inode.size.cut_to(stat.stx_size),
-            None => inode.size.told(stat.stx_size),
+            Some(_) => inode.size().cut_to(stat.stx_size),
+            None => inode.size().told(stat.stx_size),
         }
         Ok(stat)
     }
@@ -108,15 +109,15 @@ impl Overlay {
         Ok(())
     }
 
-    fn truncate(&self, fd: &OwnedFd, handle: Option<u64>, size: u64) -> Result<()> {
+    fn truncate(&self, (inode, fd): (&Inode, &OwnedFd), handle: Option<u64>, size: u64) -> Result<()> {
         if let Some(Ok(file)) = handle.map(|handle| self.files.get(handle)) {
-            match ftruncate(&file.fd, size) {
+            match ftruncate(file.fd()?, size) {
                 // Open for reading: O_TRUNC cuts with that too.
                 Err(Errno::INVAL) => {}
                 done => return done,
             }
         }
-        ftruncate(self.reopen(fd, OFlags::WRONLY)?, size)
+        ftruncate(inode.reopen(fd, OFlags::WRONLY)?, size)
     }
 
     /// What the filesystem below says of itself.
@@ -176,7 +177,18 @@ impl Overlay {
     pub fn setxattr(&self, node: u64, name: &OsStr, value: &[u8], flags: i32, caller: Caller) -> Result<()> {
         let fd = self.inodes.get(node)?.fd()?;
         let path = path_through_proc(&fd);
-        setxattr(path, name, value, XattrFlags::from_bits_retain(flags.cast_unsigned()))?;
+        let before = journal::cut_short();
+        journal::removing(false);
+        let was_set = |before| {
+            let mut found = vec![0; value.len() + 1];
+            let len = getxattr(path.as_str(), name, &mut found[..]).unwrap_or(found.len());
+            verdict::is_attribute_set(&before, found.get(..len) == Some(value))
+        };
+        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
+        match setxattr(path.as_str(), name, value, flags) {
+            Err(Errno::EXIST) if before.is_some_and(was_set) => {}
+            set => set?,
+        }
         if name == ACCESS_ACL && caller.uid != 0 {
             self.take_group_id_from_stranger(&fd, caller)?;
         }
@@ -189,7 +201,14 @@ impl Overlay {
     /// As removexattr(2) says.
     pub fn removexattr(&self, node: u64, name: &OsStr) -> Result<()> {
         let fd = self.inodes.get(node)?.fd()?;
-        removexattr(path_through_proc(&fd), name)
+        let path = path_through_proc(&fd);
+        let before = journal::cut_short();
+        let is_there = getxattr_query(path.as_str(), name) != Err(Errno::NODATA);
+        if before.is_some_and(|before| verdict::is_attribute_removed(&before, is_there)) {
+            return Ok(());
+        }
+        journal::removing(is_there);
+        removexattr(path, name)
     }
 }
 

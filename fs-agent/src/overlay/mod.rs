@@ -4,6 +4,8 @@
 //! were opened before the overlay was mounted: resolving a path under the mount from within this process would
 //! wait for itself.
 
+#![allow(dead_code, unused_imports, reason = "what takes overlays up again is on its way")]
+
 mod believed_size;
 mod caller;
 mod descriptors;
@@ -16,7 +18,11 @@ mod inode;
 mod links;
 mod meta;
 mod names;
+mod park;
 mod paths;
+mod restore;
+#[cfg(test)]
+mod restore_tests;
 mod set_id;
 #[cfg(test)]
 mod tests;
@@ -34,7 +40,6 @@ use std::{
 use rustix::{
     fs::{AtFlags, FsWord, Mode, OFlags, Statx, StatxFlags, fstatfs, openat, statx},
     io::Errno,
-    path::DecInt,
 };
 
 pub use caller::Caller;
@@ -46,10 +51,16 @@ pub use inode::Limits;
 pub use links::NAME_TTL;
 pub use meta::{Change, Xattr};
 pub use names::NewMode;
+pub use park::Park;
+pub use restore::{Begun, RestoreError, Restored};
 
 use handle::Handles;
-use inode::{Inode, Inodes, ROOT, names_of};
+pub use inode::ROOT;
+use inode::{Inode, Inodes, names_of};
 use links::{Link, Lookups, Names};
+use park::Parking;
+
+use crate::state::{RootId, State};
 
 /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const OVERLAYFS_MAGIC: FsWord = 0x794c_7630;
@@ -96,10 +107,14 @@ pub struct Overlay {
     dirs: Handles<OpenDir>,
     opens: Opens,
     identity: Identity,
+    /// What outlives this process.
+    state: Arc<State>,
+    /// Descriptors that outlive it.
+    parking: Parking,
     /// What filesystem the directory is on; as statfs(2) says it.
     fs_type: FsWord,
     /// `/proc/self/fd`: through it a file that is held with O_PATH can be opened again.
-    own_fds: OwnedFd,
+    own_fds: Arc<OwnedFd>,
     /// Has what others have mounted and unmounted on the overlay followed below, and waits for that a while.
     settle_mounts: Option<SettleMounts>,
 }
@@ -113,21 +128,49 @@ impl Overlay {
     /// # Errors
     /// If it cannot be examined.
     pub fn over(root: OwnedFd, path: &Path, shared: &Shared, limits: Limits) -> Result<Self> {
-        let stat = stat_of(&root)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let own_fds = openat(rustix::fs::CWD, "/proc/self/fd", flags, Mode::empty())?;
-        Ok(Self {
+        let id = root_id(&root)?;
+        let (state, slot) = State::create(path, id, shared.opens.max()).map_err(|error| {
+            tracing::error!("no state for an overlay over {}: {error}", path.display());
+            Errno::NOMEM
+        })?;
+        let fs_type = fstatfs(&root)?.f_type;
+        let own_fds = own_fds()?;
+        let inodes = Inodes::new(root, &state, slot, limits, &own_fds);
+        Ok(Self::with(path, shared, state, inodes, own_fds, fs_type))
+    }
+
+    fn with(
+        path: &Path,
+        shared: &Shared,
+        state: Arc<State>,
+        inodes: Inodes,
+        own_fds: Arc<OwnedFd>,
+        fs_type: FsWord,
+    ) -> Self {
+        Self {
             path: path.as_os_str().as_bytes().to_vec(),
-            fs_type: fstatfs(&root)?.f_type,
-            inodes: Inodes::new(root, &stat, limits),
+            fs_type,
+            inodes,
             lookups: Lookups::default(),
-            files: Handles::new(shared.handles.clone()),
-            dirs: Handles::new(shared.handles.clone()),
+            files: Handles::new(shared.handles.clone(), &state),
+            dirs: Handles::new(shared.handles.clone(), &state),
+            parking: Parking::default(),
+            state,
             opens: shared.opens.clone(),
             identity: shared.identity,
             own_fds,
             settle_mounts: None,
-        })
+        }
+    }
+
+    /// What outlives this process.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// All files that are open.
+    pub fn open_files(&self) -> Vec<Arc<OpenFile>> {
+        self.files.all()
     }
 
     /// Has `settle` called when a mount point in the directory below is in the way of an operation: it waits until what
@@ -178,8 +221,8 @@ impl Overlay {
     /// Does `work` with what is open as `handle`, a file or a directory: they have numbers of one kind.
     fn with_open<T>(&self, handle: u64, work: impl FnOnce(&OwnedFd) -> Result<T>) -> Result<T> {
         match self.files.get(handle) {
-            Ok(file) => work(&file.fd),
-            Err(_) => work(&self.dirs.get(handle)?.fd),
+            Ok(file) => work(file.fd()?),
+            Err(_) => work(self.dirs.get(handle)?.fd()?),
         }
     }
 
@@ -200,12 +243,6 @@ impl Overlay {
         }
     }
 
-    /// Opens a file that is held with O_PATH.
-    fn reopen(&self, fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
-        let (name, flags) = (DecInt::from_fd(&fd), flags | OFlags::CLOEXEC);
-        self.inodes.with_descriptor(|| openat(&self.own_fds, name.as_c_str(), flags, Mode::empty()))
-    }
-
     /// Tells the kernel of the file that `fd` holds, reached as `name` in `parent`.
     fn admit(&self, fd: OwnedFd, parent: &Arc<Inode>, name: &OsStr) -> Result<(Entry, Arc<Link>)> {
         let stat = statx(&fd, "", AtFlags::EMPTY_PATH, ADMITTED)?;
@@ -213,6 +250,19 @@ impl Overlay {
         let lasts = names_of(&stat) == Names::One;
         Ok((Entry { node: inode.id, stat, lasts }, link))
     }
+}
+
+/// `/proc/self/fd`.
+fn own_fds() -> Result<Arc<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(rustix::fs::CWD, "/proc/self/fd", flags, Mode::empty()).map(Arc::new)
+}
+
+/// What tells the directory that `root` holds from others.
+fn root_id(root: &OwnedFd) -> Result<RootId> {
+    let stat = statx(root, "", AtFlags::EMPTY_PATH, ADMITTED)?;
+    let (dev, ino) = inode::key_of(&stat);
+    Ok(RootId { dev, ino, birth: inode::birth_of(&stat) })
 }
 
 /// The attributes of what `fd` holds.

@@ -4,18 +4,23 @@ use std::{ffi::OsStr, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use rustix::{
     fs::{
-        AtFlags, Dev, FileType, Mode, OFlags, RenameFlags, StatxFlags, linkat, mkdirat, mknodat, openat,
-        readlinkat, renameat_with, statx, symlinkat, unlinkat,
+        AtFlags, Dev, FileType, Mode, OFlags, RenameFlags, Statx, StatxFlags, linkat, mkdirat, mknodat,
+        openat, readlinkat, renameat_with, statx, symlinkat, unlinkat,
     },
     io::Errno,
     path::DecInt,
 };
 
 use super::{
-    Caller, Durability, Entry, OpenFile, Overlay, Result,
+    ADMITTED, Caller, Durability, Entry, OpenFile, Overlay, Result,
+    handle::Below,
     identity::masked,
-    inode::{Inode, ROOT},
+    inode::{Inode, ROOT, birth_of, key_of},
     links::Names,
+};
+use crate::state::{
+    journal::{self, FileKey, Progress},
+    verdict,
 };
 
 /// The mode of what is made.
@@ -55,7 +60,8 @@ impl Overlay {
     /// The kernel lets go of what it was told of.
     pub fn forget(&self, node: u64, count: u64) {
         if node != ROOT {
-            self.inodes.forget(node, count);
+            let forgotten = self.inodes.forget(node, count);
+            self.take_back_parked(forgotten.as_deref());
         }
     }
 
@@ -80,17 +86,24 @@ impl Overlay {
             | OFlags::NOFOLLOW
             | OFlags::CLOEXEC;
         let parent_fd = parent.fd()?;
+        let before = journal::cut_short();
+        journal::begins_to_make();
         let fd = match self.inodes.with_descriptor(|| openat(&parent_fd, name, flags, masked(mode)?)) {
+            Err(Errno::EXIST) if self.was_made(before, (&parent_fd, name), FileType::RegularFile) => {
+                let made =
+                    self.inodes.with_descriptor(|| openat(&parent_fd, name, PATH_ONLY, Mode::empty()))?;
+                parent.reopen(&made, flags - (OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW))?
+            }
             // The kernel has not checked whether the caller may open what is there now. At ESTALE it looks
             // again, and then opens it the usual way.
             Err(Errno::EXIST) if !wanted.contains(OFlags::EXCL) => return Err(Errno::STALE),
             other => other?,
         };
-        let (entry, link) = self.admit(self.reopen(&fd, OFlags::PATH)?, &parent, name)?;
+        let (entry, link) = self.admit(parent.reopen(&fd, OFlags::PATH)?, &parent, name)?;
         let inode = self.inodes.get(entry.node)?;
         let held = inode.fd()?;
         let path = self.path_by(&inode, Some(link), Names::One);
-        let file = self.keep(share, (inode, held), fd, wanted, caller, path);
+        let file = self.keep(share, inode, Below { held, fd }, wanted, caller, path);
         Ok((entry, file))
     }
 
@@ -102,7 +115,7 @@ impl Overlay {
         let parent = self.inodes.get(parent)?;
         let parent_fd = parent.fd()?;
         let kind = FileType::from_raw_mode(mode.wanted);
-        mknodat(&parent_fd, name, kind, masked(mode)?, device)?;
+        self.make((&parent_fd, name), kind, || mknodat(&parent_fd, name, kind, masked(mode)?, device))?;
         self.look_up_in(&parent, name)
     }
 
@@ -113,7 +126,7 @@ impl Overlay {
     pub fn mkdir(&self, parent: u64, name: &OsStr, mode: NewMode) -> Result<Entry> {
         let parent = self.inodes.get(parent)?;
         let parent_fd = parent.fd()?;
-        mkdirat(&parent_fd, name, masked(mode)?)?;
+        self.make((&parent_fd, name), FileType::Directory, || mkdirat(&parent_fd, name, masked(mode)?))?;
         self.look_up_in(&parent, name)
     }
 
@@ -124,8 +137,28 @@ impl Overlay {
     pub fn symlink(&self, parent: u64, name: &OsStr, target: &Path) -> Result<Entry> {
         let parent = self.inodes.get(parent)?;
         let parent_fd = parent.fd()?;
-        symlinkat(target, &parent_fd, name)?;
+        self.make((&parent_fd, name), FileType::Symlink, || symlinkat(target, &parent_fd, name))?;
         self.look_up_in(&parent, name)
+    }
+
+    /// Has `make` make a file of `kind`, unless a predecessor has done it for the same request.
+    fn make(&self, at: (&OwnedFd, &OsStr), kind: FileType, make: impl FnOnce() -> Result<()>) -> Result<()> {
+        let before = journal::cut_short();
+        journal::begins_to_make();
+        match make() {
+            Err(Errno::EXIST) if self.was_made(before, at, kind) => Ok(()),
+            made => made,
+        }
+    }
+
+    /// Whether a predecessor, who was at it as `before` says, has made what `name` in `parent` leads to.
+    fn was_made(&self, before: Option<Progress>, (parent, name): (&OwnedFd, &OsStr), kind: FileType) -> bool {
+        let Some(before) = before else { return false };
+        let Ok(stat) = statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, ADMITTED) else { return false };
+        // A file server has a clock of its own.
+        let birth_ns = birth_of(&stat).filter(|_| self.is_local());
+        let found = FileType::from_raw_mode(stat.stx_mode.into());
+        verdict::is_made(&before, kind, Some(&verdict::Below { key: file_key(&stat), kind: found, birth_ns }))
     }
 
     /// Gives a file another name.
@@ -135,8 +168,15 @@ impl Overlay {
     pub fn link(&self, node: u64, parent: u64, name: &OsStr) -> Result<Entry> {
         let inode = self.inodes.get(node)?;
         let parent = self.inodes.get(parent)?;
-        let source = inode.fd()?;
-        linkat(&self.own_fds, DecInt::from_fd(&source), &parent.fd()?, name, AtFlags::SYMLINK_FOLLOW)?;
+        let (source, parent_fd) = (inode.fd()?, parent.fd()?);
+        let before = journal::cut_short();
+        journal::begins_to_make();
+        let link = linkat(&self.own_fds, DecInt::from_fd(&source), &parent_fd, name, AtFlags::SYMLINK_FOLLOW);
+        let is_linked = |before| verdict::is_linked(&before, inode.file_key(), key_at(&parent_fd, name));
+        match link {
+            Err(Errno::EXIST) if before.is_some_and(is_linked) => {}
+            made => made?,
+        }
         self.look_up_in(&parent, name)
     }
 
@@ -167,14 +207,28 @@ impl Overlay {
 
     fn remove(&self, parent: u64, name: &OsStr, flags: AtFlags) -> Result<()> {
         let parent = self.inodes.get(parent)?;
-        let known = self.known(&parent, name);
-        self.with_mounts_settled(|| unlinkat(&parent.fd()?, name, flags))?;
-        if let Some((inode, fd)) = known {
-            inode.links.remove(&parent, name);
-            // It may be found by this alone now.
-            inode.keep(&fd);
+        let (before, found) = (journal::cut_short(), self.at(&parent, name));
+        if let Some(before) = before.filter(|before| verdict::is_removed(before, found.key())) {
+            let removed = before.moving.and_then(|(key, _)| self.inodes.find_key(key));
+            removed.inspect(|inode| inode.links.remove(&parent, name));
+            return Ok(());
         }
-        Ok(())
+        journal::moving(found.moved(), None);
+        let known = found.known;
+        let is_parked = known.as_ref().is_some_and(|(inode, fd)| self.park_before(inode, fd, found.names));
+        let removed = self.with_mounts_settled(|| unlinkat(&parent.fd()?, name, flags));
+        if let Some((inode, fd)) = known {
+            match removed {
+                Ok(()) => {
+                    inode.links.remove(&parent, name);
+                    // It may be found by this alone now.
+                    inode.keep(&fd);
+                }
+                Err(_) if is_parked => self.park_no_more(&inode),
+                Err(_) => {}
+            }
+        }
+        removed
     }
 
     /// Renames or, with the flag for it, exchanges.
@@ -190,25 +244,64 @@ impl Overlay {
         let parent = self.inodes.get(parent)?;
         let new_parent = self.inodes.get(new_parent)?;
         let flags = RenameFlags::from_bits_retain(flags);
-        let moved = self.known(&parent, name);
-        let replaced = self.known(&new_parent, new_name);
-        self.with_mounts_settled(|| renameat_with(&parent.fd()?, name, &new_parent.fd()?, new_name, flags))?;
-        if let Some((replaced, fd)) = &replaced {
-            if moved.as_ref().is_some_and(|(moved, _)| moved.id == replaced.id) {
-                // Two names of one file: both stay, says rename(2).
-                return Ok(());
-            }
-            if flags.contains(RenameFlags::EXCHANGE) {
-                self.inodes.moved(replaced, (&new_parent, new_name), (&parent, name));
-            } else {
-                replaced.links.remove(&new_parent, new_name);
-                replaced.keep(fd);
-            }
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let before = journal::cut_short();
+        let (moved, replaced) = (self.at(&parent, name), self.at(&new_parent, new_name));
+        if let Some(before) = before
+            && verdict::is_renamed(&before, (moved.key(), replaced.key()), exchange)
+        {
+            let known = |key: Option<FileKey>| self.inodes.find_key(key?);
+            let was = (known(before.moving.map(|(key, _)| key)), known(before.replacing));
+            self.renamed((&parent, name), (&new_parent, new_name), exchange, was);
+            return Ok(());
         }
-        if let Some((moved, _)) = &moved {
-            self.inodes.moved(moved, (&parent, name), (&new_parent, new_name));
+        journal::moving(moved.moved(), replaced.key());
+        let is_parked = match &replaced.known {
+            Some((inode, fd)) if !exchange && moved.key() != replaced.key() => {
+                self.park_before(inode, fd, replaced.names)
+            }
+            _ => false,
+        };
+        let renamed = self
+            .with_mounts_settled(|| renameat_with(&parent.fd()?, name, &new_parent.fd()?, new_name, flags));
+        let Found { known: replaced, key: replaced_key, .. } = replaced;
+        if renamed.is_err() {
+            replaced.iter().filter(|_| is_parked).for_each(|(inode, _)| self.park_no_more(inode));
+            return renamed;
         }
+        if replaced_key.is_some() && moved.key == replaced_key {
+            // Two names of one file: both stay, says rename(2).
+            return Ok(());
+        }
+        if let Some((replaced, fd)) = replaced.as_ref().filter(|_| !exchange) {
+            replaced.keep(fd);
+        }
+        let inode = |known: Option<(Arc<Inode>, Arc<OwnedFd>)>| known.map(|(inode, _)| inode);
+        self.renamed(
+            (&parent, name),
+            (&new_parent, new_name),
+            exchange,
+            (inode(moved.known), inode(replaced)),
+        );
         Ok(())
+    }
+
+    /// Takes note that `moved`, which `from` led to, is at `to`, where `replaced` was.
+    fn renamed(
+        &self,
+        from: (&Arc<Inode>, &OsStr),
+        to: (&Arc<Inode>, &OsStr),
+        exchange: bool,
+        (moved, replaced): (Option<Arc<Inode>>, Option<Arc<Inode>>),
+    ) {
+        match replaced {
+            Some(replaced) if exchange => self.inodes.moved(&replaced, (to.0, to.1), from),
+            Some(replaced) => replaced.links.remove(to.0, to.1),
+            None => {}
+        }
+        if let Some(moved) = moved {
+            self.inodes.moved(&moved, (from.0, from.1), to);
+        }
     }
 
     /// Does `work` again if a mount point is in its way: somebody may just have unmounted on the overlay what is still
@@ -223,12 +316,42 @@ impl Overlay {
         }
     }
 
-    /// The inode that `name` leads to, if the kernel knows it, with its descriptor. That the name can change hands
-    /// before it is used matters to paths in records alone.
-    fn known(&self, parent: &Arc<Inode>, name: &OsStr) -> Option<(Arc<Inode>, Arc<OwnedFd>)> {
-        let stat = statx(&parent.fd().ok()?, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::INO).ok()?;
-        let inode = self.inodes.find(&stat)?;
-        let fd = inode.fd().ok()?;
-        Some((inode, fd))
+    /// What `name` leads to. That the name can change hands before it is used matters to paths in records alone.
+    fn at(&self, parent: &Arc<Inode>, name: &OsStr) -> Found {
+        let asked = StatxFlags::INO | StatxFlags::NLINK;
+        let stat = parent.fd().and_then(|parent| statx(&parent, name, AtFlags::SYMLINK_NOFOLLOW, asked));
+        let Ok(stat) = stat else { return Found { key: None, names: 0, known: None } };
+        let inode = self.inodes.find(&stat);
+        let known = inode.and_then(|inode| inode.fd().ok().map(|fd| (inode, fd)));
+        Found { key: Some(file_key(&stat)), names: stat.stx_nlink, known }
     }
+}
+
+/// What a name leads to.
+struct Found {
+    key: Option<FileKey>,
+    /// How many names it has.
+    names: u32,
+    /// The inode, if the kernel knows it, with its descriptor.
+    known: Option<(Arc<Inode>, Arc<OwnedFd>)>,
+}
+
+impl Found {
+    fn key(&self) -> Option<FileKey> {
+        self.key
+    }
+
+    fn moved(&self) -> Option<(FileKey, u64)> {
+        self.key.map(|key| (key, self.names.into()))
+    }
+}
+
+fn file_key(stat: &Statx) -> FileKey {
+    let (dev, ino) = key_of(stat);
+    FileKey { dev, ino }
+}
+
+/// Which file `name` in `parent` leads to.
+fn key_at(parent: &OwnedFd, name: &OsStr) -> Option<FileKey> {
+    statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::INO).ok().map(|stat| file_key(&stat))
 }

@@ -81,7 +81,7 @@ impl Overlay {
         }
         let all_match = || {
             let links = file.inode.links.live();
-            let count = stat_of(&file.fd).map_or(u32::MAX, |stat| stat.stx_nlink);
+            let count = file.fd().and_then(stat_of).map_or(u32::MAX, |stat| stat.stx_nlink);
             links.len() == count as usize
                 && links.iter().all(|link| matches(&self.bytes_of(&file.inode, Some(link))))
         };

@@ -7,14 +7,15 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, openat2},
+    fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2, statx},
     io::Errno,
 };
 
 use super::{
-    super::{Result, links::Link, lock, stat_of},
-    Inode, key_of,
+    super::{ADMITTED, Result, links::Link, lock},
+    Inode,
 };
+use crate::state::slots::FileHandle;
 
 /// The longest path that the kernel walks at once: PATH_MAX of linux/limits.h, less the zero at its end.
 const WALK_BYTES_MAX: usize = 4095;
@@ -27,7 +28,7 @@ struct WayDown {
 }
 
 impl Inode {
-    /// Opens the file by one of its names.
+    /// Opens the file by one of its names, or else by what its filesystem finds it by.
     ///
     /// # Errors
     /// `ESTALE` if none leads to it any more. Others, such as `EMFILE`, say nothing of that.
@@ -35,13 +36,24 @@ impl Inode {
         for link in self.links.live() {
             let Some(way) = way_down(link) else { continue };
             match self.held.with_descriptor(|| way.open()) {
-                Ok(fd) if key_of(&stat_of(&fd)?) == self.key => return Ok(fd),
+                Ok(fd) if self.is_held_by(&fd)? => return Ok(fd),
                 // What is there now is another file, or nothing, or not on the way.
                 Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(error) => return Err(error),
             }
         }
-        Err(Errno::STALE)
+        let handle = FileHandle::of(&self.slot).ok_or(Errno::STALE)?;
+        match self.held.open_by_handle(&handle) {
+            Ok(fd) if self.is_held_by(&fd)? => Ok(fd),
+            // Without CAP_DAC_READ_SEARCH nothing is found by handles.
+            Ok(_) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => Err(Errno::STALE),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether `fd` holds this file.
+    pub fn is_held_by(&self, fd: &OwnedFd) -> Result<bool> {
+        Ok(self.is(&statx(fd, "", AtFlags::EMPTY_PATH, ADMITTED)?))
     }
 }
 

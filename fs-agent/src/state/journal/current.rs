@@ -1,0 +1,91 @@
+//! The request that the calling thread does, which what is below notes its steps for: it knows nothing of requests otherwise. Where
+//! there is none, nothing is noted.
+
+use std::{cell::RefCell, sync::Arc};
+
+use super::{FileKey, Journal, Progress, Request, TOLD_MAX, WrittenAt, note, word};
+
+thread_local! {
+    /// What the thread is doing.
+    static CURRENT: RefCell<Option<Request>> = const { RefCell::new(None) };
+}
+
+impl Request {
+    /// Does `work` for it: what that does on this thread is noted.
+    pub fn during<T>(self, work: impl FnOnce() -> T) -> (Self, T) {
+        /// Takes it off the thread however `work` ends.
+        struct Put(Option<Request>);
+        impl Drop for Put {
+            fn drop(&mut self) {
+                CURRENT.replace(self.0.take());
+            }
+        }
+        let journal = Arc::clone(&self.journal);
+        let put = Put(CURRENT.replace(Some(self)));
+        let done = work();
+        let request = CURRENT.take();
+        drop(put);
+        // It is there: what `work` has put in its place is off the thread by now.
+        let request = request.unwrap_or_else(|| Self { journal, slot: None, was_cut_short: false });
+        (request, done)
+    }
+}
+
+/// Whether the request that this thread does was cut short, and how far it was then.
+pub fn cut_short() -> Option<Progress> {
+    with(|request| request.cut_short()).flatten()
+}
+
+/// Whether an answer of the request that this thread does can tell the kernel of another node.
+pub fn can_tell() -> bool {
+    with(|request| request.slot.is_none() || request.get(word::COUNTED) < TOLD_MAX as u64).unwrap_or(true)
+}
+
+/// See [`Request::begins_to_make`].
+pub fn begins_to_make() {
+    with(Request::begins_to_make);
+}
+
+/// See [`Request::written`].
+pub fn written(written: WrittenAt) {
+    with(|request| request.written(written));
+}
+
+/// See [`Request::opening`].
+pub fn opening(handle: u64) {
+    with(|request| request.opening(handle));
+}
+
+/// See [`Request::moving`].
+pub fn moving(moved: Option<(FileKey, u64)>, replaced: Option<FileKey>) {
+    with(|request| request.moving(moved, replaced));
+}
+
+/// Something is about to be removed, and was there before if `had_it`.
+pub fn removing(had_it: bool) {
+    with(|request| request.note(note::TRYING | if had_it { note::HAD_IT } else { 0 }));
+}
+
+/// What the request does below is done.
+pub fn done() {
+    with(|request| request.note(note::DONE));
+}
+
+/// Has `count` count the node in `slot`; see [`Request::counting`].
+pub fn counting(journal: &Arc<Journal>, slot: Option<u32>, before: u64, count: impl FnOnce()) {
+    let mut count = Some(count);
+    with(|request| {
+        if let Some(slot) = slot.filter(|_| Arc::ptr_eq(&request.journal, journal))
+            && let Some(count) = count.take()
+        {
+            request.counting(slot, before, count);
+        }
+    });
+    if let Some(count) = count {
+        count();
+    }
+}
+
+fn with<T>(work: impl FnOnce(&Request) -> T) -> Option<T> {
+    CURRENT.with_borrow(|request| request.as_ref().map(work))
+}
