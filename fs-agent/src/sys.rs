@@ -15,8 +15,6 @@ use nix::{
 };
 use rustix::io::{Errno, FdFlags, Result, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 
-use crate::state::slots::{FileHandle, HANDLE_BYTES_MAX};
-
 /// From how many bytes on the C library maps what is allocated, rather than to take it from an arena. The FUSE library
 /// has a buffer of 16 MiB for each thread, of which most stays untouched: fresh pages of a mapping take no memory until
 /// then, while what an arena gives was often used before and is filled with zeros. Less than that, the buffers of
@@ -84,6 +82,18 @@ pub fn set_extended_flags(fd: &OwnedFd, flags: &ExtendedFlags) -> Result<()> {
     // SAFETY: the call reads a `struct fsxattr`, which has the size and the alignment of seven `u32`, of which any is valid.
     unsafe { ioctl::fs_set_xattr(fd.as_raw_fd(), flags) }.map_err(errno)?;
     Ok(())
+}
+
+/// The most bytes of a file handle: MAX_HANDLE_SZ of linux/exportfs.h.
+pub const HANDLE_BYTES_MAX: usize = 128;
+
+/// By what a filesystem finds a file again: what name_to_handle_at(2) gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileHandle {
+    /// Its kind, which the filesystem alone understands.
+    pub kind: i32,
+    /// At most [`HANDLE_BYTES_MAX`].
+    pub bytes: Vec<u8>,
 }
 
 /// `struct file_handle` of linux/fcntl.h, with room for the longest.

@@ -82,6 +82,17 @@ impl AgentRing {
         made
     }
 
+    /// Tells it from other rings and other generations.
+    pub fn uuid(&self) -> [u8; 16] {
+        layout::Header::uuid_of(&self.headers[0])
+    }
+
+    /// Whether the agent before this one had committed the record with this sequence number to the ring with this uuid. None
+    /// if that is another ring, of which nothing is known here.
+    pub fn had_committed(&self, ring: [u8; 16], sequence: u64) -> Option<bool> {
+        (ring == self.uuid()).then(|| self.producer.had_committed(sequence))
+    }
+
     /// Makes a generation behind number `above`.
     pub(super) fn make(
         config: &RingConfig,

@@ -151,6 +151,11 @@ impl Header {
         bytes
     }
 
+    /// The uuid in a header.
+    pub(crate) fn uuid_of(bytes: &[u8; HEADER_LEN]) -> [u8; 16] {
+        array_at(bytes, 0x20)
+    }
+
     /// Reads a header that another process wrote.
     ///
     /// # Errors

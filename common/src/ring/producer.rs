@@ -81,6 +81,8 @@ pub struct Producer<M> {
     published: Condvar,
     /// The consumer's wait that was last ended by a wake-up, so that each costs one system call.
     woken: AtomicU32,
+    /// The sequence number that the first record of this one gets, or got.
+    resumed_at: u64,
 }
 
 impl<M: Memory> Producer<M> {
@@ -117,7 +119,8 @@ impl<M: Memory> Producer<M> {
             ledger,
             waiting_commits: 0,
         };
-        Ok(Self { memory, state: Mutex::new(state), published: Condvar::new(), woken: AtomicU32::new(0) })
+        let woken = AtomicU32::new(0);
+        Ok(Self { memory, state: Mutex::new(state), published: Condvar::new(), woken, resumed_at: next_seq })
     }
 
     /// The largest payload in bytes that one record may carry.
@@ -130,18 +133,39 @@ impl<M: Memory> Producer<M> {
     /// # Errors
     /// [`Lost`] if it does not fit; it is then already counted.
     pub fn push(&self, kind: Kind, slices: &[&[u8]], weight: Weight) -> Result<(), Lost> {
+        self.push_noted(kind, slices, weight, &|_| {})
+    }
+
+    /// As [`Self::push`], and tells `note` the record's sequence number before anybody can see the record: a successor
+    /// can then say [whether it was committed](super::AgentRing::had_committed). `note` is called under a lock: it is short.
+    ///
+    /// # Errors
+    /// As [`Self::push`] says.
+    pub fn push_noted(
+        &self,
+        kind: Kind,
+        slices: &[&[u8]],
+        weight: Weight,
+        note: &impl Fn(u64),
+    ) -> Result<(), Lost> {
         let len = [slices.iter().map(|s| s.len()).sum()];
-        if len[0] <= COPY_UNDER_LOCK_MAX && self.push_short(kind, slices, len[0]) {
+        if len[0] <= COPY_UNDER_LOCK_MAX && self.push_short(kind, slices, len[0], note) {
             return Ok(());
         }
         let reservation = self.reserve(&len, weight)?;
+        note(reservation.first_sequence());
         reservation.write(0, kind, slices);
         reservation.commit();
         Ok(())
     }
 
+    /// Whether the producer that this one succeeds had committed the record with this sequence number.
+    pub(super) fn had_committed(&self, sequence: u64) -> bool {
+        sequence < self.resumed_at
+    }
+
     /// Reserves, copies and commits at once, if no other thread has a reservation and nothing is to be announced.
-    fn push_short(&self, kind: Kind, slices: &[&[u8]], len: usize) -> bool {
+    fn push_short(&self, kind: Kind, slices: &[&[u8]], len: usize, note: &impl Fn(u64)) -> bool {
         let mut state = lock(&self.state);
         let State { reserved, lap, next_seq, .. } = *state;
         let capacity = self.memory.capacity();
@@ -157,6 +181,7 @@ impl<M: Memory> Producer<M> {
             self.pad(reserved - lap, left);
         }
         FailPoint::Reserved.reach();
+        note(next_seq);
         self.write_record(at - new_lap, next_seq, kind, slices);
         FailPoint::Copied.reach();
         state.reserved = end;

@@ -33,6 +33,12 @@ impl<M: Memory> Reservation<'_, M> {
         self.lens.len()
     }
 
+    /// The sequence number of the first record: whoever notes it before the commit can tell after a crash whether that was done.
+    /// Those of the others follow it, and all are committed at once.
+    pub fn first_sequence(&self) -> u64 {
+        self.first_seq
+    }
+
     /// Fills record `part` of those that were asked for. The slices' lengths add up to the length asked for.
     pub fn write(&self, part: usize, kind: Kind, slices: &[&[u8]]) {
         let len = slices.iter().map(|s| s.len()).sum::<usize>();

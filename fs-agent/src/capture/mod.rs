@@ -23,6 +23,11 @@ use bywash_common::{
     status::{AgentCounter, Listening},
 };
 
+use crate::state::{
+    journal::{self, RecordId},
+    verdict::{self, RecordVerdict},
+};
+
 use commands::Commands;
 use live::Live;
 pub use quota::FileId;
@@ -86,8 +91,16 @@ impl Capture {
         self.live.ring()
     }
 
-    /// Puts `event` into the ring, or counts it as lost.
+    /// Puts `event` into the ring, or counts it as lost; neither if a predecessor has done so for the same request.
     pub fn record(&self, event: &Event<'_>) {
+        let ring = self.ring();
+        if let Some(before) = journal::cut_short() {
+            let is_committed =
+                before.recording.and_then(|record| ring.had_committed(record.ring, record.sequence));
+            if verdict::record(&before, is_committed) == RecordVerdict::Recorded {
+                return;
+            }
+        }
         let time_ns = now_ns();
         let process = event.writer.map(|writer| self.commands.process_of(writer.thread, writer.uid));
         let write = Write {
@@ -103,8 +116,7 @@ impl Capture {
             part: 0,
             parts: 1,
         };
-        let ring = self.ring();
-        if push(&ring.producer, &write, event.data) {
+        if push(&ring, &write, event.data) {
             let status = &ring.status;
             status.add(AgentCounter::CapturedEvents, 1);
             status.add(AgentCounter::CapturedBytes, event.data.len() as u64);
@@ -112,6 +124,7 @@ impl Capture {
                 status.add(AgentCounter::UnattributedEvents, 1);
             }
         }
+        journal::recorded();
     }
 
     /// Counts an open whose shared mappings are not captured.
@@ -145,20 +158,28 @@ impl Capture {
 }
 
 /// Whether the ring took the write.
-fn push(producer: &Producer, write: &Write<'_>, data: &[u8]) -> bool {
+fn push(ring: &AgentRing, write: &Write<'_>, data: &[u8]) -> bool {
+    let producer = &ring.producer;
+    let note = |sequence| journal::recording(RecordId { ring: ring.uuid(), sequence });
     let weight = Weight { bytes: data.len() as u64, time_ns: write.time_ns };
     DESCRIPTION.with_borrow_mut(|description| {
         description.clear();
         write.encode_into(description);
         if description.len() + data.len() <= producer.payload_max() {
-            return producer.push(Kind::Write, &[description, data], weight).is_ok();
+            return producer.push_noted(Kind::Write, &[description, data], weight, &note).is_ok();
         }
-        push_in_parts(producer, write, data, description.len())
+        push_in_parts(producer, write, data, description.len(), &note)
     })
 }
 
 /// Puts a write that is longer than a record into as many as it takes, all or none.
-fn push_in_parts(producer: &Producer, write: &Write<'_>, data: &[u8], description_len: usize) -> bool {
+fn push_in_parts(
+    producer: &Producer,
+    write: &Write<'_>,
+    data: &[u8],
+    description_len: usize,
+    note: &impl Fn(u64),
+) -> bool {
     let weight = Weight { bytes: data.len() as u64, time_ns: write.time_ns };
     let room = producer.payload_max().saturating_sub(description_len + PART_SLACK_BYTES);
     if room == 0 {
@@ -178,6 +199,7 @@ fn push_in_parts(producer: &Producer, write: &Write<'_>, data: &[u8], descriptio
     let lens: Vec<usize> =
         described.iter().map(|(description, chunk)| description.len() + chunk.len()).collect();
     let Ok(reservation) = producer.reserve(&lens, weight) else { return false };
+    note(reservation.first_sequence());
     for (part, (description, chunk)) in described.iter().enumerate() {
         reservation.write(part, Kind::Write, &[description, chunk]);
     }

@@ -38,13 +38,11 @@ use super::{
     links::{Link, Links, Names},
     lock,
 };
+pub use crate::state::slots::ROOT;
 use crate::state::{
     Slot, State, journal,
     slots::{Birth, KernelMode, NodeFacts, node},
 };
-
-/// The node id of the overlay's root; FUSE_ROOT_ID of linux/fuse.h.
-pub const ROOT: u64 = 1;
 
 /// Node ids of files whose own number cannot serve begin here: files of filesystems that are mounted somewhere
 /// below the directory, and the rare number that is `ROOT`.

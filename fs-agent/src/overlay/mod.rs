@@ -55,8 +55,7 @@ pub use park::Park;
 pub use restore::{Begun, RestoreError, Restored};
 
 use handle::Handles;
-pub use inode::ROOT;
-use inode::{Inode, Inodes, names_of};
+use inode::{Inode, Inodes, ROOT, names_of};
 use links::{Link, Lookups, Names};
 use park::Parking;
 

@@ -94,7 +94,7 @@ pub const VERSION: u32 = 1;
 /// How many nodes come back: a few times as many as the kernel is to know.
 pub const NODES_MAX: u32 = 1 << 16;
 
-/// How many names come back; a file has [a few](crate::overlay) at most.
+/// How many names come back; a file has a few at most.
 pub const LINKS_MAX: u32 = 1 << 17;
 
 /// How many open files come back, and as many open directories, however many the limit of descriptors allows.
@@ -234,14 +234,8 @@ impl State {
         let [nodes, links, handles, dirs] = [0, 1, 2, 3].map(|index| Table::new(&segment, shapes[index]));
         let journal = Journal::new(&segment, shapes[4].start, sizes[4]);
         let slot = nodes.take();
-        NodeFacts {
-            id: crate::overlay::ROOT,
-            dev: root.dev,
-            ino: root.ino,
-            birth: Birth::Unknown(0),
-            is_dir: true,
-        }
-        .fill(&slot, 0, 1);
+        NodeFacts { id: slots::ROOT, dev: root.dev, ino: root.ino, birth: Birth::Unknown(0), is_dir: true }
+            .fill(&slot, 0, 1);
         set(at::MAGIC, header::MAGIC);
         Ok((Arc::new(Self { segment, nodes, links, handles, dirs, journal, facts: Mutex::new(()) }), slot))
     }

@@ -1,9 +1,10 @@
 //! What is in the slots of each table.
 
 use super::table::Slot;
+use crate::sys::{FileHandle, HANDLE_BYTES_MAX};
 
-/// The most bytes of a file handle: MAX_HANDLE_SZ of linux/exportfs.h.
-pub const HANDLE_BYTES_MAX: usize = 128;
+/// What the kernel calls an overlay's root: FUSE_ROOT_ID of linux/fuse.h.
+pub const ROOT: u64 = 1;
 
 /// The most bytes of a name: NAME_MAX of linux/limits.h. A few filesystems have longer ones: a file is not found again by those.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -68,15 +69,6 @@ pub mod dir {
     pub const WORDS: usize = 4;
 }
 
-/// By what a filesystem finds a file again: what name_to_handle_at(2) gives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileHandle {
-    /// Its kind, which the filesystem alone understands.
-    pub kind: i32,
-    /// At most [`HANDLE_BYTES_MAX`].
-    pub bytes: Vec<u8>,
-}
-
 /// What the state says of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -86,7 +78,7 @@ pub struct NodeFacts {
     pub dev: u64,
     /// Its inode number.
     pub ino: u64,
-    /// When it came into being, as [`super::super::overlay`] counts that.
+    /// When it came into being.
     pub birth: Birth,
     /// Whether it is a directory.
     pub is_dir: bool,

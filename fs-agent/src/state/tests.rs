@@ -10,6 +10,7 @@ use super::{
     slots::*,
     *,
 };
+use crate::sys::FileHandle;
 
 const ROOT_ID: RootId = RootId { dev: 5, ino: 6, birth: Some(7) };
 const SMALL: [u32; 5] = [4, 4, 3, 3, 2];

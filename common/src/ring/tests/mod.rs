@@ -70,6 +70,31 @@ fn drain(consumer: &mut Consumer) -> Vec<(Entry, Vec<u8>)> {
     seen
 }
 
+/// What the sequence numbers say that were noted before the records were committed.
+#[test]
+fn a_successor_knows_which_records_were_committed() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    let noted = std::cell::RefCell::new(Vec::new());
+    let note = |sequence| noted.borrow_mut().push(sequence);
+    agent.producer.push_noted(Kind::Write, &[b"short"], weight(5), &note).unwrap();
+    let long = vec![1; agent.producer.payload_max()];
+    agent.producer.push_noted(Kind::Write, &[&long], weight(long.len()), &note).unwrap();
+    // Reserved, never committed: the process is gone.
+    let reservation = agent.producer.reserve(&[8, 8], weight(16)).unwrap();
+    noted.borrow_mut().push(reservation.first_sequence());
+    std::mem::forget(reservation);
+    let uuid = agent.uuid();
+    drop(agent);
+    let successor = ring.agent();
+    let committed = |sequence: u64| successor.had_committed(uuid, sequence);
+    assert_eq!(noted.take().into_iter().map(committed).collect::<Vec<_>>(), [true, true, false].map(Some));
+    // Numbers that were noted and not committed are given again.
+    successor.producer.push(Kind::Write, &[b"next"], weight(4)).unwrap();
+    assert_eq!(successor.had_committed(uuid, 2), Some(false));
+    assert_eq!(successor.had_committed([0; 16], 0), None, "another ring");
+}
+
 /// An agent that dies while it announces a loss: the announcement is void, and stays so however far the tail gets.
 #[test]
 fn an_announcement_that_never_became_visible_is_made_again() {

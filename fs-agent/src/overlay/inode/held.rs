@@ -20,8 +20,8 @@ use super::{
     Inode,
 };
 use crate::{
-    state::{State, slots::FileHandle},
-    sys,
+    state::State,
+    sys::{self, FileHandle},
 };
 
 /// How many descriptors are looked at to find one to close. More are open for a while if all are in use.

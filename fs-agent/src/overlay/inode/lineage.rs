@@ -15,7 +15,7 @@ use super::{
     super::{ADMITTED, Result, links::Link, lock},
     Inode,
 };
-use crate::state::slots::FileHandle;
+use crate::sys::FileHandle;
 
 /// The longest path that the kernel walks at once: PATH_MAX of linux/limits.h, less the zero at its end.
 const WALK_BYTES_MAX: usize = 4095;

@@ -3,7 +3,7 @@
 
 use std::{cell::RefCell, sync::Arc};
 
-use super::{FileKey, Journal, Progress, Request, TOLD_MAX, WrittenAt, note, word};
+use super::{FileKey, Journal, Progress, RecordId, Request, TOLD_MAX, WrittenAt, note, word};
 
 thread_local! {
     /// What the thread is doing.
@@ -49,6 +49,16 @@ pub fn begins_to_make() {
 /// See [`Request::written`].
 pub fn written(written: WrittenAt) {
     with(|request| request.written(written));
+}
+
+/// See [`Request::recording`].
+pub fn recording(record: RecordId) {
+    with(|request| request.recording(record));
+}
+
+/// See [`Request::recorded`].
+pub fn recorded() {
+    with(Request::recorded);
 }
 
 /// See [`Request::opening`].

@@ -380,6 +380,8 @@ impl Request {
     /// A record is reserved, and about to be committed.
     pub fn recording(&self, record: RecordId) {
         let (first, second) = record.ring.split_at(8);
+        // Half of one is no other's.
+        self.set(word::NOTES, self.get(word::NOTES) & !note::RECORDING);
         let word_of = |half: &[u8]| half.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
         self.set(word::RING, word_of(first));
         self.set(word::RING + 1, word_of(second));
