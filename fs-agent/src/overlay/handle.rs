@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -31,24 +31,39 @@ const ONCE: OFlags = OFlags::CREATE
     .union(OFlags::DIRECT)
     .union(OFlags::NOCTTY);
 
-/// Gives handles their numbers. The overlays whose records go into one ring share it: records name handles by number.
+/// Gives handles their numbers. The overlays whose records go into one ring share it: records name handles by number. None is
+/// given twice, by a successor neither: each overlay's state says how far they are.
 #[derive(Clone, Debug, Default)]
-pub struct HandleNumbers(Arc<AtomicU64>);
+pub struct HandleNumbers(Arc<Numbers>);
+
+#[derive(Debug, Default)]
+struct Numbers {
+    highest: AtomicU64,
+    /// Of the overlays that are there.
+    states: Mutex<Vec<Weak<State>>>,
+}
 
 impl HandleNumbers {
-    /// Up to `highest` all were given by a predecessor.
-    pub fn go_on_from(&self, highest: u64) {
-        self.0.fetch_max(highest, Ordering::AcqRel);
+    /// An overlay is there, of which `state` says up to which all were given, by a predecessor at least.
+    pub fn share(&self, state: &Arc<State>) {
+        self.0.highest.fetch_max(state.highest_handle(), Ordering::AcqRel);
+        let mut states = lock(&self.0.states);
+        states.retain(|state| state.strong_count() > 0);
+        states.push(Arc::downgrade(state));
+        state.note_handle(self.0.highest.load(Ordering::Acquire));
     }
 
-    /// The highest that was given so far.
-    pub fn highest(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+    /// The overlay of `state` ends: a successor does not see that any more, and is to go on from there all the same.
+    pub fn leave(&self, state: &Arc<State>) {
+        let highest = self.0.highest.load(Ordering::Acquire);
+        let mut states = lock(&self.0.states);
+        states.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(state)));
+        states.iter().filter_map(Weak::upgrade).for_each(|other| other.note_handle(highest));
     }
 
     /// One that was not given out before; never 0.
     fn next(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
+        self.0.highest.fetch_add(1, Ordering::AcqRel) + 1
     }
 }
 

@@ -104,6 +104,7 @@ pub struct Overlay {
     lookups: Lookups,
     files: Handles<OpenFile>,
     dirs: Handles<OpenDir>,
+    numbers: HandleNumbers,
     opens: Opens,
     identity: Identity,
     /// What outlives this process.
@@ -146,6 +147,7 @@ impl Overlay {
         own_fds: Arc<OwnedFd>,
         fs_type: FsWord,
     ) -> Self {
+        shared.handles.share(&state);
         Self {
             path: path.as_os_str().as_bytes().to_vec(),
             fs_type,
@@ -155,6 +157,7 @@ impl Overlay {
             dirs: Handles::new(shared.handles.clone(), &state),
             parking: Parking::default(),
             state,
+            numbers: shared.handles.clone(),
             opens: shared.opens.clone(),
             identity: shared.identity,
             own_fds,
@@ -262,6 +265,15 @@ fn root_id(root: &OwnedFd) -> Result<RootId> {
     let stat = statx(root, "", AtFlags::EMPTY_PATH, ADMITTED)?;
     let (dev, ino) = inode::key_of(&stat);
     Ok(RootId { dev, ino, birth: inode::birth_of(&stat) })
+}
+
+impl Drop for Overlay {
+    /// The kernel has not let go of what this process does: a successor is to find it as it is. If the overlay has ended, nobody
+    /// looks.
+    fn drop(&mut self) {
+        self.state.freeze();
+        self.numbers.leave(&self.state);
+    }
 }
 
 /// The attributes of what `fd` holds.

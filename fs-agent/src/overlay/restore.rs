@@ -71,7 +71,7 @@ impl Overlay {
     pub fn restore(
         root: OwnedFd,
         left: Left,
-        parked: Vec<(u64, OwnedFd)>,
+        parked: HashMap<u64, OwnedFd>,
         shared: &Shared,
         limits: Limits,
     ) -> Result<(Self, Restored), RestoreError> {
@@ -81,10 +81,9 @@ impl Overlay {
         }
         let fs_type = fstatfs(&root)?.f_type;
         let own_fds = own_fds()?;
-        let parked_nodes: HashSet<u64> = parked.iter().map(|(node, _)| *node).collect();
+        let parked_nodes: HashSet<u64> = parked.keys().copied().collect();
         let (inodes, by_slot) = Inodes::restore(root, &state, nodes, limits, &own_fds)?;
         let mut void = take_up_links(&by_slot, links)?;
-        shared.handles.go_on_from(state.highest_handle());
         let path = state.path();
         let mut overlay = Self::with(&path, shared, Arc::clone(&state), inodes, own_fds, fs_type);
         overlay.parking = Parking::of(parked_nodes);
@@ -105,7 +104,7 @@ impl Overlay {
     }
 
     /// Gives inodes the descriptors that were parked for them.
-    fn take_up_parked(&self, parked: Vec<(u64, OwnedFd)>) {
+    fn take_up_parked(&self, parked: HashMap<u64, OwnedFd>) {
         for (node, fd) in parked {
             if let Ok(inode) = self.inodes.get(node)
                 && inode.is_held_by(&fd) == Ok(true)

@@ -55,6 +55,7 @@
 //! | counting a look-up | the journal says what was counted for which request; if that comes back, it is taken back |
 //! | opening | the handle is there, and named in the journal; if the request comes back, it is closed |
 //! | closing | the handle is gone, or comes back and the request with it |
+//! | forgetting | the kernel sends that once, and wants no answer: what was read and not done is known until the overlay ends |
 //! | renaming, removing | both names or the old one are there; the request comes back, and what is below tells what was done |
 //! | storing facts | the edition before is whole |
 
