@@ -1,10 +1,11 @@
 //! What the command lines of both programs share.
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 
 use crate::{
     config::{Config, ConfigArgs, ConfigError, LogLevel, legacy::fifo2kinesis},
-    logging,
+    exit::Exit,
+    logging, output, secrets,
 };
 
 /// Options of every command.
@@ -43,6 +44,22 @@ pub enum LogFormat {
     Json,
 }
 
+/// Reads the command line.
+///
+/// # Errors
+/// The exit code where there is nothing to do: it is wrong, or asks for help, and people have been told.
+pub fn parse<C: Parser>() -> Result<C, Exit> {
+    C::try_parse().map_err(|error| {
+        if error.use_stderr() {
+            output::complain(&error.render().to_string());
+            return Exit::Usage;
+        }
+        // Help and version: nobody who reads is no failure.
+        let _ = error.print();
+        Exit::Ok
+    })
+}
+
 impl GlobalArgs {
     /// Reads the configuration, and from then on logs as much as it says.
     ///
@@ -50,15 +67,17 @@ impl GlobalArgs {
     /// A [`ConfigError`] with everything that is wrong; what is logged has then not changed.
     pub fn load_config(&self) -> Result<Config, ConfigError> {
         let config = Config::load(&self.config)?;
+        secrets::hide(config.kafka.secrets());
         self.log.follow(config.log.level);
         Ok(config)
     }
 }
 
 impl LogArgs {
-    /// Sets logging up for the rest of the program's life.
-    pub fn init(&self) {
-        logging::init(self.flagged().unwrap_or_default().into(), self.log_format);
+    /// Sets logging up for the rest of the program's life. Of the libraries that `quiet` names, by what their modules begin
+    /// with, nothing but errors is logged unless debugging is asked for.
+    pub fn init(&self, quiet: &'static [&'static str]) {
+        logging::init(self.flagged().unwrap_or_default().into(), self.log_format, quiet);
     }
 
     fn flagged(&self) -> Option<LogLevel> {

@@ -10,13 +10,16 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod escape;
 pub mod exit;
 pub mod fail_point;
 pub mod glob;
 pub mod logging;
 pub mod make;
+pub mod output;
 pub mod record;
 pub mod ring;
+pub mod secrets;
 #[cfg(not(loom))]
 pub mod shared;
 #[cfg(not(loom))]

@@ -5,6 +5,7 @@ use bywash_common::{
     cli::GlobalArgs,
     config::{Config, ConfigError},
     exit::Exit,
+    output,
 };
 
 use crate::{cli::print, fifo, mount::Unusable, services, sleep::NothingSleeps};
@@ -16,8 +17,11 @@ use crate::{cli::print, fifo, mount::Unusable, services, sleep::NothingSleeps};
 pub fn check(args: &GlobalArgs, show: bool) -> Result<Exit> {
     let config = load(args)?;
     services::check(&config)?;
-    let text = if show { config.print() } else { "the configuration is valid\n".to_owned() };
-    print(text.as_bytes())
+    if show {
+        output::print_exact(config.print().as_bytes())?;
+        return Ok(Exit::Ok);
+    }
+    print("the configuration is valid\n")
 }
 
 /// Reads the configuration, and sees to it that there is something to do.

@@ -8,7 +8,7 @@
 //! whether an agent follows; if so, it has systemd look again by [`LOOK_AGAIN_UNIT`], which waits.
 
 use std::{
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::ffi::OsStrExt},
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use bywash_common::{
     cli::GlobalArgs,
     config::{AgentConfig, Config, OnAgentExit},
+    escape::in_line,
     exit::Exit,
     ring,
 };
@@ -141,7 +142,7 @@ pub fn cleanup(args: &GlobalArgs, now: bool) -> Result<Exit> {
         None => now,
         Some(Successor::DoesNot) => true,
         Some(Successor::Comes) => match Unit::of_system(LOOK_AGAIN_UNIT).start_anew() {
-            Ok(()) => return print(b"another agent is to follow: looking again later\n"),
+            Ok(()) => return print("another agent is to follow: looking again later\n"),
             Err(error) => {
                 // The agent could not follow while this waits.
                 tracing::warn!("nobody takes the overlays off if no agent follows: {error:#}");
@@ -177,7 +178,7 @@ fn clean(found: Vec<Left>, policy: &Policy, now: bool, exit: &mut Exit) -> Resul
         asked.push((left, root, probe, patience));
     }
     for (left, root, probe, patience) in asked {
-        let shown = left.path.display();
+        let shown = in_line(left.path.as_os_str().as_bytes());
         let answer = probe.answer(begin + patience);
         let state = match answer {
             Answer::Alive => "answers".to_owned(),
@@ -206,7 +207,7 @@ fn clean(found: Vec<Left>, policy: &Policy, now: bool, exit: &mut Exit) -> Resul
             // An agent that only stood still mounts it again once it goes on.
             sleep::have_look(&left.ring);
         }
-        print(line.as_bytes())?;
+        print(&line)?;
     }
     Ok(())
 }

@@ -1,9 +1,7 @@
 //! The command line.
 
-use std::io::{self, Write};
-
 use anyhow::Result;
-use bywash_common::{cli::GlobalArgs, exit::Exit};
+use bywash_common::{cli::GlobalArgs, exit::Exit, output};
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// Mounts overlays over directories and records every write under them
@@ -74,7 +72,8 @@ pub enum Command {
 pub fn completions(shell: clap_complete::Shell) -> Result<Exit> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "fs-agent", &mut text);
-    print(&text)
+    output::print_exact(&text)?;
+    Ok(Exit::Ok)
 }
 
 /// Prints the manual page.
@@ -84,18 +83,18 @@ pub fn completions(shell: clap_complete::Shell) -> Result<Exit> {
 pub fn man() -> Result<Exit> {
     let mut text = Vec::new();
     clap_mangen::Man::new(Cli::command()).render(&mut text)?;
-    print(&text)
+    output::print_exact(&text)?;
+    Ok(Exit::Ok)
 }
 
-/// Prints to standard output. That the reader has gone away is no error: `fs-agent status | head`.
+/// Prints lines for people to standard output.
 ///
 /// # Errors
 /// If standard output cannot be written to.
-pub fn print(text: &[u8]) -> Result<Exit> {
-    match io::stdout().write_all(text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(Exit::Ok),
-    }
+pub fn print(text: &str) -> Result<Exit> {
+    // Nobody who reads is no failure.
+    output::print(text)?;
+    Ok(Exit::Ok)
 }
 
 #[cfg(test)]

@@ -25,13 +25,15 @@ mod worker_pool;
 use std::process::ExitCode;
 
 use bywash_common::exit::Exit;
-use clap::Parser;
 
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
-    global.log.init();
+    let Cli { global, command } = match bywash_common::cli::parse() {
+        Ok(cli) => cli,
+        Err(exit) => return exit.into(),
+    };
+    global.log.init(&[]);
     let result = match command {
         Command::Probe => return ExitCode::from(mount::probe::run()),
         Command::Run => run::run(&global),

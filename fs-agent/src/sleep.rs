@@ -6,6 +6,7 @@
 
 use std::{
     fs, io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use bywash_common::{
     cli::GlobalArgs,
     config::{Config, DirectoryConfig},
+    escape::in_line,
     exit::Exit,
     make::{Access, make_directories},
     ring::{self, Inspected, RingError},
@@ -154,15 +156,17 @@ fn have_done(config: &Config, directories: &[PathBuf], wanted: ListeningKind, sa
     let mut told = None;
     loop {
         let Some(agent) = running_agent(name)? else {
-            return print(b"fs-agent is not running: it will take effect when it starts\n");
+            return print("fs-agent is not running: it will take effect when it starts\n");
         };
         let is_done = |path: &PathBuf| {
             agent.roster.iter().any(|listening| listening.kind == wanted && listening.path == *path)
         };
         if directories.iter().all(is_done) {
-            let lines: String =
-                directories.iter().map(|path| format!("{said} {}\n", path.display())).collect();
-            return print(lines.as_bytes());
+            let lines: String = directories
+                .iter()
+                .map(|path| format!("{said} {}\n", in_line(path.as_os_str().as_bytes())))
+                .collect();
+            return print(&lines);
         }
         // One that has just started may have looked before, and is another one.
         let pid = agent.agent(AgentCounter::Pid);

@@ -1,21 +1,21 @@
 //! `fs-agent status`: what the agent has left in shared memory, read without its help.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, os::unix::ffi::OsStrExt, time::Duration};
 
 use anyhow::Result;
 use bywash_common::{
     cli::GlobalArgs,
     clock::now_ns,
     config::Config,
+    escape::in_line,
     exit::Exit,
+    output,
     record::LossReason,
     ring::{Inspected, RingError, inspect_to_show},
     status::{AgentCounter, FifoCounter, HandoverReason, ListeningKind},
     units::ByteSize,
 };
 use serde_json::json;
-
-use crate::cli::print;
 
 /// Prints what the agent does and has done.
 ///
@@ -28,8 +28,11 @@ pub fn status(args: &GlobalArgs, as_json: bool) -> Result<Exit> {
         Err(RingError::Missing { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    let text = if as_json { as_json_text(&name, ring.as_ref()) } else { as_text(&name, ring.as_ref()) };
-    print(text.as_bytes())?;
+    if as_json {
+        output::print_json(&as_json_text(&name, ring.as_ref()))?;
+    } else {
+        output::print(&as_text(&name, ring.as_ref()))?;
+    }
     Ok(if ring.is_some_and(|ring| state(&ring) == State::Running) { Exit::Ok } else { Exit::NotRunning })
 }
 
@@ -64,7 +67,7 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
                     ListeningKind::Directory | ListeningKind::Fifo { .. } => "listening on",
                     ListeningKind::AsleepDirectory => "asleep, not listening on",
                 };
-                let _ = writeln!(out, "{said} {}", listening.path.display());
+                let _ = writeln!(out, "{said} {}", in_line(listening.path.as_os_str().as_bytes()));
                 if let ListeningKind::Fifo { slot: Some(slot) } = listening.kind {
                     let [lines, bytes, lost_lines, lost_bytes, missing] =
                         FifoCounter::ALL.map(|counter| ring.fifo(slot, counter));

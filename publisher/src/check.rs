@@ -3,10 +3,10 @@
 use bywash_common::{
     config::{Config, Sink},
     exit::Exit,
+    output,
 };
 
 use crate::{
-    output,
     sink::{self, kafka, kinesis},
     topics::topics,
 };
@@ -41,6 +41,6 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<Exit> {
         text.push_str(&lines.join("\n"));
         text.push('\n');
     }
-    output::print(text.as_bytes())?;
+    output::print_exact(text.as_bytes())?;
     Ok(Exit::Ok)
 }

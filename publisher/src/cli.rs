@@ -1,10 +1,10 @@
 //! The command line.
 
-use bywash_common::{cli::GlobalArgs, exit::Exit};
+use bywash_common::{cli::GlobalArgs, exit::Exit, output};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{check, consume, failed, output, run, status};
+use crate::{check, consume, failed, run, status};
 
 /// Sends what fs-agent captures to Kafka or Kinesis.
 #[derive(Debug, Parser)]
@@ -56,13 +56,13 @@ impl Cli {
             Command::Completions { shell } => {
                 let mut text = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "publisher", &mut text);
-                output::print(&text)?;
+                output::print_exact(&text)?;
                 Ok(Exit::Ok)
             }
             Command::Man => {
                 let mut text = Vec::new();
                 clap_mangen::Man::new(Self::command()).render(&mut text)?;
-                output::print(&text)?;
+                output::print_exact(&text)?;
                 Ok(Exit::Ok)
             }
         }

@@ -14,7 +14,6 @@ pub mod failed;
 pub mod lines;
 mod metrics;
 mod names;
-mod output;
 mod rate;
 mod reload;
 mod run;

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use bywash_common::{config::ConfigError, exit::Exit};
-use clap::Parser;
 use mimalloc::MiMalloc;
 use publisher::{cli, sink};
 
@@ -12,9 +11,15 @@ use publisher::{cli, sink};
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
+/// AWS's SDK says of credentials that it cannot find what the publisher says too, in Rust's notation.
+const QUIET: [&str; 1] = ["aws"];
+
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
-    cli.global.log.init();
+    let cli = match bywash_common::cli::parse::<cli::Cli>() {
+        Ok(cli) => cli,
+        Err(exit) => return exit.into(),
+    };
+    cli.global.log.init(&QUIET);
     match cli.execute() {
         Ok(exit) => exit.into(),
         Err(error) => {

@@ -10,12 +10,11 @@ use bywash_common::{
     clock::now_ns,
     config::Config,
     exit::Exit,
+    output,
     ring::{Inspected, RingError, inspect, inspect_to_show},
     status::PublisherCounter as Counter,
 };
 use serde::Serialize;
-
-use crate::output;
 
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -98,9 +97,12 @@ pub fn status(config: &Config, args: &StatusArgs) -> anyhow::Result<Exit> {
             records: report.delivered_records,
             bytes: report.delivered_bytes,
         });
-        let mut text = if args.json { serde_json::to_string(&report)? } else { report.text() };
-        text.push('\n');
-        if !output::print(text.as_bytes())? || !args.watch {
+        let is_read = if args.json {
+            output::print_json(&(serde_json::to_string(&report)? + "\n"))?
+        } else {
+            output::print(&(report.text() + "\n"))?
+        };
+        if !is_read || !args.watch {
             return Ok(if report.running { Exit::Ok } else { Exit::NotRunning });
         }
         sleep(WATCH_INTERVAL);

@@ -12,7 +12,7 @@ use std::{
 
 /// The rooms, lowest floor first. Rooms of one floor do not know of one another.
 const FLOORS: [&[&str]; 9] = [
-    &["clock", "disk", "names", "output", "rate", "signals", "state_dir", "topics"],
+    &["clock", "disk", "names", "rate", "signals", "state_dir", "topics"],
     &["delivery"],
     &["encode", "failed", "lines", "spool"],
     &["sink"],

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use toml::Table;
 
-use crate::units::Span;
+use crate::{secrets::REDACTED, units::Span};
 
 use super::{
     file::{Context, Placed},
@@ -14,11 +14,14 @@ use super::{
     words,
 };
 
-/// What stands for a secret.
-const REDACTED: &str = "[redacted]";
-
 /// Parts of a librdkafka property's name that say that its value is a secret.
-const SECRET_WORDS: [&str; 5] = ["password", "secret", "token", "credential", "key.pem"];
+const SECRET_WORDS: [&str; 8] =
+    ["password", "secret", "token", "credential", "key.pem", "passphrase", "oauthbearer.config", "ssl_key"];
+
+/// What librdkafka marks as sensitive beside: where secrets are, and for whom. A test of the publisher holds this to
+/// librdkafka's own list.
+const SENSITIVE: [&str; 4] =
+    ["ssl.key.location", "ssl.ca.pem", "sasl.username", "sasl.oauthbearer.assertion.private.key.file"];
 
 /// Where Kafka is, and how it is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +154,15 @@ impl Property {
 }
 
 impl KafkaConfig {
+    /// The secrets among the properties. An address from which tokens come is none.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        let properties = self.properties.iter();
+        let is_address = |property: &str| property.ends_with(".url");
+        properties
+            .filter(move |(property, _)| is_secret(property) && !is_address(property))
+            .map(|(_, value)| value.as_str())
+    }
+
     /// The section with its effective values, secrets left out.
     pub(super) fn print(&self) -> Table {
         let key = match &self.key {
@@ -159,7 +171,7 @@ impl KafkaConfig {
             MessageKey::Constant(key) => key,
         };
         let shown = |(property, value): (&String, &String)| {
-            (property.clone(), if is_secret(property) { REDACTED.to_owned() } else { value.clone() })
+            (property.clone(), if is_sensitive(property) { REDACTED.to_owned() } else { value.clone() })
         };
         table([
             // One says where the other ones are.
@@ -176,9 +188,14 @@ impl KafkaConfig {
     }
 }
 
+/// Whether the value of a librdkafka property is left out where the configuration is shown.
+pub fn is_sensitive(property: &str) -> bool {
+    is_secret(property) || SENSITIVE.contains(&property.to_ascii_lowercase().as_str())
+}
+
 fn is_secret(property: &str) -> bool {
     let property = property.to_ascii_lowercase();
-    SECRET_WORDS.iter().any(|word| property.contains(word)) || property == "sasl.oauthbearer.config"
+    SECRET_WORDS.iter().any(|word| property.contains(word))
 }
 
 pub(super) fn checked_brokers(brokers: Vec<String>) -> Result<Vec<String>, String> {

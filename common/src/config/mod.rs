@@ -36,7 +36,7 @@ pub use failed::{DEFAULT_FAILED_DIR, FailedConfig};
 pub use fifo::{EmptyLines, FifoConfig, FifoFraming, OnFull};
 pub use flags::ConfigArgs;
 pub use framing::{Framing, FramingConfig};
-pub use kafka::{Delivery, KafkaConfig, MessageKey};
+pub use kafka::{Delivery, KafkaConfig, MessageKey, is_sensitive};
 pub use kinesis::{
     KinesisConfig, PARTITION_KEY_CHARS_MAX, PartitionKey, RECORD_BYTES_MAX, checked_stream_name,
 };

@@ -11,10 +11,10 @@ use anyhow::bail;
 use bywash_common::{
     config::{Config, Sink},
     exit::Exit,
+    output,
 };
 
 use crate::{
-    output,
     signals::{self, Hangup},
     topics::topics,
 };
@@ -58,7 +58,7 @@ pub fn consume(config: &Config, args: &ConsumeArgs) -> anyhow::Result<Exit> {
         let Some(event) = source.next()? else { continue };
         text.clear();
         printer.print(event.encoder.as_deref(), &event.payload, &mut text);
-        if !output::print(&text)? {
+        if !output::print_exact(&text)? {
             break;
         }
         left -= 1;

@@ -1,9 +1,9 @@
 //! An event as people read it: the layout of fuse_kafka's test consumer.
 
-use std::{convert::Infallible, io::IsTerminal, str::FromStr};
+use std::{convert::Infallible, str::FromStr};
 
 use base64_simd::STANDARD as BASE64;
-use bywash_common::config::Encoder;
+use bywash_common::{config::Encoder, escape::in_lines, output};
 use serde_json::{Map, Value};
 
 /// Ends the name of a pseudo field that says how long another one is.
@@ -19,7 +19,7 @@ const ECS_BESIDE: [(&str, &str); 3] = [
     ("bywash.command_line_base64", "process.command_line_base64"),
 ];
 /// In front of the lines of a text after its first one.
-const CONTINUATION: &[u8] = b"\n        ";
+const CONTINUATION: &str = "\n        ";
 
 /// The keys to print.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Printer {
     /// A printer to standard output.
     pub fn new(encoder: Encoder, selection: Option<Selection>) -> Self {
         let selection = selection.filter(|selection| !selection.0.is_empty());
-        Self { encoder, selection, is_terminal: std::io::stdout().is_terminal() }
+        Self { encoder, selection, is_terminal: output::is_terminal() }
     }
 
     /// Appends an event's lines. `encoder` is the format that its publisher named.
@@ -135,17 +135,10 @@ impl Printer {
     /// Appends a value's text. A terminal must not obey what someone wrote into a log.
     fn push_text(&self, bytes: &[u8], out: &mut Vec<u8>) {
         if self.is_terminal {
-            for c in String::from_utf8_lossy(bytes).chars() {
-                match c {
-                    '\n' => out.extend_from_slice(CONTINUATION),
-                    '\t' => out.push(b'\t'),
-                    c if c.is_control() => out.extend_from_slice(c.escape_default().to_string().as_bytes()),
-                    c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-                }
-            }
+            out.extend_from_slice(in_lines(bytes, CONTINUATION).to_string().as_bytes());
         } else {
             for (i, line) in bytes.split(|b| *b == b'\n').enumerate() {
-                out.extend_from_slice(if i == 0 { b"" } else { CONTINUATION });
+                out.extend_from_slice(if i == 0 { "" } else { CONTINUATION }.as_bytes());
                 out.extend_from_slice(line);
             }
         }

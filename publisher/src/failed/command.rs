@@ -8,9 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use bywash_common::{config::Config, exit::Exit, ring::inspect};
+use bywash_common::{config::Config, escape::in_line, exit::Exit, output, ring::inspect};
 
-use crate::{delivery::Letter, output};
+use crate::delivery::Letter;
 
 use super::{directory::Directory, error::FailedError};
 
@@ -74,13 +74,19 @@ fn list(dir: &Path, json: bool) -> anyhow::Result<Exit> {
             }
             let (letter, time) = Letter::from_line(line).with_context(|| file.display().to_string())?;
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "{} {time} topic {}", letter.id, letter.topic);
+            let (id, time, topic) = (letter.id, in_line(&time), in_line(&letter.topic));
+            let _ = writeln!(text, "{id} {time} topic {topic}");
             if let Some(key) = &letter.key {
-                let _ = writeln!(text, "    key: {}", String::from_utf8_lossy(key));
+                let _ = writeln!(text, "    key: {}", in_line(key));
             }
-            let _ = writeln!(text, "    bytes: {}\n    reason: {}", letter.payload.len(), letter.reason);
+            let _ = writeln!(
+                text,
+                "    bytes: {}\n    reason: {}",
+                letter.payload.len(),
+                in_line(&letter.reason)
+            );
         }
-        if !output::print(text.as_bytes())? {
+        if !(if json { output::print_json(&text)? } else { output::print(&text)? }) {
             break;
         }
     }
@@ -104,7 +110,7 @@ fn retry(dir: &Path, ring: &str) -> anyhow::Result<Exit> {
         }
         sleep(NOTICE_INTERVAL);
     }
-    output::print(b"the publisher sends them again\n")?;
+    output::print("the publisher sends them again\n")?;
     Ok(Exit::Ok)
 }
 
@@ -123,7 +129,7 @@ fn drop_letters(dir: &Path, event_ids: &[String], all: bool) -> anyhow::Result<E
     if dropped == 0 && !all {
         bail!("none of these events is a dead letter in {}: see publisher failed list", dir.display());
     }
-    output::print(format!("{dropped} dead letters are dropped\n").as_bytes())?;
+    output::print(&format!("{dropped} dead letters are dropped\n"))?;
     Ok(Exit::Ok)
 }
 

@@ -47,6 +47,7 @@ mod spool;
 mod strangers;
 mod submounts;
 mod supervise;
+mod terminal;
 mod tools;
 mod topics;
 mod units;

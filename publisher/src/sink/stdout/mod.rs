@@ -1,11 +1,13 @@
 //! Standard output, a line an event. Lines count as delivered once the system has taken them.
 
 use std::{
+    io::IsTerminal as _,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use bywash_common::escape::in_lines;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -30,12 +32,15 @@ pub struct StdoutSink<F> {
     written: usize,
     /// The lines in `buffer`: where each ends, and whose it is.
     lines: Vec<(usize, Ticket)>,
+    /// People look at it: what a terminal would obey is shown instead.
+    is_terminal: bool,
 }
 
 impl<F: AsFd> StdoutSink<F> {
     /// A sink that writes to `out`.
     pub fn new(out: F, frontier: Arc<Frontier>) -> Self {
-        Self { out, frontier, buffer: Vec::new(), written: 0, lines: Vec::new() }
+        let is_terminal = out.as_fd().is_terminal();
+        Self { out, frontier, buffer: Vec::new(), written: 0, lines: Vec::new(), is_terminal }
     }
 
     /// Writes what the reader takes within `wait`. Never blocks longer, so that a stalled reader cannot hold up a stop.
@@ -87,8 +92,15 @@ impl<F: AsFd> Sink for StdoutSink<F> {
                 return Err(SendError::Full);
             }
         }
-        self.buffer.extend_from_slice(message.payload);
-        self.buffer.push(b'\n');
+        if self.is_terminal {
+            self.buffer.extend_from_slice(in_lines(message.payload, "\n").to_string().as_bytes());
+        } else {
+            self.buffer.extend_from_slice(message.payload);
+        }
+        // A message that is a line by itself is no two.
+        if self.buffer.last() != Some(&b'\n') {
+            self.buffer.push(b'\n');
+        }
         self.lines.push((self.buffer.len(), ticket));
         Ok(())
     }
