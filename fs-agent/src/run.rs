@@ -63,7 +63,7 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     process::watch_signals(&prepared, sender.clone())?;
     // Before the mounts, so that no change is missed.
     mount::watch::watch(sender.clone()).context("cannot watch the table of mounts")?;
-    let mut services = Services::new(ring, &config.ring.name, sender, prepared);
+    let mut services = Services::new(ring, &config.ring.name, sender, prepared, &store);
     services.apply(&config, asleep(&config)).inspect_err(|_| services.stop(OnAgentExit::Unmount))?;
     let generation = Generation::of_this_agent(&store);
     if let Some(generation) = &generation {
@@ -184,16 +184,18 @@ impl Agent<'_> {
         if signal == Signal::SIGTERM && self.store.successor() == Successor::Comes {
             tracing::info!("{signal}: making room for the next agent");
             self.generation.iter().for_each(Generation::told);
+            self.manager.stopping(self.config.agent.stop_grace.0 + STOP_WORK_MAX);
+            self.services.leave(self.config.agent.on_agent_exit);
         } else {
             tracing::info!("{signal}: stopping");
+            self.manager.stopping(self.config.agent.stop_grace.0 + STOP_WORK_MAX);
+            self.services.stop(self.config.agent.on_agent_exit);
         }
-        self.stop();
+        self.close();
     }
 
-    /// Stops listening, and gives what is still in use a while.
-    fn stop(&mut self) {
-        self.manager.stopping(self.config.agent.stop_grace.0 + STOP_WORK_MAX);
-        self.services.stop(self.config.agent.on_agent_exit);
+    /// Gives what is still in use a while.
+    fn close(&mut self) {
         let deadline = Instant::now() + self.config.agent.stop_grace.0;
         while !self.services.is_closed() {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -9,6 +9,7 @@
 
 mod batch;
 mod intake;
+mod keep;
 mod promise;
 mod reader;
 mod source;
@@ -17,7 +18,7 @@ mod stream;
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
 
@@ -27,8 +28,9 @@ use bywash_common::{
     status::{FIFO_SLOTS, Listening, ListeningKind},
 };
 
-use crate::capture::Capture;
+use crate::{capture::Capture, keeper::Store};
 use intake::Intake;
+use keep::Left;
 use promise::Promises;
 use reader::{Control, Reader};
 use source::{Opened, Unlocked};
@@ -66,6 +68,10 @@ pub struct Fifos {
     read: Vec<Read>,
     /// Told to end.
     leaving: Vec<Read>,
+    /// Who keeps what is open for the next agent.
+    store: Arc<Store>,
+    /// What the agent before has left, until everything that is configured is open.
+    left: Mutex<Vec<Left>>,
 }
 
 /// FIFOs that are open and not read yet. Dropped, they are closed again.
@@ -73,16 +79,17 @@ pub struct New(Vec<(FifoConfig, Found)>);
 
 /// A FIFO that is open and not read yet.
 enum Found {
-    /// Nobody reads it.
-    Free(Opened),
+    /// Nobody reads it; nor what was at its path before.
+    Free(Opened, Vec<Opened>),
     /// A reader that was told to end still does. It is open here too, so that its writers never find it without a reader.
     Left(Unlocked),
 }
 
 impl Fifos {
-    /// None yet. What comes through them goes to `capture`.
-    pub fn new(capture: Arc<Capture>) -> Self {
-        Self { capture, promises: Promises::default(), read: Vec::new(), leaving: Vec::new() }
+    /// None yet. What comes through them goes to `capture`, and `store` keeps them for the next agent.
+    pub fn new(capture: Arc<Capture>, store: Arc<Store>) -> Self {
+        let (promises, left) = (Promises::default(), Mutex::new(Left::take_all(&store)));
+        Self { capture, promises, read: Vec::new(), leaving: Vec::new(), store, left }
     }
 
     /// Opens those of `wanted` that are not read.
@@ -94,12 +101,26 @@ impl Fifos {
         let mut new = New(Vec::new());
         for fifo in wanted.iter().filter(|fifo| !is_read(fifo)) {
             self.refuse_known(fifo, &new)?;
-            let unlocked = source::open_unlocked(fifo)?;
+            let mut removed = self.left_at(fifo);
+            let current = removed.iter().position(|left| {
+                source::look(&fifo.path).is_ok_and(|found| found == source::Found::Fifo(left.id))
+            });
+            let unlocked = match current {
+                Some(at) => Unlocked::new(removed.remove(at), &fifo.path),
+                None => source::open_unlocked(fifo)?,
+            };
             let is_left = self.leaving.iter().any(|read| read.control.holds(unlocked.id()));
-            let found = if is_left { Found::Left(unlocked) } else { Found::Free(unlocked.lock()?) };
+            let found = if is_left { Found::Left(unlocked) } else { Found::Free(unlocked.lock()?, removed) };
             new.0.push((fifo.clone(), found));
         }
         Ok(new)
+    }
+
+    /// What the agent before has left of the FIFOs at the path of `fifo`.
+    fn left_at(&self, fifo: &FifoConfig) -> Vec<Opened> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let here: Vec<Left> = left.extract_if(.., |left| left.path == fifo.path).collect();
+        here.into_iter().filter_map(|left| Opened::take_up(left, fifo)).collect()
     }
 
     /// Another path may lead to a FIFO that is read.
@@ -136,13 +157,20 @@ impl Fifos {
         }
         let begun = new.0.into_iter().try_for_each(|(config, found)| self.begin(config, found));
         self.leaving.retain(|read| !read.thread.is_finished());
+        for left in self.left.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let lost = left.rest.bytes.len();
+            tracing::info!(
+                "not listening on {} any more; {lost} bytes of a line had been read",
+                left.path.display()
+            );
+        }
         begun
     }
 
     /// Has the FIFO read, by the reader that was told to end if it can still be told to go on: so no line is torn.
     fn begin(&mut self, config: FifoConfig, found: Found) -> Result<()> {
         let unlocked = match found {
-            Found::Free(opened) => return self.start(config, opened),
+            Found::Free(opened, removed) => return self.start(config, opened, removed),
             Found::Left(unlocked) => unlocked,
         };
         if let Some(at) = self.leaving.iter().position(|read| read.control.holds(unlocked.id())) {
@@ -157,17 +185,18 @@ impl Fifos {
             read.control.hand_over();
             join(read);
         }
-        self.start(config, unlocked.lock()?)
+        self.start(config, unlocked.lock()?, Vec::new())
     }
 
-    fn start(&mut self, config: FifoConfig, opened: Opened) -> Result<()> {
+    fn start(&mut self, config: FifoConfig, opened: Opened, removed: Vec<Opened>) -> Result<()> {
         let slot = self.free_slot();
         if let Some(slot) = slot {
             self.capture.ring().status.clear_fifo(slot);
         }
         let control = Arc::new(Control::new().context("cannot make an eventfd")?);
         let intake = Intake::new(Arc::clone(&self.capture), &config, self.promises.clone(), slot);
-        let reader = Reader::new(config.clone(), opened, Arc::clone(&control), intake)
+        let (opened, store) = ((opened, removed), Arc::clone(&self.store));
+        let reader = Reader::new(config.clone(), opened, Arc::clone(&control), intake, store)
             .with_context(|| format!("cannot wait for the FIFO {}", config.path.display()))?;
         let thread = thread::Builder::new()
             .name("fifo".to_owned())
@@ -205,6 +234,14 @@ impl Fifos {
         }
     }
 
+    /// Leaves all pipes to the next agent, with what was read of them.
+    pub fn leave(&mut self) {
+        for read in self.read.drain(..).chain(self.leaving.drain(..)) {
+            read.control.leave();
+            join(read);
+        }
+    }
+
     /// Waits until all readers that were told to end have done so: each does within a bounded time.
     pub fn join(&mut self) {
         self.leaving.drain(..).for_each(join);
@@ -214,7 +251,7 @@ impl Fifos {
 impl Found {
     fn id(&self) -> source::FileId {
         match self {
-            Self::Free(opened) => opened.id,
+            Self::Free(opened, _) => opened.id,
             Self::Left(unlocked) => unlocked.id(),
         }
     }

@@ -8,6 +8,7 @@
 //! What was removed from the filesystem is read on until its last writer has closed, beside the FIFO that took its place.
 
 use std::{
+    os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -22,9 +23,11 @@ use rustix::io::ioctl_fionread;
 
 use super::{
     intake::Intake,
+    keep::Keep,
     source::{self, FileId, Found, Opened},
     stream::{Progress, Stream},
 };
+use crate::keeper::Store;
 
 /// How often the path is looked at, for a FIFO that was removed and made again.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -68,6 +71,8 @@ enum Stage {
     ReadingOut,
     /// It puts what it has read into the ring, and ends.
     Closing,
+    /// It leaves everything to the next agent, and ends.
+    Leaving,
 }
 
 impl Control {
@@ -94,10 +99,16 @@ impl Control {
         self.ring();
     }
 
+    /// Has the reader leave the pipes to the next agent, with what it has read of them, and end.
+    pub fn leave(&self) {
+        self.lock().stage = Stage::Leaving;
+        self.ring();
+    }
+
     /// Has a reader that was told to end go on, by `config`, as if nothing had been; false if it is too late for that.
     pub fn resume(&self, config: &FifoConfig) -> bool {
         let mut shared = self.lock();
-        if shared.stage == Stage::Closing {
+        if matches!(shared.stage, Stage::Closing | Stage::Leaving) {
             return false;
         }
         shared.stage = Stage::Reading;
@@ -137,7 +148,7 @@ impl Control {
         if *stage == Stage::ReadingOut {
             *stage = Stage::Closing;
         }
-        *stage == Stage::Closing
+        matches!(*stage, Stage::Closing | Stage::Leaving)
     }
 
     fn take_change(&self) -> Option<FifoConfig> {
@@ -150,6 +161,8 @@ pub struct Reader {
     config: FifoConfig,
     control: Arc<Control>,
     intake: Intake,
+    /// Who keeps what is open for the next agent.
+    store: Arc<Store>,
     epoll: Epoll,
     /// What is read; the last one is at the path, unless nothing is.
     streams: Vec<Stream>,
@@ -173,15 +186,16 @@ struct Round {
 }
 
 impl Reader {
-    /// A reader of `opened`, which was opened for `config`.
+    /// A reader of `opened`, which was opened for `config`, and of `removed`, which were at its path before.
     ///
     /// # Errors
     /// If the system has no descriptor to give.
     pub fn new(
         config: FifoConfig,
-        opened: Opened,
+        (opened, removed): (Opened, Vec<Opened>),
         control: Arc<Control>,
         intake: Intake,
+        store: Arc<Store>,
     ) -> nix::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&control.wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE_KEY))?;
@@ -189,6 +203,7 @@ impl Reader {
             config,
             control,
             intake,
+            store,
             epoll,
             streams: Vec::new(),
             current: None,
@@ -197,6 +212,10 @@ impl Reader {
             complaint: None,
             retry: RETRY_MIN,
         };
+        for opened in removed {
+            reader.take_in(opened)?;
+        }
+        reader.streams.iter_mut().for_each(|stream| stream.is_removed = true);
         reader.take_in(opened)?;
         Ok(reader)
     }
@@ -376,7 +395,10 @@ impl Reader {
         }
     }
 
-    fn take_in(&mut self, opened: Opened) -> nix::Result<()> {
+    fn take_in(&mut self, mut opened: Opened) -> nix::Result<()> {
+        if opened.keep.is_none() {
+            opened.keep = Keep::new(&self.store, &self.config.path, opened.fd.as_fd());
+        }
         let key = self.next_key;
         self.next_key += 1;
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
@@ -445,11 +467,18 @@ impl Reader {
             }
         }
         self.streams.iter_mut().for_each(Stream::look_again);
-        if self.control.stage() == Stage::Closing { Instant::now() } else { deadline }
+        if self.control.stage() == Stage::ReadingOut { deadline } else { Instant::now() }
     }
 
     /// What is still in the pipes stays there. What is not, must not be lost.
     fn close(mut self, deadline: Instant) {
+        if self.control.stage() == Stage::Leaving {
+            // What the ring has room for goes there.
+            self.streams.retain_mut(|stream| {
+                stream.is_blocked(&mut self.intake);
+                !stream.leave()
+            });
+        }
         let deadline = deadline.max(Instant::now() + CLOSING_TIME_MIN);
         self.intake.close();
         for stream in &mut self.streams {

@@ -25,6 +25,7 @@ use rustix::{
     process::geteuid,
 };
 
+use super::keep::{Keep, Left, Rest};
 use crate::privilege;
 
 /// A configured FIFO cannot be read.
@@ -144,6 +145,21 @@ pub struct Opened {
     pub id: FileId,
     /// How many bytes the pipe holds.
     pub pipe_bytes: usize,
+    /// By which it is kept for the next agent.
+    pub keep: Option<Keep>,
+    /// What an agent before has read of it.
+    pub rest: Rest,
+}
+
+impl Opened {
+    /// The reading end that the agent before has left; none if it is no FIFO at all.
+    pub fn take_up(left: Left, fifo: &FifoConfig) -> Option<Self> {
+        let pipe = fs::File::from(left.pipe);
+        let metadata = pipe.metadata().ok().filter(|metadata| metadata.file_type().is_fifo())?;
+        let pipe_bytes = enlarge(&pipe, fifo.pipe_size.0, &fifo.path);
+        let (keep, rest) = (Some(left.keep), left.rest);
+        Some(Self { fd: pipe.into(), id: FileId::of(&metadata), pipe_bytes, keep, rest })
+    }
 }
 
 /// The reading end of a FIFO that somebody else may read.
@@ -154,6 +170,11 @@ pub struct Unlocked {
 }
 
 impl Unlocked {
+    /// The one that `opened` is.
+    pub fn new(opened: Opened, path: &Path) -> Self {
+        Self { opened, path: path.to_owned() }
+    }
+
     /// Which FIFO it is.
     pub fn id(&self) -> FileId {
         self.opened.id
@@ -262,7 +283,8 @@ pub fn open_unlocked(fifo: &FifoConfig) -> Result<Unlocked, Unusable> {
     let reopened = Path::new("/proc/self/fd").join(DecInt::from_fd(&found).as_ref() as &Path);
     let file = open(&reopened, flags, Mode::empty()).map_err(|error| Unusable::io("open", path, error))?;
     let pipe_bytes = enlarge(&file, fifo.pipe_size.0, path);
-    let opened = Opened { fd: file, id: FileId::of(&metadata), pipe_bytes };
+    let opened =
+        Opened { fd: file, id: FileId::of(&metadata), pipe_bytes, keep: None, rest: Rest::default() };
     Ok(Unlocked { opened, path: path.clone() })
 }
 

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use bywash_common::config::{EmptyLines, FifoFraming};
 
+use super::keep::Rest;
+
 /// How a stream is taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -57,6 +59,21 @@ impl Splitter {
             part: 0,
             awaits_end: false,
         }
+    }
+
+    /// What is in no piece, or in pieces from `first` on that are not given away.
+    pub fn rest(&self, first: Option<&Piece>) -> Rest {
+        let (begin, offset, part, awaits_end) = match first {
+            Some(piece) => (piece.range.start, piece.offset, piece.part, false),
+            None => (self.begin, self.offset, self.part, self.awaits_end),
+        };
+        Rest { bytes: self.buffer[begin..self.filled].to_vec(), offset, part, awaits_end }
+    }
+
+    /// Goes on with what another one has left. To be called before anything is read; [`Self::cut`] takes it apart.
+    pub fn take_up(&mut self, rest: Rest) {
+        (self.filled, self.buffer) = (rest.bytes.len(), rest.bytes);
+        (self.offset, self.part, self.awaits_end) = (rest.offset, rest.part, rest.awaits_end);
     }
 
     /// Goes on by other rules. With another framing what is unfinished ends here: parts of a line must not be continued by

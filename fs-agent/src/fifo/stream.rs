@@ -57,16 +57,19 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(key: u64, opened: Opened, rules: Rules, promise: Promise) -> Self {
+    pub fn new(key: u64, mut opened: Opened, rules: Rules, promise: Promise) -> Self {
+        let (mut splitter, mut pieces) = (Splitter::new(rules), Vec::new());
+        splitter.take_up(std::mem::take(&mut opened.rest));
+        splitter.cut(&mut pieces);
         Self {
             key,
             opened,
             is_removed: false,
-            splitter: Splitter::new(rules),
+            splitter,
             promise,
-            pieces: Vec::new(),
+            pieces,
             done: 0,
-            time_ns: 0,
+            time_ns: now_ns(),
             quiet_since: None,
             recent_bytes: 0,
             has_more: true,
@@ -122,9 +125,11 @@ impl Stream {
                     self.has_more = false;
                     self.has_ended = true;
                     self.quiet_since = None;
+                    self.forget();
                     self.splitter.finish(&mut self.pieces);
                 }
                 Ok(bytes) => {
+                    self.forget();
                     self.has_ended = false;
                     read_bytes += bytes;
                     self.recent_bytes = self.recent_bytes.saturating_add(bytes);
@@ -138,9 +143,11 @@ impl Stream {
                     self.has_ended = false;
                     if quiet.is_some_and(|quiet| quiet >= line_idle) {
                         self.quiet_since = None;
+                        self.forget();
                         self.splitter.pause(&mut self.pieces);
                     } else if self.splitter.is_unfinished() {
                         self.quiet_since.get_or_insert_with(Instant::now);
+                        self.note();
                     }
                 }
                 Err(Errno::INTR) => {}
@@ -155,6 +162,30 @@ impl Stream {
             0 => Progress::Empty,
             bytes => Progress::Read(bytes),
         }
+    }
+
+    /// Takes note of a line that has begun, for an agent that follows if this one dies. Not where records of what came before
+    /// wait for room: what they have would come twice.
+    fn note(&mut self) {
+        if let Some(keep) =
+            self.opened.keep.as_mut().filter(|keep| !keep.is_noted() && self.pieces.is_empty())
+        {
+            // That memory is short costs the line only if this process dies as well.
+            let _ = keep.note(&self.splitter.rest(None));
+        }
+    }
+
+    /// What was noted is about to be a record, or longer.
+    fn forget(&mut self) {
+        if let Some(keep) = self.opened.keep.as_mut().filter(|keep| keep.is_noted()) {
+            let _ = keep.forget();
+        }
+    }
+
+    /// Leaves the pipe to the next agent, with what was read of it and is no record yet. Gives whether that is done.
+    pub fn leave(&mut self) -> bool {
+        let Some(keep) = self.opened.keep.take() else { return false };
+        keep.leave(self.splitter.rest(self.pieces.get(self.done))).is_ok()
     }
 
     /// Reads up to so many bytes.

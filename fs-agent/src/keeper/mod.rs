@@ -16,7 +16,7 @@ mod successor;
 mod systemd;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -88,6 +88,7 @@ pub struct Store {
     handed: Mutex<Vec<(Name, OwnedFd)>>,
     next_overlay: AtomicU32,
     next_directory: AtomicU32,
+    next_fifo: AtomicU32,
     complained: AtomicBool,
 }
 
@@ -116,6 +117,12 @@ impl Store {
         Self::with(manager, socket, most.min(KEPT_MAX), handed)
     }
 
+    /// One that keeps nothing.
+    #[cfg(test)]
+    pub fn none() -> Self {
+        Self::with(Manager::None, None, 0, Vec::new())
+    }
+
     fn with(manager: Manager, socket: Option<Socket>, most: usize, handed: Vec<(String, OwnedFd)>) -> Self {
         let mut known = Vec::with_capacity(handed.len());
         let mut strangers = Vec::new();
@@ -132,6 +139,7 @@ impl Store {
         };
         let next_overlay = next(|name| if let Name::Overlay(n, _) = name { Some(*n) } else { None });
         let next_directory = next(|name| if let Name::Directory(n, _) = name { Some(*n) } else { None });
+        let next_fifo = next(|name| if let Name::Fifo(n, _) = name { Some(*n) } else { None });
         let store = Self {
             manager,
             socket,
@@ -140,6 +148,7 @@ impl Store {
             handed: Mutex::new(known),
             next_overlay,
             next_directory,
+            next_fifo,
             complained: AtomicBool::new(false),
         };
         for text in strangers {
@@ -187,6 +196,20 @@ impl Store {
     #[allow(dead_code)] // As above.
     pub fn next_directory(&self) -> u32 {
         self.next_directory.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A number for a FIFO under which nothing is kept.
+    pub fn next_fifo(&self) -> u32 {
+        self.next_fifo.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The numbers of FIFOs of which something was kept for this process.
+    pub fn fifos(&self) -> BTreeSet<u32> {
+        let handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        handed
+            .iter()
+            .filter_map(|(name, _)| if let Name::Fifo(n, _) = name { Some(*n) } else { None })
+            .collect()
     }
 
     /// Has `fd` kept under `name`, in the place of what is kept under that by now.

@@ -40,6 +40,8 @@ pub enum DirectoryPart {
 pub enum FifoPart {
     /// `pipe`: the reading end.
     Pipe,
+    /// `rest`: what was read of it and is not dealt with.
+    Rest,
 }
 
 /// What there is of the agent.
@@ -61,6 +63,7 @@ impl fmt::Display for Name {
             Self::Overlay(n, OverlayPart::Parked(node)) => write!(f, "o{n}.p{node:x}"),
             Self::Directory(n, DirectoryPart::Real) => write!(f, "d{n}.real"),
             Self::Fifo(n, FifoPart::Pipe) => write!(f, "f{n}.pipe"),
+            Self::Fifo(n, FifoPart::Rest) => write!(f, "f{n}.rest"),
             Self::Agent(AgentPart::State) => f.write_str("a0.state"),
         }
     }
@@ -82,6 +85,7 @@ impl Name {
             }
             ("d", "real") => Self::Directory(n, DirectoryPart::Real),
             ("f", "pipe") => Self::Fifo(n, FifoPart::Pipe),
+            ("f", "rest") => Self::Fifo(n, FifoPart::Rest),
             ("a", "state") => Self::Agent(AgentPart::State),
             _ => return None,
         };
@@ -96,13 +100,14 @@ mod tests {
     use super::*;
 
     fn names() -> impl Strategy<Value = Name> {
-        (any::<u32>(), any::<u64>(), 0..7).prop_map(|(n, node, which)| match which {
+        (any::<u32>(), any::<u64>(), 0..8).prop_map(|(n, node, which)| match which {
             0 => Name::Overlay(n, OverlayPart::Connection),
             1 => Name::Overlay(n, OverlayPart::State),
             2 => Name::Overlay(n, OverlayPart::Root),
             3 => Name::Overlay(n, OverlayPart::Parked(node)),
             4 => Name::Directory(n, DirectoryPart::Real),
             5 => Name::Fifo(n, FifoPart::Pipe),
+            6 => Name::Fifo(n, FifoPart::Rest),
             _ => Name::Agent(AgentPart::State),
         })
     }

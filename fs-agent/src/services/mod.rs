@@ -27,6 +27,7 @@ use bywash_common::{
 use crate::{
     capture::Capture,
     fifo::{self, Fifos},
+    keeper::Store,
     mount, overlay,
     process::Prepared,
     run::Event,
@@ -74,11 +75,17 @@ pub struct Services {
 }
 
 impl Services {
-    /// Nothing yet, to feed `ring` and to report to `events`.
-    pub fn new(ring: AgentRing, ring_name: &str, events: Sender<Event>, prepared: Prepared) -> Self {
+    /// Nothing yet, to feed `ring` and to report to `events`; `store` keeps for the next agent what is open.
+    pub fn new(
+        ring: AgentRing,
+        ring_name: &str,
+        events: Sender<Event>,
+        prepared: Prepared,
+        store: &Arc<Store>,
+    ) -> Self {
         let capture = Arc::new(Capture::new(ring));
         let overlays = Overlays::new(Arc::clone(&capture), ring_name, events, prepared.identity);
-        let fifos = Fifos::new(Arc::clone(&capture));
+        let fifos = Fifos::new(Arc::clone(&capture), Arc::clone(store));
         Self { capture, overlays, fifos, asleep: Vec::new() }
     }
 
@@ -133,6 +140,12 @@ impl Services {
         self.fifos.stop();
         self.overlays.stop(on_agent_exit);
         self.fifos.join();
+    }
+
+    /// Leaves to the next agent what can be left, and says what quotas have withheld. What cannot be left is stopped.
+    pub fn leave(&mut self, on_agent_exit: OnAgentExit) {
+        self.fifos.leave();
+        self.stop(on_agent_exit);
     }
 
     /// Whether nothing is in use any more of what was stopped. Who waits for that asks again every

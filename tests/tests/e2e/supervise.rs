@@ -1,7 +1,8 @@
 //! `fs-agent supervise`: keeps what is to outlive the agent, starts it again, and gives it up in bounded time.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use bywash_tests::harness::{
-    Bywash, Process, Settings, mounts,
+    Bywash, Capture, Process, Settings, mounts,
     process::must_run,
     program,
     wait::{self, PATIENCE},
@@ -36,6 +37,10 @@ impl Supervised {
     /// `line` gives the program and its arguments.
     fn start_by(agent: &str, line: impl FnOnce(&Bywash) -> (PathBuf, Vec<String>)) -> Self {
         let bywash = Bywash::new("localhost:9", &Settings { ring_size: "1MiB", ..Settings::default() });
+        Self::of(bywash, agent, line)
+    }
+
+    fn of(bywash: Bywash, agent: &str, line: impl FnOnce(&Bywash) -> (PathBuf, Vec<String>)) -> Self {
         let state = bywash.root().join("state");
         bywash.edit("", &format!("\n[agent]\nstate_dir = {state:?}\n{agent}\n"));
         let (program, arguments) = line(&bywash);
@@ -97,6 +102,48 @@ fn what_an_agent_has_kept_is_the_next_ones() {
     }
     let said = supervised.bywash.fs_agent(&["status"]).stdout;
     assert!(said.contains("\nagent 4 in a row: took over "), "{said}");
+}
+
+#[test]
+fn no_line_of_a_fifo_is_lost_or_torn_over_a_restart_or_a_death() {
+    let bywash = Bywash::new("localhost:9", &Settings { ring_size: "1MiB", ..Settings::default() });
+    let fifo = bywash.add_fifo("pipe", "");
+    let supervised = Supervised::of(bywash, "", |bywash| (program("fs-agent"), own_arguments(bywash)));
+    let mut capture = Capture::attach(&supervised.bywash.ring);
+    let mut writer = File::options().write(true).open(&fifo).unwrap();
+    for (number, signal) in [(2, Signal::SIGTERM), (3, Signal::SIGKILL), (4, Signal::SIGTERM)] {
+        writer.write_all(format!("{number}: begun before, ").as_bytes()).unwrap();
+        let agent = supervised.agent_pid();
+        wait::until("the agent to have read it", PATIENCE, || {
+            if notes_of_fifos(agent).iter().any(|note| note.ends_with(b"before, ")) {
+                Ok(())
+            } else {
+                Err(String::new())
+            }
+        });
+        kill(agent, signal).unwrap();
+        // The same writer goes on, agent or no agent: no SIGPIPE, no EPIPE.
+        writer.write_all(b"ended meanwhile\nanother\n").unwrap();
+        supervised.agent_in_a_row(number);
+        let expected = [format!("{number}: begun before, ended meanwhile"), "another".to_owned()];
+        let mut lines = Vec::new();
+        wait::until("both lines", PATIENCE, || {
+            lines
+                .extend(capture.take().into_iter().map(|captured| String::from_utf8(captured.data).unwrap()));
+            if lines.len() >= 2 { Ok(()) } else { Err(format!("{lines:?}")) }
+        });
+        assert_eq!(lines, expected);
+    }
+    assert!(capture.take().is_empty());
+}
+
+/// What an agent has noted of lines that have begun.
+fn notes_of_fifos(agent: Pid) -> Vec<Vec<u8>> {
+    let Ok(fds) = fs::read_dir(format!("/proc/{agent}/fd")) else { return Vec::new() };
+    let paths = fds.filter_map(|fd| fd.ok().map(|fd| fd.path()));
+    let notes = paths
+        .filter(|fd| fs::read_link(fd).is_ok_and(|to| to.to_string_lossy().contains("memfd:bywash-fifo")));
+    notes.filter_map(|fd| fs::read(fd).ok()).collect()
 }
 
 #[test]
