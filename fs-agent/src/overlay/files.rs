@@ -244,8 +244,11 @@ impl Overlay {
             file.inode.size().grew_to(offset + done.len);
         }
         journal::written(done);
+        // Whether it was brought to the disk as well is not known.
+        self.bring_to_disk(file, request.durability)?;
         let len = usize::try_from(done.len).unwrap_or(usize::MAX).min(data.len());
-        Ok(Some(Written { len, offset: done.offset, set_id_dropped: false }))
+        // Nor whether there were set-id bits.
+        Ok(Some(Written { len, offset: done.offset, set_id_dropped: request.drops_set_id.is_some() }))
     }
 
     /// What is in the file from `offset` on, as far as an append of `len` bytes is looked for there.

@@ -89,7 +89,7 @@ impl Overlay {
         let before = journal::cut_short();
         journal::begins_to_make();
         let fd = match self.inodes.with_descriptor(|| openat(&parent_fd, name, flags, masked(mode)?)) {
-            Err(Errno::EXIST) if self.was_made(before, (&parent_fd, name), FileType::RegularFile) => {
+            Err(Errno::EXIST) if self.was_made(before, (&parent_fd, name), FileType::RegularFile)? => {
                 let made =
                     self.inodes.with_descriptor(|| openat(&parent_fd, name, PATH_ONLY, Mode::empty()))?;
                 parent.reopen(&made, flags - (OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW))?
@@ -146,19 +146,28 @@ impl Overlay {
         let before = journal::cut_short();
         journal::begins_to_make();
         match make() {
-            Err(Errno::EXIST) if self.was_made(before, at, kind) => Ok(()),
+            Err(Errno::EXIST) if self.was_made(before, at, kind)? => Ok(()),
             made => made,
         }
     }
 
     /// Whether a predecessor, who was at it as `before` says, has made what `name` in `parent` leads to.
-    fn was_made(&self, before: Option<Progress>, (parent, name): (&OwnedFd, &OsStr), kind: FileType) -> bool {
-        let Some(before) = before else { return false };
-        let Ok(stat) = statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, ADMITTED) else { return false };
+    ///
+    /// # Errors
+    /// As statx(2) says.
+    fn was_made(
+        &self,
+        before: Option<Progress>,
+        (parent, name): (&OwnedFd, &OsStr),
+        kind: FileType,
+    ) -> Result<bool> {
+        let Some(before) = before else { return Ok(false) };
+        let stat = statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, ADMITTED)?;
         // A file server has a clock of its own.
         let birth_ns = birth_of(&stat).filter(|_| self.is_local());
         let found = FileType::from_raw_mode(stat.stx_mode.into());
-        verdict::is_made(&before, kind, Some(&verdict::Below { key: file_key(&stat), kind: found, birth_ns }))
+        let below = verdict::Below { key: file_key(&stat), kind: found, birth_ns };
+        Ok(verdict::is_made(&before, kind, Some(&below)))
     }
 
     /// Gives a file another name.
@@ -172,10 +181,10 @@ impl Overlay {
         let before = journal::cut_short();
         journal::begins_to_make();
         let link = linkat(&self.own_fds, DecInt::from_fd(&source), &parent_fd, name, AtFlags::SYMLINK_FOLLOW);
-        let is_linked = |before| verdict::is_linked(&before, inode.file_key(), key_at(&parent_fd, name));
-        match link {
-            Err(Errno::EXIST) if before.is_some_and(is_linked) => {}
-            made => made?,
+        match (link, before) {
+            (Err(Errno::EXIST), Some(before))
+                if verdict::is_linked(&before, inode.file_key(), key_at(&parent_fd, name)?) => {}
+            (made, _) => made?,
         }
         self.look_up_in(&parent, name)
     }
@@ -207,7 +216,8 @@ impl Overlay {
 
     fn remove(&self, parent: u64, name: &OsStr, flags: AtFlags) -> Result<()> {
         let parent = self.inodes.get(parent)?;
-        let (before, found) = (journal::cut_short(), self.at(&parent, name));
+        let before = journal::cut_short();
+        let found = self.at(&parent, name).or_else(|errno| Found::unknown(before, errno))?;
         if let Some(before) = before.filter(|before| verdict::is_removed(before, found.key())) {
             let removed = before.moving.and_then(|(key, _)| self.inodes.find_key(key));
             removed.inspect(|inode| inode.links.remove(&parent, name));
@@ -246,7 +256,8 @@ impl Overlay {
         let flags = RenameFlags::from_bits_retain(flags);
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let before = journal::cut_short();
-        let (moved, replaced) = (self.at(&parent, name), self.at(&new_parent, new_name));
+        let at = |parent, name| self.at(parent, name).or_else(|errno| Found::unknown(before, errno));
+        let (moved, replaced) = (at(&parent, name)?, at(&new_parent, new_name)?);
         if let Some(before) = before
             && verdict::is_renamed(&before, (moved.key(), replaced.key()), exchange)
         {
@@ -317,13 +328,16 @@ impl Overlay {
     }
 
     /// What `name` leads to. That the name can change hands before it is used matters to paths in records alone.
-    fn at(&self, parent: &Arc<Inode>, name: &OsStr) -> Found {
+    fn at(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Found> {
         let asked = StatxFlags::INO | StatxFlags::NLINK;
-        let stat = parent.fd().and_then(|parent| statx(&parent, name, AtFlags::SYMLINK_NOFOLLOW, asked));
-        let Ok(stat) = stat else { return Found { key: None, names: 0, known: None } };
+        let parent = parent.fd()?;
+        let stat = match statx(&parent, name, AtFlags::SYMLINK_NOFOLLOW, asked) {
+            Err(Errno::NOENT) => return Ok(Found { key: None, names: 0, known: None }),
+            found => found?,
+        };
         let inode = self.inodes.find(&stat);
         let known = inode.and_then(|inode| inode.fd().ok().map(|fd| (inode, fd)));
-        Found { key: Some(file_key(&stat)), names: stat.stx_nlink, known }
+        Ok(Found { key: Some(file_key(&stat)), names: stat.stx_nlink, known })
     }
 }
 
@@ -337,6 +351,12 @@ struct Found {
 }
 
 impl Found {
+    /// Nobody can say, for the reason `errno`. Who does something for the first time finds that out by it; who has to know
+    /// whether a predecessor has done it cannot go on.
+    fn unknown(before: Option<Progress>, errno: Errno) -> Result<Self> {
+        if before.is_some() { Err(errno) } else { Ok(Self { key: None, names: 0, known: None }) }
+    }
+
     fn key(&self) -> Option<FileKey> {
         self.key
     }
@@ -352,6 +372,9 @@ fn file_key(stat: &Statx) -> FileKey {
 }
 
 /// Which file `name` in `parent` leads to.
-fn key_at(parent: &OwnedFd, name: &OsStr) -> Option<FileKey> {
-    statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::INO).ok().map(|stat| file_key(&stat))
+fn key_at(parent: &OwnedFd, name: &OsStr) -> Result<Option<FileKey>> {
+    match statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::INO) {
+        Err(Errno::NOENT) => Ok(None),
+        found => found.map(|stat| Some(file_key(&stat))),
+    }
 }

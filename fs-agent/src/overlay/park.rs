@@ -78,9 +78,11 @@ impl Overlay {
     /// `inode`, which `fd` holds, is about to lose one of its `names`. Says whether it is parked for that.
     pub(super) fn park_before(&self, inode: &Arc<Inode>, fd: &OwnedFd, names: u32) -> bool {
         let is_last = inode.is_dir() || names <= 1;
-        let is_found_otherwise = inode.has_handle() || inode.links.live().len() > 1;
-        if !is_last && is_found_otherwise {
-            return false;
+        if !is_last {
+            inode.keep_handle(fd);
+            if inode.has_handle() || inode.links.live().len() > 1 {
+                return false;
+            }
         }
         if inode.is_open() {
             self.parking.park(inode, fd);

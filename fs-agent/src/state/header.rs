@@ -78,11 +78,12 @@ pub fn check(segment: &Segment) -> Result<[u32; TABLES], StateError> {
     if boot != boot_id() {
         return Err(StateError::OtherBoot);
     }
-    let sizes: [Option<u32>; TABLES] = [0, 1, 2, 3, 4]
-        .map(|index| u32::try_from(get(at::SIZES + index * WORD)).ok().filter(|size| *size <= HANDLES_MAX));
+    let sizes: [Option<u32>; TABLES] = [0, 1, 2, 3, 4].map(|index| {
+        u32::try_from(get(at::SIZES + index * WORD)).ok().filter(|size| (1..=HANDLES_MAX).contains(size))
+    });
     match sizes {
         [Some(a), Some(b), Some(c), Some(d), Some(e)] => Ok([a, b, c, d, e]),
-        _ => Err(StateError::Damaged("a table is larger than tables are")),
+        _ => Err(StateError::Damaged("a table has a size that tables do not have")),
     }
 }
 

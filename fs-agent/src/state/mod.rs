@@ -21,7 +21,7 @@
 //! 0x0100  the highest handle that was given, to a file or a directory
 //! 0x0108  the next node id of a file whose own number cannot serve, less 2^63
 //! 0x0110  the next number in place of a time of birth
-//! 0x0120  how many slots were ever used: nodes, links, handles, directories
+//! 0x0120  how many slots were ever used: nodes, links, handles, directories, requests
 //! 0x0200  facts: for each of two kinds two slots of four words: edition, length, crc32c, 0
 //! 0x1000  the overlay's path, as writers see it
 //! 0x2000  the bytes of the facts, 4 x 0x1800
@@ -233,7 +233,7 @@ impl State {
         segment.write(at::PATH, path);
         set(at::CHECKSUM, checksum_of(&segment, path.len()).into());
         let [nodes, links, handles, dirs] = [0, 1, 2, 3].map(|index| Table::new(&segment, shapes[index]));
-        let journal = Journal::new(&segment, shapes[4].start, sizes[4]);
+        let journal = Journal::new(&segment, &shapes[4]);
         let slot = nodes.take();
         NodeFacts { id: slots::ROOT, dev: root.dev, ino: root.ino, birth: Birth::Unknown(0), is_dir: true }
             .fill(&slot, 0, 1);
@@ -262,7 +262,8 @@ impl State {
             let found = node_slots.iter().find(|slot| slot.index() == Some(index));
             found.map(|slot| slot.get(slots::node::LOOKUPS))
         };
-        let journal = Journal::take_up(&segment, shapes[4].start, sizes[4], lookups);
+        let journal = Journal::take_up(&segment, &shapes[4], lookups)
+            .ok_or(StateError::Damaged("more requests are being done than can be"))?;
         let state = Self { segment, nodes, links, handles, dirs, journal, facts: Mutex::new(()) };
         Ok(Left {
             state: Arc::new(state),

@@ -108,6 +108,10 @@ fn a_state_of_full_size_takes_memory_as_it_is_used() {
         .collect();
     let used = rustix::fs::fstat(&*state.segment).unwrap().st_blocks * 512;
     assert!(used < 12 << 20, "{used} bytes");
+    state.freeze();
+    State::open(state.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    let read = rustix::fs::fstat(&*state.segment).unwrap().st_blocks * 512;
+    assert!(read < used + (64 << 10), "who takes it up touches no more: {read} bytes, {used} before");
     drop(slots);
 }
 
@@ -148,6 +152,7 @@ fn what_is_no_state_of_now_is_refused() {
     }
     assert!(matches!(damaged(at::USED, 5), StateError::Damaged(_)));
     assert!(matches!(damaged(at::USED + 8, len), StateError::Damaged(_)));
+    assert!(matches!(damaged(at::USED + 4 * WORD, 3), StateError::Damaged(_)));
     let (state, _root) = small();
     state.segment.word(at::BOOT).store(1, Ordering::Release);
     let sum = checksum_of(&state.segment, state.path_len());

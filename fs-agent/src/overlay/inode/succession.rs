@@ -62,6 +62,9 @@ impl Inodes {
 
     /// What an answer that has not left was to tell the kernel of is taken back. Gives the inodes that it does not know then.
     pub fn take_back(&self, request: &Request) -> Vec<Arc<Inode>> {
+        if request.last_counted().is_none() {
+            return Vec::new();
+        }
         let mut tables = lock(&self.tables);
         let by_slot: HashMap<u32, Arc<Inode>> =
             tables.known.values().filter_map(|inode| Some((inode.slot()?, Arc::clone(inode)))).collect();

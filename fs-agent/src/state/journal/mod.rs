@@ -45,7 +45,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{
     lock,
-    table::{is_dead, step},
+    table::{Shape, is_dead, step},
 };
 
 /// Words of a slot.
@@ -156,6 +156,8 @@ pub struct InFlight {
 pub struct Journal {
     segment: Arc<Segment>,
     start: usize,
+    /// The word that says how many of the first slots were ever used: the memory of others is not touched.
+    used_at: usize,
     /// Which slots this process uses, or has found in use.
     taken: Box<[AtomicBool]>,
     /// Requests that were cut short and have not come back, with their slots.
@@ -166,11 +168,12 @@ pub struct Journal {
 
 impl Journal {
     /// One without any.
-    pub(super) fn new(segment: &Arc<Segment>, start: usize, slots: u32) -> Arc<Self> {
+    pub(super) fn new(segment: &Arc<Segment>, shape: &Shape) -> Arc<Self> {
         Arc::new(Self {
             segment: Arc::clone(segment),
-            start,
-            taken: (0..slots).map(|_| AtomicBool::new(false)).collect(),
+            start: shape.start,
+            used_at: shape.used_at,
+            taken: (0..shape.max).map(|_| AtomicBool::new(false)).collect(),
             left: Mutex::default(),
             left_count: AtomicUsize::new(0),
             full_told: AtomicBool::new(false),
@@ -178,15 +181,17 @@ impl Journal {
     }
 
     /// What a predecessor has left. `lookups` says how often the kernel knows the node in a slot; none for a slot that is void.
+    /// None if it claims more than it can have.
     pub(super) fn take_up(
         segment: &Arc<Segment>,
-        start: usize,
-        slots: u32,
+        shape: &Shape,
         lookups: impl Fn(u32) -> Option<u64>,
-    ) -> Arc<Self> {
-        let journal = Self::new(segment, start, slots);
+    ) -> Option<Arc<Self>> {
+        let journal = Self::new(segment, shape);
+        let used = segment.word(shape.used_at).load(Ordering::Acquire);
+        let used = u32::try_from(used).ok().filter(|used| *used <= shape.max)?;
         let mut left = HashMap::new();
-        for index in 0..slots {
+        for index in 0..used {
             let unique = journal.word(index, word::UNIQUE).load(Ordering::Acquire);
             if unique != 0 {
                 journal.settle(index, &lookups);
@@ -196,7 +201,7 @@ impl Journal {
         }
         journal.left_count.store(left.len(), Ordering::Release);
         *lock(&journal.left) = left;
-        journal
+        Some(journal)
     }
 
     /// Makes up for a count that was being changed. As often done as it is begun, it comes to the same.
@@ -264,6 +269,11 @@ impl Journal {
         }
         let slot = self.claim(hint);
         if let Some(slot) = slot {
+            let used = self.segment.word(self.used_at);
+            if used.load(Ordering::Relaxed) <= slot.into() {
+                step();
+                used.fetch_max(u64::from(slot) + 1, Ordering::AcqRel);
+            }
             step();
             let set = |at: usize, value: u64| self.word(slot, at).store(value, Ordering::Release);
             set(word::OPERATION, operation.into());
