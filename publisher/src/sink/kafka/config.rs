@@ -14,6 +14,9 @@ const QUEUE_HEADROOM: u64 = 2;
 /// The largest value of librdkafka's `queue.buffering.max.*`.
 const QUEUE_MAX: u64 = 2_147_483_647;
 
+/// Has librdkafka stop where it gives a message up.
+pub const GAPLESS: &str = "enable.gapless.guarantee";
+
 /// Properties that other keys of the configuration set, with their other names, and the key.
 const FIRST_CLASS: [(&[&str], &str); 6] = [
     (&["transactional.id"], "kafka.transactional_id"),
@@ -78,6 +81,8 @@ pub fn producer_config(config: &Config) -> Result<ClientConfig, PropertyError> {
     // Java's default partitioner: consumers that partition likewise find a key where they look for it.
     set_default(&mut client, "partitioner", "murmur2_random");
     client.set("enable.idempotence", "true").set("acks", "all").set("message.timeout.ms", "0");
+    // Else librdkafka goes on with what lies behind a message that it gives up, before anybody can put that back.
+    client.set(GAPLESS, "true");
 
     let publisher = &config.publisher;
     let linger = publisher.flush_interval.map(|span| (span.0.as_secs_f64() * 1e3).to_string());
@@ -114,6 +119,8 @@ pub fn producer_config(config: &Config) -> Result<ClientConfig, PropertyError> {
 pub fn transactional_config(config: &Config, transactional_id: &str) -> Result<ClientConfig, PropertyError> {
     let mut client = producer_config(config)?;
     client.set("transactional.id", transactional_id);
+    // A message that is given up fails its transaction.
+    client.remove(GAPLESS);
     // librdkafka takes the transaction's: what is not delivered by then is taken back with it, and sent again in the next.
     client.remove("message.timeout.ms");
     validate(&client)?;
@@ -188,6 +195,10 @@ fn base_config(config: &Config) -> Result<ClientConfig, PropertyError> {
             ));
         }
     }
+    if config.kafka.properties.get(GAPLESS).is_some_and(|value| value.parse() != Ok(true)) {
+        let message = "it cannot be switched off: events would overtake those that a broker refuses for a moment; leave it out";
+        return Err(PropertyError::new(GAPLESS, message));
+    }
     let is_set = |name: &&str| config.kafka.properties.contains_key(*name);
     if let Some([one, other]) = ALIASES.iter().find(|names| names.iter().all(is_set)) {
         let message = format!("`{other}` is another name for it, and sets it too: keep one of the two");
@@ -250,6 +261,7 @@ mod tests {
             ("enable.idempotence", "true"),
             ("acks", "all"),
             ("message.timeout.ms", "0"),
+            (GAPLESS, "true"),
             ("partitioner", "murmur2_random"),
             ("linger.ms", "5"),
             ("bootstrap.servers", "localhost:9092"),
@@ -282,6 +294,8 @@ mod tests {
         refused(&with("message.timeout.ms", "1000"), &["drop"]);
         refused(&with("delivery.timeout.ms", "1000"), &["drop"]);
         refused(&with("message.send.max.retries", "1"), &["dropped"]);
+        refused(&with(GAPLESS, "false"), &["overtake"]);
+        assert!(producer_config(&with(GAPLESS, "true")).is_ok());
         refused(&with("test.mock.num.brokers", "3"), &["made up"]);
         refused(&with("enable.auto.commit", "true"), &["`enable.auto.commit`"]);
     }

@@ -1,20 +1,24 @@
 //! Kafka, by librdkafka.
 //!
 //! The producer is idempotent, waits for all in-sync replicas and gives no message up for its age: librdkafka retries
-//! what a broker may take later, in order. What it gives up on nevertheless comes back as a failed delivery report:
+//! what a broker may take later, in order. What it gives up on nevertheless (NETWORK_EXCEPTION and whatever code it does not
+//! know count as final for it) comes back as a failed delivery report:
 //!
 //! | the failure | what becomes of the message |
 //! |---|---|
-//! | may end by itself | waits here and is sent again, for ever |
+//! | may end by itself | another producer sends it, for ever |
 //! | ends once an operator acts (no such topic, no right to write) | the same, until `failed.give_up_after`; then refused, if there are dead letters |
 //! | the broker rejects the batch (too large, invalid) | is sent again alone |
 //! | the broker rejects the message alone | refused: a dead letter, or else a loss event takes its place |
 //! | the producer cannot go on (librdkafka calls that fatal), or ZooKeeper knows other brokers by now | another producer sends it |
 //! | the publisher ends | nothing: the ring has it |
 //!
-//! While anything waits to be sent again nothing new is sent, so that each key keeps its order. The exception that
-//! cannot be helped: of batches of one partition that were on their way together, a later one may be taken after the
-//! earlier one failed.
+//! **Order.** While anything waits to be sent again nothing new is sent, so that each key keeps its order. What lies in
+//! librdkafka's own queue behind a message that it gives up would go out at once, under a new epoch that a broker takes, before
+//! any report of the failure: so `enable.gapless.guarantee` has it stop there for good. Its producer then gives back what it has
+//! not sent, the brokers have [`sink`] two seconds for the answers to what it has, and another producer sends everything
+//! unconfirmed again in the ring's order. That costs a new producer's id (two round trips), for a code that is final to
+//! librdkafka alone, and nothing else: what brokers have confirmed meanwhile is not sent twice.
 
 mod config;
 mod connect;

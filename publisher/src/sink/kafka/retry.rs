@@ -46,7 +46,7 @@ pub struct Due {
 
 #[derive(Default)]
 struct State {
-    /// By ticket, which is the order in which they were read.
+    /// In the ring's order.
     queue: VecDeque<Failed>,
     /// One that must go alone is on its way: nothing may join its batch.
     is_alone_out: bool,
@@ -80,17 +80,21 @@ impl Retries {
             state.back_off = state.back_off.max(BACK_OFF_MIN);
             state.not_before = Some(Instant::now() + state.back_off);
         }
-        // Parts of one record have one ticket: equal ones keep their order.
-        let at = state.queue.partition_point(|waiting| waiting.ticket <= failed.ticket);
-        state.queue.insert(at, failed);
-        self.is_holding.store(true, Ordering::Release);
+        self.insert(&mut state, failed);
     }
 
-    /// Puts a message back that could not be sent yet.
+    /// Puts a message back that could not be sent yet. Others may have failed meanwhile that come before it.
     pub fn put_back(&self, failed: Failed) {
         let mut state = self.lock();
         state.is_alone_out = false;
-        state.queue.push_front(failed);
+        self.insert(&mut state, failed);
+    }
+
+    /// In the ring's order: that of tickets, and of the bytes for parts of one record, which share a ticket.
+    fn insert(&self, state: &mut State, failed: Failed) {
+        let place = |failed: &Failed| (failed.ticket, failed.id.subject);
+        let at = state.queue.partition_point(|waiting| place(waiting) <= place(&failed));
+        state.queue.insert(at, failed);
         self.is_holding.store(true, Ordering::Release);
     }
 
@@ -139,7 +143,7 @@ impl Retries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::testing;
+    use crate::delivery::{Stretch, Subject, testing};
 
     fn failed(ticket: u64, alone: bool) -> Failed {
         Failed {
@@ -169,6 +173,30 @@ mod tests {
         }
         assert_eq!(order, [0, 1, 2, 3]);
         assert!(!retries.is_holding());
+    }
+
+    #[test]
+    fn one_that_is_put_back_goes_behind_what_failed_meanwhile_and_comes_before_it() {
+        let retries = Retries::default();
+        retries.hold(failed(2, false));
+        let taken = retries.next(true).unwrap();
+        retries.hold(failed(1, false));
+        retries.put_back(taken);
+        let order: Vec<u64> = std::iter::from_fn(|| retries.next(true)).map(|f| f.ticket.number()).collect();
+        assert_eq!(order, [1, 2]);
+    }
+
+    #[test]
+    fn parts_of_a_record_go_in_the_order_of_their_bytes() {
+        let part = |begin| {
+            let stretch = Some(Stretch { begin, len: 10 });
+            let subject = Subject::Bytes { sequence: 1, stretch };
+            Failed { id: EventId { subject, ..testing::id(1) }, ..failed(1, false) }
+        };
+        let retries = Retries::default();
+        [20, 0, 10].into_iter().for_each(|begin| retries.hold(part(begin)));
+        let order: Vec<Failed> = std::iter::from_fn(|| retries.next(true)).collect();
+        assert_eq!(order, [part(0), part(10), part(20)]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::{
 };
 
 use super::{
-    config::hint,
+    config::{GAPLESS, hint},
     gathered::Gathered,
     polled::Gather,
     retry::{Failed, Retries},
@@ -70,6 +70,15 @@ pub enum Verdict {
     Poison,
     /// The producer has ended: another one sends the message, or else the ring keeps it.
     Ended,
+}
+
+/// Why a producer is replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It has given up on messages, which are sent again: what lies behind them in its queue must not go before.
+    GaveUp,
+    /// It cannot go on.
+    Broken(String),
 }
 
 /// What an error of a delivery or of handing a message over means. What is not known to be the message's own fault is
@@ -179,7 +188,7 @@ pub struct Service {
     is_troubled: AtomicBool,
     /// The log has said so, and not yet that it is over.
     is_announced: AtomicBool,
-    fatal: Mutex<Option<String>>,
+    end: Mutex<Option<End>>,
     has_failed: AtomicBool,
     /// An error was reported that may have been the producer's end.
     is_suspect: AtomicBool,
@@ -201,7 +210,7 @@ impl Service {
             has_barred: AtomicBool::new(false),
             is_troubled: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
-            fatal: Mutex::new(None),
+            end: Mutex::new(None),
             has_failed: AtomicBool::new(false),
             is_suspect: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
@@ -214,34 +223,40 @@ impl Service {
         self.has_failed.load(Ordering::Acquire)
     }
 
+    /// Something has happened that may have been the producer's end.
+    pub fn suspect(&self) {
+        self.is_suspect.store(true, Ordering::Release);
+    }
+
     /// Looks whether an error that was reported since the last look was the producer's end.
     pub fn examine<C: ClientContext>(&self, client: &Client<C>) {
         if self.is_suspect.load(Ordering::Acquire)
             && self.is_suspect.swap(false, Ordering::AcqRel)
-            && let Some((_, reason)) = client.fatal_error()
+            && let Some((code, reason)) = client.fatal_error()
         {
-            self.fail(&reason);
+            let gave_up = code == RDKafkaErrorCode::GaplessGuarantee;
+            self.fail(if gave_up { End::GaveUp } else { End::Broken(reason) });
         }
     }
 
-    /// Why the producer cannot go on, if it cannot.
-    pub fn fatal(&self) -> Option<String> {
+    /// Why the producer is to be replaced, if it is.
+    pub fn ended(&self) -> Option<End> {
         if !self.has_failed() {
             return None;
         }
-        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The producer cannot go on.
-    pub fn fail(&self, reason: &str) {
-        *self.fatal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+    /// The producer is to be replaced.
+    pub fn fail(&self, end: End) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
         self.has_failed.store(true, Ordering::Release);
     }
 
     /// Another producer takes the place of the one that cannot go on.
     pub fn renew(&self) {
         self.has_failed.store(false, Ordering::Release);
-        *self.fatal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.is_troubled.store(true, Ordering::Relaxed);
         self.is_announced.store(true, Ordering::Relaxed);
     }
@@ -357,6 +372,8 @@ impl Service {
     }
 
     fn failed(&self, opaque: Opaque, code: RDKafkaErrorCode, failed: Failed) {
+        // What a broker has said may have ended the producer.
+        self.suspect();
         match verdict(code) {
             Verdict::Ended if self.is_ending.load(Ordering::Acquire) => {}
             // Its producer is replaced.
@@ -364,7 +381,10 @@ impl Service {
                 self.is_troubled.store(true, Ordering::Relaxed);
                 self.retries.hold(Failed { alone: opaque.alone, ..failed });
             }
-            Verdict::Again => self.hold(failed, code),
+            Verdict::Again => {
+                self.fail(End::GaveUp);
+                self.hold(failed, code);
+            }
             Verdict::Barred => self.bar(failed, code),
             Verdict::Poison if opaque.alone => self.refuse(failed, code.to_string()),
             Verdict::Poison => {
@@ -428,8 +448,10 @@ impl Service {
     /// Something is wrong with a broker, a connection, or the producer.
     pub fn error(&self, error: &KafkaError, reason: &str) {
         // The end of a producer comes under the code of what has led to it.
-        self.is_suspect.store(true, Ordering::Release);
+        self.suspect();
         match error.rdkafka_error_code() {
+            // What was given up comes back, and is complained of by its topic.
+            Some(RDKafkaErrorCode::GaplessGuarantee) => tracing::debug!("librdkafka: {reason}"),
             Some(RDKafkaErrorCode::AllBrokersDown) => self.say(
                 |rates| &mut rates.outage,
                 |others| {
@@ -455,6 +477,8 @@ impl Service {
         match level {
             // The same as an error above, word for word, or what is said of the producer's end.
             _ if matches!(facility, "FAIL" | "ERROR" | "FATAL") => tracing::debug!("librdkafka: {line}"),
+            // That is on at every start, and means no more than that it may be replaced by a better one.
+            _ if facility == "CONFWARN" && line.contains(GAPLESS) => tracing::debug!("librdkafka: {line}"),
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Debug => {
                 tracing::debug!("librdkafka: {facility}: {line}");
             }

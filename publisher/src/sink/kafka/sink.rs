@@ -26,7 +26,7 @@ use super::{
     error::OpenError,
     polled::{Gather as _, Polled},
     retry::Failed,
-    service::{EVENT_ID_HEADER, Link, Opaque, Service, Verdict, verdict},
+    service::{EVENT_ID_HEADER, End, Link, Opaque, Service, Verdict, verdict},
     topics::TopicMaker,
     zookeepers::{Watch, locate},
 };
@@ -44,8 +44,13 @@ const DESTROY_WAIT: Duration = Duration::from_secs(1);
 
 /// At most one line about producers that are replaced in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a new producer has before it is replaced in turn.
-const RENEWAL_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a new producer has before it is replaced in turn; while none delivers anything, each has twice as long.
+const RENEWAL_WAIT_MIN: Duration = Duration::from_millis(100);
+/// The longest that a producer which delivers nothing has.
+const RENEWAL_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long brokers have for the answers that a producer waits for while it is replaced. What they have confirmed need not be
+/// sent again.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 /// Sends to Kafka.
 pub struct KafkaSink {
@@ -53,16 +58,28 @@ pub struct KafkaSink {
     service: Arc<Service>,
     /// The producer's properties.
     client: ClientConfig,
-    /// The producer gives back what it has, to make room for another one.
-    is_leaving: bool,
+    /// Until when the producer that is being replaced may wait for answers.
+    leaving: Option<Leaving>,
     /// Before then the producer is not replaced.
     not_before: Instant,
+    renewal_wait: Duration,
+    /// How many deliveries had been reported when the producer began.
+    reported: u64,
     log_rate: LogRate,
     watch: Option<Watch>,
     /// Those that the producer began with.
     brokers: Vec<String>,
     encoder: &'static str,
     message_bytes_max: usize,
+}
+
+/// What a producer that is being replaced still waits for.
+#[derive(Clone, Copy, Debug)]
+enum Leaving {
+    /// Answers to what it has sent, until then.
+    Waits(Instant),
+    /// Nothing.
+    GivesAll,
 }
 
 /// Checks the properties, one by one and against each other, without reaching for a broker.
@@ -107,8 +124,10 @@ impl KafkaSink {
             service,
             message_bytes_max: message_bytes_max(&client),
             client,
-            is_leaving: false,
+            leaving: None,
             not_before: Instant::now(),
+            renewal_wait: RENEWAL_WAIT_MIN,
+            reported: 0,
             log_rate: LogRate::new(LOG_INTERVAL),
             watch,
             brokers: config.kafka.brokers.clone(),
@@ -120,7 +139,7 @@ impl KafkaSink {
         &self.service
     }
 
-    /// Has the producer give back what it has, once it cannot go on or its brokers are gone.
+    /// Has the producer give back what it has, once it has given something up, cannot go on, or its brokers are gone.
     fn look_for_the_end(&mut self) {
         self.service.examine(self.producer.client());
         if let Some(brokers) = self.watch.as_ref().and_then(|watch| watch.moved(&self.brokers)) {
@@ -132,23 +151,36 @@ impl KafkaSink {
             self.service.turn_to(&addresses);
             self.client.set("bootstrap.servers", addresses);
             self.brokers = brokers;
-        } else if let Some(reason) = self.service.fatal().filter(|_| self.not_before <= Instant::now()) {
-            if let Some(others) = self.log_rate.pass() {
-                tracing::warn!(
-                    "the Kafka producer cannot go on, and another one takes its place: {reason}; what is not confirmed \
-                     is sent again{others}"
-                );
-            }
-        } else {
-            return;
+            // Nobody answers there.
+            return self.leave(Duration::ZERO);
         }
-        self.is_leaving = true;
-        self.producer.purge(PurgeConfig::default().queue().inflight());
+        let Some(end) = self.service.ended().filter(|_| self.not_before <= Instant::now()) else { return };
+        if let End::Broken(reason) = end
+            && let Some(others) = self.log_rate.pass()
+        {
+            tracing::warn!(
+                "the Kafka producer cannot go on, and another one takes its place: {reason}; what is not confirmed is \
+                 sent again{others}"
+            );
+        }
+        self.leave(ANSWER_WAIT);
+    }
+
+    /// Has the producer give back what it has not sent, and in `answer_wait` what it has.
+    fn leave(&mut self, answer_wait: Duration) {
+        self.producer.purge(PurgeConfig::default().queue());
+        self.leaving = Some(Leaving::Waits(Instant::now() + answer_wait));
     }
 
     /// Puts another producer into the place of one that has given back what it had.
     fn renew(&mut self) -> Result<(), SinkError> {
         if self.producer.in_flight_count() > 0 {
+            if let Some(Leaving::Waits(until)) = self.leaving
+                && until <= Instant::now()
+            {
+                self.leaving = Some(Leaving::GivesAll);
+                self.producer.purge(PurgeConfig::default().queue().inflight());
+            }
             return Ok(());
         }
         self.producer.client().context().retire();
@@ -159,14 +191,18 @@ impl KafkaSink {
         // Its threads may be long in ending, and nobody needs to wait.
         let ended = thread::Builder::new().name("destroy".to_owned()).spawn(move || drop(old));
         ended.map_err(|error| SinkError::Kafka(error.to_string()))?;
-        self.is_leaving = false;
-        self.not_before = Instant::now() + RENEWAL_INTERVAL;
+        self.leaving = None;
+        let reported = self.service.gathered.reported();
+        let has_delivered = std::mem::replace(&mut self.reported, reported) != reported;
+        self.renewal_wait =
+            if has_delivered { RENEWAL_WAIT_MIN } else { RENEWAL_WAIT_MAX.min(self.renewal_wait * 2) };
+        self.not_before = Instant::now() + self.renewal_wait;
         Ok(())
     }
 
     /// Whether the producer takes no more messages.
     fn is_ending(&self) -> bool {
-        self.is_leaving || self.service.has_failed()
+        self.leaving.is_some() || self.service.has_failed()
     }
 
     fn hand_over(&self, message: &Message<'_>, opaque: Opaque) -> Result<(), RDKafkaErrorCode> {
@@ -231,9 +267,12 @@ impl KafkaSink {
             Verdict::Barred => self.service().bar(failed, code),
             Verdict::Poison => self.service().refuse(failed, code.to_string()),
             Verdict::Ended => {
-                let fatal = self.producer.client().fatal_error().map(|(_, reason)| reason);
-                self.service().fail(&fatal.unwrap_or_else(|| code.to_string()));
-                self.service().hold(failed, code);
+                self.service().suspect();
+                self.service().examine(self.producer.client());
+                if !self.service().has_failed() {
+                    self.service().fail(End::Broken(code.to_string()));
+                }
+                self.service().retries.hold(failed);
             }
         }
     }
@@ -272,10 +311,10 @@ impl Sink for KafkaSink {
     }
 
     fn poll(&mut self) -> Result<(), SinkError> {
-        if !self.is_leaving {
+        if self.leaving.is_none() {
             self.look_for_the_end();
         }
-        if self.is_leaving {
+        if self.leaving.is_some() {
             self.renew()?;
         }
         if self.service().retries.is_holding() && !self.is_ending() {

@@ -28,10 +28,17 @@ fn cluster() -> Cluster {
 }
 
 fn sink(cluster: &Cluster) -> (KafkaSink, Arc<Frontier>) {
+    sink_with(cluster, &[])
+}
+
+fn sink_with(cluster: &Cluster, properties: &[(&str, &str)]) -> (KafkaSink, Arc<Frontier>) {
     let frontier = testing::frontier();
     let mut config = Config::default();
     // How long librdkafka hopes for a topic that is said not to exist.
     config.kafka.properties.insert("topic.metadata.propagation.max.ms".to_owned(), "100".to_owned());
+    for (name, value) in properties {
+        config.kafka.properties.insert((*name).to_owned(), (*value).to_owned());
+    }
     config.kafka.brokers = cluster.bootstrap_servers().split(',').map(str::to_owned).collect();
     (KafkaSink::open(&config, Arc::clone(&frontier)).unwrap(), frontier)
 }
@@ -208,6 +215,54 @@ fn a_producer_that_cannot_go_on_is_replaced_and_its_messages_are_sent_again_in_o
     until(&mut sink, &frontier, |f| f.in_flight() == 0);
     assert_eq!(payloads(&cluster, 101), [sent, vec![b"later".to_vec()]].concat());
     Box::new(sink).close(Instant::now());
+}
+
+/// Sends numbers, while brokers answer each of `errors` once, and gives what the topic holds in the end.
+fn numbers_in_spite_of(errors: &[RDKafkaRespErr]) -> Vec<u16> {
+    const NUMBERS: u16 = 400;
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    // The mock takes what follows a refused request, as no broker does: one request at a time.
+    let (mut sink, frontier) = sink_with(&cluster, &[("max.in.flight", "1"), ("batch.num.messages", "10")]);
+    sink.send(&message(&u16::MAX.to_be_bytes()), frontier.open(record(0))).unwrap();
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
+    cluster.broker_round_trip_time(1, Duration::from_millis(2)).unwrap();
+    cluster.request_errors(RDKafkaApiKey::Produce, errors);
+    for number in 0..NUMBERS {
+        let ticket = frontier.open(record(u64::from(number) + 1));
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = sink.send(&message(&number.to_be_bytes()), ticket) {
+            assert!(matches!(error, SendError::Full) && Instant::now() < deadline, "{error}");
+            let seen = frontier.events();
+            sink.poll().unwrap();
+            frontier.wait_past(seen, Duration::from_millis(10));
+        }
+        // As the drain does, between two turns.
+        sink.poll().unwrap();
+    }
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
+    let all = payloads(&cluster, usize::from(NUMBERS) + 1);
+    Box::new(sink).close(Instant::now());
+    all[1..].iter().map(|payload| u16::from_be_bytes(payload[..].try_into().unwrap())).collect()
+}
+
+#[test]
+fn nothing_passes_what_librdkafka_gives_up_for_a_code_that_ends_by_itself() {
+    for code in [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NETWORK_EXCEPTION,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_THROTTLING_QUOTA_EXCEEDED,
+    ] {
+        assert_eq!(numbers_in_spite_of(&[code]), (0..400).collect::<Vec<u16>>(), "{code:?}");
+    }
+}
+
+#[test]
+fn nothing_passes_a_batch_that_is_rejected_and_sent_again_one_by_one() {
+    let too_large = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    let exception = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NETWORK_EXCEPTION;
+    assert_eq!(numbers_in_spite_of(&[too_large, exception]), (0..400).collect::<Vec<u16>>());
 }
 
 #[test]

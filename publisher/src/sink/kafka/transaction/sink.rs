@@ -24,7 +24,7 @@ use crate::{
         config::{message_bytes_max, transactional_config},
         error::OpenError,
         polled::Polled,
-        service::{EVENT_ID_HEADER, Service, Verdict, verdict},
+        service::{EVENT_ID_HEADER, End, Service, Verdict, verdict},
         sink::{ENCODER_HEADER, destroy, payload_room},
         topics::TopicMaker,
         zookeepers::{Watch, locate},
@@ -142,7 +142,7 @@ impl TransactionalSink {
     /// One step towards the next state.
     fn step(&mut self) -> Result<(), SinkError> {
         self.reports().service.examine(self.producer.client());
-        if let Some(reason) = self.reports().service.fatal() {
+        if let Some(End::Broken(reason)) = self.reports().service.ended() {
             return Err(self.broken(&reason));
         }
         if let Some(brokers) = self.watch.as_ref().and_then(|watch| watch.moved(&self.brokers)) {
