@@ -6,6 +6,8 @@ use std::{
     ffi::{CStr, CString},
     fs,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    ptr::{NonNull, null_mut},
+    slice,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -13,12 +15,15 @@ use nix::{
     sys::signal::SigSet,
     unistd::{ForkResult, Pid, execve},
 };
-use rustix::io::{Errno, FdFlags, Result, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
+use rustix::{
+    io::{Errno, FdFlags, Result, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd},
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap},
+};
 
-/// From how many bytes on the C library maps what is allocated, rather than to take it from an arena. The FUSE library
-/// has a buffer of 16 MiB for each thread, of which most stays untouched: fresh pages of a mapping take no memory until
-/// then, while what an arena gives was often used before and is filled with zeros. Less than that, the buffers of
-/// requests among it, would cost page faults each time.
+/// From how many bytes on the C library maps what is allocated, rather than to take it from an arena. The FUSE library has
+/// a buffer of 16 MiB for the first request of each overlay, of which most stays untouched: fresh pages of a mapping take no
+/// memory until then, while what an arena gives was often used before and is filled with zeros. Less than that, what is read
+/// for a request among it, would cost page faults each time.
 const MAP_FROM_BYTES: i32 = 4 << 20;
 
 /// How much an arena keeps at its end: what the C library would choose by itself for [`MAP_FROM_BYTES`].
@@ -40,12 +45,22 @@ pub fn map_large_allocations() {
 /// `struct fsxattr` of linux/fs.h: flags, extent size, extents, project, and what is kept for later.
 pub type ExtendedFlags = [u32; 7];
 
+/// `struct fuse_backing_map` of linux/fuse.h.
+#[repr(C)]
+pub struct BackingMap {
+    fd: i32,
+    flags: u32,
+    padding: u64,
+}
+
 mod ioctl {
-    use super::ExtendedFlags;
+    use super::{BackingMap, ExtendedFlags};
 
     nix::ioctl_read!(fs_get_version, b'v', 1, std::ffi::c_long);
     nix::ioctl_read!(fs_get_xattr, b'X', 31, ExtendedFlags);
     nix::ioctl_write_ptr!(fs_set_xattr, b'X', 32, ExtendedFlags);
+    nix::ioctl_write_ptr!(fuse_backing_open, 229, 1, BackingMap);
+    nix::ioctl_write_ptr!(fuse_backing_close, 229, 2, u32);
 }
 
 /// The generation of what `fd` holds: FS_IOC_GETVERSION.
@@ -151,6 +166,72 @@ pub fn open_by_handle(filesystem: &OwnedFd, handle: &FileHandle) -> Result<Owned
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(|| errno(nix::errno::Errno::last()))?;
     // SAFETY: the call has just given this descriptor, which nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes what `fd` holds known to the FUSE connection `device`: FUSE_DEV_IOC_BACKING_OPEN. Gives its number there.
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_ADMIN, `ELOOP` for a file on a stacked filesystem.
+pub fn open_backing(device: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<u32> {
+    let map = BackingMap { fd: fd.as_raw_fd(), flags: 0, padding: 0 };
+    // SAFETY: the call reads a `struct fuse_backing_map`, which `BackingMap` is, from a place that lives until it returns.
+    let number = unsafe { ioctl::fuse_backing_open(device.as_raw_fd(), &raw const map) }.map_err(errno)?;
+    u32::try_from(number).map_err(|_| Errno::INVAL)
+}
+
+/// Has the FUSE connection `device` forget what it knows by `number`: FUSE_DEV_IOC_BACKING_CLOSE.
+///
+/// # Errors
+/// `ENOENT` if there is nothing of that number.
+pub fn close_backing(device: BorrowedFd<'_>, number: u32) -> Result<()> {
+    // SAFETY: the call reads a number of 32 bits from a place that lives until it returns.
+    unsafe { ioctl::fuse_backing_close(device.as_raw_fd(), &raw const number) }.map_err(errno)?;
+    Ok(())
+}
+
+/// Memory of whole pages, which take none until they are used.
+pub struct Pages {
+    begin: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is private memory that this value alone refers to.
+unsafe impl Send for Pages {}
+
+impl Pages {
+    /// `len` bytes of zeros, rounded up to pages.
+    ///
+    /// # Errors
+    /// Without memory.
+    pub fn new(len: usize) -> Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping of no file, at an address of the kernel's choice.
+        let begin = unsafe { mmap_anonymous(null_mut(), len, protection, MapFlags::PRIVATE) }?;
+        let begin = NonNull::new(begin.cast()).ok_or(Errno::NOMEM)?;
+        Ok(Self { begin, len })
+    }
+
+    /// All of it.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: `begin` and `len` are those of a mapping that can be read and written and lives as long as `self`, which is
+        // borrowed as long as the slice lives; the kernel has filled it with zeros.
+        unsafe { slice::from_raw_parts_mut(self.begin.as_ptr(), self.len) }
+    }
+
+    /// Gives the memory of all pages from `at` on back: they are zeros again. `at` is a multiple of the size of pages.
+    pub fn give_back_from(&mut self, at: usize) {
+        let Some(rest) = self.bytes().get_mut(at..) else { return };
+        // SAFETY: private memory of no file, of this mapping alone, to which nothing refers: it is zeros afterwards, which
+        // are bytes. Where the kernel refuses, nothing changes.
+        let _ = unsafe { madvise(rest.as_mut_ptr().cast(), rest.len(), Advice::LinuxDontNeed) };
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made with this begin and length, and nothing refers to it any more.
+        let _ = unsafe { munmap(self.begin.as_ptr().cast(), self.len) };
+    }
 }
 
 fn errno(errno: nix::errno::Errno) -> Errno {

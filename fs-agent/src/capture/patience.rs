@@ -19,7 +19,7 @@ const WAIT_MAX: Duration = Duration::from_millis(100);
 /// The most questions that wait for an answer. While there are as many, nobody is asked: answers are likely to be slow.
 const OPEN_MAX: usize = 32;
 
-/// The most of them about processes of one user. Fewer than an overlay has workers (`worker_pool::THREADS_MIN`).
+/// The most of them about processes of one user. Fewer than a user can have workers (`worker_pool::turns`).
 const OPEN_EACH_MAX: usize = 4;
 
 /// How many threads are kept when they have nothing to do.

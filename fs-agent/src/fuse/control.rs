@@ -2,14 +2,16 @@
 //!
 //! What the kernel answers itself, or turns into other requests, never comes here: FIONREAD, FICLONE, FIEMAP.
 
-use fuser::{FileHandle, INodeNo, Request};
 use rustix::{
     io::Errno,
     ioctl::{Opcode, opcode},
 };
 
-use super::{Adapter, convert::caller};
-use crate::{overlay::Result, sys::ExtendedFlags};
+use super::Adapter;
+use crate::{
+    overlay::{Caller, Result},
+    sys::ExtendedFlags,
+};
 
 // Of linux/fs.h. The first three are declared with `long` and carry an `int`.
 const GET_VERSION: Opcode = opcode::read::<std::ffi::c_long>(b'v', 1);
@@ -25,25 +27,25 @@ impl Adapter {
     /// `ENOTTY` for a command that regular files do not know.
     pub(super) fn control(
         &self,
-        req: &Request,
-        ino: INodeNo,
-        handle: FileHandle,
+        node: u64,
+        handle: u64,
         command: u32,
         data: &[u8],
+        caller: Caller,
     ) -> Result<Vec<u8>> {
-        let (overlay, caller) = (&self.overlay, caller(req));
+        let overlay = &self.overlay;
         match Opcode::from(command) {
-            GET_FLAGS => return Ok(overlay.flags(handle.0)?.to_ne_bytes().to_vec()),
-            GET_VERSION => return Ok(overlay.version(handle.0)?.to_ne_bytes().to_vec()),
+            GET_FLAGS => return Ok(overlay.flags(handle)?.to_ne_bytes().to_vec()),
+            GET_VERSION => return Ok(overlay.version(handle)?.to_ne_bytes().to_vec()),
             GET_EXTENDED_FLAGS => {
-                return Ok(overlay.extended_flags(handle.0)?.map(u32::to_ne_bytes).concat());
+                return Ok(overlay.extended_flags(handle)?.map(u32::to_ne_bytes).concat());
             }
-            SET_FLAGS => overlay.set_flags(handle.0, number(data)?, caller)?,
-            SET_EXTENDED_FLAGS => overlay.set_extended_flags(handle.0, &numbers(data)?, caller)?,
+            SET_FLAGS => overlay.set_flags(handle, number(data)?, caller)?,
+            SET_EXTENDED_FLAGS => overlay.set_extended_flags(handle, &numbers(data)?, caller)?,
             _ => return Err(Errno::NOTTY),
         }
         // The time of change is another now.
-        self.forget_attributes(ino);
+        self.connection.forget_attributes(node);
         Ok(Vec::new())
     }
 }

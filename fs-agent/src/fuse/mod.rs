@@ -1,93 +1,93 @@
 //! The FUSE protocol: takes requests apart, has the overlay do them, and answers.
 //!
-//! This is the only module that knows fuser, beside the mounting. Nothing is decided here but what the kernel may
-//! cache and what the capture is told.
+//! [`wire`], [`request`] and [`reply`] are the protocol, [`device`] is the connection; `fuser` mounts, answers the first
+//! request ([`handshake`]), and lends its names for flags. Nothing is decided here but what the kernel may cache and what
+//! the capture is told. Which thread does a request is the affair of [`crate::worker_pool`].
 
 mod control;
 mod convert;
+pub mod device;
+pub mod handshake;
 mod modes;
 mod operations;
-mod prune;
-mod turns;
+pub mod prune;
+mod reply;
+mod request;
+mod wire;
 
 use std::{
-    io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use bywash_common::fail_point::FailPoint;
-use fuser::{
-    BackingId, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, KernelConfig, Notifier, OpenAccMode,
-    OpenFlags, ReplyWrite, Request,
-};
+use fuser::{FopenFlags, OpenAccMode, OpenFlags};
+use rustix::{io::Errno, process::geteuid};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
     capture::{Event, FileId, Source, Writer},
-    mount::may_administer,
-    overlay::{self, Cause, Durability, OpenFile, Overlay, WriteRequest},
-    worker_pool::WorkerPool,
+    mount::others_allowed,
+    overlay::{Caller, Cause, OpenFile, Overlay, Result, WriteRequest},
+    worker_pool::{Asker, DATA_BYTES_MAX, Desk, HEAD_BYTES, Serve},
 };
 
-use convert::errno;
+pub use device::Connection;
+use device::{BackingId, is_waking};
+use handshake::{WRITE_BYTES_MAX, Wishes};
 use modes::{Chosen, Modes};
-use prune::Pruner;
-use turns::Turns;
+use reply::Reply;
+use request::{Malformed, Operation, Request};
+use wire::{BEFORE_DATA, InHeader, Opcode, SetAttrIn, WriteIn, fattr};
 
-/// The most bytes in one write request: as many as the kernel puts into one (256 pages, unless an administrator sets
-/// fs.fuse.max_pages_limit). Each request becomes one record.
-const WRITE_BYTES_MAX: u32 = 1 << 20;
+/// How much of a write is kept where many wait for their turn: who asks gets a short count, as write(2) may give.
+const SHORT_WRITE_BYTES: u32 = 4096;
 
-/// The offset with which an inode's attributes are invalidated and its pages are left alone.
-const ATTRIBUTES_ONLY: i64 = -1;
+/// The longest request that is kept whole where many wait for their turn.
+const SHORT_REQUEST_BYTES: usize = 8192;
 
-/// What is asked of the kernel where it has it. Left out on purpose:
-/// writeback cache: a write would not come from its writer, nor as one;
-/// ASYNC_DIO: parts of one asynchronous write would overtake each other on the way to the ring;
-/// ATOMIC_O_TRUNC: a file would be cut before the kernel finds that it may not be, because it is a program that runs;
-/// locks: the kernel keeps them itself. One that somebody waits for could not be given up at a signal, which the FUSE library
-/// does not hand on;
-/// ALLOW_IDMAP: but for what is made, the kernel would not say any more who asks.
-const CAPABILITIES: [InitFlags; 5] = [
-    InitFlags::FUSE_AUTO_INVAL_DATA,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-    // Set-id bits are the overlay's to take away: else each cached write asks for an attribute first.
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    // Modes come as asked for, with the mask beside: a directory's default ACL goes before the mask.
-    InitFlags::FUSE_DONT_MASK,
-];
+/// A worker has room for the largest write, and its data begins with a page.
+const _: () = assert!(HEAD_BYTES == BEFORE_DATA && DATA_BYTES_MAX == WRITE_BYTES_MAX as usize);
+
+/// The user of what the kernel does of its own accord.
+const KERNEL: u32 = u32::MAX;
 
 /// One overlay, as the kernel talks to it.
 pub struct Adapter {
     overlay: Arc<Overlay>,
     source: Arc<Source>,
-    /// Tells the kernel what it does not know; there once the overlay is mounted.
-    notifier: Arc<OnceLock<Notifier>>,
+    connection: Arc<Connection>,
     modes: Arc<Modes<BackingId>>,
-    /// The threads that call this.
-    pool: Arc<WorkerPool>,
-    /// Who may keep them busy.
-    turns: Turns,
+    /// The only user whom it serves; anybody, if none is named.
+    only: Option<u32>,
+    /// Called when nothing will be asked any more.
+    ended: Box<dyn Fn(std::io::Result<()>) + Send + Sync>,
+}
+
+/// How the kernel is to treat an overlay of `overlay`, whose writes go to `source`.
+pub fn wishes(overlay: &Overlay, source: &Source) -> Wishes {
+    Wishes {
+        is_local: overlay.is_local(),
+        has_acls: overlay.has_acls(),
+        is_stacked: overlay.is_on_stacked_filesystem(),
+        write_bytes_max: u32::try_from(source.write_bytes_max()).unwrap_or(u32::MAX),
+    }
 }
 
 impl Adapter {
-    /// Serves `overlay` with `pool` and hands its writes to `source`.
-    pub fn new(overlay: Overlay, source: Arc<Source>, pool: Arc<WorkerPool>) -> Self {
-        let turns = Turns::new(pool.size());
-        let (notifier, modes) = (Arc::default(), Arc::default());
-        Self { overlay: Arc::new(overlay), source, notifier, modes, pool, turns }
-    }
-
-    /// How many threads shall call this.
-    pub fn threads(&self) -> usize {
-        self.pool.size()
-    }
-
-    /// Where the session's notifier is to be put.
-    pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
-        Arc::clone(&self.notifier)
+    /// Serves `overlay` to `connection` and hands its writes to `source`. Calls `ended` when the connection has ended and
+    /// everything is answered.
+    pub fn new(
+        overlay: Arc<Overlay>,
+        source: Arc<Source>,
+        connection: Arc<Connection>,
+        ended: impl Fn(std::io::Result<()>) + Send + Sync + 'static,
+    ) -> Self {
+        let negotiated = connection.negotiated();
+        let modes = Arc::new(Modes::new(negotiated.passthrough(), negotiated.direct_maps()));
+        let only = (!others_allowed()).then(|| geteuid().as_raw());
+        Self { overlay, source, connection, modes, only, ended: Box::new(ended) }
     }
 
     /// Who knows whether the kernel may hold pages of mappings.
@@ -95,109 +95,71 @@ impl Adapter {
         Mapped(Arc::clone(&self.modes))
     }
 
-    /// Who keeps the overlay small once it is mounted. To be called once.
-    pub fn pruner(&self) -> Pruner {
-        Pruner::new(Arc::downgrade(&self.overlay), self.overlay.crowds())
-    }
-
-    /// Settles with the kernel what either does.
-    fn negotiate(&mut self, config: &mut KernelConfig) -> io::Result<()> {
-        let direct_maps = config.capabilities().contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
-        self.modes.set_offered(self.ask_for_passthrough(config), direct_maps);
-        for capability in CAPABILITIES {
-            if config.add_capabilities(capability).is_err() {
-                tracing::info!("this kernel does not offer {capability:?}; going on without it");
-            }
-        }
-        // Who looks at what it lists is told with the list, where telling takes no time; the kernel finds out who does.
-        if self.overlay.is_local() {
-            let _ =
-                config.add_capabilities(InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO);
-        }
-        // Permissions by ACL are checked by the kernel then. Not asked for where there are none: it would ask in vain.
-        if self.overlay.has_acls() && config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_err() {
-            tracing::info!("this kernel does not check ACLs over FUSE: they are kept, and not in force here");
-        }
-        let ring_takes = u32::try_from(self.source.write_bytes_max()).unwrap_or(u32::MAX);
-        config.set_max_write(WRITE_BYTES_MAX.min(ring_takes)).map(drop).map_err(|nearest| {
-            io::Error::other(format!("the FUSE library writes at most {nearest} bytes at once"))
-        })
-    }
-
-    /// Whether the kernel will read files by itself. Said once in the log if not.
-    fn ask_for_passthrough(&self, config: &mut KernelConfig) -> bool {
-        // The least that serves: as much deeper may an overlayfs be stacked on this.
-        let depth = if self.overlay.is_on_stacked_filesystem() { 2 } else { 1 };
-        let lacks = if !may_administer() {
-            "CAP_SYS_ADMIN"
-        } else if config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_err() {
-            "Linux 6.9"
-        } else if config.set_max_stack_depth(depth).is_err() {
-            "a FUSE library that stacks"
-        } else {
-            return true;
+    /// Does what a request asks for that was read from the connection, and answers it. The only place where a request
+    /// begins and ends: what is done about every request is done here. `desk.slot` tells the worker from all others that
+    /// are at a request at the time.
+    fn do_request(&self, bytes: &[u8], desk: &mut Desk, before_answer: &mut dyn FnMut()) {
+        let request = match Request::parse(bytes) {
+            Ok(request) => request,
+            Err(malformed) => return self.refuse_malformed(&malformed, before_answer),
         };
-        tracing::info!("reads are cached, not at the speed of the directory below: that takes {lacks}");
-        false
-    }
-
-    /// The file may have lost set-id bits: else the kernel would believe in them, and run it by them, for a while.
-    fn forget_attributes(&self, node: INodeNo) {
-        forget_attributes(&self.notifier, node);
-    }
-
-    /// Does `work`, which can take long, when it is the turn of who asks for it. `work` answers.
-    fn take_turn(&self, req: &Request, work: impl FnOnce() + Send + 'static) {
-        let _busy = self.pool.begin();
-        self.turns.take(req.uid(), work);
-    }
-
-    /// Writes and records what is to be on the disk before it is answered. Where it is not the turn of who asks, the bytes,
-    /// which the FUSE library only lends, are written at once, and the disk is waited for when it is.
-    fn write_to_disk(&self, req: &Request, fh: FileHandle, request: &WriteRequest<'_>, reply: ReplyWrite) {
-        let _busy = self.pool.begin();
-        let answer = |written: Result<u32, Errno>, reply: ReplyWrite| match written {
-            Ok(len) => reply.written(len),
-            Err(errno) => reply.error(errno),
-        };
-        if let Some(_turn) = self.turns.at_once(req.uid()) {
-            return answer(attempt("write", || self.write_and_record(req, fh, request)), reply);
+        let reply = Reply::new(&self.connection, request.header.unique, before_answer);
+        if self.is_anothers(&request) {
+            return reply.error(Errno::ACCESS);
         }
-        let durability = request.durability;
-        let request = WriteRequest { durability: Durability::None, ..*request };
-        match attempt("write", || self.write_and_record(req, fh, &request)) {
-            Err(errno) => reply.error(errno),
-            Ok(len) => {
-                let overlay = Arc::clone(&self.overlay);
-                let synced = move || overlay.bring_to_disk(&*overlay.file(fh.0)?, durability).map(|()| len);
-                self.turns.take(req.uid(), move || answer(attempt("write", synced), reply));
-            }
+        self.answer(&request, reply, &mut desk.room);
+    }
+
+    /// The kernel sends no such thing.
+    fn refuse_malformed(&self, malformed: &Malformed, before_answer: &mut dyn FnMut()) {
+        tracing::error!("a bug: {malformed}; it is answered with EIO where it can be");
+        if let Malformed::Arguments { unique, .. } = malformed {
+            Reply::new(&self.connection, *unique, before_answer).error(Errno::IO);
         }
+    }
+
+    /// Whether a user asks for something who is not to be served. What belongs to an open file was allowed when that was
+    /// opened.
+    fn is_anothers(&self, request: &Request<'_>) -> bool {
+        self.only.is_some_and(|only| only != request.header.uid)
+            && !matches!(
+                request.operation,
+                Operation::Read(_)
+                    | Operation::Write { .. }
+                    | Operation::ReadDir(_)
+                    | Operation::ReadDirPlus(_)
+                    | Operation::Fsync { .. }
+                    | Operation::FsyncDir { .. }
+                    | Operation::Release { .. }
+                    | Operation::ReleaseDir { .. }
+                    | Operation::Forget { .. }
+                    | Operation::BatchForget(_)
+                    | Operation::Init
+                    | Operation::Destroy
+                    | Operation::NotifyReply
+                    | Operation::Interrupt
+            )
     }
 
     /// Writes below, then records what was written.
-    fn write_and_record(
-        &self,
-        req: &Request,
-        handle: FileHandle,
-        request: &WriteRequest<'_>,
-    ) -> overlay::Result<u32> {
-        let file = self.overlay.file(handle.0)?;
+    fn write_and_record(&self, caller: Caller, handle: u64, request: &WriteRequest<'_>) -> Result<u32> {
+        let file = self.overlay.file(handle)?;
         let by = match request.cause {
             Cause::Mapping => file.opener,
-            Cause::Write | Cause::Append => convert::caller(req),
+            Cause::Write | Cause::Append => caller,
         };
         let written = self.overlay.write_by(by, &file, request)?;
         FailPoint::WrittenBelow.reach();
         if written.set_id_dropped {
-            self.forget_attributes(INodeNo(file.inode.id));
+            // Else the kernel would believe in them, and run it by them, for a while.
+            self.connection.forget_attributes(file.inode.id);
         }
         let data = &request.data[..written.len];
         if !data.is_empty() {
-            let writer = (request.cause != Cause::Mapping).then(|| Writer {
-                thread: req.pid(),
-                uid: req.uid(),
-                gid: req.gid(),
+            let writer = (request.cause != Cause::Mapping).then_some(Writer {
+                thread: caller.thread,
+                uid: caller.uid,
+                gid: caller.gid,
             });
             // What is written is written: whatever happens to the record, the writer gets its count.
             let _ = attempt("capture", || {
@@ -217,6 +179,113 @@ impl Adapter {
         // A request is at most WRITE_BYTES_MAX long.
         Ok(u32::try_from(written.len).unwrap_or(u32::MAX))
     }
+
+    /// How the kernel is to treat an open. Writes go past its cache, so that each arrives as it was made.
+    fn mode_of(&self, file: &OpenFile, flags: OpenFlags) -> Chosen<BackingId> {
+        let back = || self.connection.back(file.held()?.as_fd());
+        let mut chosen = self.modes.open(file.inode.id, flags.acc_mode(), back);
+        // Who can map for writing may leave pages behind: the kernel writes those back at FLUSH, and not without it.
+        let nothing_to_flush = match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => true,
+            OpenAccMode::O_WRONLY => self.overlay.closes_silently(file),
+            OpenAccMode::O_RDWR => false,
+        };
+        if nothing_to_flush {
+            chosen.flags |= FopenFlags::FOPEN_NOFLUSH;
+        }
+        if chosen.maps_uncaptured {
+            self.source.count_uncaptured_mapper();
+        }
+        chosen
+    }
+}
+
+impl Serve for Adapter {
+    fn device(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+
+    fn asker(&self, request: &[u8]) -> Asker {
+        let Ok((header, _)) = InHeader::read_from_prefix(request) else { return Asker::Nobody };
+        let Some(opcode) = Opcode::of(header.opcode) else { return Asker::Nobody };
+        match (opcode, header.uid) {
+            (Opcode::NotifyReply, _) if is_waking(header.unique) => Asker::Pool,
+            // They take no time.
+            (Opcode::Interrupt, _) => Asker::Nobody,
+            _ if !opcode.is_answered() => Asker::Nobody,
+            (_, 0 | KERNEL) => Asker::Root,
+            (_, uid) if may_wait(opcode, request) => Asker::User(uid),
+            (_, uid) => Asker::Holder(uid),
+        }
+    }
+
+    fn keep(&self, request: &[u8], is_scarce: bool) -> Option<Box<[u8]>> {
+        if !is_scarce || request.len() <= SHORT_REQUEST_BYTES {
+            return Some(request.into());
+        }
+        shortened(request)
+    }
+
+    fn refuse(&self, request: &[u8]) {
+        if let Ok((header, _)) = InHeader::read_from_prefix(request) {
+            Reply::new(&self.connection, header.unique, &mut || {}).error(Errno::NOMEM);
+        }
+    }
+
+    fn serve(&self, request: &[u8], desk: &mut Desk, before_answer: &mut dyn FnMut()) {
+        self.do_request(request, desk, before_answer);
+    }
+
+    fn wake_reader(&self) -> bool {
+        self.connection.wake_reader().is_ok()
+    }
+
+    fn ended(&self, result: std::io::Result<()>) {
+        (self.ended)(result);
+    }
+}
+
+/// Whether a user's request may wait for his turn. While the kernel asks for a name, or what permission to go by one takes,
+/// it can hold the lock of the directory, for which everybody waits who makes something there.
+fn may_wait(opcode: Opcode, request: &[u8]) -> bool {
+    match opcode {
+        Opcode::Open
+        | Opcode::OpenDir
+        | Opcode::Read
+        | Opcode::Write
+        | Opcode::Fsync
+        | Opcode::Fallocate
+        | Opcode::Flush
+        | Opcode::Release
+        | Opcode::ReleaseDir
+        | Opcode::Ioctl
+        | Opcode::Lseek
+        | Opcode::StatFs => true,
+        // Of a file, and that can be leased to somebody.
+        Opcode::SetAttr => {
+            let arguments = request.get(size_of::<InHeader>()..).unwrap_or_default();
+            SetAttrIn::read_from_prefix(arguments).is_ok_and(|(how, _)| how.valid & fattr::SIZE != 0)
+        }
+        _ => false,
+    }
+}
+
+/// The beginning of a write, as a write of its own. A request of another kind cannot be cut, nor can pages of mappings, for
+/// which nobody would come again: those are as many as the kernel writes back at once.
+fn shortened(request: &[u8]) -> Option<Box<[u8]>> {
+    let (mut header, rest) = InHeader::read_from_prefix(request).ok()?;
+    if Opcode::of(header.opcode) != Some(Opcode::Write) {
+        return None;
+    }
+    let (mut how, _) = WriteIn::read_from_prefix(rest).ok()?;
+    if fuser::WriteFlags::from_bits_retain(how.write_flags).contains(fuser::WriteFlags::FUSE_WRITE_CACHE) {
+        return Some(request.into());
+    }
+    let size = how.size.min(SHORT_WRITE_BYTES);
+    let data = request.get(BEFORE_DATA..)?.get(..usize::try_from(size).ok()?)?;
+    how.size = size;
+    header.len = u32::try_from(BEFORE_DATA + data.len()).ok()?;
+    Some([header.as_bytes(), how.as_bytes(), data].concat().into())
 }
 
 /// Whether the kernel may hold pages that are not in the files below.
@@ -230,47 +299,10 @@ impl Mapped {
     }
 }
 
-/// What decides how opens share a file.
-type Sharing<'a> = (&'a Overlay, &'a Modes<BackingId>, &'a Source);
-
-/// How the kernel is to treat an open. Writes go past its cache, so that each arrives as it was made.
-fn mode_of(
-    (overlay, modes, source): Sharing<'_>,
-    file: &OpenFile,
-    flags: OpenFlags,
-    back: impl FnOnce(&OwnedFd) -> io::Result<BackingId>,
-) -> Chosen<BackingId> {
-    let mut chosen = modes.open(file.inode.id, flags.acc_mode(), || back(file.held()?));
-    // Who can map for writing may leave pages behind: the kernel writes those back at FLUSH, and not without it.
-    let nothing_to_flush = match flags.acc_mode() {
-        OpenAccMode::O_RDONLY => true,
-        OpenAccMode::O_WRONLY => overlay.closes_silently(file),
-        OpenAccMode::O_RDWR => false,
-    };
-    if nothing_to_flush {
-        chosen.flags |= FopenFlags::FOPEN_NOFLUSH;
-    }
-    if chosen.maps_uncaptured {
-        source.count_uncaptured_mapper();
-    }
-    chosen
-}
-
-/// As [`Adapter::forget_attributes`].
-fn forget_attributes(notifier: &OnceLock<Notifier>, node: INodeNo) {
-    if let Some(notifier) = notifier.get() {
-        // That the kernel knows nothing of the inode is no error.
-        let _ = notifier.inval_inode(node, ATTRIBUTES_ONLY, 0);
-    }
-}
-
 /// Does one operation. A panic in it is answered with EIO, and the filesystem goes on.
-fn attempt<T>(operation: &'static str, work: impl FnOnce() -> overlay::Result<T>) -> Result<T, Errno> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(errno),
-        Err(_) => {
-            tracing::error!("a bug: {operation} panicked; it was answered with EIO");
-            Err(Errno::EIO)
-        }
-    }
+fn attempt<T>(operation: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        tracing::error!("a bug: {operation} panicked; it was answered with EIO");
+        Err(Errno::IO)
+    })
 }

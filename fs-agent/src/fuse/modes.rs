@@ -36,7 +36,7 @@ pub struct Modes<B> {
     /// A failure was logged.
     failure_told: AtomicBool,
     /// Whether files that are open with FOPEN_DIRECT_IO can be mapped shared (Linux 6.6).
-    direct_maps: AtomicBool,
+    direct_maps: bool,
     inodes: Mutex<HashMap<u64, InMode<B>>>,
 }
 
@@ -56,22 +56,15 @@ pub struct Chosen<B> {
     pub maps_uncaptured: bool,
 }
 
-impl<B> Default for Modes<B> {
-    fn default() -> Self {
+impl<B> Modes<B> {
+    /// Nothing is open yet; with what the kernel offers.
+    pub fn new(passthrough: bool, direct_maps: bool) -> Self {
         Self {
-            passthrough: AtomicBool::new(false),
+            passthrough: AtomicBool::new(passthrough),
             failure_told: AtomicBool::new(false),
-            direct_maps: AtomicBool::new(false),
+            direct_maps,
             inodes: Mutex::default(),
         }
-    }
-}
-
-impl<B> Modes<B> {
-    /// What the kernel offers. To be called before anything is open.
-    pub fn set_offered(&self, passthrough: bool, direct_maps: bool) {
-        self.passthrough.store(passthrough, Ordering::Relaxed);
-        self.direct_maps.store(direct_maps, Ordering::Relaxed);
     }
 
     /// Whether of no open file the kernel can hold pages that are not in the file below.
@@ -95,7 +88,7 @@ impl<B> Modes<B> {
             }
         };
         // A mapping is the kernel's own affair in passthrough.
-        let maps = self.direct_maps.load(Ordering::Relaxed) || backing.is_some();
+        let maps = self.direct_maps || backing.is_some();
         let flags = match access {
             OpenAccMode::O_RDONLY => FopenFlags::empty(),
             OpenAccMode::O_RDWR if !maps => FopenFlags::empty(),
@@ -149,9 +142,7 @@ mod tests {
     use OpenAccMode::{O_RDONLY, O_RDWR, O_WRONLY};
 
     fn modes() -> Modes<u32> {
-        let modes = Modes::default();
-        modes.set_offered(true, true);
-        modes
+        Modes::new(true, true)
     }
 
     #[test]

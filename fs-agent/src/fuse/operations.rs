@@ -1,480 +1,315 @@
 //! Every operation that the kernel asks for: into the overlay's terms, and the answer back.
 
-use std::{
-    ffi::OsStr,
-    io,
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{ffi::OsStr, time::Duration};
 
-use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
-};
-use rustix::fs::{OFlags, Statx};
+use fuser::{FopenFlags, OpenFlags, WriteFlags};
+use rustix::{fs::OFlags, io::Errno};
 
 use super::{
-    Adapter, Sharing, attempt,
-    convert::{self, attributes, caller, device, kind, timestamps},
-    forget_attributes, mode_of,
+    Adapter, attempt,
+    convert::{self, attributes, caller, device},
+    reply::{Listing, Reply},
+    request::{Operation, Request},
+    wire::{CreateIn, FallocateIn, IOCTL_UNRESTRICTED, LseekIn, ReadIn, SetAttrIn, WriteIn},
 };
-use crate::overlay::{Cause, Change, Durability, Entry, NAME_TTL, NewMode, OpenFile, WriteRequest, Xattr};
+use crate::overlay::{Caller, Cause, Durability, Entry, NAME_TTL, NewMode, Result, WriteRequest, Xattr};
 
 /// How long the kernel believes names and attributes. What bypasses the overlay (handles opened before it was
 /// mounted) is seen after that time at the latest.
 const CACHE_TTL: Duration = NAME_TTL;
 
-/// Node ids are not used again while the kernel knows them, so all can be of one generation.
-const GENERATION: Generation = Generation(0);
-
 /// How long the kernel believes a name and what came with it.
-fn ttl(entry: &Entry) -> &'static Duration {
-    if entry.lasts { &CACHE_TTL } else { &Duration::ZERO }
+fn ttl(entry: &Entry) -> Duration {
+    if entry.lasts { CACHE_TTL } else { Duration::ZERO }
 }
 
-/// Answers a request with what an operation of the overlay gives, or with its errno. With `as $req` the operation is done in
-/// the name of who asks. One that goes by an open file alone is nobody's in particular: who opened it matters then.
-macro_rules! answer {
-    ($self:ident as $req:ident, $reply:ident, $name:literal, $work:expr, $value:pat => $answer:expr) => {
-        answer!($self, $reply, $name, $self.overlay.by(caller($req), || $work), $value => $answer);
-    };
-    ($self:ident, $reply:ident, $name:literal, $work:expr, $value:pat => $answer:expr) => {
-        // Ends behind the answer.
-        let mut busy = $self.pool.begin();
-        let result = attempt($name, || $work);
-        busy.done();
-        match result {
-            Ok($value) => $answer,
-            Err(errno) => $reply.error(errno),
-        }
-    };
+/// The mode of something new.
+fn new_mode(wanted: u32, mask: u32) -> NewMode {
+    NewMode { wanted, mask }
 }
 
 /// Answers with what an operation gives, or with its errno.
-macro_rules! reply {
-    ($reply:ident, $name:literal, $work:expr, $value:pat => $answer:expr) => {
-        match attempt($name, || $work) {
-            Ok($value) => $answer,
-            Err(errno) => $reply.error(errno),
-        }
-    };
-}
-
-/// Answers an open.
-fn answer_open(sharing: Sharing<'_>, file: &OpenFile, flags: OpenFlags, reply: ReplyOpen) {
-    let chosen = mode_of(sharing, file, flags, |fd| reply.open_backing(fd));
-    match &chosen.backing {
-        Some(backing) => reply.opened_passthrough(FileHandle(file.id), chosen.flags, backing),
-        None => reply.opened(FileHandle(file.id), chosen.flags),
+fn answer<'w, T>(reply: Reply<'w>, result: Result<T>, value: impl FnOnce(Reply<'w>, T)) {
+    match result {
+        Ok(given) => value(reply, given),
+        Err(errno) => reply.error(errno),
     }
 }
 
-impl Filesystem for Adapter {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.negotiate(config)
-    }
+fn done(reply: Reply<'_>, result: Result<()>) {
+    answer(reply, result, |reply, ()| reply.ok());
+}
 
-    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        answer!(self as req, reply, "lookup", self.overlay.lookup(parent.0, name, req.pid()), entry => {
-            reply.entry(ttl(&entry), &attributes(entry.node, &entry.stat), GENERATION)
-        });
-    }
+fn found(reply: Reply<'_>, result: Result<Entry>) {
+    answer(reply, result, |reply, entry| reply.entry(&attributes(entry.node, &entry.stat), ttl(&entry)));
+}
 
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        // Nobody waits for an answer.
-        let _ = attempt("forget", || {
-            self.overlay.forget(ino.0, nlookup);
-            Ok(())
-        });
-    }
+fn made(reply: Reply<'_>, result: Result<Entry>) {
+    answer(reply, result, |reply, entry| reply.entry(&attributes(entry.node, &entry.stat), CACHE_TTL));
+}
 
-    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        answer!(self as req, reply, "getattr", self.overlay.getattr(ino.0), stat => {
-            reply.attr(&CACHE_TTL, &attributes(convert::shown_ino(ino.0, &stat), &stat))
-        });
-    }
+fn xattr(reply: Reply<'_>, result: Result<Xattr>) {
+    answer(reply, result, |reply, value| match value {
+        Xattr::Size(size) => reply.xattr_size(size),
+        Xattr::Data(data) => reply.data(&data),
+    });
+}
 
-    fn setattr(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let change = Change { mode, uid, gid, size, times: timestamps(atime, mtime) };
-        let (overlay, caller, handle) = (Arc::clone(&self.overlay), caller(req), fh.map(u64::from));
-        let changed = move || overlay.by(caller, || overlay.setattr(ino.0, handle, &change, caller));
-        let attributes = move |stat: &Statx| attributes(convert::shown_ino(ino.0, stat), stat);
-        if size.is_some() {
-            return self.take_turn(req, move || {
-                reply!(reply, "setattr", changed(), stat => reply.attr(&CACHE_TTL, &attributes(&stat)))
-            });
-        }
-        answer!(self, reply, "setattr", changed(), stat => reply.attr(&CACHE_TTL, &attributes(&stat)));
-    }
-
-    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        answer!(self as req, reply, "readlink", self.overlay.readlink(ino.0), target => reply.data(&target));
-    }
-
-    fn mknod(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        let made = || {
-            let mode = NewMode { wanted: mode, mask: umask };
-            self.overlay.mknod(parent.0, name, mode, device(rdev))
-        };
-        answer!(self as req, reply, "mknod", made(), entry => {
-            reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
-        });
-    }
-
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let mode = NewMode { wanted: mode, mask: umask };
-        answer!(self as req, reply, "mkdir", self.overlay.mkdir(parent.0, name, mode), entry => {
-            reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
-        });
-    }
-
-    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer!(self as req, reply, "unlink", self.overlay.unlink(parent.0, name), () => reply.ok());
-    }
-
-    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer!(self as req, reply, "rmdir", self.overlay.rmdir(parent.0, name), () => reply.ok());
-    }
-
-    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        answer!(self as req, reply, "symlink", self.overlay.symlink(parent.0, name, target), entry => {
-            reply.entry(&CACHE_TTL, &attributes(entry.node, &entry.stat), GENERATION)
-        });
-    }
-
-    fn rename(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        newparent: INodeNo,
-        newname: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        let renamed = || self.overlay.rename((parent.0, name), (newparent.0, newname), flags.bits());
-        answer!(self as req, reply, "rename", renamed(), () => reply.ok());
-    }
-
-    fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        answer!(self as req, reply, "link", self.overlay.link(ino.0, newparent.0, newname), entry => {
-            reply.entry(ttl(&entry), &attributes(entry.node, &entry.stat), GENERATION)
-        });
-    }
-
-    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let caller = caller(req);
-        let mut busy = self.pool.begin();
-        let at_once = || self.overlay.open_file_at_once(ino.0, flags.0, caller);
-        let opened = attempt("open", || self.overlay.by(caller, at_once));
-        let waits = !OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::NONBLOCK);
-        if waits && matches!(&opened, Err(errno) if errno.code() == Errno::EWOULDBLOCK.code()) {
-            let (overlay, modes, source) =
-                (Arc::clone(&self.overlay), Arc::clone(&self.modes), Arc::clone(&self.source));
-            return self.turns.take(caller.uid, move || {
-                let wait = || overlay.by(caller, || overlay.open_file(ino.0, flags.0, caller));
-                reply!(reply, "open", wait(), file => answer_open((&overlay, &modes, &source), &file, flags, reply))
-            });
-        }
-        busy.done();
-        match opened {
-            Ok(file) => answer_open((&self.overlay, &self.modes, &self.source), &file, flags, reply),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    fn create(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
-        let mode = NewMode { wanted: mode, mask: umask };
-        let created = || self.overlay.create(parent.0, name, mode, flags, caller(req));
-        answer!(self as req, reply, "create", created(), (entry, file) => {
-            let attr = attributes(entry.node, &entry.stat);
-            let sharing = (&*self.overlay, &*self.modes, &*self.source);
-            let chosen = mode_of(sharing, &file, OpenFlags(flags), |fd| reply.open_backing(fd));
-            let (fh, flags) = (FileHandle(file.id), chosen.flags);
-            match &chosen.backing {
-                Some(backing) => reply.created_passthrough(&CACHE_TTL, &attr, GENERATION, fh, flags, backing),
-                None => reply.created(&CACHE_TTL, &attr, GENERATION, fh, flags),
+impl Adapter {
+    /// Does what `request` asks for, in the name of who asks where it is anybody's in particular, and answers. What goes by
+    /// an open file alone is nobody's: who opened it matters then. `room` is the worker's, for a listing.
+    pub(super) fn answer(&self, request: &Request<'_>, reply: Reply<'_>, room: &mut Vec<u8>) {
+        let (overlay, node, caller) = (&*self.overlay, request.header.nodeid, caller(&request.header));
+        match request.operation {
+            Operation::Write { how, data } => self.write(reply, &how, data, caller),
+            Operation::Read(how) => self.read(reply, &how),
+            Operation::Lookup { name } => {
+                found(reply, self.by(caller, "lookup", || overlay.lookup(node, name, caller.thread)));
             }
+            Operation::GetAttr => self.getattr(reply, node, caller),
+            Operation::SetAttr(wanted) => self.setattr(reply, node, &wanted, caller),
+            Operation::Open { flags } => self.open(reply, node, flags.cast_signed(), caller),
+            Operation::Create { name, how } => self.create(reply, (node, name), &how, caller),
+            Operation::Flush { handle } => {
+                done(reply, attempt("flush", || overlay.flush(&*overlay.file(handle)?)));
+            }
+            Operation::Release { handle } => self.release(reply, node, handle),
+            Operation::Fsync { handle, data_only } => {
+                done(reply, attempt("fsync", || overlay.fsync(&*overlay.file(handle)?, data_only)));
+            }
+            Operation::OpenDir => {
+                answer(
+                    reply,
+                    self.by(caller, "opendir", || overlay.open_dir(node, caller.uid)),
+                    |reply, dir| {
+                        reply.opened(dir.id, FopenFlags::empty(), None);
+                    },
+                );
+            }
+            Operation::ReadDir(how) => self.readdir(reply, &how, room),
+            Operation::ReadDirPlus(how) => self.readdirplus(reply, &how, room),
+            Operation::ReleaseDir { handle } => done(
+                reply,
+                attempt("releasedir", || {
+                    overlay.release_dir(handle);
+                    Ok(())
+                }),
+            ),
+            Operation::FsyncDir { handle, data_only } => {
+                done(reply, attempt("fsyncdir", || overlay.fsync_dir(handle, data_only)));
+            }
+            Operation::StatFs => {
+                answer(reply, self.by(caller, "statfs", || overlay.statfs(node)), |reply, of| {
+                    reply.statfs(&convert::figures(&of));
+                });
+            }
+            Operation::Fallocate(how) => self.fallocate(reply, node, &how, caller),
+            Operation::Lseek(how) => self.lseek(reply, &how),
+            Operation::Ioctl { how, .. } if how.flags & IOCTL_UNRESTRICTED != 0 => reply.error(Errno::NOSYS),
+            Operation::Ioctl { how, data } => {
+                let control = || self.control(node, how.fh, how.cmd, data, caller);
+                answer(reply, self.by(caller, "ioctl", control), |reply, out| reply.ioctl(&out));
+            }
+            _ => self.answer_by_name(request, reply),
+        }
+    }
+
+    /// As [`Self::answer`], for what names something, and for what is not done at all.
+    fn answer_by_name(&self, request: &Request<'_>, reply: Reply<'_>) {
+        let (overlay, node, caller) = (&*self.overlay, request.header.nodeid, caller(&request.header));
+        match request.operation {
+            Operation::ReadLink => {
+                answer(reply, self.by(caller, "readlink", || overlay.readlink(node)), |reply, target| {
+                    reply.data(&target);
+                });
+            }
+            Operation::Mknod { name, how } => {
+                let mode = new_mode(how.mode, how.umask);
+                made(reply, self.by(caller, "mknod", || overlay.mknod(node, name, mode, device(how.rdev))));
+            }
+            Operation::Mkdir { name, how } => {
+                let mode = new_mode(how.mode, how.umask);
+                made(reply, self.by(caller, "mkdir", || overlay.mkdir(node, name, mode)));
+            }
+            Operation::Symlink { name, target } => {
+                made(reply, self.by(caller, "symlink", || overlay.symlink(node, name, target)));
+            }
+            Operation::Link { node: of, name } => {
+                found(reply, self.by(caller, "link", || overlay.link(of, node, name)));
+            }
+            Operation::Unlink { name } => {
+                done(reply, self.by(caller, "unlink", || overlay.unlink(node, name)));
+            }
+            Operation::Rmdir { name } => done(reply, self.by(caller, "rmdir", || overlay.rmdir(node, name))),
+            Operation::Rename { name, new_parent, new_name, flags } => {
+                let renamed = || overlay.rename((node, name), (new_parent, new_name), flags);
+                done(reply, self.by(caller, "rename", renamed));
+            }
+            Operation::SetXattr { name, value, flags } => {
+                let set = || overlay.setxattr(node, name, value, flags.cast_signed(), caller);
+                done(reply, self.by(caller, "setxattr", set));
+            }
+            Operation::GetXattr { name, size } => {
+                xattr(reply, self.by(caller, "getxattr", || overlay.getxattr(node, name, size)));
+            }
+            Operation::ListXattr { size } => {
+                xattr(reply, self.by(caller, "listxattr", || overlay.listxattr(node, size, caller)));
+            }
+            Operation::RemoveXattr { name } => {
+                done(reply, self.by(caller, "removexattr", || overlay.removexattr(node, name)));
+            }
+            Operation::Forget { lookups } => self.forget(reply, [(node, lookups)]),
+            Operation::BatchForget(forgets) => self.forget(reply, forgets.iter()),
+            Operation::NotifyReply => reply.none(),
+            Operation::Destroy => reply.ok(),
+            // The kernel asks once.
+            Operation::Init => reply.error(Errno::IO),
+            // The kernel then asks no more. There is nothing to be gained: an operation that has begun cannot be undone, and
+            // one that has not, but waits its turn, would fail with EINTR where below the call would be restarted.
+            Operation::Interrupt => reply.error(Errno::NOSYS),
+            // For copy_file_range(2) the kernel then reads and writes, so that the data passes here.
+            _ => reply.error(Errno::NOSYS),
+        }
+    }
+
+    /// Does `work` in the name of `caller`.
+    fn by<T>(&self, caller: Caller, operation: &'static str, work: impl FnMut() -> Result<T>) -> Result<T> {
+        attempt(operation, || self.overlay.by(caller, work))
+    }
+
+    /// Nobody waits for an answer.
+    fn forget(&self, reply: Reply<'_>, nodes: impl IntoIterator<Item = (u64, u64)>) {
+        reply.none();
+        for (node, lookups) in nodes {
+            let _ = attempt("forget", || {
+                self.overlay.forget(node, lookups);
+                Ok(())
+            });
+        }
+    }
+
+    fn getattr(&self, reply: Reply<'_>, node: u64, caller: Caller) {
+        answer(reply, self.by(caller, "getattr", || self.overlay.getattr(node)), |reply, stat| {
+            reply.attr(&attributes(convert::shown_ino(node, &stat), &stat), CACHE_TTL);
         });
     }
 
-    fn read(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let read = || self.overlay.read(&*self.overlay.file(fh.0)?, offset, size as usize);
-        answer!(self, reply, "read", read(), data => reply.data(&data));
+    fn setattr(&self, reply: Reply<'_>, node: u64, wanted: &SetAttrIn, caller: Caller) {
+        let (change, handle) = (convert::change(wanted), convert::changed_through(wanted));
+        let changed = || self.overlay.setattr(node, handle, &change, caller);
+        answer(reply, self.by(caller, "setattr", changed), |reply, stat| {
+            reply.attr(&attributes(convert::shown_ino(node, &stat), &stat), CACHE_TTL);
+        });
     }
 
-    fn write(
-        &self,
-        req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        write_flags: WriteFlags,
-        flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
+    fn open(&self, reply: Reply<'_>, node: u64, flags: i32, caller: Caller) {
+        let overlay = &*self.overlay;
+        let mut opened = self.by(caller, "open", || overlay.open_file_at_once(node, flags, caller));
+        let waits = !OFlags::from_bits_retain(flags.cast_unsigned()).contains(OFlags::NONBLOCK);
+        if waits && matches!(opened, Err(Errno::WOULDBLOCK)) {
+            // For somebody who has a lease on the file.
+            opened = self.by(caller, "open", || overlay.open_file(node, flags, caller));
+        }
+        answer(reply, opened, |reply, file| {
+            let chosen = self.mode_of(&file, OpenFlags(flags));
+            reply.opened(file.id, chosen.flags, chosen.backing.as_deref());
+        });
+    }
+
+    fn create(&self, reply: Reply<'_>, (parent, name): (u64, &OsStr), how: &CreateIn, caller: Caller) {
+        let (mode, flags) = (new_mode(how.mode, how.umask), how.flags.cast_signed());
+        let created = || self.overlay.create(parent, name, mode, flags, caller);
+        answer(reply, self.by(caller, "create", created), |reply, (entry, file)| {
+            let attr = attributes(entry.node, &entry.stat);
+            let chosen = self.mode_of(&file, OpenFlags(flags));
+            reply.created((&attr, CACHE_TTL), file.id, chosen.flags, chosen.backing.as_deref());
+        });
+    }
+
+    fn read(&self, reply: Reply<'_>, how: &ReadIn) {
+        let read = || {
+            let offset = convert::place(how.offset)?;
+            self.overlay.read(&*self.overlay.file(how.fh)?, offset, how.size as usize)
+        };
+        answer(reply, attempt("read", read), |reply, data| reply.data(&data));
+    }
+
+    fn write(&self, reply: Reply<'_>, how: &WriteIn, data: &[u8], caller: Caller) {
+        let write_flags = WriteFlags::from_bits_retain(how.write_flags);
         // Pages of a mapping, written by the kernel at a time and through a handle of its choice.
         let from_mapping = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         // Those of the file description by now, and of the write itself as far as the kernel says them.
-        let flags = OFlags::from_bits_retain(flags.0.cast_unsigned());
+        let flags = OFlags::from_bits_retain(how.flags);
         let cause = match from_mapping {
             true => Cause::Mapping,
             false if flags.contains(OFlags::APPEND) => Cause::Append,
             false => Cause::Write,
         };
-        let drops_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then(|| caller(req));
-        let durability = Durability::of(flags);
-        let request = WriteRequest { offset, data, cause, durability, drops_set_id };
-        if durability != Durability::None {
-            return self.write_to_disk(req, fh, &request, reply);
-        }
-        let written = || self.write_and_record(req, fh, &request);
-        answer!(self, reply, "write", written(), len => reply.written(len));
+        let drops_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID).then_some(caller);
+        let written = || {
+            let (offset, durability) = (convert::place(how.offset)?, Durability::of(flags));
+            let request = WriteRequest { offset, data, cause, durability, drops_set_id };
+            self.write_and_record(caller, how.fh, &request)
+        };
+        answer(reply, attempt("write", written), Reply::written);
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        let flushed = || self.overlay.flush(&*self.overlay.file(fh.0)?);
-        answer!(self, reply, "flush", flushed(), () => reply.ok());
-    }
-
-    fn release(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn release(&self, reply: Reply<'_>, node: u64, handle: u64) {
         let released = || {
-            self.overlay.release(fh.0);
-            self.modes.release(ino.0);
+            self.overlay.release(handle);
+            self.modes.release(node);
             Ok(())
         };
-        answer!(self, reply, "release", released(), () => reply.ok());
+        done(reply, attempt("release", released));
     }
 
-    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let overlay = Arc::clone(&self.overlay);
-        let synced = move || overlay.fsync(&*overlay.file(fh.0)?, datasync);
-        self.take_turn(req, move || reply!(reply, "fsync", synced(), () => reply.ok()));
-    }
-
-    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        answer!(self as req, reply, "opendir", self.overlay.open_dir(ino.0, req.uid()), dir => {
-            reply.opened(FileHandle(dir.id), FopenFlags::empty())
-        });
-    }
-
-    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let mut read = || {
-            self.overlay.read_dir(fh.0, offset, |entry| {
-                !reply.add(INodeNo(entry.ino), entry.next_offset, kind(entry.kind), &entry.name)
+    fn readdir(&self, reply: Reply<'_>, how: &ReadIn, room: &mut Vec<u8>) {
+        let mut listing = Listing::new(room, how.size);
+        let read = || {
+            self.overlay.read_dir(how.fh, how.offset, |entry| {
+                listing.add(entry.ino, entry.next_offset, convert::kind(entry.kind), &entry.name)
             })
         };
-        answer!(self, reply, "readdir", read(), () => reply.ok());
+        let read = attempt("readdir", read);
+        answer(reply, read, |reply, ()| reply.listing(&listing));
     }
 
-    fn readdirplus(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        let mut read = || {
-            self.overlay.read_dir_plus(fh.0, offset, |entry, told| {
+    fn readdirplus(&self, reply: Reply<'_>, how: &ReadIn, room: &mut Vec<u8>) {
+        let mut listing = Listing::new(room, how.size);
+        let read = || {
+            self.overlay.read_dir_plus(how.fh, how.offset, |entry, told| {
                 let attr = match &told.stat {
                     Some(stat) => attributes(told.node, stat),
                     None => convert::attributes_unknown(told.node, entry.kind),
                 };
-                let ttl = if told.lasts { CACHE_TTL } else { Duration::ZERO };
-                !reply.add(attr.ino, entry.next_offset, &entry.name, &ttl, &attr, GENERATION)
+                let lasts = if told.lasts { CACHE_TTL } else { Duration::ZERO };
+                listing.add_plus(&attr, entry.next_offset, &entry.name, lasts)
             })
         };
-        answer!(self, reply, "readdirplus", read(), () => reply.ok());
+        let read = attempt("readdirplus", read);
+        answer(reply, read, |reply, ()| reply.listing(&listing));
     }
 
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        let released = || {
-            self.overlay.release_dir(fh.0);
-            Ok(())
-        };
-        answer!(self, reply, "releasedir", released(), () => reply.ok());
-    }
-
-    fn fsyncdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let overlay = Arc::clone(&self.overlay);
-        let synced = move || overlay.fsync_dir(fh.0, datasync);
-        self.take_turn(req, move || reply!(reply, "fsyncdir", synced(), () => reply.ok()));
-    }
-
-    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        answer!(self as req, reply, "statfs", self.overlay.statfs(ino.0), s => {
-            let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-            let (bsize, namelen, frsize) = (narrow(s.f_bsize), narrow(s.f_namemax), narrow(s.f_frsize));
-            reply.statfs(s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree, bsize, namelen, frsize)
-        });
-    }
-
-    fn setxattr(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        let set = || self.overlay.setxattr(ino.0, name, value, flags, caller(req));
-        answer!(self as req, reply, "setxattr", set(), () => reply.ok());
-    }
-
-    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        answer!(self as req, reply, "getxattr", self.overlay.getxattr(ino.0, name, size), value => match value {
-            Xattr::Size(size) => reply.size(size),
-            Xattr::Data(data) => reply.data(&data),
-        });
-    }
-
-    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        answer!(self as req, reply, "listxattr", self.overlay.listxattr(ino.0, size, caller(req)), names => match names {
-            Xattr::Size(size) => reply.size(size),
-            Xattr::Data(data) => reply.data(&data),
-        });
-    }
-
-    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer!(self as req, reply, "removexattr", self.overlay.removexattr(ino.0, name), () => reply.ok());
-    }
-
-    fn fallocate(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        let (overlay, notifier, caller) =
-            (Arc::clone(&self.overlay), Arc::clone(&self.notifier), caller(req));
-        let done = move || {
-            let file = overlay.file(fh.0)?;
+    fn fallocate(&self, reply: Reply<'_>, node: u64, how: &FallocateIn, caller: Caller) {
+        let overlay = &*self.overlay;
+        let allocated = || {
+            let (offset, length) = (convert::place(how.offset)?, convert::place(how.length)?);
+            let file = overlay.file(how.fh)?;
+            let mode = how.mode.cast_signed();
             overlay.by(caller, || overlay.fallocate(&file, (offset, length), mode, caller))?;
             if caller.uid != 0 {
-                forget_attributes(&notifier, ino);
+                self.connection.forget_attributes(node);
             }
             Ok(())
         };
-        self.take_turn(req, move || reply!(reply, "fallocate", done(), () => reply.ok()));
+        done(reply, attempt("fallocate", allocated));
     }
 
-    fn ioctl(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        _flags: IoctlFlags,
-        cmd: u32,
-        in_data: &[u8],
-        _out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        answer!(self as req, reply, "ioctl", self.control(req, ino, fh, cmd, in_data), out => reply.ioctl(0, &out));
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, reply: Reply<'_>, how: &LseekIn) {
         let sought = || {
-            let (offset, hole) = convert::seek(offset, whence)?;
-            self.overlay.seek_to(&*self.overlay.file(fh.0)?, offset, hole)
+            let (offset, hole) = convert::seek(how.offset, how.whence)?;
+            self.overlay.seek_to(&*self.overlay.file(how.fh)?, offset, hole)
         };
-        answer!(self, reply, "lseek", sought(), found => reply.offset(found.cast_signed()));
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        // The kernel then copies by reading and writing, so that the data passes here.
-        reply.error(Errno::ENOSYS);
+        answer(reply, attempt("lseek", sought), Reply::offset);
     }
 }

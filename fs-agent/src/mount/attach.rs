@@ -7,8 +7,7 @@
 
 use std::{
     fs::File,
-    io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -30,7 +29,10 @@ use super::{
     table::Device,
     walk,
 };
-use crate::fuse::Adapter;
+use crate::fuse::{
+    Connection,
+    handshake::{self, Wishes},
+};
 
 /// The flags of mounts, as statvfs(3) and as fsmount(2) have them, and as the set-uid helper has them where it grants them.
 /// An overlay forbids what the mount below forbids.
@@ -49,7 +51,7 @@ const NOSYMFOLLOW: u64 = 0x2000;
 /// An overlay that is connected and attached nowhere yet.
 pub struct Connected {
     /// Its requests.
-    pub session: Session<Adapter>,
+    pub connection: Connection,
     /// Its root. Closed before it is attached, the overlay is gone.
     pub root: OwnedFd,
     /// Its filesystem.
@@ -60,17 +62,15 @@ pub struct Connected {
 ///
 /// # Errors
 /// If the system refuses.
-pub fn connect(below: BorrowedFd<'_>, label: &Label, adapter: Adapter) -> Result<Connected> {
+pub fn connect(below: BorrowedFd<'_>, label: &Label, wishes: Wishes) -> Result<Connected> {
     let flags = flags_of(below)?;
     let device =
         File::options().read(true).write(true).open(DEVICE).context("cannot open the FUSE device")?;
     let fs = filesystem(&device, label).context("cannot make a FUSE filesystem")?;
     let root = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags).context("cannot make a mount")?;
     let filesystem = walk::device_of(&root).or_else(|_| device_by_number(&root))?;
-    let session = wrap(adapter, |adapter, config| {
-        Session::from_fd(adapter, OwnedFd::from(device), config.acl, config.clone())
-    })?;
-    Ok(Connected { session, root, device: filesystem })
+    let connection = Connection::shake_hands(device.into(), wishes).context("cannot speak to the kernel")?;
+    Ok(Connected { connection, root, device: filesystem })
 }
 
 fn filesystem(device: &File, label: &Label) -> rustix::io::Result<OwnedFd> {
@@ -102,12 +102,7 @@ fn device_by_number(root: &OwnedFd) -> Result<Device> {
 ///
 /// # Errors
 /// If the system or the helper refuses.
-pub fn mount_by_path(
-    path: &Path,
-    below: BorrowedFd<'_>,
-    label: &Label,
-    adapter: Adapter,
-) -> Result<Connected> {
+pub fn mount_by_path(path: &Path, below: BorrowedFd<'_>, label: &Label, wishes: Wishes) -> Result<Connected> {
     let mut options = vec![
         MountOption::DefaultPermissions,
         // The library would leave MountOption::Subtype to the privileged alone.
@@ -126,33 +121,16 @@ pub fn mount_by_path(
         options.push(if no_dev { MountOption::NoDev } else { MountOption::Dev });
         options.push(if no_suid { MountOption::NoSuid } else { MountOption::Suid });
     }
-    let session = wrap(adapter, |adapter, config| {
-        config.mount_options = options;
-        Session::new(adapter, path, config)
-    })
-    .with_context(|| format!("cannot mount an overlay on {}", path.display()))?;
-    let root = walk::open_dir(path).context("cannot open the new mount")?;
-    let device = walk::device_of(&root).context("cannot examine the new mount")?;
-    Ok(Connected { session, root, device })
-}
-
-/// Makes a session, and gives the adapter the means to talk to the kernel of its own accord.
-fn wrap(
-    adapter: Adapter,
-    make: impl FnOnce(Adapter, &mut Config) -> io::Result<Session<Adapter>>,
-) -> Result<Session<Adapter>> {
     let mut config = Config::default();
     config.acl = if others_allowed() { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(adapter.threads());
-    config.clone_fd = true;
-    let notifier = adapter.notifier();
-    let pruner = adapter.pruner();
-    let session = make(adapter, &mut config)?;
-    // Set once: the adapter is new.
-    let _ = notifier.set(session.notifier());
-    let device = session.as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
-    pruner.start(device).context("cannot start a thread")?;
-    Ok(session)
+    config.mount_options = options;
+    let (session, negotiated) =
+        handshake::settle(wishes, |negotiator| Session::new(negotiator, path, &config))
+            .with_context(|| format!("cannot mount an overlay on {}", path.display()))?;
+    let connection = Connection::of_session(session, negotiated).context("cannot duplicate a descriptor")?;
+    let root = walk::open_dir(path).context("cannot open the new mount")?;
+    let device = walk::device_of(&root).context("cannot examine the new mount")?;
+    Ok(Connected { connection, root, device })
 }
 
 /// What the mount below forbids.

@@ -235,7 +235,7 @@ pub fn by_descriptors() -> bool {
 }
 
 /// Whether all users may have access to this process's mounts.
-fn others_allowed() -> bool {
+pub fn others_allowed() -> bool {
     may_administer()
         || fs::read_to_string("/etc/fuse.conf")
             .is_ok_and(|conf| conf.lines().any(|line| line.trim() == "user_allow_other"))

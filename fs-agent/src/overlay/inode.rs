@@ -20,7 +20,6 @@ use std::{
     sync::{
         Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
     },
 };
 
@@ -283,7 +282,7 @@ pub struct Inodes {
     /// How many the kernel may know before it is to be asked to forget some.
     max: usize,
     /// Who asks it.
-    crowded: OnceLock<SyncSender<()>>,
+    crowded: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Counts renames of directories: paths put together before one may be wrong after it.
     directory_moves: AtomicU64,
 }
@@ -369,8 +368,7 @@ impl Inodes {
                     if tables.known.len() > self.max
                         && let Some(crowded) = self.crowded.get()
                     {
-                        // Waits for nobody. Told already, or nobody listens any more.
-                        let _ = crowded.try_send(());
+                        crowded();
                     }
                     (inode, None)
                 }
@@ -418,11 +416,9 @@ impl Inodes {
         self.held.with_descriptor(open)
     }
 
-    /// Says so when there are too many, until this is dropped. To be called once.
-    pub fn crowds(&self) -> Receiver<()> {
-        let (sender, receiver) = sync_channel(1);
-        let _ = self.crowded.set(sender);
-        receiver
+    /// Has `tell` called, under the lock, when there are too many. To be called once.
+    pub fn on_crowd(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.crowded.set(tell);
     }
 
     /// Up to `count` inodes that came first, those apart that were used since they were last looked at.

@@ -34,7 +34,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::Receiver},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::{
@@ -181,10 +181,10 @@ impl Overlay {
         self.settle_mounts = Some(settle);
     }
 
-    /// Says when the kernel knows so many inodes that it should be asked to forget some, as long as this overlay is
-    /// there. To be called once.
-    pub fn crowds(&self) -> Receiver<()> {
-        self.inodes.crowds()
+    /// Has `tell`, which waits for nobody, called when the kernel knows so many inodes that it should be asked to forget
+    /// some. To be called once.
+    pub fn on_crowd(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        self.inodes.on_crowd(tell);
     }
 
     /// Up to `count` nodes that the kernel may forget rather than others.

@@ -682,7 +682,8 @@ fn more_inodes_than_descriptors_are_served() {
 #[test]
 fn of_too_many_inodes_the_oldest_unused_are_found() {
     let f = fixture_with(Limits { descriptors: 1000, inodes: 3 });
-    let crowds = f.overlay.crowds();
+    let (sender, crowds) = std::sync::mpsc::channel();
+    f.overlay.on_crowd(Box::new(move || sender.send(()).unwrap()));
     let names = ["a", "b", "c", "d"];
     names.iter().for_each(|name| fs::write(f.below(name), "").unwrap());
     let nodes = names.map(|name| {
@@ -697,7 +698,7 @@ fn of_too_many_inodes_the_oldest_unused_are_found() {
     f.overlay.forget(nodes[1], 1);
     assert_eq!(f.overlay.oldest(4), [nodes[2], nodes[3], nodes[0]]);
     drop(f);
-    assert!(crowds.recv().is_err(), "nobody waits for an overlay that is gone");
+    assert!(crowds.recv().is_err(), "nobody tells of an overlay that is gone");
 }
 
 #[test]

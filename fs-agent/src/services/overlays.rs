@@ -152,7 +152,6 @@ impl Overlays {
 
     fn leave_all(&mut self, path: &Path, source: &Arc<Source>, kept: &mut Vec<Kept>, overlays: Vec<Served>) {
         for served in overlays {
-            served.release_workers();
             let at = kept.iter().position(|kept| kept.id() == served.id);
             let kept = at.map(|at| kept.swap_remove(at));
             self.leaving.push(Leaving { path: path.to_owned(), source: Arc::clone(source), served, kept });
@@ -259,14 +258,8 @@ impl Overlays {
         }
     }
 
-    /// Notices those that nobody uses any more, and announces what quotas have withheld.
+    /// Announces what quotas have withheld.
     pub fn tidy(&self) {
-        let leaving = self.leaving.iter().map(|leaving| (&leaving.served, &leaving.source));
-        let mounted =
-            self.mounted.iter().flat_map(|tree| tree.overlays().map(|served| (served, &tree.source)));
-        for (served, _) in leaving.chain(mounted) {
-            served.release_workers_if_ended();
-        }
         self.mounted.iter().for_each(|tree| tree.source.tidy());
         self.leaving.iter().for_each(|leaving| leaving.source.tidy());
     }

@@ -431,14 +431,12 @@ fn waiting() -> usize {
     wchans.filter(|wchan| wchan.as_ref().is_ok_and(|wchan| wchan.starts_with(b"request_wait"))).count()
 }
 
-/// A disk takes its time, here for ever: that shall cost workers of who waits for it alone.
-#[test]
-fn who_waits_for_the_disk_leaves_workers_to_others() {
-    if is_left_out("who_waits_for_the_disk_leaves_workers_to_others") {
-        return;
-    }
-    /// More than an agent has workers.
-    const MANY: usize = 100;
+/// More than one user can have workers.
+const MANY: usize = 100;
+
+/// A disk takes its time, here for ever: that shall cost workers of who waits for it alone. Many processes do `stuck` to a
+/// file `fd`, the `i`th of `path`; in the end all of it is `done` to that file below.
+fn assert_leaves_workers(stuck: &str, done: impl Fn(&Path, usize) -> bool) {
     let mut ground = Ground::new();
     let Some(image) = Image::mount(&ground, &[]) else { return };
     let (directory, beside) = (ground.bywash.directory().to_owned(), ground.bywash.root().join("beside"));
@@ -453,7 +451,8 @@ fn who_waits_for_the_disk_leaves_workers_to_others() {
     fds = [os.open(f"{{path}}/crowd-{{i}}", os.O_WRONLY | os.O_CREAT, 0o644) for i in range({MANY})]
     while not os.path.exists(f"{{path}}/../go"): time.sleep(0.01)
     for fd in fds:
-        if os.fork() == 0: os.ftruncate(fd, 1); os._exit(0)
+        i = fds.index(fd)
+        if os.fork() == 0: {stuck}; os._exit(0)
     for fd in fds: os.wait()
     os._exit(0)
 "#
@@ -486,11 +485,31 @@ fn who_waits_for_the_disk_leaves_workers_to_others() {
     }
     let (frozen, crowd) = frozen;
     drop(frozen);
-    let size =
-        |i: usize| fs::metadata(directory.join(format!("crowd-{i}"))).map_or(0, |metadata| metadata.len());
-    wait::until_true("all of it to be done", wait::PATIENCE, || (0..MANY).all(|i| size(i) == 1));
+    wait::until_true("all of it to be done", wait::PATIENCE, || (0..MANY).all(|i| done(&directory, i)));
     drop(crowd);
     ground.bywash.stop_agent();
     mounts::detach_below(&beside);
     mounts::detach_below(&directory);
+}
+
+fn size(directory: &Path, i: usize) -> u64 {
+    fs::metadata(directory.join(format!("crowd-{i}"))).map_or(0, |metadata| metadata.len())
+}
+
+#[test]
+fn who_waits_for_the_disk_leaves_workers_to_others() {
+    if is_left_out("who_waits_for_the_disk_leaves_workers_to_others") {
+        return;
+    }
+    assert_leaves_workers("os.ftruncate(fd, 1)", |directory, i| size(directory, i) == 1);
+}
+
+/// What carries data waits its turn as well.
+#[test]
+fn who_is_stuck_in_writes_leaves_workers_to_others() {
+    if is_left_out("who_is_stuck_in_writes_leaves_workers_to_others") {
+        return;
+    }
+    let stuck = r#"assert os.write(fd, b"x" * 65536) == 65536"#;
+    assert_leaves_workers(stuck, |directory, i| size(directory, i) == 65536);
 }

@@ -1,0 +1,73 @@
+//! What a worker reads requests into.
+
+use std::io;
+
+use crate::sys::Pages;
+
+/// What comes before the data of a write. That begins with a page, so that it is copied from there page by page.
+pub const HEAD_BYTES: usize = 80;
+
+/// The most data that comes with a request.
+pub const DATA_BYTES_MAX: usize = 1 << 20;
+
+const PAGE_BYTES: usize = 4096;
+
+/// How many pages a worker keeps when it has had nothing to do for a while.
+const KEPT_PAGES: usize = 4;
+
+/// Memory for one request at a time, of which as much is used as requests have needed.
+pub struct Buffer {
+    pages: Pages,
+    /// How far.
+    used: usize,
+}
+
+impl Buffer {
+    /// For requests of any size.
+    ///
+    /// # Errors
+    /// Without memory.
+    pub fn new() -> io::Result<Self> {
+        // A page more than is needed: the kernel wants to be given room for more than it sends.
+        Ok(Self { pages: Pages::new(PAGE_BYTES + DATA_BYTES_MAX + PAGE_BYTES)?, used: 0 })
+    }
+
+    /// Where a request goes.
+    pub fn space(&mut self) -> &mut [u8] {
+        &mut self.pages.bytes()[PAGE_BYTES - HEAD_BYTES..]
+    }
+
+    /// The request of `len` bytes that was read.
+    pub fn request(&mut self, len: usize) -> &[u8] {
+        self.used = self.used.max(len);
+        let space = self.space();
+        &space[..len.min(space.len())]
+    }
+
+    /// Gives back what large requests have used.
+    pub fn shrink(&mut self) {
+        if self.used > KEPT_PAGES * PAGE_BYTES {
+            self.pages.give_back_from(KEPT_PAGES * PAGE_BYTES);
+            self.used = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_of_a_write_begins_with_a_page_and_what_is_given_back_is_zero() {
+        let mut buffer = Buffer::new().unwrap();
+        let space = buffer.space();
+        assert!(space[HEAD_BYTES..].as_ptr().addr().is_multiple_of(PAGE_BYTES));
+        assert!(space.len() >= HEAD_BYTES + DATA_BYTES_MAX);
+        space.fill(1);
+        assert_eq!(buffer.request(1 << 20).len(), 1 << 20);
+        buffer.shrink();
+        let kept = KEPT_PAGES * PAGE_BYTES - (PAGE_BYTES - HEAD_BYTES);
+        let space = buffer.space();
+        assert!(space[..kept].iter().all(|byte| *byte == 1) && space[kept..].iter().all(|byte| *byte == 0));
+    }
+}
