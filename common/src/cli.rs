@@ -3,7 +3,7 @@
 use clap::{Args, Parser, ValueEnum};
 
 use crate::{
-    config::{Config, ConfigArgs, ConfigError, LogLevel, legacy::fifo2kinesis},
+    config::{Config, ConfigArgs, ConfigError, Layers, LogLevel, Precedence, legacy::fifo2kinesis},
     exit::Exit,
     logging, output, secrets,
 };
@@ -23,6 +23,9 @@ pub struct GlobalArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
+    /// Where the values come from. The first field: the others take the values away.
+    #[command(flatten)]
+    pub layers: Layers,
     /// The least severe level that is logged: error, warn, info, debug or trace; RUST_LOG says it per module
     /// [default: info]
     #[arg(long, value_name = "LEVEL", env = "BYWASH_LOG_LEVEL", global = true)]
@@ -31,8 +34,17 @@ pub struct LogArgs {
     #[arg(long, value_enum, default_value = "text", env = "BYWASH_LOG_FORMAT", global = true)]
     pub log_format: LogFormat,
     /// The same as --log-level debug
-    #[arg(long, env = "BYWASH_DEBUG", global = true)]
-    pub debug: bool,
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "BYWASH_DEBUG",
+        global = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = fifo2kinesis::switch
+    )]
+    pub debug: Option<bool>,
 }
 
 /// How log lines look.
@@ -66,9 +78,22 @@ impl GlobalArgs {
     /// # Errors
     /// A [`ConfigError`] with everything that is wrong; what is logged has then not changed.
     pub fn load_config(&self) -> Result<Config, ConfigError> {
-        let config = Config::load(&self.config)?;
-        secrets::hide(config.kafka.secrets());
+        let config = self.read_config()?;
         self.log.follow(config.log.level);
+        Ok(config)
+    }
+
+    /// Reads the configuration, for what is to be started or goes on by it.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] with everything that is wrong.
+    pub fn read_config(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::load(&self.config)?;
+        secrets::hide(config.kafka.secrets());
+        config.check_where_paths_lead(&self.config)?;
+        if let Some(level) = self.log.flagged() {
+            config.log.level = level;
+        }
         Ok(config)
     }
 }
@@ -81,9 +106,16 @@ impl LogArgs {
     }
 
     fn flagged(&self) -> Option<LogLevel> {
-        let debug =
-            self.debug || std::env::var("FIFO2KINESIS_DEBUG").is_ok_and(|word| fifo2kinesis::is_on(&word));
-        if debug { Some(LogLevel::Debug) } else { self.log_level }
+        match (self.debug, self.log_level) {
+            (Some(true), Some(level)) => match self.layers.precedence("debug", "log-level") {
+                Precedence::Second => Some(level),
+                Precedence::First | Precedence::Same => Some(LogLevel::Debug),
+            },
+            (Some(true), None) => Some(LogLevel::Debug),
+            (Some(false), level) => level,
+            (None, Some(level)) => Some(level),
+            (None, None) => fifo2kinesis::is_debugged().then_some(LogLevel::Debug),
+        }
     }
 
     /// Logs as much as the file says, unless a flag or the environment says it.

@@ -270,9 +270,10 @@ impl AgentStatus {
         (0..AGENT_COUNTERS).map(|i| self.word(i).load(Ordering::Relaxed)).collect()
     }
 
-    /// Says what the agent listens to. What does not fit into the segment's 24 KiB is left out.
+    /// Says what the agent listens to. What does not fit into the segment's 24 KiB is left out, and how many that are is said.
     pub fn set_roster(&self, roster: &[Listening]) {
         let mut text = Vec::new();
+        let mut unlisted = 0;
         for listening in roster {
             let mut line = match listening.kind {
                 ListeningKind::Directory => b"d".to_vec(),
@@ -281,9 +282,14 @@ impl AgentStatus {
             };
             line.extend_from_slice(listening.path.as_os_str().as_bytes());
             line.push(0);
-            if text.len() + line.len() <= ROSTER_TEXT_MAX {
+            if text.len() + line.len() <= ROSTER_TEXT_MAX - UNLISTED_LINE_MAX {
                 text.extend_from_slice(&line);
+            } else {
+                unlisted += 1;
             }
+        }
+        if unlisted > 0 {
+            text.extend_from_slice(format!("+{unlisted}/\0").as_bytes());
         }
         let data = &self.0.data;
         let version = data.word(layout::ROSTER).load(Ordering::Relaxed);
@@ -304,15 +310,25 @@ impl FifoCounter {
 
 const ROSTER_HEADER: usize = 16;
 const ROSTER_TEXT_MAX: usize = layout::ROSTER_LEN - ROSTER_HEADER;
+/// Kept free for the line that says how many are left out.
+const UNLISTED_LINE_MAX: usize = 24;
 /// How often a reader looks again while the roster changes under it.
 const ROSTER_TRIES: usize = 100;
 
+/// What the agent says that it listens to, as far as there is room for it in shared memory.
+#[derive(Debug, Default)]
+pub(crate) struct Roster {
+    pub listed: Vec<Listening>,
+    /// How many more there are.
+    pub unlisted: usize,
+}
+
 /// What the agent says that it listens to.
-pub(crate) fn read_roster(segments: &Segments) -> Vec<Listening> {
+pub(crate) fn read_roster(segments: &Segments) -> Roster {
     (0..ROSTER_TRIES).find_map(|_| try_roster(&segments.data)).unwrap_or_default()
 }
 
-fn try_roster(data: &Mapping) -> Option<Vec<Listening>> {
+fn try_roster(data: &Mapping) -> Option<Roster> {
     let version = data.word(layout::ROSTER).load(Ordering::Acquire);
     if version & 1 == 1 {
         return None;
@@ -323,6 +339,7 @@ fn try_roster(data: &Mapping) -> Option<Vec<Listening>> {
     if data.word(layout::ROSTER).load(Ordering::Acquire) != version {
         return None;
     }
+    let mut unlisted = 0;
     let lines = text.split(|b| *b == 0).filter_map(|line| {
         // Paths are absolute: the kind ends where the path begins.
         let (kind, path) = line.split_at(line.iter().position(|b| *b == b'/')?);
@@ -333,11 +350,16 @@ fn try_roster(data: &Mapping) -> Option<Vec<Listening>> {
                 ListeningKind::Fifo { slot: Some(slot).filter(|slot| *slot < FIFO_SLOTS) }
             }
             (b'z', []) => ListeningKind::AsleepDirectory,
+            (b'+', digits) => {
+                unlisted = std::str::from_utf8(digits).ok()?.parse().ok()?;
+                return None;
+            }
             _ => return None,
         };
         Some(Listening { kind, path: PathBuf::from(std::ffi::OsStr::from_bytes(path)) })
     });
-    Some(lines.collect())
+    let listed = lines.collect();
+    Some(Roster { listed, unlisted })
 }
 
 impl PublisherStatus {

@@ -6,7 +6,10 @@ use bywash_common::{
     config::{Config, ConfigError},
     exit::Exit,
     output,
+    ring::RingError,
 };
+
+use nix::unistd::Group;
 
 use crate::{cli::print, fifo, mount::Unusable, services, sleep::NothingSleeps};
 
@@ -33,6 +36,10 @@ pub fn load(args: &GlobalArgs) -> Result<Config> {
     if config.directories.is_empty() && config.fifos.is_empty() {
         return Err(Unusable::Nothing.into());
     }
+    if let Some(group) = config.ring.group.as_ref().filter(|name| matches!(Group::from_name(name), Ok(None)))
+    {
+        return Err(RingError::Group(group.clone()).into());
+    }
     Ok(config)
 }
 
@@ -40,6 +47,7 @@ pub fn load(args: &GlobalArgs) -> Result<Config> {
 pub fn exit_of(error: &anyhow::Error) -> Exit {
     let is_config = error.is::<ConfigError>()
         || error.is::<Unusable>()
+        || matches!(error.downcast_ref(), Some(RingError::Group(_)))
         || error.is::<NothingSleeps>()
         || error.downcast_ref::<fifo::Unusable>().is_some_and(fifo::Unusable::is_config);
     if is_config { Exit::Config } else { Exit::Failed }

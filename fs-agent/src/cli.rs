@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// Mounts overlays over directories and records every write under them
 #[derive(Debug, Parser)]
-#[command(name = "fs-agent", version)]
+#[command(name = "fs-agent", version, args_override_self = true)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]

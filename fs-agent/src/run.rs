@@ -19,7 +19,7 @@ use bywash_common::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    check,
+    check, fifo,
     keeper::{Generation, Store, Successor},
     manager::Manager,
     mount, process,
@@ -76,6 +76,7 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     {
         tracing::warn!("what is open may not outlive this agent: {error:#}");
     }
+    fifo::leftovers::send(&config);
     Agent { args, config, services, events, manager: Manager::ready(), store, generation }.serve()
 }
 

@@ -31,7 +31,7 @@ use rustix::{
     process::geteuid,
 };
 
-use crate::{check, cli::print, process};
+use crate::{cli::print, process};
 
 /// Has a running agent look whether it is to sleep.
 pub const LOOK_SIGNAL: Signal = Signal::SIGUSR1;
@@ -67,7 +67,7 @@ pub enum NothingSleeps {
 /// # Errors
 /// If there are none, the state cannot be written, or the running agent does not do it in time.
 pub fn sleep(args: &GlobalArgs) -> Result<Exit> {
-    let config = check::load(args)?;
+    let config = args.load_config()?;
     let sleepers = sleepers_of(&config)?;
     let file = state_file(&config).context("there is nowhere to remember it: set agent.state_dir")?;
     let written = file.parent().map_or(Ok(()), make_state_dir).and_then(|()| remember(&file));
@@ -80,7 +80,7 @@ pub fn sleep(args: &GlobalArgs) -> Result<Exit> {
 /// # Errors
 /// If there is nothing that could sleep, the state cannot be removed, or the running agent does not do it in time.
 pub fn wake(args: &GlobalArgs) -> Result<Exit> {
-    let config = check::load(args)?;
+    let config = args.load_config()?;
     let sleepers = sleepers_of(&config)?;
     let file = state_file(&config).context("there is nowhere to remember it: set agent.state_dir")?;
     match fs::remove_file(&file) {

@@ -12,7 +12,7 @@ use bywash_common::{
     output,
     record::LossReason,
     ring::{Inspected, RingError, inspect_to_show},
-    status::{AgentCounter, FifoCounter, HandoverReason, ListeningKind},
+    status::{AgentCounter, FIFO_SLOTS, FifoCounter, HandoverReason, Listening, ListeningKind},
     units::ByteSize,
 };
 use serde_json::json;
@@ -62,21 +62,9 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
     // Writing to a string cannot fail, here and below.
     let _ = match state(ring) {
         State::Running => {
-            for listening in &ring.roster {
-                let said = match listening.kind {
-                    ListeningKind::Directory | ListeningKind::Fifo { .. } => "listening on",
-                    ListeningKind::AsleepDirectory => "asleep, not listening on",
-                };
-                let _ = writeln!(out, "{said} {}", in_line(listening.path.as_os_str().as_bytes()));
-                if let ListeningKind::Fifo { slot: Some(slot) } = listening.kind {
-                    let [lines, bytes, lost_lines, lost_bytes, missing] =
-                        FifoCounter::ALL.map(|counter| ring.fifo(slot, counter));
-                    let missing = if missing > 0 { "; there is no FIFO at the moment" } else { "" };
-                    let _ = writeln!(
-                        out,
-                        "    {lines} lines, {bytes} bytes; lost {lost_lines} lines, {lost_bytes} bytes{missing}"
-                    );
-                }
+            ring.roster.iter().for_each(|listening| listening_text(ring, listening, &mut out));
+            if ring.unlisted > 0 {
+                let _ = writeln!(out, "and {} more, for whose names there is no room here", ring.unlisted);
             }
             write!(out, "fs-agent is running (pid {pid})")
         }
@@ -119,6 +107,31 @@ fn as_text(name: &str, ring: Option<&Inspected>) -> String {
     }
     out.push('\n');
     out
+}
+
+/// What is listened to, and of a FIFO what came through it.
+fn listening_text(ring: &Inspected, listening: &Listening, out: &mut String) {
+    let said = match listening.kind {
+        ListeningKind::Directory | ListeningKind::Fifo { .. } => "listening on",
+        ListeningKind::AsleepDirectory => "asleep, not listening on",
+    };
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "{said} {}", in_line(listening.path.as_os_str().as_bytes()));
+    let _ = match listening.kind {
+        ListeningKind::Fifo { slot: Some(slot) } => {
+            let [lines, bytes, lost_lines, lost_bytes, missing] =
+                FifoCounter::ALL.map(|counter| ring.fifo(slot, counter));
+            let missing = if missing > 0 { "; there is no FIFO at the moment" } else { "" };
+            writeln!(
+                out,
+                "    {lines} lines, {bytes} bytes; lost {lost_lines} lines, {lost_bytes} bytes{missing}"
+            )
+        }
+        ListeningKind::Fifo { slot: None } => {
+            writeln!(out, "    counted among all alone: {FIFO_SLOTS} FIFOs have counters of their own")
+        }
+        ListeningKind::Directory | ListeningKind::AsleepDirectory => Ok(()),
+    };
 }
 
 /// How the agent took over from another one, if it did.
@@ -183,6 +196,7 @@ fn as_json_text(name: &str, ring: Option<&Inspected>) -> String {
                 "generation": ring.agent(AgentCounter::Generation),
                 "handover": handover(ring),
                 "listening": listening(ring),
+                "unlisted": if ring.agent_running { ring.unlisted } else { 0 },
                 "ring": {
                     "name": name,
                     "uuid": ring.uuid.to_string(),

@@ -8,7 +8,7 @@ use crate::{check, consume, failed, run, status};
 
 /// Sends what fs-agent captures to Kafka or Kinesis.
 #[derive(Debug, Parser)]
-#[command(name = "publisher", version, about)]
+#[command(name = "publisher", version, about, args_override_self = true)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]

@@ -95,7 +95,7 @@ impl Reader {
     }
 
     fn read(&self) -> Result<Config, Refusal> {
-        let new = Config::load(&self.args.config)?;
+        let new = self.args.read_config()?;
         let changed = self.current.changed_keys(&new);
         let accepted = accepted(&self.current, new)?;
         for key in changed {

@@ -1,6 +1,9 @@
 //! `[[directory]]`: what is watched, and how.
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    os::unix::ffi::OsStrExt,
+    path::{Component, Path, PathBuf},
+};
 
 use serde::Deserialize;
 use toml::{Spanned, Value};
@@ -59,7 +62,9 @@ words!(Submounts: "capture" => Submounts::Capture, "pass" => Submounts::Pass);
 /// may overdraw it; otherwise it is withheld, and costs nothing. So in any T seconds at most `bytes_per_second` * T
 /// + `burst_bytes` + one write are captured of a file, and a write that comes alone always is.
 ///
-/// With a burst of 0, as fuse_kafka had it, a write is withheld that comes before the one captured last is paid for.
+/// With a burst of 0 a write is withheld that comes before the one captured last is paid for.
+///
+/// That is [`QuotaRule::Account`]; fuse_kafka had [`QuotaRule::Write`], which has no account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaConfig {
     /// What a file is credited with, in bytes per second; at least 1.
@@ -69,7 +74,21 @@ pub struct QuotaConfig {
     /// How many files have an account, 1 to [`FILES_TRACKED_MAX`]. With more, the one that was not written to for the
     /// longest time loses its account, and begins with a new one.
     pub files_tracked: u32,
+    /// What decides about a write.
+    pub rule: QuotaRule,
 }
+
+/// What decides whether a write is captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QuotaRule {
+    /// The file's account.
+    #[default]
+    Account,
+    /// The write alone, as in fuse_kafka: its bytes over the time since the last one, captured or not. A file's first is.
+    Write,
+}
+
+words!(QuotaRule: "account" => QuotaRule::Account, "write" => QuotaRule::Write);
 
 /// The most files that can have an account, at some 300 bytes each.
 pub const FILES_TRACKED_MAX: u32 = 65_536;
@@ -114,6 +133,7 @@ struct QuotaTable {
     bytes_per_second: Spanned<ByteSize>,
     burst_bytes: Option<ByteSize>,
     files_tracked: Placed<u32>,
+    rule: Placed<String>,
 }
 
 /// Takes over one section of the file.
@@ -133,7 +153,9 @@ fn apply_quota(table: QuotaTable, context: &mut Context<'_>) -> QuotaConfig {
         bytes_per_second: ByteSize(0),
         burst_bytes: table.burst_bytes.unwrap_or(ByteSize(0)),
         files_tracked: FILES_TRACKED_DEFAULT,
+        rule: QuotaRule::default(),
     };
+    context.set(&mut quota.rule, table.rule, |word| word.parse());
     context.set(&mut quota.bytes_per_second, Some(table.bytes_per_second), |rate| match rate.0 {
         0 => Err("a quota of `0` bytes per second captures nothing: use `exclude` for that".to_owned()),
         _ => Ok(rate),
@@ -166,15 +188,19 @@ fn print_quota(quota: &QuotaConfig) -> Value {
         ("bytes_per_second", text(quota.bytes_per_second)),
         ("burst_bytes", text(quota.burst_bytes)),
         ("files_tracked", Some(i64::from(quota.files_tracked).into())),
+        ("rule", text(quota.rule.word())),
     ]))
 }
 
 /// A path as sections compare it: without `.`, doubled and trailing slashes.
 ///
 /// # Errors
-/// If it is not absolute or contains `..`.
+/// If it is not absolute, contains `..`, or no file can have it.
 pub(super) fn checked_path(path: &Path) -> Result<PathBuf, String> {
     let shown = path.display();
+    if path.as_os_str().as_bytes().contains(&0) {
+        return Err(format!("`{}` is not a path: no path has a NUL in it", shown.to_string().escape_debug()));
+    }
     if !path.is_absolute() {
         return Err(format!("`{shown}` is not an absolute path: begin it with `/`"));
     }

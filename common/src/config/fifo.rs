@@ -162,8 +162,9 @@ pub(super) fn print(fifo: &FifoConfig) -> Value {
 }
 
 fn checked_mode(digits: String) -> Result<u32, String> {
+    let is_octal = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     match u32::from_str_radix(&digits, 8) {
-        Ok(mode) if mode & !MODE_BITS == 0 => Ok(mode),
+        Ok(mode) if is_octal && mode & !MODE_BITS == 0 => Ok(mode),
         _ => Err(format!("`{digits}` cannot be a FIFO's mode: use octal digits, such as \"0620\"")),
     }
 }
@@ -201,6 +202,9 @@ impl Config {
             Err(message) => return refuse(message),
         };
         let shown = path.display();
+        if path.parent().is_none() {
+            return refuse(format!("`{shown}` is the root directory: name the FIFO"));
+        }
         if self.fifos.iter().any(|other| other.path == path) {
             return refuse(format!("`{shown}` is configured twice: keep one of the two"));
         }

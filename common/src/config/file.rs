@@ -39,7 +39,7 @@ struct File {
 struct Ring {
     name: Placed<String>,
     size: Placed<ByteSize>,
-    group: Option<String>,
+    group: Placed<String>,
 }
 
 #[derive(Deserialize)]
@@ -99,13 +99,16 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
         Ok(file) => file,
         Err(error) => {
             let at = error.span().map_or(0, |span| span.start);
-            return context.refuse(at, error.message());
+            return context.refuse(at, with_way_out(error.message()));
         }
     };
     if let Some(ring) = file.ring {
         context.set(&mut config.ring.name, ring.name, checked_ring_name);
         context.set(&mut config.ring.size, ring.size, checked_ring_size);
-        config.ring.group = ring.group;
+        context.set(&mut config.ring.group, ring.group, |group| match group.is_empty() {
+            true => Err("`` names no group: leave the key out".to_owned()),
+            false => Ok(Some(group)),
+        });
     }
     if let Some(event) = file.event {
         context.set(&mut config.event.encoder, event.encoder, |word| word.parse());
@@ -142,6 +145,31 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
     }
     if let Some(table) = file.metrics {
         metrics::apply(table, config, &mut context);
+    }
+}
+
+/// What is wrong with a text that is no TOML, or not of the types that keys have, in words that say what to write.
+fn with_way_out(message: &str) -> String {
+    let quoted = |kind: &str| message.split(kind).nth(1).and_then(|rest| rest.split('`').nth(1));
+    let is_list_wanted = message.contains("expected a sequence") || message.contains("expected an array");
+    if is_list_wanted
+        && let Some(text) = message.split('"').nth(1).filter(|_| message.contains("type: string"))
+    {
+        format!("{message}: write [\"{text}\"]")
+    } else if message.contains("expected a string")
+        && let Some(value) =
+            quoted("integer").or_else(|| quoted("floating point")).or_else(|| quoted("boolean"))
+    {
+        format!("{message}: write \"{value}\", in quotes")
+    } else if message.contains("key with no value") {
+        format!("{message}: write key = value; a file of fuse_kafka's has a name that ends in .properties")
+    } else if ["invalid float", "invalid integer", "string values must be quoted"]
+        .iter()
+        .any(|m| message.contains(m))
+    {
+        format!("{message}: write texts in quotes, key = \"text\"")
+    } else {
+        message.to_owned()
     }
 }
 

@@ -1,12 +1,19 @@
 //! The flags and environment variables of both programs that stand for keys of the file.
 
-use std::path::PathBuf;
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
 use crate::units::{ByteSize, Span};
 
 use super::{
-    Config, DirectoryConfig, Encoder, FifoConfig, Origin, PartitionKey, Problem, Sink,
-    directory::checked_path, file, kafka, kinesis, legacy::fifo2kinesis,
+    Config, DirectoryConfig, Encoder, FifoConfig, PartitionKey, Problem, Sink,
+    directory::checked_path,
+    file, kafka, kinesis,
+    layers::{Layers, Precedence},
+    legacy::fifo2kinesis,
 };
 
 /// Flags that replace what the configuration file says. Both programs take them all, so that one set of
@@ -14,6 +21,9 @@ use super::{
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Configuration")]
 pub struct ConfigArgs {
+    /// Where the values come from. The first field: the others take the values away.
+    #[command(flatten)]
+    pub layers: Layers,
     /// The configuration file [default: /etc/bywash/bywash.toml, if it exists]
     #[arg(long, value_name = "FILE", env = "BYWASH_CONFIG", global = true)]
     pub config: Option<PathBuf>,
@@ -75,9 +85,10 @@ pub struct ConfigArgs {
 
 impl ConfigArgs {
     /// Takes over what the flags say.
-    pub(super) fn apply(&self, config: &mut Config, problems: &mut Vec<Problem>) {
+    /// With `as_fifo2kinesis` in its sense, where that differs.
+    pub(super) fn apply(&self, config: &mut Config, as_fifo2kinesis: bool, problems: &mut Vec<Problem>) {
         let mut refuse = |flag: &'static str, key: &str, message: String| {
-            problems.push(Problem { origin: Origin::Flag(flag), key: key.to_owned(), message });
+            problems.push(Problem { origin: self.layers.origin(flag), key: key.to_owned(), message });
         };
         macro_rules! set {
             ($flag:literal, $key:literal, $value:expr, $to:expr, $check:expr) => {
@@ -91,30 +102,35 @@ impl ConfigArgs {
         }
         if !self.directory.is_empty() {
             config.directories.clear();
-            for path in &self.directory {
-                let new = DirectoryConfig::at(path.clone());
+            for path in self.paths("directory", &self.directory) {
+                let new = DirectoryConfig::at(path);
                 config.add_directory(new, |message| refuse("directory", "directory.path", message));
             }
         }
-        let fifos = self.fifo.iter().map(|path| ("fifo", path));
-        let fifos: Vec<_> = fifos.chain(self.fifo_name.iter().map(|path| ("fifo-name", path))).collect();
+        let fifos = self.fifos();
         if !fifos.is_empty() {
             config.fifos.clear();
             for (flag, path) in fifos {
-                config.add_fifo(FifoConfig::at(path.clone()), |message| refuse(flag, "fifo.path", message));
+                config.add_fifo(FifoConfig::at(path), |message| refuse(flag, "fifo.path", message));
             }
         }
         set!("ring", "ring.name", self.ring.clone(), config.ring.name, file::checked_ring_name);
         set!("ring-size", "ring.size", self.ring_size, config.ring.size, file::checked_ring_size);
-        set!("sink", "publisher.sink", self.sink.as_deref(), config.publisher.sink, |s: &str| s
-            .parse::<Sink>());
-        let handler = self.flush_handler.as_deref();
-        if self.sink.is_none() {
-            let to = &mut config.publisher.sink;
-            set!("flush-handler", "publisher.sink", handler, *to, fifo2kinesis::sink_of);
-        } else if let Some(handler) = handler {
-            let message = format!("`{handler}` and --sink name the sink twice: keep one of the two");
-            refuse("flush-handler", "publisher.sink", message);
+        match (&self.sink, &self.flush_handler, self.layers.precedence("sink", "flush-handler")) {
+            (Some(_), Some(handler), Precedence::Same) => {
+                let other = self.layers.origin("sink");
+                let message = format!("`{handler}` and {other} name the sink twice: keep one of the two");
+                refuse("flush-handler", "publisher.sink", message);
+            }
+            (_, Some(handler), Precedence::Second) | (None, Some(handler), _) => {
+                let to = &mut config.publisher.sink;
+                set!("flush-handler", "publisher.sink", Some(handler.as_str()), *to, fifo2kinesis::sink_of);
+            }
+            (Some(sink), ..) => {
+                let to = &mut config.publisher.sink;
+                set!("sink", "publisher.sink", Some(sink.as_str()), *to, |s: &str| s.parse::<Sink>());
+            }
+            (None, None, _) => {}
         }
         let brokers = (!self.brokers.is_empty()).then(|| self.brokers.clone());
         set!("brokers", "kafka.brokers", brokers, config.kafka.brokers, kafka::checked_brokers);
@@ -128,14 +144,50 @@ impl ConfigArgs {
         set!("buffer-queue-limit", "publisher.batch_records", limit, config.publisher.batch_records, |n| {
             file::positive(n).map(Some)
         });
-        let failed = self.failed_attempts_dir.clone();
+        let failed = self.failed_attempts_dir.as_deref().map(absolute);
         set!("failed-attempts-dir", "failed.dir", failed, config.failed.dir, |dir: PathBuf| {
             checked_path(&dir).map(Some)
         });
-        self.apply_kinesis(config, &mut refuse);
+        self.apply_kinesis(config, as_fifo2kinesis, &mut refuse);
     }
 
-    fn apply_kinesis(&self, config: &mut Config, refuse: &mut impl FnMut(&'static str, &str, String)) {
+    /// The paths that a flag that may be given more than once holds. A variable holds several with colons between, as PATH does.
+    fn paths(&self, flag: &str, paths: &[PathBuf]) -> Vec<PathBuf> {
+        if !self.layers.is_variable(flag) {
+            return paths.iter().map(|path| absolute(path)).collect();
+        }
+        let parts = paths.iter().flat_map(|list| list.as_os_str().as_bytes().split(|byte| *byte == b':'));
+        let parts = parts.filter(|part| !part.is_empty());
+        parts.map(|part| absolute(Path::new(OsStr::from_bytes(part)))).collect()
+    }
+
+    /// The FIFOs and the flags that name them.
+    fn fifos(&self) -> Vec<(&'static str, PathBuf)> {
+        let precedence = match (self.fifo.is_empty(), &self.fifo_name) {
+            (false, Some(_)) => self.layers.precedence("fifo", "fifo-name"),
+            _ => Precedence::Same,
+        };
+        let mut fifos = Vec::new();
+        if precedence != Precedence::Second {
+            fifos.extend(self.paths("fifo", &self.fifo).into_iter().map(|path| ("fifo", path)));
+        }
+        if precedence != Precedence::First {
+            fifos.extend(self.fifo_name.as_deref().map(|path| ("fifo-name", absolute(path))));
+        }
+        fifos
+    }
+
+    /// Whether the FIFO is named as fifo2kinesis's users do.
+    pub(super) fn names_fifo_as_fifo2kinesis(&self) -> bool {
+        self.fifos().iter().any(|(flag, _)| *flag == "fifo-name")
+    }
+
+    fn apply_kinesis(
+        &self,
+        config: &mut Config,
+        as_fifo2kinesis: bool,
+        refuse: &mut impl FnMut(&'static str, &str, String),
+    ) {
         let to = &mut config.kinesis;
         let mut set = |flag: &'static str,
                        key: &str,
@@ -150,15 +202,22 @@ impl ConfigArgs {
         };
         let stream = &mut to.stream_name;
         set("stream-name", "kinesis.stream_name", &self.stream_name, stream, kinesis::checked_stream_name);
-        set("region", "kinesis.region", &self.region, &mut to.region, Ok);
+        set("region", "kinesis.region", &self.region, &mut to.region, kinesis::checked_region);
         set("role-arn", "kinesis.role_arn", &self.role_arn, &mut to.role_arn, kinesis::checked_role_arn);
         let session = &mut to.role_session_name;
         let (key, check) = ("kinesis.role_session_name", kinesis::checked_session_name);
         set("role-session-name", key, &self.role_session_name, session, check);
-        match self.partition_key.clone().map(PartitionKey::parse) {
+        let parse = if as_fifo2kinesis { fifo2kinesis::partition_key } else { PartitionKey::parse };
+        match self.partition_key.clone().map(parse) {
             Some(Ok(key)) => to.partition_key = key,
             Some(Err(message)) => refuse("partition-key", "kinesis.partition_key", message),
             None => {}
         }
     }
+}
+
+/// A path on the command line begins where the program was started, if it does not begin with `/`.
+fn absolute(path: &Path) -> PathBuf {
+    // Of an empty one, and where there is no current directory, the check of the path says what is wrong.
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -112,12 +112,19 @@ pub(super) struct Section {
 }
 
 /// librdkafka's properties are texts; numbers and booleans may be written as such.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Property {
-    Text(String),
-    Number(i64),
-    Switch(bool),
+struct Property(String);
+
+impl<'de> Deserialize<'de> for Property {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match toml::Value::deserialize(from)? {
+            toml::Value::String(text) => Ok(Self(text)),
+            toml::Value::Integer(number) => Ok(Self(number.to_string())),
+            toml::Value::Boolean(switch) => Ok(Self(switch.to_string())),
+            other => Err(serde::de::Error::custom(format_args!(
+                "`{other}` is no value of a librdkafka property: write a text, a whole number, true or false"
+            ))),
+        }
+    }
 }
 
 impl Section {
@@ -139,17 +146,7 @@ impl Section {
             to.key = key.into();
         }
         let properties = self.properties.unwrap_or_default();
-        to.properties = properties.into_iter().map(|(k, v)| (k, v.text())).collect();
-    }
-}
-
-impl Property {
-    fn text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Number(number) => number.to_string(),
-            Self::Switch(switch) => switch.to_string(),
-        }
+        to.properties = properties.into_iter().map(|(k, v)| (k, v.0)).collect();
     }
 }
 
@@ -198,17 +195,45 @@ fn is_secret(property: &str) -> bool {
     SECRET_WORDS.iter().any(|word| property.contains(word))
 }
 
+/// The protocols that librdkafka takes in front of a broker (its `rd_kafka_secproto_names`).
+const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
+
 pub(super) fn checked_brokers(brokers: Vec<String>) -> Result<Vec<String>, String> {
     if brokers.is_empty() {
         return Err("no brokers: give at least one host:port".to_owned());
     }
     for broker in &brokers {
-        let (host, port) = broker.rsplit_once(':').unwrap_or((broker, "9092"));
-        if host.is_empty() || port.parse::<u16>().is_err() {
-            return Err(format!("`{broker}` is not a broker: use host:port"));
+        let address = match broker.split_once("://") {
+            Some((protocol, address)) if PROTOCOLS.contains(&&*protocol.to_ascii_lowercase()) => address,
+            Some((protocol, _)) => {
+                let known = PROTOCOLS.join(", ");
+                return Err(format!(
+                    "`{broker}` is not a broker: {protocol} is none of {known}; use host:port"
+                ));
+            }
+            None => broker,
+        };
+        if !is_address(address, "9092") {
+            return Err(format!(
+                "`{broker}` is not a broker: use host:port, with an IPv6 address in brackets"
+            ));
         }
     }
     Ok(brokers)
+}
+
+/// Whether a text is `host:port`, or a host where `port` is understood.
+fn is_address(text: &str, port: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, port),
+        Some((host, rest)) => (host, rest.strip_prefix(':').unwrap_or_default()),
+        None => text.rsplit_once(':').unwrap_or((text, port)),
+    };
+    let is_bracketed = text.starts_with('[');
+    let fits =
+        |c: char| !c.is_whitespace() && !c.is_control() && !"/[]@,".contains(c) && (c != ':' || is_bracketed);
+    let is_port = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    !host.is_empty() && host.chars().all(fits) && is_port
 }
 
 /// As fuse_kafka takes them: `host:port`, and `/path` behind the last one where the cluster does not lie at the top.
@@ -216,8 +241,7 @@ pub(super) fn checked_zookeepers(zookeepers: Vec<String>) -> Result<Vec<String>,
     let last = zookeepers.len().saturating_sub(1);
     for (i, server) in zookeepers.iter().enumerate() {
         let (address, path) = server.split_once('/').map_or((&server[..], None), |(a, p)| (a, Some(p)));
-        let (host, port) = address.rsplit_once(':').unwrap_or((address, "2181"));
-        if host.is_empty() || port.parse::<u16>().is_err() || path == Some("") {
+        if !is_address(address, "2181") || path == Some("") {
             return Err(format!("`{server}` is not a ZooKeeper server: use host:port or host:port/path"));
         }
         if path.is_some() && i != last {

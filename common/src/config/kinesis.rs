@@ -113,8 +113,8 @@ impl PartitionKey {
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
     stream_name: Placed<String>,
-    region: Option<String>,
-    profile: Option<String>,
+    region: Placed<String>,
+    profile: Placed<String>,
     endpoint_url: Placed<String>,
     role_arn: Placed<String>,
     role_session_name: Placed<String>,
@@ -137,8 +137,8 @@ pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>
     context.set(&mut to.record_bytes_max, table.record_bytes_max, checked_record_bytes);
     context.set(&mut to.requests_max, table.requests_max, checked_requests);
     context.set(&mut to.request_timeout, table.request_timeout, checked_timeout);
-    to.region = table.region.unwrap_or_default();
-    to.profile = table.profile.unwrap_or_default();
+    context.set(&mut to.region, table.region, checked_region);
+    context.set(&mut to.profile, table.profile, checked_profile);
     to.aggregate = table.aggregate.unwrap_or(to.aggregate);
     to.strict_order = table.strict_order.unwrap_or(to.strict_order);
 }
@@ -177,18 +177,52 @@ pub fn checked_stream_name(name: String) -> Result<String, String> {
 /// # Errors
 /// If it is no address of a web service.
 pub fn checked_endpoint_url(url: String) -> Result<String, String> {
-    let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    if url.is_empty() || host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let is_address = |rest: &str| {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+            _ => (authority, None),
+        };
+        let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+        let fits = |c: char| !c.is_whitespace() && !c.is_control();
+        !host.is_empty() && rest.chars().all(fits) && port.is_none_or(is_port)
+    };
+    if url.is_empty() || rest.is_some_and(is_address) {
         Ok(url)
     } else {
         Err(format!("`{url}` is not an endpoint: use https://host or http://host:port"))
     }
 }
 
+/// A region's name becomes part of a host's.
+pub(super) fn checked_region(region: String) -> Result<String, String> {
+    if region.len() <= 63 && region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    {
+        Ok(region)
+    } else {
+        Err(format!(
+            "`{region}` cannot name a region: use lower-case letters, digits and `-`, such as us-east-1"
+        ))
+    }
+}
+
+fn checked_profile(profile: String) -> Result<String, String> {
+    if profile.contains(|c: char| c.is_control() || c == '[' || c == ']') {
+        return Err(format!(
+            "`{}` cannot name a profile: use what stands in the brackets of ~/.aws/config",
+            profile.escape_debug()
+        ));
+    }
+    Ok(profile)
+}
+
 /// # Errors
 /// If it is no role's name.
 pub fn checked_role_arn(arn: String) -> Result<String, String> {
-    if arn.is_empty() || arn.starts_with("arn:") && arn.contains(":role/") {
+    if arn.is_empty()
+        || arn.starts_with("arn:") && arn.split_once(":role/").is_some_and(|(_, name)| !name.is_empty())
+    {
         Ok(arn)
     } else {
         Err(format!("`{arn}` is not a role: use arn:aws:iam::ACCOUNT:role/NAME"))

@@ -26,9 +26,16 @@ pub(super) fn key_of(text: &str, at: usize) -> String {
 
 /// The line, from 1, in which a dotted key is set; none if it is not, or not in a line of its own.
 pub(super) fn line_of_key(text: &str, key: &str) -> Option<usize> {
+    line_of_value(text, key, "")
+}
+
+/// The same for where it is set to a value in which `part` is.
+pub(super) fn line_of_value(text: &str, key: &str, part: &str) -> Option<usize> {
     let mut at = 0;
     text.split_inclusive('\n').zip(1..).find_map(|(line, number)| {
-        let sets = line.contains('=') && !line.trim_start().starts_with('#') && key_of(text, at) == key;
+        let value =
+            line.split_once('=').filter(|_| !line.trim_start().starts_with('#')).map(|(_, value)| value);
+        let sets = value.is_some_and(|value| value.contains(part)) && key_of(text, at) == key;
         at += line.len();
         sets.then_some(number)
     })

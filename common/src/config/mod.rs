@@ -12,6 +12,7 @@ mod flags;
 mod framing;
 mod kafka;
 mod kinesis;
+mod layers;
 pub mod legacy;
 mod locate;
 mod log;
@@ -20,18 +21,17 @@ mod print;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod whole;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use indexmap::IndexMap;
 
 use crate::units::{ByteSize, Span};
+use whole::Places;
 
 pub use agent::{AgentConfig, OnAgentExit};
-pub use directory::{DirectoryConfig, QuotaConfig, Submounts};
+pub use directory::{DirectoryConfig, QuotaConfig, QuotaRule, Submounts};
 pub use failed::{DEFAULT_FAILED_DIR, FailedConfig};
 pub use fifo::{EmptyLines, FifoConfig, FifoFraming, OnFull};
 pub use flags::ConfigArgs;
@@ -40,6 +40,7 @@ pub use kafka::{Delivery, KafkaConfig, MessageKey, is_sensitive};
 pub use kinesis::{
     KinesisConfig, PARTITION_KEY_CHARS_MAX, PartitionKey, RECORD_BYTES_MAX, checked_stream_name,
 };
+pub use layers::{Layers, Precedence};
 pub use log::{LogConfig, LogLevel};
 pub use metrics::MetricsConfig;
 pub use spool::{DEFAULT_SPOOL_DIR, Fsync, SpoolConfig};
@@ -231,8 +232,10 @@ pub struct Problem {
 pub enum Origin {
     /// A line of a file, from 1.
     File(PathBuf, usize),
-    /// A flag, or the environment variable that stands for it.
+    /// A flag.
     Flag(&'static str),
+    /// The environment variable that stands for a flag.
+    Environment(&'static str),
     /// An environment variable that stands for no flag of its own.
     Variable(&'static str),
     /// Nobody has set it.
@@ -244,6 +247,9 @@ impl std::fmt::Display for Origin {
         match self {
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
             Self::Flag(flag) => write!(f, "--{flag}"),
+            Self::Environment(flag) => {
+                write!(f, "BYWASH_{}", flag.to_ascii_uppercase().replace('-', "_"))
+            }
             Self::Variable(name) => write!(f, "{name}"),
             Self::Default => write!(f, "default"),
         }
@@ -274,8 +280,10 @@ impl Config {
     pub fn load(args: &ConfigArgs) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let mut config = Self::default();
-        let seed = legacy::fifo2kinesis::flags(|name| std::env::var(name).ok(), &mut problems);
-        if args.fifo_name.is_some() || seed.fifo_name.is_some() {
+        let seed = legacy::fifo2kinesis::flags(|name| std::env::var_os(name), &mut problems);
+        // A FIFO that is named otherwise takes the place of the variable's.
+        let is_seed = args.names_fifo_as_fifo2kinesis() || args.fifo.is_empty() && seed.fifo_name.is_some();
+        if is_seed {
             legacy::fifo2kinesis::set_defaults(&mut config);
         }
         let path = args.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
@@ -291,10 +299,24 @@ impl Config {
             Err(error) if args.config.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(ConfigError::Unreadable { path, error }),
         }
-        seed.apply(&mut config, &mut problems);
-        args.apply(&mut config, &mut problems);
-        config.check_state_dirs(args, &path, &text, &mut problems);
+        seed.apply(&mut config, true, &mut problems);
+        args.apply(&mut config, is_seed, &mut problems);
+        whole::check(&config, &Places { args, file: &path, text: &text }, &mut problems);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(problems)) }
+    }
+
+    /// Whether what the services write, and the FIFOs, lie outside of watched directories and those beside each other, by where
+    /// their paths lead. Asks nobody below a watched directory, whose overlay may hang.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] with everything that is wrong.
+    pub fn check_where_paths_lead(&self, args: &ConfigArgs) -> Result<(), ConfigError> {
+        let file = args.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+        // Only to say a line.
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let mut problems = Vec::new();
+        whole::check_leads(self, &Places { args, file: &file, text: &text }, &mut problems);
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Wrong(problems)) }
     }
 
     /// The ring that `args`, and the configuration file as far as it is TOML, name: also where something else in it is
@@ -368,32 +390,6 @@ impl Config {
         match self.publisher.sink {
             Sink::Kafka | Sink::Stdout => &self.kafka.topic,
             Sink::Kinesis => &self.kinesis.stream_name,
-        }
-    }
-
-    /// What the services write under a watched directory would come back to them as events, without end.
-    fn check_state_dirs(&self, args: &ConfigArgs, file: &Path, text: &str, problems: &mut Vec<Problem>) {
-        let failed_flag = args.failed_attempts_dir.is_some().then_some("failed-attempts-dir");
-        let state_dirs = [
-            ("spool.dir", self.spool.directory(), None),
-            ("failed.dir", self.failed.directory(), failed_flag),
-            ("agent.state_dir", self.agent.state_dir.as_deref(), None),
-        ];
-        for (key, dir, flag) in state_dirs {
-            let Some(dir) = dir else { continue };
-            let Some(watched) = self.directories.iter().find(|d| dir.starts_with(&d.path)) else { continue };
-            let origin = match (flag, locate::line_of_key(text, key)) {
-                (Some(flag), _) => Origin::Flag(flag),
-                (None, Some(line)) => Origin::File(file.to_owned(), line),
-                (None, None) => Origin::Default,
-            };
-            let message = format!(
-                "`{}` lies in the watched directory `{}`: what is written there would become events itself; choose \
-                 a place outside",
-                dir.display(),
-                watched.path.display()
-            );
-            problems.push(Problem { origin, key: key.to_owned(), message });
         }
     }
 }

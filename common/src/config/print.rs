@@ -1,9 +1,11 @@
 //! The effective configuration as TOML, for `check --print`.
 
+use std::path::Path;
+
 use indexmap::IndexMap;
 use toml::{Table, Value};
 
-use super::{Config, agent, directory, failed, fifo, kinesis, log, metrics, spool};
+use super::{Config, Delivery, agent, directory, failed, fifo, kinesis, log, metrics, spool};
 
 /// A table of the pairs whose value is there.
 pub(super) fn table<const N: usize>(pairs: [(&str, Option<Value>); N]) -> Table {
@@ -23,8 +25,25 @@ pub(super) fn text(value: impl ToString) -> Option<Value> {
     Some(value.to_string().into())
 }
 
+/// With what is in effect where nothing is set as comments: to set it would mean more than that.
 pub(super) fn print(config: &Config) -> String {
-    toml::to_string_pretty(&whole(config)).unwrap_or_default()
+    let mut printed = toml::to_string_pretty(&whole(config)).unwrap_or_default();
+    let spool = config.spool.directory().filter(|_| config.spool.dir.is_none());
+    let failed = config.failed.directory().filter(|_| config.failed.dir.is_none());
+    let is_exact = config.kafka.delivery == Delivery::ExactlyOnce && config.kafka.transactional_id.is_none();
+    let shown = |path: &Path| format!("\"{}\", if that can be used", path.display());
+    let unset = [
+        ("spool.dir", spool.map(shown)),
+        ("failed.dir", failed.map(shown)),
+        ("kafka.transactional_id", is_exact.then(|| format!("\"{}\"", config.transactional_id()))),
+    ];
+    for (key, value) in unset {
+        if let Some(value) = value {
+            printed.push_str(&format!("\n# {key} is not set: {value}"));
+        }
+    }
+    printed.push('\n');
+    printed
 }
 
 /// The keys, dotted, whose values are not the same in both. Where only a secret differs, its section.

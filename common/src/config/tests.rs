@@ -76,9 +76,14 @@ fn excludes_and_quotas_are_checked() {
     refused(&with("quota = { files_tracked = 5 }"), &[at, "bytes_per_second"]);
     refused(&with("quota = { bytes_per_second = 1, files_tracked = 0 }"), &[at, "`0` files", "65536"]);
     refused(&with("quota = { bytes_per_second = 1, per_minute = 0 }"), &[at, "per_minute"]);
+    refused(&with("quota = { bytes_per_second = 1, rule = 'law' }"), &[at, "quota", "law", "`account`"]);
     let quota = parse(&with("quota = { bytes_per_second = '500kB' }")).unwrap().directories[0].quota;
-    let expected =
-        QuotaConfig { bytes_per_second: ByteSize(500_000), burst_bytes: ByteSize(0), files_tracked: 20 };
+    let expected = QuotaConfig {
+        bytes_per_second: ByteSize(500_000),
+        burst_bytes: ByteSize(0),
+        files_tracked: 20,
+        rule: QuotaRule::Account,
+    };
     assert_eq!(quota, Some(expected));
 }
 
@@ -158,7 +163,7 @@ fn a_named_file_must_exist() {
 fn what_is_printed_is_the_same_configuration_without_secrets() {
     let text = "[ring]\nsize = '1MiB'\ngroup = 'g'\n[event]\nencoder = 'text'\ntags = ['t']\n\
                 fields = { b = '1', a = '2' }\n[[directory]]\npath = '/a'\ntopic = 'x'\nexclude = ['*.gz']\nsubmounts = 'pass'\n\
-                quota = { bytes_per_second = 7, files_tracked = 3 }\n[agent]\nsleep = ['/a']\non_agent_exit = 'keep'\nstate_dir = '/s'\nrestart_wait = '7s'\nstop_grace = '0s'\n\
+                quota = { bytes_per_second = 7, files_tracked = 3, rule = 'write' }\n[agent]\nsleep = ['/a']\non_agent_exit = 'keep'\nstate_dir = '/s'\nrestart_wait = '7s'\nstop_grace = '0s'\n\
                 [publisher]\nflush_interval = '200ms'\n[kafka]\nkey = 'k'\n\
                 properties = { 'linger.ms' = 5, 'sasl.password' = 'hunter2' }\n";
     let mut config = parse(text).unwrap();
@@ -361,12 +366,12 @@ fn the_variables_of_fifo2kinesis_stand_for_its_flags() {
     ];
     let look_up = |name: &str| {
         let bare = name.strip_prefix(legacy::fifo2kinesis::PREFIX)?;
-        values.iter().find(|(name, _)| *name == bare).map(|(_, value)| (*value).to_owned())
+        values.iter().find(|(name, _)| *name == bare).map(|(_, value)| (*value).into())
     };
     let mut problems = Vec::new();
     let flags = legacy::fifo2kinesis::flags(look_up, &mut problems);
     let mut config = Config::default();
-    flags.apply(&mut config, &mut problems);
+    flags.apply(&mut config, true, &mut problems);
     assert_eq!(problems, []);
     assert_eq!(config.fifos, [FifoConfig::at("/run/p".into())]);
     assert_eq!((config.publisher.batch_records, config.publisher.sink), (Some(1), Sink::Stdout));
@@ -378,17 +383,201 @@ fn the_variables_of_fifo2kinesis_stand_for_its_flags() {
         ("arn:aws:iam::1:role/r", "me")
     );
 
-    let flags = legacy::fifo2kinesis::flags(
-        |name| name.ends_with("INTERVAL").then(|| "soon".to_owned()),
-        &mut problems,
-    );
+    let flags =
+        legacy::fifo2kinesis::flags(|name| name.ends_with("INTERVAL").then(|| "soon".into()), &mut problems);
     assert_eq!(flags.flush_interval, None);
     assert!(
         problems[0].to_string().contains("FIFO2KINESIS_FLUSH_INTERVAL")
             && problems[0].message.contains("soon")
     );
     assert!(
-        legacy::fifo2kinesis::flags(|_| Some(String::new()), &mut problems).fifo_name.is_none(),
+        legacy::fifo2kinesis::flags(|_| Some("".into()), &mut problems).fifo_name.is_none(),
         "empty is unset"
     );
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_refused_and_not_passed_over() {
+    use std::os::unix::ffi::OsStringExt;
+    let odd = || std::ffi::OsString::from_vec(b"/run/\xff".to_vec());
+    for name in ["STREAM_NAME", "PARTITION_KEY", "BUFFER_QUEUE_LIMIT", "FLUSH_HANDLER", "REGION", "DEBUG"] {
+        let mut problems = Vec::new();
+        legacy::fifo2kinesis::flags(|variable| variable.ends_with(name).then(odd), &mut problems);
+        let message = problems.iter().map(ToString::to_string).collect::<String>();
+        assert!(
+            message.contains(&format!("FIFO2KINESIS_{name}")) && message.contains("UTF-8"),
+            "{name}: {message}"
+        );
+    }
+    // A path may be any bytes.
+    let flags = legacy::fifo2kinesis::flags(|name| name.ends_with("FIFO_NAME").then(odd), &mut Vec::new());
+    assert_eq!(flags.fifo_name, Some(odd().into()));
+}
+
+/// The arguments of a command line, some of which are variables' values.
+fn layered(args: ConfigArgs, variables: &[&str]) -> ConfigArgs {
+    ConfigArgs { layers: Layers::of_variables(variables), ..args }
+}
+
+#[test]
+fn what_is_typed_goes_before_a_variable_also_where_two_flags_stand_for_one_key() {
+    let sink = |variables: &[&str]| {
+        let args = ConfigArgs {
+            sink: Some("kafka".to_owned()),
+            flush_handler: Some("logger".to_owned()),
+            ..ConfigArgs::default()
+        };
+        load(layered(args, variables), "").map(|config| config.publisher.sink)
+    };
+    assert_eq!(sink(&["sink"]), Ok(Sink::Stdout));
+    assert_eq!(sink(&["flush-handler"]), Ok(Sink::Kafka));
+    for (variables, words) in [
+        (&[][..], ["--flush-handler", "--sink"]),
+        (&["sink", "flush-handler"][..], ["BYWASH_FLUSH_HANDLER", "BYWASH_SINK"]),
+    ] {
+        let message = sink(variables).unwrap_err();
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    }
+    let fifos = |variables: &[&str]| {
+        let args =
+            ConfigArgs { fifo: vec!["/a".into()], fifo_name: Some("/b".into()), ..ConfigArgs::default() };
+        let config = load(layered(args, variables), "").unwrap();
+        (config.fifos.into_iter().map(|fifo| fifo.path).collect::<Vec<_>>(), config.event.encoder)
+    };
+    assert_eq!(fifos(&["fifo-name"]), (vec!["/a".into()], Encoder::LogstashBase64));
+    assert_eq!(fifos(&["fifo"]), (vec!["/b".into()], Encoder::Raw));
+    assert_eq!(fifos(&[]).0, [Path::new("/a"), Path::new("/b")]);
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    let args = ConfigArgs { topic: Some("a b".to_owned()), ..ConfigArgs::default() };
+    let message = load(layered(args, &["topic"]), "").unwrap_err();
+    assert!(message.contains("BYWASH_TOPIC") && message.contains("a b"), "{message}");
+}
+
+#[test]
+fn a_path_on_the_command_line_begins_where_the_program_was_started() {
+    let here = std::env::current_dir().unwrap();
+    let args = ConfigArgs {
+        fifo_name: Some("./p".into()),
+        failed_attempts_dir: Some("failed".into()),
+        directory: vec!["a".into()],
+        ..ConfigArgs::default()
+    };
+    let config = load(args, "").unwrap();
+    assert_eq!(config.fifos[0].path, here.join("p"));
+    assert_eq!(config.failed.dir, Some(here.join("failed")));
+    assert_eq!(config.directories[0].path, here.join("a"));
+}
+
+#[test]
+fn a_variable_names_several_directories_with_colons_between() {
+    let args = ConfigArgs { directory: vec!["/a:/b".into()], ..ConfigArgs::default() };
+    let paths = |args| load(args, "").unwrap().directories.into_iter().map(|d| d.path).collect::<Vec<_>>();
+    assert_eq!(paths(layered(args.clone(), &["directory"])), [Path::new("/a"), Path::new("/b")]);
+    assert_eq!(paths(args), [Path::new("/a:/b")]);
+}
+
+#[test]
+fn a_partition_key_means_to_fifo2kinesis_users_what_it_meant() {
+    let key = |fifo_name: Option<&str>, key: &str| {
+        let args = ConfigArgs {
+            fifo_name: fifo_name.map(Into::into),
+            partition_key: Some(key.to_owned()),
+            ..ConfigArgs::default()
+        };
+        load(args, "").map(|config| config.kinesis.partition_key)
+    };
+    assert_eq!(key(Some("/p"), ""), Ok(PartitionKey::Random));
+    assert_eq!(key(None, ""), Ok(PartitionKey::Path));
+    assert!(key(Some("/p"), "random").is_err_and(|message| message.contains("--partition-key")));
+    assert_eq!(key(None, "random"), Ok(PartitionKey::Random));
+}
+
+#[test]
+fn topics_of_directories_and_fifos_are_checked_by_the_rules_of_their_sink() {
+    let with = |sink: &str, section: &str, topic: &str| {
+        let text = format!("[publisher]\nsink = '{sink}'\n[[{section}]]\npath = '/a'\ntopic = '{topic}'\n");
+        load(ConfigArgs::default(), &text)
+    };
+    for section in ["directory", "fifo"] {
+        for (sink, topic) in
+            [("kafka", "a b"), ("kafka", ""), ("kinesis", "a b"), ("kinesis", ""), ("stdout", "a/b")]
+        {
+            let message = with(sink, section, topic).unwrap_err();
+            assert!(message.contains(&format!(":5: {section}.topic: `{topic}`")), "{message}");
+        }
+        let long = "t".repeat(200);
+        assert!(with("kafka", section, &long).is_ok() && with("kinesis", section, &long).is_err());
+    }
+}
+
+#[test]
+fn addresses_that_nobody_can_have_are_refused() {
+    let brokers = |broker: &str| parse(&format!("[kafka]\nbrokers = ['{broker}']\n"));
+    for broker in [
+        "localhost:0",
+        "http://a:9092",
+        "a:9092:1",
+        "a b:9092",
+        ":9092",
+        "::1:9092",
+        "a:99999",
+        "a:-1",
+        "a:+1",
+        "[::1",
+        "a/b:1",
+    ] {
+        assert!(brokers(broker).is_err_and(|message| message.contains(broker)), "{broker}");
+    }
+    for broker in ["localhost", "a:9092", "[::1]:9092", "[::1]", "PLAINTEXT://a:9092", "ssl://[fe80::1]:1"] {
+        assert!(brokers(broker).is_ok(), "{broker}");
+    }
+    let kinesis = |key: &str, value: &str| parse(&format!("[kinesis]\n{key} = '{value}'\n"));
+    for (key, value) in [
+        ("region", "moon base"),
+        ("region", "US"),
+        ("endpoint_url", "http://"),
+        ("endpoint_url", "https://a b"),
+        ("endpoint_url", "http://a:99999"),
+        ("endpoint_url", "http://a:"),
+        ("profile", "a]"),
+    ] {
+        assert!(kinesis(key, value).is_err_and(|message| message.contains(value)), "{key} = {value}");
+    }
+    for (key, value) in [
+        ("region", "us-gov-west-1"),
+        ("endpoint_url", "http://[::1]:4567/x"),
+        ("endpoint_url", "https://[::1]"),
+        ("endpoint_url", "https://vpce-1-2.kinesis.eu-west-1.vpce.amazonaws.com"),
+    ] {
+        assert!(kinesis(key, value).is_ok(), "{key} = {value}");
+    }
+    refused("[[fifo]]\npath = '/'\n", &["fifo.path", "root"]);
+    refused("[[fifo]]\npath = \"/a\\u0000b\"\n", &["fifo.path", "NUL"]);
+    refused("[[fifo]]\npath = '/a'\nmode = '+620'\n", &["fifo.mode", "+620"]);
+    refused("[ring]\ngroup = ''\n", &["ring.group"]);
+}
+
+#[test]
+fn what_is_no_toml_or_of_another_type_gets_the_way_out() {
+    refused("[ring]\nname = new4\n", &["b.toml:2", "ring.name", "in quotes"]);
+    refused("[kafka]\nbrokers = 'localhost:9092'\n", &["b.toml:2", "kafka.brokers", "[\"localhost:9092\"]"]);
+    refused("[[fifo]]\npath = '/a'\nmode = 620\n", &["b.toml:3", "fifo.mode", "\"620\"", "in quotes"]);
+    refused("junk\n", &["b.toml:1", "key = value", ".properties"]);
+    refused("[kafka]\nproperties = { a = 1.5 }\n", &["1.5", "whole number"]);
+    refused("[publisher]\nshutdown_timeout = true\n", &["b.toml:2", "shutdown_timeout", "a duration"]);
+    refused("[publisher]\nshutdown_timeout = '400d'\n", &["b.toml:2", "shutdown_timeout", "400d", "365d"]);
+}
+
+#[test]
+fn what_is_in_effect_where_nothing_is_set_is_printed_as_a_comment() {
+    let printed = |text: &str| parse(text).unwrap().print();
+    let unset = printed("[kafka]\ndelivery = 'exactly_once'\n");
+    for key in ["spool.dir", "failed.dir", "kafka.transactional_id"] {
+        assert!(unset.contains(&format!("\n# {key} is not set: ")), "{unset}");
+    }
+    let set = printed("[spool]\ndir = '/s'\n[failed]\nsize_max = 0\n");
+    assert!(!set.contains("is not set"), "{set}");
 }

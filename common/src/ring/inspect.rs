@@ -9,7 +9,7 @@ use crate::{
     record::LossReason,
     status::{
         AgentCounter, AgentStatus, FIFO_SLOTS, FifoCounter, Listening, PublisherCounter, PublisherStatus,
-        read_roster,
+        Roster, read_roster,
     },
 };
 
@@ -42,6 +42,8 @@ pub struct Inspected {
     pub losses: Vec<(LossReason, u64, u64)>,
     /// What the agent listens to.
     pub roster: Vec<Listening>,
+    /// To how many things more it listens, for whose names there is no room.
+    pub unlisted: usize,
     agent: Vec<u64>,
     fifos: Vec<[u64; FifoCounter::ALL.len()]>,
     publisher: Vec<u64>,
@@ -119,6 +121,7 @@ fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {
     let segments = Arc::new(segments);
     let agent = AgentStatus::new(Arc::clone(&segments));
     let fifo = |slot| FifoCounter::ALL.map(|counter| agent.fifo(slot, counter));
+    let Roster { listed, unlisted } = read_roster(&segments);
     Ok(Inspected {
         generation: newest.number,
         uuid: Uuid::from_bytes(header.uuid),
@@ -128,7 +131,8 @@ fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {
         agent_running: is_claimed(&opened.data, Claim::AtWork),
         publisher_running,
         losses: loss::totals(&*segments),
-        roster: read_roster(&segments),
+        roster: listed,
+        unlisted,
         fifos: (0..FIFO_SLOTS).map(fifo).collect(),
         agent: agent.snapshot(),
         publisher: PublisherStatus::new(segments).snapshot(),

@@ -332,7 +332,7 @@ pub enum RingError {
     )]
     Group(String),
     /// The system said no.
-    #[error("cannot {action} {}: {error}", path.display())]
+    #[error("cannot {action} {}: {error}{}", path.display(), way_in(error))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -341,6 +341,14 @@ pub enum RingError {
         /// What the system said.
         error: io::Error,
     },
+}
+
+/// Who has to ask where the system refuses.
+fn way_in(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ": root, the ring's owner, and the members of `ring.group` may",
+        _ => "",
+    }
 }
 
 impl RingError {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bywash_common::{
-    config::QuotaConfig,
+    config::{QuotaConfig, QuotaRule},
     record::{Loss, LossReason},
 };
 
@@ -80,6 +80,8 @@ struct Account {
     balance: i128,
     /// When the balance was that, in the monotonic nanoseconds that are handed in.
     as_of_ns: u64,
+    /// With [`QuotaRule::Write`]: it has been written to before.
+    is_known: bool,
     /// Its place in the order of use.
     used: u64,
     withheld: Option<Gathered>,
@@ -116,11 +118,22 @@ impl Quota {
         let rate = i128::from(self.config.bytes_per_second.0);
         self.uses += 1;
         let used = self.uses;
-        let new = || Account { balance: burst, as_of_ns: now_ns, used, withheld: None };
+        let new = || Account { balance: burst, as_of_ns: now_ns, is_known: false, used, withheld: None };
         let account = self.accounts.entry(write.file).or_insert_with(new);
         self.order.remove(&account.used);
         self.order.insert(used, write.file);
         account.used = used;
+        if self.config.rule == QuotaRule::Write {
+            // A file's first write opens its account.
+            let is_first = !account.is_known;
+            let allowed = rate.saturating_mul(i128::from(now_ns.saturating_sub(account.as_of_ns)));
+            let captured = is_first || allowed > 0 && i128::from(write.bytes) * NS_PER_SECOND <= allowed;
+            (account.is_known, account.as_of_ns) = (true, account.as_of_ns.max(now_ns));
+            if !captured {
+                account.withhold(write, now_ns);
+            }
+            return Decision { captured, pushed_out: self.push_out() };
+        }
         // A byte per second is a billionth of a byte per nanosecond.
         let credit = rate.saturating_mul(i128::from(now_ns.saturating_sub(account.as_of_ns)));
         account.balance = account.balance.saturating_add(credit).min(burst);

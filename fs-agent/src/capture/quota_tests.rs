@@ -2,13 +2,17 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use bywash_common::{config::QuotaConfig, units::ByteSize};
+use bywash_common::{
+    config::{QuotaConfig, QuotaRule},
+    units::ByteSize,
+};
 use proptest::prelude::*;
 
 use super::quota::{Decision, FileId, Quota, REPORT_AFTER_NS, Withheld, Write};
 
 fn config(rate: u64, burst: u64, files: u32) -> QuotaConfig {
-    QuotaConfig { bytes_per_second: ByteSize(rate), burst_bytes: ByteSize(burst), files_tracked: files }
+    let rule = QuotaRule::Account;
+    QuotaConfig { bytes_per_second: ByteSize(rate), burst_bytes: ByteSize(burst), files_tracked: files, rule }
 }
 
 fn file(number: u64) -> FileId {
@@ -160,4 +164,16 @@ fn a_file_owes_nothing_of_what_had_its_number_before() {
         quota.decide(&write, 0).captured
     };
     assert_eq!([captured(7), captured(7), captured(8), captured(7)], [true, false, true, false]);
+}
+
+#[test]
+fn by_the_rule_of_fuse_kafka_each_write_is_judged_alone() {
+    const MS: u64 = 1_000_000;
+    let mut quota = Quota::new(QuotaConfig { rule: QuotaRule::Write, ..config(1_000, 0, 20) });
+    let mut captured = |node, bytes, at_ms| decide(&mut quota, node, bytes, at_ms * MS).captured;
+    assert!(captured(1, 1_000_000, 0), "a file's first write");
+    assert!(captured(1, 10, 10), "it owes nothing");
+    assert!(!captured(1, 11, 20) && !captured(1, 1, 20), "more than 1,000 bytes a second; no time at all");
+    assert!(!captured(1, 100, 30), "the time counts since the last write, captured or not");
+    assert!(captured(1, 100, 130) && captured(2, 500, 130));
 }

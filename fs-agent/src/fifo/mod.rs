@@ -10,6 +10,7 @@
 mod batch;
 mod intake;
 mod keep;
+pub mod leftovers;
 mod promise;
 mod reader;
 mod source;

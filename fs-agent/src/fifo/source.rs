@@ -21,6 +21,7 @@ use nix::{
 };
 use rustix::{
     fs::{self as system, AtFlags, CWD, FlockOperation, Mode, OFlags, accessat, flock, open},
+    io::Errno,
     path::DecInt,
     process::geteuid,
 };
@@ -100,6 +101,18 @@ pub enum Unusable {
         /// The FIFO.
         path: PathBuf,
     },
+    /// It belongs to somebody who does not let this user read.
+    #[error(
+        "cannot read from the FIFO {}: Permission denied for uid {uid}: run fs-agent as its owner or as root, or let its \
+         group read (chmod g+r)",
+        path.display()
+    )]
+    Unreadable {
+        /// The FIFO.
+        path: PathBuf,
+        /// Who may not.
+        uid: u32,
+    },
     /// The system says no.
     #[error("cannot {action} the FIFO {}: {error}", path.display())]
     Io {
@@ -115,7 +128,7 @@ pub enum Unusable {
 impl Unusable {
     /// Whether the configuration has to change, rather than the machine.
     pub fn is_config(&self) -> bool {
-        !matches!(self, Self::Held { .. } | Self::Io { .. })
+        !matches!(self, Self::Held { .. } | Self::Unreadable { .. } | Self::Io { .. })
     }
 
     fn io(action: &'static str, path: &Path, error: impl Into<io::Error>) -> Self {
@@ -234,8 +247,12 @@ fn kind_of(metadata: &Metadata) -> &'static str {
 pub fn check(fifo: &FifoConfig) -> Result<(), Unusable> {
     let path = &fifo.path;
     match look(path).map_err(|error| Unusable::io("look at", path, error))? {
-        Found::Fifo(_) => accessat(CWD, path, system::Access::READ_OK, AtFlags::EACCESS)
-            .map_err(|error| Unusable::io("read from", path, error)),
+        Found::Fifo(_) => {
+            accessat(CWD, path, system::Access::READ_OK, AtFlags::EACCESS).map_err(|error| match error {
+                Errno::ACCESS => Unusable::Unreadable { path: path.clone(), uid: geteuid().as_raw() },
+                error => Unusable::io("read from", path, error),
+            })
+        }
         Found::Other(what) => Err(Unusable::NotAFifo { path: path.clone(), what }),
         Found::Nothing if fifo.create => check_creatable(fifo),
         Found::Nothing => Err(Unusable::Missing { path: path.clone() }),

@@ -86,6 +86,11 @@ impl Splitter {
         self.scanned = self.begin;
     }
 
+    /// Whether all that is there at once is one piece.
+    pub fn takes_all(&self) -> bool {
+        self.rules.framing == FifoFraming::Chunk
+    }
+
     /// Where the next bytes of the stream are to be put, `len` of them at most; [`Self::took`] says how many they were.
     pub fn space(&mut self, len: usize) -> &mut [u8] {
         let end = self.filled + len;

@@ -11,8 +11,8 @@ use super::{
     splitter::{Piece, Rules, Splitter},
 };
 
-/// How much is asked for at once. It stays in the processor's caches until it is in the ring.
-const READ_BYTES: usize = 128 << 10;
+/// How much is asked for at once, at most. It stays in the processor's caches until it is in the ring.
+const READ_BYTES_MAX: usize = 128 << 10;
 /// How often a pipe is read before the others have their turn.
 const READS_PER_TURN: usize = 8;
 /// How much buffer a stream keeps while little comes.
@@ -49,6 +49,8 @@ pub struct Stream {
     time_ns: u64,
     /// Since when the pipe is known to be empty within a line. How long this process did not look is not the writers' pause.
     quiet_since: Option<Instant>,
+    /// How much is asked for at once: more when that much was there, so that many FIFOs with little take little memory.
+    read_bytes: usize,
     /// What was read since somebody looked whether it rests.
     recent_bytes: usize,
     has_more: bool,
@@ -71,6 +73,7 @@ impl Stream {
             done: 0,
             time_ns: now_ns(),
             quiet_since: None,
+            read_bytes: KEPT_BYTES,
             recent_bytes: 0,
             has_more: true,
             has_ended: false,
@@ -100,6 +103,7 @@ impl Stream {
     pub fn rest(&mut self) {
         if std::mem::take(&mut self.recent_bytes) < KEPT_BYTES && !self.splitter.is_unfinished() {
             self.splitter.shrink(KEPT_BYTES);
+            self.read_bytes = KEPT_BYTES;
             self.pieces.shrink_to(KEPT_BYTES / size_of::<Piece>());
         }
     }
@@ -115,7 +119,9 @@ impl Stream {
             if !self.has_more {
                 break;
             }
-            let wanted = READ_BYTES.min(intake.read_bytes_max());
+            // A chunk is all that is there.
+            let wanted = if self.splitter.takes_all() { READ_BYTES_MAX } else { self.read_bytes };
+            let wanted = wanted.min(intake.read_bytes_max());
             let Some(invited) = intake.invite(&mut self.promise, wanted) else {
                 return Progress::Blocked;
             };
@@ -133,6 +139,9 @@ impl Stream {
                     self.has_ended = false;
                     read_bytes += bytes;
                     self.recent_bytes = self.recent_bytes.saturating_add(bytes);
+                    if bytes == self.read_bytes {
+                        self.read_bytes = READ_BYTES_MAX.min(2 * bytes);
+                    }
                     self.quiet_since = None;
                     self.time_ns = now_ns();
                     self.splitter.cut(&mut self.pieces);

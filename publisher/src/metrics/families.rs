@@ -273,6 +273,15 @@ pub const FAMILIES: &[Family] = &[
             }
         },
     ),
+    gauge(
+        "bywash_unlisted",
+        "To how many directories and FIFOs more fs-agent listens, for whose names the ring has no room.",
+        |seen, to| {
+            to.put(
+                seen.ring.as_ref().filter(|ring| ring.agent_running).map_or(0, |ring| ring.unlisted as u64),
+            );
+        },
+    ),
     counter(
         "bywash_captured_writes_total",
         "Writes, and lines of FIFOs, that became records.",

@@ -31,6 +31,7 @@ mod lines;
 mod load;
 mod loss;
 mod metrics;
+mod moving;
 mod names;
 mod overlay;
 mod placed;

@@ -69,6 +69,7 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ("agent", "/ring/generation", "bywash_ring_generation"),
     ("agent", "/ring/capacity_bytes", "bywash_ring_capacity_bytes"),
     ("agent", "/ring/used_bytes", "bywash_ring_used_bytes"),
+    ("agent", "/unlisted", "bywash_unlisted"),
     ("agent", "/captured/events", "bywash_captured_writes_total"),
     ("agent", "/captured/bytes", "bywash_captured_bytes_total"),
     ("agent", "/captured/unattributed_events", "bywash_unattributed_writes_total"),

@@ -2,7 +2,7 @@
 //!
 //! Its command line needs nothing of its own: both programs take its flags by their names.
 
-use std::{str::FromStr, time::Duration};
+use std::{ffi::OsString, str::FromStr, time::Duration};
 
 use crate::units::Span;
 
@@ -30,30 +30,75 @@ pub const PREFIX: &str = "FIFO2KINESIS_";
 const QUEUE_LIMIT: u32 = 500;
 const FLUSH_INTERVAL: Span = Span(Duration::from_secs(5));
 
-/// Whether a switch is on, by the words that its library took for it (Go's `strconv.ParseBool`).
-pub fn is_on(word: &str) -> bool {
-    matches!(word, "1" | "t" | "T" | "true" | "TRUE" | "True")
+/// Whether a switch is on, by the words that its library took (Go's `strconv.ParseBool`).
+///
+/// # Errors
+/// If it is none of them.
+pub fn switch(word: &str) -> Result<bool, String> {
+    match word {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("`{word}` is neither `true` nor `false`")),
+    }
+}
+
+/// Its variable that has it log more.
+const DEBUG: &str = "FIFO2KINESIS_DEBUG";
+
+/// Whether its variable has it log more.
+pub fn is_debugged() -> bool {
+    std::env::var(DEBUG).is_ok_and(|word| switch(&word) == Ok(true))
 }
 
 /// Its environment variables, as the flags that they stand for. `variable` gives a variable's value.
 pub(in crate::config) fn flags(
-    variable: impl Fn(&str) -> Option<String>,
+    variable: impl Fn(&str) -> Option<OsString>,
     problems: &mut Vec<Problem>,
 ) -> ConfigArgs {
     // It did not tell an empty variable from none.
-    let text = |name: &str| variable(&format!("{PREFIX}{name}")).filter(|value| !value.is_empty());
-    ConfigArgs {
-        fifo_name: text("FIFO_NAME").map(Into::into),
-        stream_name: text("STREAM_NAME"),
-        partition_key: text("PARTITION_KEY"),
-        buffer_queue_limit: parsed(text("BUFFER_QUEUE_LIMIT"), "FIFO2KINESIS_BUFFER_QUEUE_LIMIT", problems),
-        flush_interval: parsed(text("FLUSH_INTERVAL"), "FIFO2KINESIS_FLUSH_INTERVAL", problems),
-        flush_handler: text("FLUSH_HANDLER"),
-        region: text("REGION"),
-        role_arn: text("ROLE_ARN"),
-        role_session_name: text("ROLE_SESSION_NAME"),
-        failed_attempts_dir: text("FAILED_ATTEMPTS_DIR").map(Into::into),
+    let value = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let mut text = |name: &'static str| match value(name)?.into_string() {
+        Ok(text) => Some(text),
+        Err(value) => {
+            let message = format!("{value:?} is not UTF-8: write it in letters that are");
+            problems.push(Problem { origin: Origin::Variable(name), key: flag_of(name), message });
+            None
+        }
+    };
+    let debug = text(DEBUG);
+    let (limit, interval) = (text("FIFO2KINESIS_BUFFER_QUEUE_LIMIT"), text("FIFO2KINESIS_FLUSH_INTERVAL"));
+    let flags = ConfigArgs {
+        fifo_name: value("FIFO2KINESIS_FIFO_NAME").map(Into::into),
+        stream_name: text("FIFO2KINESIS_STREAM_NAME"),
+        partition_key: text("FIFO2KINESIS_PARTITION_KEY"),
+        flush_handler: text("FIFO2KINESIS_FLUSH_HANDLER"),
+        region: text("FIFO2KINESIS_REGION"),
+        role_arn: text("FIFO2KINESIS_ROLE_ARN"),
+        role_session_name: text("FIFO2KINESIS_ROLE_SESSION_NAME"),
+        failed_attempts_dir: value("FIFO2KINESIS_FAILED_ATTEMPTS_DIR").map(Into::into),
+        buffer_queue_limit: parsed(limit, "FIFO2KINESIS_BUFFER_QUEUE_LIMIT", problems),
+        flush_interval: parsed(interval, "FIFO2KINESIS_FLUSH_INTERVAL", problems),
         ..ConfigArgs::default()
+    };
+    if let Some(Err(message)) = debug.map(|word| switch(&word)) {
+        problems.push(Problem { origin: Origin::Variable(DEBUG), key: flag_of(DEBUG), message });
+    }
+    flags
+}
+
+/// The flag that one of its variables stands for.
+fn flag_of(variable: &str) -> String {
+    format!("--{}", variable.trim_start_matches(PREFIX).to_ascii_lowercase().replace('_', "-"))
+}
+
+/// What a partition key meant to it: any text was one key for all, and none another key for each event.
+pub(in crate::config) fn partition_key(text: String) -> Result<PartitionKey, String> {
+    match text.as_str() {
+        "" => Ok(PartitionKey::Random),
+        "random" => Err("`random` was one key for all in fifo2kinesis, and is another for each event here: leave it out for \
+                         that, or write another word for one key"
+            .to_owned()),
+        _ => PartitionKey::parse(text),
     }
 }
 
@@ -66,8 +111,7 @@ fn parsed<T: FromStr<Err: ToString>>(
         .parse()
         .map_err(|error: T::Err| {
             let (origin, message) = (Origin::Variable(variable), error.to_string());
-            let flag = variable.trim_start_matches(PREFIX).to_ascii_lowercase().replace('_', "-");
-            problems.push(Problem { origin, key: format!("--{flag}"), message });
+            problems.push(Problem { origin, key: flag_of(variable), message });
         })
         .ok()
 }

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 
 use crate::{
     config::{
-        Config, DirectoryConfig, Encoder, LogLevel, Origin, Problem, Sink,
+        Config, DirectoryConfig, Encoder, LogLevel, Origin, Problem, QuotaRule, Sink,
         directory::{FILES_TRACKED_DEFAULT, FILES_TRACKED_MAX, QuotaConfig, checked_path},
         kafka,
     },
@@ -14,7 +14,7 @@ use crate::{
     units::ByteSize,
 };
 
-use super::properties::{Item, Items};
+use super::properties::{Given, Item, Items};
 
 /// A key of fuse_kafka's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ struct File<'a> {
 
 impl File<'_> {
     fn take(&mut self, name: &str) -> Vec<Item> {
-        self.items.shift_remove(name).unwrap_or_default()
+        self.items.shift_remove(name).unwrap_or_default().items
     }
 
     /// Of several items fuse_kafka used the first.
@@ -119,8 +119,17 @@ impl File<'_> {
     /// The launcher made directories that did not exist, and passed over those that were there twice.
     fn take_directories(&mut self, config: &mut Config) {
         for Item { text, line } in self.take("directories") {
-            let new = DirectoryConfig { create: true, ..DirectoryConfig::at(PathBuf::from(text)) };
-            config.add_directory(new, |message| self.refuse("directories", line, message));
+            let new = DirectoryConfig { create: true, ..DirectoryConfig::at(PathBuf::from(&text)) };
+            let from_here = match std::path::absolute(&text) {
+                Ok(path) if !text.starts_with('/') && !text.is_empty() => {
+                    format!(
+                        "; fuse_kafka took it from where it was started: `{}`, if that is here",
+                        path.display()
+                    )
+                }
+                _ => String::new(),
+            };
+            config.add_directory(new, |message| self.refuse("directories", line, message + &from_here));
         }
     }
 
@@ -170,9 +179,9 @@ impl File<'_> {
             return self.refuse("quota", first.line, message);
         }
         let bytes_per_second = ByteSize(bytes_per_second.into());
-        for directory in &mut config.directories {
-            directory.quota = Some(QuotaConfig { bytes_per_second, burst_bytes: ByteSize(0), files_tracked });
-        }
+        let rule = QuotaRule::Write;
+        let quota = QuotaConfig { bytes_per_second, burst_bytes: ByteSize(0), files_tracked, rule };
+        config.directories.iter_mut().for_each(|directory| directory.quota = Some(quota));
     }
 
     fn take_event(&mut self, config: &mut Config) {
@@ -192,18 +201,25 @@ impl File<'_> {
                      kafka.properties"
                 ));
             }
-            word.parse::<Encoder>()
+            // It looked at how the word begins.
+            match word.as_str() {
+                word if word.starts_with("logstash_base64") => Ok(Encoder::LogstashBase64),
+                word if word.starts_with("logstash") => Ok(Encoder::Logstash),
+                word => word.parse::<Encoder>(),
+            }
         });
     }
 
     fn take_kafka(&mut self, config: &mut Config) {
         self.set("topic", &mut config.kafka.topic, kafka::checked_topic);
-        if let (Some(_), Some([Item { text, line }, ..])) =
-            (self.items.get("brokers"), self.items.get("zookeepers").map(Vec::as_slice))
-        {
-            let (text, line) = (text.clone(), *line);
-            let message = "fuse_kafka_brokers says already where the brokers are: keep one of the two";
-            self.refuse("zookeepers", line, format!("`{text}`: {message}"));
+        // fuse_kafka looked at its brokers only without zookeepers.
+        let zookeepers = self.items.get("zookeepers").filter(|given| !given.items.is_empty());
+        if let (Some(Given { line, .. }), Some(_)) = (self.items.get("brokers"), zookeepers) {
+            tracing::warn!(
+                "{}:{line}: fuse_kafka_brokers is passed over, as it was: fuse_kafka_zookeepers says where the brokers are",
+                self.path.display()
+            );
+            self.take("brokers");
         }
         self.set_list("brokers", &mut config.kafka.brokers, kafka::checked_brokers);
         self.set_list("zookeepers", &mut config.kafka.zookeepers, kafka::checked_zookeepers);
@@ -262,8 +278,7 @@ impl File<'_> {
     }
 
     fn refuse_unknown(&mut self) {
-        for (name, items) in std::mem::take(&mut self.items) {
-            let line = items.first().map_or(0, |item| item.line);
+        for (name, Given { line, .. }) in std::mem::take(&mut self.items) {
             let known: Vec<_> = KEYS.iter().map(|key| key.name).collect();
             self.refuse(&name, line, format!("fuse_kafka knew no such key: use one of {}", known.join(", ")));
         }

@@ -21,9 +21,17 @@ pub(super) struct Item {
     pub line: usize,
 }
 
-/// The items of each key, by its name without prefix. A key that is given again adds to what it has; an object counts
-/// as its names and values in turn.
-pub(super) type Items = IndexMap<String, Vec<Item>>;
+/// What a key was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Given {
+    /// The line of the file, from 1, in which the key stands first.
+    pub line: usize,
+    /// A key that is given again adds to what it has; an object counts as its names and values in turn.
+    pub items: Vec<Item>,
+}
+
+/// What each key was given, by its name without prefix.
+pub(super) type Items = IndexMap<String, Given>;
 
 /// Whether the line begins with a key.
 pub(super) fn begins_with_a_key(line: &str) -> bool {
@@ -50,11 +58,8 @@ pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Ite
             let origin = Origin::File(path.to_owned(), line);
             problems.push(Problem { origin, key: key.to_owned(), message });
         };
-        let Some((key, value)) = content.split_once('=').map(|(key, value)| (key.trim(), value)) else {
-            refuse(content, "this is not a line of the form key=[\"value\"]".to_owned());
-            continue;
-        };
-        let Some(name) = bare(key) else {
+        let (key, value) = content.split_once('=').map_or((content, ""), |(key, value)| (key.trim(), value));
+        let Some(name) = bare(key).filter(|_| content.contains('=')) else {
             let shown = path.display();
             tracing::warn!(
                 "{shown}:{line}: `{key}` is no key of fuse_kafka's: passed over, as fuse_kafka did"
@@ -63,8 +68,8 @@ pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Ite
         };
         match texts(value) {
             Ok(texts) => {
-                let known = items.entry(name.to_owned()).or_default();
-                known.extend(texts.into_iter().map(|text| Item { text, line }));
+                let known = items.entry(name.to_owned()).or_insert_with(|| Given { line, items: Vec::new() });
+                known.items.extend(texts.into_iter().map(|text| Item { text, line }));
             }
             Err(message) => refuse(key, message),
         }
@@ -74,8 +79,12 @@ pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Ite
 
 /// The items of a JSON value.
 fn texts(value: &str) -> Result<Vec<String>, String> {
-    let shape =
-        || format!("`{}` is not JSON of the form [\"value\", ...] or {{\"name\": \"value\"}}", value.trim());
+    let shape = || {
+        let value = value.trim();
+        format!(
+            "`{value}` is not JSON of the form [\"value\", ...] or {{\"name\": \"value\"}}, with odd numbers in quotes"
+        )
+    };
     match serde_json::from_str(value).map_err(|error| format!("{}: {error}", shape()))? {
         Value::Array(values) => values.into_iter().map(|value| text(value).ok_or_else(shape)).collect(),
         Value::Object(pairs) => pairs.into_iter().try_fold(Vec::new(), |mut texts, (name, value)| {
@@ -89,7 +98,19 @@ fn texts(value: &str) -> Result<Vec<String>, String> {
 fn text(value: Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text),
-        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        // Others were written in a way of Python's, or in full.
+        Value::Number(ref number) if number.is_f64() && !number.as_f64().is_some_and(is_written_alike) => {
+            None
+        }
+        Value::Number(_) => Some(value.to_string()),
+        // As Python writes them.
+        Value::Bool(true) => Some("True".to_owned()),
+        Value::Bool(false) => Some("False".to_owned()),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
+}
+
+/// Whether Python and Rust write a number with a point, or too large for 64 bits, in the same way.
+fn is_written_alike(number: f64) -> bool {
+    (1e-4..1e16).contains(&number.abs()) || number == 0.0 && number.is_sign_positive()
 }

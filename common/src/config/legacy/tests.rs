@@ -1,7 +1,11 @@
-use std::path::PathBuf;
+use std::{
+    io::Write,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use super::*;
-use crate::config::{Encoder, LogLevel, Sink};
+use crate::config::{Encoder, LogLevel, QuotaRule, Sink};
 
 fn parse(text: &str) -> Result<Config, String> {
     let mut problems = Vec::new();
@@ -71,7 +75,10 @@ fn excluded_files_and_the_quota_hold_for_all_directories() {
     assert_eq!(config.directories.len(), 2);
     for directory in &config.directories {
         let quota = directory.quota.unwrap();
-        assert_eq!((quota.bytes_per_second.0, quota.burst_bytes.0, quota.files_tracked), (500_000, 0, 20));
+        assert_eq!(
+            (quota.bytes_per_second.0, quota.files_tracked, quota.rule),
+            (500_000, 20, QuotaRule::Write)
+        );
         assert!(directory.exclude.match_path(b"/x/y.gz") && !directory.exclude.match_path(b"/core"));
     }
     let two = parse("fuse_kafka_directories=[\"/a\"]\nfuse_kafka_quota=[1, \"7\"]").unwrap();
@@ -109,11 +116,121 @@ fn what_has_no_counterpart_is_refused_by_name_with_the_new_way() {
     refused("fuse_kafka_output=[\"carrier\"]", &["fuse_kafka_output", "carrier", "kafka", "stdout"]);
     refused("fuse_kafka_encoder=[\"fpenzoyr_logstash\"]", &["fuse_kafka_encoder", "security.protocol"]);
     refused("fuse_kafka_log=[\"/l\"]", &["f.properties:1", "fuse_kafka_log", "StandardError=append:/l"]);
-    refused(
-        "fuse_kafka_brokers=[\"b:1\"]\n\nfuse_kafka_zookeepers=[\"z:1\"]",
-        &["f.properties:3", "z:1", "fuse_kafka_brokers"],
-    );
+    refused("\nfuse_kafka_topik=[]", &["f.properties:2", "fuse_kafka_topik", "fuse_kafka_topic"]);
     refused("fuse_kafka_topik=[\"a\"]", &["f.properties:1", "fuse_kafka_topik", "fuse_kafka_topic"]);
+}
+
+#[test]
+fn where_zookeepers_are_given_brokers_count_for_nothing() {
+    let config = parse("fuse_kafka_brokers=[\"b:1\"]\nfuse_kafka_zookeepers=[\"z:1\"]").unwrap();
+    assert_eq!(config.kafka.zookeepers, ["z:1"]);
+    assert_eq!(config.kafka.brokers, Config::default().kafka.brokers);
+    let config = parse("fuse_kafka_brokers=[\"b:1\"]\nfuse_kafka_zookeepers=[]").unwrap();
+    assert_eq!((config.kafka.zookeepers.len(), &*config.kafka.brokers[0]), (0, "b:1"));
+}
+
+#[test]
+fn an_encoder_is_known_by_how_it_begins() {
+    let encoder =
+        |word: &str| parse(&format!("fuse_kafka_encoder=[\"{word}\"]")).map(|config| config.event.encoder);
+    assert_eq!(encoder("logstash_base64_x"), Ok(Encoder::LogstashBase64));
+    assert_eq!(encoder("logstash_x"), Ok(Encoder::Logstash));
+    assert!(encoder("text_x").is_err() && encoder("logstash_base64_fpenzoyr").is_err());
+}
+
+#[test]
+fn a_line_that_is_no_key_of_fuse_kafka_is_passed_over() {
+    let config = parse("no key at all\nfoo=bar\n[x]\nfuse_kafka_topic=[\"t\"]\nfuse_kafka_tags\n").unwrap();
+    assert_eq!((&*config.kafka.topic, config.event.tags.len()), ("t", 0));
+}
+
+#[test]
+fn excludes_match_what_they_matched_before() {
+    let config = parse(
+        "fuse_kafka_directories=[\"/a\"]\nfuse_kafka_excluded_files=[\"/a?b\", \"[/]x*\", \"*[[:digit:]]\", \"core\"]\n",
+    )
+    .unwrap();
+    let exclude = &config.directories[0].exclude;
+    for (path, expected) in
+        [("/a/b", true), ("/axb", true), ("/x/y", true), ("/7", true), ("/core", false), ("/y", false)]
+    {
+        assert_eq!(exclude.match_path(path.as_bytes()), expected, "{path}");
+    }
+    assert_eq!(exclude.patterns(), ["fnmatch:/a?b", "fnmatch:[/]x*", "fnmatch:*[[:digit:]]"]);
+}
+
+/// What fuse_kafka's launcher, in Python, made of a file: the words that it gave its program for each key.
+fn as_the_launcher(text: &str) -> Option<serde_json::Value> {
+    const SCRIPT: &str = "
+import json, sys
+given = {}
+for key, mark, value in (line.partition('=') for line in sys.stdin.read().splitlines(True)):
+    ours = key.startswith(('fuse_kafka_', 'monitoring_logging_')) or key == 'monitoring_top_substitutions'
+    if mark and ours:
+        for part in ('monitoring_', 'fuse_kafka_', 'logging_', 'top_'):
+            key = key.replace(part, '')
+        value = json.loads(value)
+        if isinstance(value, dict):
+            value = [word for pair in value.items() for word in pair]
+        given.setdefault(key, []).extend(str(word) for word in value)
+print(json.dumps(given))
+";
+    let mut child = Command::new("python3")
+        .args(["-c", SCRIPT])
+        .env("PYTHONUTF8", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .inspect_err(|error| {
+            println!("skipped: fuse_kafka's launcher was Python, and there is none: {error}")
+        })
+        .ok()?;
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{text}");
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+#[test]
+fn a_file_says_what_it_said_to_the_launcher() {
+    let keys = [
+        "fuse_kafka_tags",
+        "monitoring_logging_tags",
+        "fuse_kafka_fields",
+        "monitoring_top_substitutions",
+        "other",
+        "#x",
+        "",
+    ];
+    let values = [
+        "[]",
+        "{}",
+        "[\"a\"]",
+        "[\"a\", \"b\"]",
+        " [ \"\" ] ",
+        "[1, 2.50, 1e3, 0, -7, 18446744073709551615, 0.0001, 0.0]",
+        "[true, false]",
+        "{\"z\": \"1\", \"a\": 2}",
+        "{\"z\": \"1\", \"a\": \"2\", \"z\": \"3\"}",
+        "[\"é\\u00e9\\n\\\"=#\"]",
+    ];
+    let lines: Vec<String> =
+        keys.iter().flat_map(|key| values.iter().map(move |value| format!("{key}={value}"))).collect();
+    // Each line behind each of some others, so that keys are given again.
+    for step in [1, 3, 7, 11] {
+        let text: String =
+            (0..lines.len()).map(|i| format!("{}\r\n", lines[i * step % lines.len()])).collect();
+        let text = if step == 1 { text.replace('\r', "") } else { text };
+        let Some(expected) = as_the_launcher(&text) else { return };
+        let mut problems = Vec::new();
+        let items = properties::parse(Path::new("f"), &text, &mut problems);
+        assert_eq!(problems, []);
+        let given = items.into_iter().map(|(key, given)| {
+            let words: Vec<_> = given.items.into_iter().map(|item| item.text).collect();
+            (key, serde_json::Value::from(words))
+        });
+        assert_eq!(serde_json::Value::Object(given.collect()), expected);
+    }
 }
 
 #[test]
@@ -121,11 +238,17 @@ fn wrong_values_are_refused_with_file_line_key_and_value() {
     refused("fuse_kafka_topic=logs", &["f.properties:1", "fuse_kafka_topic", "`logs`", "[\"value\""]);
     refused("fuse_kafka_topic=\"logs\"", &["f.properties:1", "[\"value\""]);
     refused("fuse_kafka_topic=[[\"logs\"]]", &["f.properties:1"]);
+    for number in ["18446744073709551616", "-0", "1e-9", "1e300"] {
+        refused(&format!("fuse_kafka_tags=[{number}]"), &["f.properties:1", number, "in quotes"]);
+    }
     refused("fuse_kafka_topic=[\"a b\"]", &["fuse_kafka_topic", "a b"]);
-    refused("fuse_kafka_directories=[\"logs\"]", &["fuse_kafka_directories", "`logs`", "absolute"]);
+    refused(
+        "fuse_kafka_directories=[\"logs\"]",
+        &["fuse_kafka_directories", "`logs`", "absolute", "/logs`, if that is here"],
+    );
+    refused("fuse_kafka_directories=[\"/a/../b\"]", &["fuse_kafka_directories", "`/a/../b`", "own path"]);
     refused("fuse_kafka_brokers=[\"a:b\"]", &["fuse_kafka_brokers", "a:b"]);
     refused("fuse_kafka_fields=[\"name\"]", &["fuse_kafka_fields", "`name`"]);
-    refused("no key at all", &["f.properties:1", "no key at all"]);
 }
 
 /// The rows of README's table of keys: the old one, and the new one if there is one.
@@ -213,13 +336,40 @@ fn readme_shows_every_flag_of_fifo2kinesis_and_each_is_one_of_ours() {
 fn full() -> Config {
     let (mut config, mut problems) = (Config::default(), Vec::new());
     let value = |name: &str| match name.strip_prefix(fifo2kinesis::PREFIX)? {
-        "FIFO_NAME" | "FAILED_ATTEMPTS_DIR" => Some("/run/x".to_owned()),
-        "BUFFER_QUEUE_LIMIT" | "FLUSH_INTERVAL" => Some("1".to_owned()),
-        "FLUSH_HANDLER" => Some("logger".to_owned()),
-        "ROLE_ARN" => Some("arn:aws:iam::1:role/r".to_owned()),
-        _ => Some("some".to_owned()),
+        "FIFO_NAME" | "FAILED_ATTEMPTS_DIR" => Some("/run/x".into()),
+        "BUFFER_QUEUE_LIMIT" | "FLUSH_INTERVAL" | "DEBUG" => Some("1".into()),
+        "FLUSH_HANDLER" => Some("logger".into()),
+        "ROLE_ARN" => Some("arn:aws:iam::1:role/r".into()),
+        _ => Some("some".into()),
     };
-    fifo2kinesis::flags(value, &mut problems).apply(&mut config, &mut problems);
+    fifo2kinesis::flags(value, &mut problems).apply(&mut config, true, &mut problems);
     assert_eq!(problems, []);
     config
+}
+
+/// What differs from the originals, and the row of README that says so.
+#[test]
+fn readme_admits_what_is_different() {
+    let readme = include_str!("../../../../README.md");
+    let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| ")).collect();
+    for (row, words) in [
+        ("| `@timestamp`", &["local time", "UTC"][..]),
+        ("| `text`", &["below the directory", "absolute"]),
+        ("| `fuse_kafka_zookeepers`", &["before `fuse_kafka_brokers`"]),
+        ("| `fuse_kafka_brokers`", &["passed over where zookeepers are given"]),
+        ("| `fuse_kafka_encoder`", &["begins with `logstash_base64`"]),
+        ("| `fuse_kafka_directories`", &["a relative path", "`..`", "in two lines"]),
+        ("| `fuse_kafka_excluded_files`", &["`fnmatch:`"]),
+        ("| `fuse_kafka_quota`", &["judged alone", "rule = \"write\""]),
+        ("| `--debug`", &["--debug=false"]),
+        ("| `--fifo-name`", &["relative"]),
+        ("| `--failed-attempts-dir`", &["relative", "`fifo2kinesis-*`"]),
+        ("| `--partition-key`", &["empty is random", "is refused"]),
+        ("| `--flush-handler`", &["`INFO`"]),
+    ] {
+        let found =
+            rows.iter().any(|line| line.starts_with(row) && words.iter().all(|word| line.contains(word)));
+        assert!(found, "no row {row} with {words:?}");
+    }
+    assert!(readme.contains("of a flag given twice the last counts, as before"));
 }

@@ -208,3 +208,18 @@ fn status_sees_roles_counters_roster_and_fill() {
     assert_eq!(seen.agent(AgentCounter::CapturedEvents), 3);
     drop(publisher);
 }
+
+#[test]
+fn what_the_roster_has_no_room_for_is_counted() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    let fifo =
+        |i| Listening { kind: ListeningKind::Fifo { slot: None }, path: format!("/run/{i:020}").into() };
+    let roster: Vec<Listening> = (0..1500).map(fifo).collect();
+    agent.status.set_roster(&roster);
+    let seen = inspect(&ring.0.name).unwrap();
+    assert!(seen.roster.len() > 700 && seen.roster == roster[..seen.roster.len()]);
+    assert_eq!(seen.roster.len() + seen.unlisted, roster.len());
+    agent.status.set_roster(&roster[..10]);
+    assert_eq!(inspect(&ring.0.name).unwrap().unlisted, 0);
+}

@@ -222,6 +222,9 @@ fn chunks_are_what_was_there_at_once() {
     send(&fifo, b"no line\nat all");
     let captured = take(&mut capture, 1);
     assert_eq!((texts(&captured), captured[0].part), (vec!["no line\nat all".to_owned()], (0, 1)));
+    let large = vec![b'x'; 20_000];
+    send(&fifo, &large);
+    assert_eq!(take(&mut capture, 1)[0].data, large);
 }
 
 /// Lines of `length` bytes, each with the writer's number and its own.
