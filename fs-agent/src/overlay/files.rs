@@ -105,6 +105,14 @@ pub struct WriteRequest<'a> {
     pub drops_set_id: Option<Caller>,
 }
 
+impl WriteRequest<'_> {
+    /// Whether it goes to the end of the file, wherever that is. Elsewhere than the kernel can believe the end to be it is no
+    /// append: RWF_NOAPPEND.
+    fn is_append_to(&self, file: &OpenFile) -> bool {
+        self.cause == Cause::Append && file.inode.size().may_be(self.offset)
+    }
+}
+
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
@@ -212,7 +220,12 @@ impl Overlay {
         {
             return Ok(written);
         }
-        let written = self.write_now(file, request)?;
+        let noted = before.and_then(|before| before.appending);
+        let is_append = noted.unwrap_or_else(|| request.is_append_to(file));
+        if request.cause == Cause::Append {
+            journal::appending(is_append);
+        }
+        let written = self.write_now(file, request, is_append)?;
         journal::written(WrittenAt { len: written.len as u64, offset: written.offset });
         Ok(written)
     }
@@ -225,7 +238,8 @@ impl Overlay {
         request: &WriteRequest<'_>,
     ) -> Result<Option<Written>> {
         let WriteRequest { offset, data, .. } = *request;
-        let is_append = request.cause == Cause::Append && file.inode.size().may_be(offset);
+        // What the kernel believes of the size has changed if it was written.
+        let is_append = before.appending.unwrap_or_else(|| request.is_append_to(file));
         let verdict = if is_append {
             verdict::append(before, offset, data, &self.read_behind(file, offset, data.len())?)
         } else {
@@ -269,15 +283,14 @@ impl Overlay {
         Ok(found)
     }
 
-    fn write_now(&self, file: &OpenFile, request: &WriteRequest<'_>) -> Result<Written> {
+    fn write_now(&self, file: &OpenFile, request: &WriteRequest<'_>, is_append: bool) -> Result<Written> {
         let WriteRequest { offset, data, cause, durability, drops_set_id } = *request;
         let set_id_dropped = match drops_set_id {
             Some(writer) => self.take_set_id(file.fd()?, writer)?,
             None => false,
         };
         let flags = durability.flags();
-        // Elsewhere it is no append: RWF_NOAPPEND.
-        let (len, placed) = if cause == Cause::Append && file.inode.size().may_be(offset) {
+        let (len, placed) = if is_append {
             file.append(offset, data, flags)?
         } else {
             (self.place(file, offset, data, flags)?, offset)
@@ -303,7 +316,7 @@ impl Overlay {
         {
             let offset = written.offset + written.len as u64;
             let rest = WriteRequest { offset, data: rest, ..*request };
-            if let Ok(further) = more.lend(|| self.write_now(file, &rest)) {
+            if let Ok(further) = more.lend(|| self.write_now(file, &rest, false)) {
                 written.len += further.len;
                 journal::written(WrittenAt { len: written.len as u64, offset: written.offset });
             }

@@ -80,6 +80,8 @@ impl Fixture {
     fn restart(&mut self) -> Restored {
         // As a process that is killed: nothing of what it lets go of is given back.
         self.overlay.state().freeze();
+        // Its descriptors are closed before anybody looks for the files.
+        self.overlay = Overlay::over(open_root(&self.dir), self.dir.path(), &shared(), LIMITS).unwrap();
         let left = State::open(self.memory.try_clone().unwrap()).unwrap();
         let kept = lock(&self.kept.0);
         let parked = kept.iter().map(|(node, fd)| (*node, fd.try_clone().unwrap())).collect();
@@ -197,8 +199,6 @@ fn what_cannot_be_opened_again_answers_eio_and_the_rest_goes_on() {
     f.overlay.state().freeze();
     fs::remove_file(f.below("a")).unwrap();
     fs::write(f.below("a"), "another").unwrap();
-    // Nobody holds it any more: its number may be given to another.
-    f.overlay = Overlay::over(open_root(&f.dir), f.dir.path(), &shared(), LIMITS).unwrap();
     let restored = f.restart();
     assert_eq!((restored.files, restored.files_lost), (2, 1));
     let lost = f.overlay.file(lost_id).unwrap();
@@ -313,6 +313,35 @@ fn another_directory_is_refused() {
 }
 
 #[test]
+fn an_append_behind_what_others_have_appended_overwrites_nothing() {
+    let mut f = Fixture::new();
+    let (_, file) = f.create("log", OFlags::WRONLY | OFlags::APPEND);
+    let id = file.id;
+    drop(file);
+    fs::write(f.below("log"), b"others\n").unwrap();
+    let mut written = None;
+    for stores in 0.. {
+        killed::after(stores);
+        let died = catch_unwind(AssertUnwindSafe(|| {
+            let begun = f.overlay.begin(0, 7 | if stores > 0 { RESENT } else { 0 }, 16);
+            let file = f.overlay.file(id).unwrap();
+            let (request, given) =
+                begun.request.during(|| f.write(&file, 0, b"line\n", Cause::Append).unwrap());
+            killed::step();
+            written = Some((given.len, given.offset));
+            drop(request);
+        }));
+        if !killed::revive() {
+            died.unwrap();
+            break;
+        }
+        f.restart();
+    }
+    assert_eq!(written, Some((5, 7)));
+    assert_eq!(fs::read(f.below("log")).unwrap(), b"others\nline\n");
+}
+
+#[test]
 fn a_write_that_was_done_is_not_done_again() {
     let mut f = Fixture::new();
     let (_, file) = f.create("log", OFlags::WRONLY | OFlags::APPEND);
@@ -411,7 +440,7 @@ fn asks() -> impl Strategy<Value = Vec<(Ask, Option<u64>)>> {
         n.clone().prop_map(Ask::ReleaseDir),
         n.prop_map(Ask::Forget),
     ];
-    let kill = prop_oneof![2 => Just(None), 3 => (0..70_u64).prop_map(Some)];
+    let kill = prop_oneof![2 => Just(None), 3 => (0..50_u64).prop_map(Some)];
     prop::collection::vec((ask, kill), 1..40)
 }
 
@@ -845,7 +874,14 @@ impl Kernel {
 
 /// Has `sent` done, with the thread killed after `stores` if those are fewer than it takes; then a successor takes over, is sent
 /// what was not answered, and may be killed over that, too.
-fn ask_until_answered(f: &mut Fixture, kernel: &mut Kernel, sent: &Sent, unique: u64, kill: Option<u64>) {
+/// Says whether it was killed.
+fn ask_until_answered(
+    f: &mut Fixture,
+    kernel: &mut Kernel,
+    sent: &Sent,
+    unique: u64,
+    kill: Option<u64>,
+) -> bool {
     let mut stores = kill;
     let mut resent = 0;
     loop {
@@ -857,6 +893,7 @@ fn ask_until_answered(f: &mut Fixture, kernel: &mut Kernel, sent: &Sent, unique:
         let died = catch_unwind(AssertUnwindSafe(|| {
             let begun = overlay.begin(0, unique | resent, 1);
             let (request, given) = begun.request.during(|| send(overlay, sent));
+            killed::step();
             // It has left.
             answer = Some(given);
             drop(request);
@@ -867,7 +904,7 @@ fn ask_until_answered(f: &mut Fixture, kernel: &mut Kernel, sent: &Sent, unique:
             f.restart();
             resent = RESENT;
             // Each time a little later, so that it ends.
-            stores = stores.map(|stores| stores + 9).filter(|stores| *stores < 70);
+            stores = stores.map(|stores| stores + 9).filter(|stores| *stores < 50);
         }
         // The kernel wants no answer to this, and does not send it again: it may have been done or not.
         if matches!(sent, Sent::Forget(..)) && was_killed {
@@ -878,8 +915,59 @@ fn ask_until_answered(f: &mut Fixture, kernel: &mut Kernel, sent: &Sent, unique:
             if was_killed {
                 f.overlay.state().journal.nothing_more_comes_back();
             }
-            return kernel.answered(sent, answer);
+            kernel.answered(sent, answer);
+            return resent != 0;
         }
+    }
+}
+
+/// Each kind of request, killed between each two of its stores.
+#[test]
+fn each_request_is_done_once_wherever_it_is_cut_short() {
+    let prepare = [
+        Ask::Create(0, 0),
+        Ask::Create(0, 1),
+        Ask::Mkdir(0, 2),
+        Ask::Append(0, 1),
+        Ask::OpenDir(0),
+        Ask::Open(0, true),
+    ];
+    let asks = [
+        Ask::Lookup(0, 0),
+        Ask::Create(0, 3),
+        Ask::Mkdir(0, 3),
+        Ask::Symlink(0, 3),
+        Ask::Link(0, 0, 3),
+        // An open file, an open file over another, a directory; two that change places.
+        Ask::Remove(0, 0),
+        Ask::Remove(0, 2),
+        Ask::Rename(0, 0, 0, 3, false),
+        Ask::Rename(0, 0, 0, 1, false),
+        Ask::Rename(0, 2, 0, 3, false),
+        Ask::Rename(0, 0, 0, 1, true),
+        Ask::Open(0, true),
+        Ask::Write(0, 3, 9),
+        Ask::Append(0, 9),
+        Ask::Truncate(0, 3),
+        Ask::Release(0),
+        Ask::OpenDir(0),
+        Ask::List(0),
+        Ask::ReleaseDir(0),
+    ];
+    for ask in asks {
+        let was_killed_after = |stores| {
+            let (mut f, mut kernel) = (Fixture::new(), Kernel::new());
+            for (number, ask) in (1..).zip(&prepare) {
+                let sent = kernel.ask(ask).unwrap();
+                ask_until_answered(&mut f, &mut kernel, &sent, 2 * number, None);
+            }
+            let sent = kernel.ask(&ask).unwrap();
+            let was_killed = ask_until_answered(&mut f, &mut kernel, &sent, 100, Some(stores));
+            kernel.compare(&f);
+            was_killed
+        };
+        let stores = (0..).take_while(|stores| was_killed_after(*stores)).count();
+        assert!(stores > 2, "{ask:?} was not killed");
     }
 }
 

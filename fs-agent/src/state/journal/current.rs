@@ -46,6 +46,11 @@ pub fn begins_to_make() {
     with(Request::begins_to_make);
 }
 
+/// Bytes are about to be written at the end of a file, or where the request says.
+pub fn appending(is_append: bool) {
+    with(|request| request.note(if is_append { note::APPENDING } else { note::PLACING }));
+}
+
 /// See [`Request::written`].
 pub fn written(written: WrittenAt) {
     with(|request| request.written(written));

@@ -86,6 +86,8 @@ mod note {
     pub const DONE: u64 = 1 << 6;
     pub const HAD_IT: u64 = 1 << 7;
     pub const TRYING: u64 = 1 << 8;
+    pub const APPENDING: u64 = 1 << 9;
+    pub const PLACING: u64 = 1 << 10;
 }
 
 /// What tells a file below from others, as far as requests need it.
@@ -120,6 +122,8 @@ pub struct RecordId {
 pub struct Progress {
     /// When it was begun; 0 if that was not noted.
     pub begun_ns: u64,
+    /// Whether it was about to append, or to write at a place.
+    pub appending: Option<bool>,
     /// What was written.
     pub written: Option<WrittenAt>,
     /// A record of that was reserved, and perhaps committed.
@@ -320,6 +324,7 @@ impl Journal {
         ring[8..].copy_from_slice(&get(word::RING + 1).to_ne_bytes());
         Progress {
             begun_ns: get(word::BEGUN_NS),
+            appending: (has(note::APPENDING) || has(note::PLACING)).then(|| has(note::APPENDING)),
             written: has(note::WRITTEN)
                 .then(|| WrittenAt { len: get(word::WRITTEN), offset: get(word::WRITTEN + 1) }),
             recording: has(note::RECORDING).then(|| RecordId { ring, sequence: get(word::SEQUENCE) }),
