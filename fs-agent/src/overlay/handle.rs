@@ -77,13 +77,15 @@ pub trait Handle {
 pub struct Handles<T> {
     numbers: HandleNumbers,
     state: Arc<State>,
+    /// Up to this all were given by a predecessor.
+    taken_up: u64,
     open: RwLock<HashMap<u64, Arc<T>>>,
 }
 
 impl<T: Handle> Handles<T> {
-    /// None yet.
-    pub fn new(numbers: HandleNumbers, state: &Arc<State>) -> Self {
-        Self { numbers, state: Arc::clone(state), open: RwLock::default() }
+    /// None yet. Numbers up to `taken_up` were given by a predecessor.
+    pub fn new(numbers: HandleNumbers, state: &Arc<State>, taken_up: u64) -> Self {
+        Self { numbers, state: Arc::clone(state), taken_up, open: RwLock::default() }
     }
 
     /// Keeps what `open` makes of a new number, which is where a successor finds it by then.
@@ -109,9 +111,10 @@ impl<T: Handle> Handles<T> {
     /// The handle with this number.
     ///
     /// # Errors
-    /// `EBADF` if there is none.
+    /// `EBADF` if there is none; `EIO` if it can be one that a predecessor had, and that has not come back.
     pub fn get(&self, id: u64) -> Result<Arc<T>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned().ok_or(Errno::BADF)
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.get(&id).cloned().ok_or(if id <= self.taken_up { Errno::IO } else { Errno::BADF })
     }
 
     /// Lets go of the handle; what it holds is closed once nobody uses it. Says whether there was one.

@@ -59,7 +59,7 @@ use inode::{Inode, Inodes, ROOT, names_of};
 use links::{Link, Lookups, Names};
 use park::Parking;
 
-use crate::state::{RootId, State};
+use crate::state::{RootId, Slot, State};
 
 /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const OVERLAYFS_MAGIC: FsWord = 0x794c_7630;
@@ -133,6 +133,18 @@ impl Overlay {
             tracing::error!("no state for an overlay over {}: {error}", path.display());
             Errno::NOMEM
         })?;
+        Self::kept_in(state, slot, root, path, shared, limits)
+    }
+
+    /// As [`Self::over`], with a state in which there is the root alone, in `slot`.
+    fn kept_in(
+        state: Arc<State>,
+        slot: Slot,
+        root: OwnedFd,
+        path: &Path,
+        shared: &Shared,
+        limits: Limits,
+    ) -> Result<Self> {
         let fs_type = fstatfs(&root)?.f_type;
         let own_fds = own_fds()?;
         let inodes = Inodes::new(root, &state, slot, limits, &own_fds);
@@ -147,14 +159,15 @@ impl Overlay {
         own_fds: Arc<OwnedFd>,
         fs_type: FsWord,
     ) -> Self {
+        let taken_up = state.highest_handle();
         shared.handles.share(&state);
         Self {
             path: path.as_os_str().as_bytes().to_vec(),
             fs_type,
             inodes,
             lookups: Lookups::default(),
-            files: Handles::new(shared.handles.clone(), &state),
-            dirs: Handles::new(shared.handles.clone(), &state),
+            files: Handles::new(shared.handles.clone(), &state, taken_up),
+            dirs: Handles::new(shared.handles.clone(), &state, taken_up),
             parking: Parking::default(),
             state,
             numbers: shared.handles.clone(),

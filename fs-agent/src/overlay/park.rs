@@ -72,6 +72,9 @@ impl Parking {
 impl Overlay {
     /// Has descriptors parked by `by`. To be called once, before anything is served.
     pub fn park_by(&self, by: Box<dyn Park>) {
+        // What a predecessor had no time to take back.
+        let is_forgotten = |node: &u64| self.inodes.get(*node).is_err();
+        lock(&self.parking.nodes).extract_if(is_forgotten).for_each(|node| by.take_back(node));
         let _ = self.parking.by.set(by);
     }
 

@@ -69,8 +69,22 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let (dir, kept) = (tempfile::tempdir().unwrap(), Kept::default());
+        let dir = tempfile::tempdir().unwrap();
         let overlay = Overlay::over(open_root(&dir), dir.path(), &shared(), LIMITS).unwrap();
+        Self::of(dir, overlay)
+    }
+
+    /// Its state has tables of these sizes.
+    fn sized(sizes: [u32; 5]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, path) = (open_root(&dir), dir.path());
+        let (state, slot) = State::create_sized(path, root_id(&root).unwrap(), sizes).unwrap();
+        let overlay = Overlay::kept_in(state, slot, root, path, &shared(), LIMITS).unwrap();
+        Self::of(dir, overlay)
+    }
+
+    fn of(dir: TempDir, overlay: Overlay) -> Self {
+        let kept = Kept::default();
         overlay.park_by(Box::new(kept.clone()));
         let memory = overlay.state().as_fd().try_clone_to_owned().unwrap();
         Self { dir, kept, memory, overlay }
@@ -299,6 +313,46 @@ fn what_an_overlay_lets_go_of_when_it_ends_is_there_for_a_successor() {
     let left = State::open(memory).unwrap();
     let (overlay, _) = Overlay::restore(open_root(&f.dir), left, HashMap::new(), &shared(), LIMITS).unwrap();
     assert_eq!(overlay.file(id).unwrap().inode.id, entry.node);
+}
+
+#[test]
+fn what_has_no_room_in_the_state_is_served_and_does_not_come_back() {
+    // Three nodes beside the root, two open files.
+    let mut f = Fixture::sized([4, 10, 2, 1, 4]);
+    let opened: Vec<_> = ["a", "b", "c", "d", "e"].map(|name| f.create(name, OFlags::RDWR)).into();
+    for (at, (entry, file)) in opened.iter().enumerate() {
+        f.write(file, 0, &[b'x'; 3][..], Cause::Write).unwrap();
+        assert_eq!(f.overlay.getattr(entry.node).unwrap().stx_size, 3, "number {at}");
+    }
+    let known: Vec<(u64, u64)> = opened.iter().map(|(entry, file)| (entry.node, file.id)).collect();
+    drop(opened);
+    assert_eq!(f.restart(), Restored { nodes: 3, files: 2, files_lost: 0, dirs: 0 });
+    for (at, (node, handle)) in known.iter().enumerate() {
+        let size = f.overlay.getattr(*node).map(|stat| stat.stx_size);
+        assert_eq!(size, if at < 3 { Ok(3) } else { Err(Errno::STALE) }, "number {at}");
+        let file = f.overlay.file(*handle).map(|file| file.id);
+        assert_eq!(file, if at < 2 { Ok(*handle) } else { Err(Errno::IO) }, "number {at}");
+    }
+    assert_eq!(f.overlay.file(known[4].1 + 1).map(|file| file.id), Err(Errno::BADF));
+    // At ESTALE the kernel looks the name up again, and goes on.
+    assert_eq!(f.overlay.lookup(ROOT, OsStr::new("e"), 0).unwrap().node, known[4].0);
+    assert!(f.overlay.getattr(known[4].0).is_ok());
+}
+
+#[test]
+fn what_is_parked_and_forgotten_is_taken_back() {
+    let mut f = Fixture::new();
+    let (entry, file) = f.create("a", OFlags::RDWR);
+    let id = file.id;
+    drop(file);
+    f.overlay.unlink(ROOT, OsStr::new("a")).unwrap();
+    f.overlay.release(id);
+    let parked = lock(&f.kept.0)[&entry.node].try_clone().unwrap();
+    f.overlay.forget(entry.node, 1);
+    // Killed between that and the taking back.
+    lock(&f.kept.0).insert(entry.node, parked);
+    f.restart();
+    assert!(lock(&f.kept.0).is_empty());
 }
 
 #[test]
