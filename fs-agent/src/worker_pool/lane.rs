@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::BorrowedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -80,6 +81,14 @@ impl Lane {
     /// What it serves.
     pub fn serve(&self) -> &dyn Serve {
         &*self.serve
+    }
+
+    /// Does `request` and answers it. A panic costs the request alone: the worker goes on.
+    pub fn do_request(&self, request: &[u8], desk: &mut Desk, before_answer: &mut dyn FnMut()) {
+        let serve = AssertUnwindSafe(|| self.serve.serve(request, desk, before_answer));
+        if catch_unwind(serve).is_err() {
+            tracing::error!("a bug: a request panicked; it was answered with EIO");
+        }
     }
 
     /// Waits for a request.

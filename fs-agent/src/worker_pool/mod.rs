@@ -269,7 +269,7 @@ impl Worker {
         });
         match turn {
             Turn::Now => {
-                lane.serve().serve(request, &mut self.desk, before_answer);
+                lane.do_request(request, &mut self.desk, before_answer);
                 self.pool.turns.end(slot);
             }
             Turn::Later if is_refused => lane.serve().refuse(request),
@@ -289,7 +289,7 @@ impl Worker {
                 }
             }
             if !of.has_ended() {
-                of.serve().serve(&request, &mut self.desk, &mut || {});
+                of.do_request(&request, &mut self.desk, &mut || {});
             }
             self.pool.turns.end(slot);
         }

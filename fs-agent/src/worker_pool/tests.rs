@@ -102,6 +102,11 @@ impl Serve for Filesystem {
             _ => return,
         }
         let name = &request[40..request.len() - 1];
+        if name == b"panic" {
+            // As an unsent reply does.
+            self.connection.answer(unique(request), Err(Errno::IO)).unwrap();
+            panic!("as the test wants");
+        }
         if name.starts_with(b"stuck") {
             self.gate.pass();
         }
@@ -241,6 +246,19 @@ fn overlays_that_are_stuck_leave_workers_to_others() {
     for answered in answered {
         (0..MANY).for_each(|_| answered.recv_timeout(SOON).unwrap());
     }
+}
+
+#[test]
+fn a_request_that_panics_costs_no_worker() {
+    let pool = WorkerPool::new().unwrap();
+    let Some(scene) = Scene::serve(&pool) else { return };
+    for _ in 0..10 {
+        assert_eq!(scene.look_up("panic").err(), Some(Errno::IO));
+    }
+    scene.look_up_freely("free", 10);
+    until("nobody is at a request", || pool.turns.busy() == 0);
+    let watchers = || pool.sentinel.hot().iter().map(|lane| lane.watchers()).sum::<usize>();
+    until("as many wait as before", || watchers() == lane::WATCHERS);
 }
 
 #[test]

@@ -193,6 +193,12 @@ impl<W> Turns<W> {
         Some(waits)
     }
 
+    /// How many workers are at requests.
+    #[cfg(test)]
+    pub fn busy(&self) -> usize {
+        self.busy.load(Ordering::SeqCst)
+    }
+
     fn count(&self) -> Count {
         let mut count = Count { busy: 0, by_overlay: HashMap::new(), by_user: HashMap::new() };
         for slot in &self.slots {
