@@ -33,9 +33,15 @@ fn tests_in(source: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn what_the_documents_name_is_there() {
     let mut paths = Vec::new();
-    for directory in
-        ["common/src", "fs-agent/src", "publisher/src", "publisher/tests", "tests/src", "tests/tests"]
-    {
+    for directory in [
+        "common/src",
+        "common/tests",
+        "fs-agent/src",
+        "publisher/src",
+        "publisher/tests",
+        "tests/src",
+        "tests/tests",
+    ] {
         sources(&root().join(directory), &mut paths);
     }
     let sources: Vec<String> = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
