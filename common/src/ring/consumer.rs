@@ -133,14 +133,13 @@ impl<M: Memory> Consumer<M> {
             if self.position == self.tail {
                 // SYNC tail: pairs with the release store in `Producer::publish`.
                 let tail = self.memory.data_word(layout::TAIL).load(Ordering::Acquire);
-                let ahead = tail.checked_sub(self.position);
                 if !self.memory.is_intact() {
                     return Err(ReadError::Truncated);
                 }
-                if !tail.is_multiple_of(ALIGN) || ahead.is_none_or(|ahead| ahead > capacity) {
+                if !self.is_tail(tail) {
                     return Err(ReadError::Tail { tail, position: self.position, capacity });
                 }
-                if ahead == Some(0) {
+                if tail == self.position {
                     return Ok(None);
                 }
                 self.tail = tail;
@@ -153,6 +152,12 @@ impl<M: Memory> Consumer<M> {
                 taken => return taken,
             }
         }
+    }
+
+    /// Whether a tail can be true.
+    fn is_tail(&self, tail: u64) -> bool {
+        let ahead = tail.checked_sub(self.position);
+        tail.is_multiple_of(ALIGN) && ahead.is_some_and(|ahead| ahead <= self.memory.capacity())
     }
 
     /// Reads the record at the position, or passes a padding or discarded record and gives none.
@@ -233,10 +238,12 @@ impl<M: Memory> Consumer<M> {
     }
 
     /// Gives up on what lies before the tail as it is now, after a [`ReadError`]: reading goes on with the
-    /// record that is written next. Returns the bytes that were passed over.
+    /// record that is written next. Returns the bytes that were passed over: none where the tail itself is damaged, which says
+    /// nothing of where records are.
     pub fn skip_to_tail(&mut self) -> u64 {
-        let tail = self.memory.data_word(layout::TAIL).load(Ordering::Acquire) / ALIGN * ALIGN;
-        let skipped = tail.saturating_sub(self.position);
+        let tail = self.memory.data_word(layout::TAIL).load(Ordering::Acquire);
+        let tail = if self.is_tail(tail) { tail } else { self.tail };
+        let skipped = tail - self.position;
         self.position = tail;
         self.tail = tail;
         self.next_seq = None;

@@ -66,7 +66,8 @@ impl Record {
 pub struct Progress {
     /// The ring may forget what lies before this position.
     pub end: u64,
-    /// The sequence number that follows the last delivered record's, if it is known.
+    /// The sequence number that follows the last delivered record's. None behind damage, and where the position is the one
+    /// before.
     pub next_sequence: Option<u64>,
     /// What has become of the writes since the last time.
     pub outcomes: Outcomes,
@@ -388,8 +389,11 @@ impl State {
             let Record { end, sequence, data_bytes, held_bytes, is_write, .. } = done.record;
             self.first += 1;
             self.held_bytes -= held_bytes;
+            let next = sequence.map(|s| s.wrapping_add(1));
+            // What follows damage has any number; what ends where the last one did says nothing of numbers.
+            let is_behind = end > self.last_end.max(progress.end);
+            progress.next_sequence = if is_behind { next } else { next.or(progress.next_sequence) };
             progress.end = end;
-            progress.next_sequence = sequence.map(|s| s.wrapping_add(1)).or(progress.next_sequence);
             progress.has_delivered |= done.outcome == Outcome::Delivered;
             if is_write {
                 progress.outcomes.add(done.outcome, data_bytes);

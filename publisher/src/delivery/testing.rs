@@ -1,6 +1,12 @@
 //! What tests of the drain and of sinks share.
 
-use std::{fs::remove_file, process, sync::Arc};
+use std::{
+    fs::{File, remove_file},
+    io::Read as _,
+    os::unix::fs::FileExt as _,
+    process,
+    sync::Arc,
+};
 
 use bywash_common::{
     config::RingConfig,
@@ -54,6 +60,33 @@ impl TestRing {
         let name = format!("bywash-test-{}-{test}", process::id());
         let config = RingConfig { name: name.clone(), size: ByteSize(1 << 20), group: None };
         Self { agent: AgentRing::open(&config).unwrap(), name }
+    }
+}
+
+/// Where the ring's tail is in its first object, as its documentation says.
+const TAIL: u64 = 0x80;
+
+impl TestRing {
+    fn object(&self) -> File {
+        let path = format!("{SEGMENT_DIR}/{}.1.ring", self.name);
+        File::options().read(true).write(true).open(path).unwrap()
+    }
+
+    /// Overwrites bytes that were written last with others.
+    pub fn damage(&self, bytes: &[u8]) {
+        let mut object = self.object();
+        let mut content = Vec::new();
+        object.read_to_end(&mut content).unwrap();
+        let at = content.windows(bytes.len()).rposition(|window| window == bytes).unwrap();
+        object.write_all_at(&vec![b'#'; bytes.len()], at as u64).unwrap();
+    }
+
+    /// Has the ring say that its tail is this far behind where it is.
+    pub fn move_tail(&self, by: u64) {
+        let object = self.object();
+        let mut tail = [0; 8];
+        object.read_exact_at(&mut tail, TAIL).unwrap();
+        object.write_all_at(&(u64::from_ne_bytes(tail) + by).to_ne_bytes(), TAIL).unwrap();
     }
 }
 

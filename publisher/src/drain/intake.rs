@@ -168,13 +168,20 @@ impl Intake {
         self.source.next_stream()
     }
 
-    /// Passes over what is damaged in the ring; gives the position where it begins, and how many bytes it is.
+    /// Passes over what is damaged in the ring; gives the position where it begins, and how many bytes it is. None where the
+    /// spool has what is there.
     pub fn pass_damage(&mut self) -> (u64, u64) {
-        let begin = self.ring.consumer.position();
-        let skipped_bytes = self.ring.consumer.skip_to_tail();
-        let position = self.ring.consumer.position();
-        self.source.pass(position);
-        (begin, skipped_bytes)
+        let consumer = &mut self.ring.consumer;
+        let begin = consumer.position();
+        let passed = self.head.pass(begin, || {
+            consumer.skip_to_tail();
+            consumer.position()
+        });
+        // Else it is in the spool by now, or was: what is read there says what is missing.
+        let Some(end) = passed else { return (begin, 0) };
+        consumer.seek(end, None);
+        self.source.pass(end);
+        (begin, end - begin)
     }
 
     /// Puts what the ring still holds into the spool, until `deadline` at the latest, and gives the ring back.

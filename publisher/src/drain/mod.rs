@@ -95,6 +95,8 @@ pub struct Drain {
     looked_for_successor: Instant,
     /// The ring of which the log has said that it was cut short.
     said_broken: Option<Uuid>,
+    /// Where in which ring the log, and an event, have said that its tail is damaged.
+    said_tail: Option<(Uuid, u64)>,
 }
 
 impl Drain {
@@ -130,6 +132,7 @@ impl Drain {
             payload: Vec::new(),
             looked_for_successor: Instant::now(),
             said_broken: None,
+            said_tail: None,
         }
     }
 
@@ -178,6 +181,7 @@ impl Drain {
                 Ok(Taken::End) => return self.end_stream(),
                 // Nothing behind it can be read either.
                 Err(error @ ReadError::Truncated) => return self.leave_broken(&error),
+                Err(error @ ReadError::Tail { .. }) => return self.wait_at_tail(&error),
                 Err(error) => return Ok(self.pass_damage(&error)?),
             }
         }
@@ -314,6 +318,31 @@ impl Drain {
         Ok(())
     }
 
+    /// The ring's tail is damaged, which says nothing of where records are: nothing is passed over. The agent repairs it with the
+    /// next write, and begins another ring if it starts and finds it so.
+    fn wait_at_tail(&mut self, error: &ReadError) -> Result<(), DrainError> {
+        let place = (self.intake.ring.uuid, self.intake.ring.consumer.position());
+        if self.said_tail != Some(place) {
+            self.said_tail = Some(place);
+            tracing::error!(
+                "the ring is damaged: {error}; reading goes on once fs-agent has written to it again, or begun another"
+            );
+            self.outlet.damage(place.1, 0)?;
+        }
+        self.lines.idle(&mut self.outlet)?;
+        self.outlet.push()?;
+        self.outlet.look_at_ring();
+        let seen = self.frontier.events();
+        if self.frontier.in_flight() == 0 && attach::is_superseded(&self.ring_name, &self.intake.ring) {
+            self.lines.flush(&mut self.outlet)?;
+            if self.frontier.in_flight() == 0 {
+                return self.follow_successor();
+            }
+        }
+        self.frontier.wait_past(seen, ROOM_WAIT);
+        Ok(())
+    }
+
     /// All that there is of a former ring's records is read.
     fn end_stream(&mut self) -> Result<(), DrainError> {
         self.lines.flush(&mut self.outlet)?;
@@ -339,6 +368,9 @@ impl Drain {
 
     fn pass_damage(&mut self, error: &ReadError) -> Result<(), SinkError> {
         let (begin, skipped_bytes) = self.intake.pass_damage();
+        if skipped_bytes == 0 {
+            return Ok(());
+        }
         tracing::error!(
             "the ring is damaged: {error}; {skipped_bytes} bytes of it are lost, reading goes on behind"
         );

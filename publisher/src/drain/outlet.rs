@@ -255,7 +255,9 @@ impl Outlet {
         self.status.add(PublisherCounter::CorruptSkips, 1);
         self.status.add(PublisherCounter::SpoolLost, records);
         let now_ns = now_ns();
-        let ticket = self.frontier.open(Record::of_news(end, None, now_ns));
+        // It stands for the last of them: the number behind is known.
+        let last = if records > 0 { (first + records).checked_sub(1) } else { None };
+        let ticket = self.frontier.open(Record::of_news(end, last, now_ns));
         let news = News::Gap { first, records: Some(records) };
         self.send_news(ticket, news, "corrupt", None, [records, 0, now_ns, now_ns]).map(drop)
     }

@@ -209,6 +209,10 @@ impl Source {
     /// Turns to the position behind damage in the ring.
     pub fn pass(&mut self, position: u64) {
         (self.position, self.next_seq) = (position, None);
+        if let Some(spool) = &mut self.spool {
+            // What is missing there is announced.
+            spool.reader = Reader::new(spool.reader.uuid(), None);
+        }
     }
 }
 

@@ -80,6 +80,8 @@ struct Script {
     frontier: Arc<Frontier>,
     stop: Stop,
     limit_bytes: usize,
+    /// So often it is idle before it asks for a stop.
+    idles: u32,
 }
 
 impl Sink for Script {
@@ -104,7 +106,10 @@ impl Sink for Script {
     }
 
     fn push(&mut self) -> Result<(), SinkError> {
-        self.stop.request();
+        self.idles = self.idles.saturating_sub(1);
+        if self.idles == 0 {
+            self.stop.request();
+        }
         Ok(())
     }
 
@@ -129,6 +134,18 @@ fn drain_with(
 }
 
 fn drain_configured(
+    config: Config,
+    dead_letters: DeadLetters,
+    ring: &TestRing,
+    limit_bytes: usize,
+    answers: Vec<Answer>,
+) -> (Taken, u64) {
+    drain_until(1, config, dead_letters, ring, limit_bytes, answers)
+}
+
+/// Drains the ring until the sink was idle so often.
+fn drain_until(
+    idles: u32,
     mut config: Config,
     dead_letters: DeadLetters,
     ring: &TestRing,
@@ -147,6 +164,7 @@ fn drain_configured(
         frontier: Arc::clone(&frontier),
         stop: stop.clone(),
         limit_bytes,
+        idles,
     };
     let names = Names::of_the_system().unwrap();
     let mut drain = Drain::new(&config, intake, Box::new(sink), frontier, names, stop, dead_letters);
@@ -326,6 +344,43 @@ fn losses_and_damage_are_events_and_raw_stays_clean() {
     push();
     let (taken, used_bytes) = drain(&ring, usize::MAX, Encoder::Raw, vec![]);
     assert_eq!((taken.payloads(), used_bytes), (vec![b"data".to_vec()], 0));
+}
+
+#[test]
+fn a_tail_that_cannot_be_true_is_said_once_and_costs_nothing() {
+    let ring = TestRing::new("tail");
+    ring.push(b"/f", b"before", (0, 1));
+    let (taken, _) = drain(&ring, usize::MAX, Encoder::Logstash, vec![]);
+    assert_eq!(taken.events().len(), 1);
+    ring.push(b"/f", b"not read yet", (0, 1));
+    ring.move_tail(1);
+    let mut config = Config::default();
+    config.event.encoder = Encoder::Logstash;
+    let (taken, _) = drain_until(3, config, DeadLetters::without(), &ring, usize::MAX, vec![]);
+    let [news] = &taken.events()[..] else { panic!("one event was expected: {:?}", taken.events()) };
+    assert_eq!((&news["lost"]["reason"], &news["lost"]["bytes"]), (&"corrupt".into(), &0.into()));
+    // The agent says with each write where the tail is.
+    ring.push(b"/f", b"after", (0, 1));
+    let (taken, used_bytes) = drain(&ring, usize::MAX, Encoder::Logstash, vec![]);
+    let messages: Vec<Value> = taken.events().iter().map(|event| event["@message"].clone()).collect();
+    assert_eq!((messages, used_bytes), (vec!["not read yet".into(), "after".into()], 0));
+}
+
+#[test]
+fn a_damaged_part_of_the_ring_is_announced_once_by_its_place() {
+    let ring = TestRing::new("part");
+    for data in [&b"first"[..], b"DAMAGEME", b"behind"] {
+        ring.push(b"/f", data, (0, 1));
+    }
+    ring.damage(b"DAMAGEME");
+    let (taken, used_bytes) = drain(&ring, usize::MAX, Encoder::Logstash, vec![]);
+    let ids: Vec<String> =
+        taken.events().iter().map(|e| e["event_id"].as_str().unwrap()[37..].to_owned()).collect();
+    assert_eq!((ids.len(), &*ids[0], used_bytes), (2, "0", 0));
+    assert!(ids[1].starts_with("damage."), "{ids:?}");
+    ring.push(b"/f", b"after", (0, 1));
+    let (taken, used_bytes) = drain(&ring, usize::MAX, Encoder::Logstash, vec![]);
+    assert_eq!((taken.events().len(), &taken.events()[0]["@message"], used_bytes), (1, &"after".into(), 0));
 }
 
 #[test]

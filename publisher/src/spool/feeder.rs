@@ -11,7 +11,7 @@ use std::{
 };
 
 use bywash_common::{
-    ring::{Consumer, Gauge, PublisherRing},
+    ring::{Consumer, Gauge, PublisherRing, ReadError},
     status::{PublisherCounter, PublisherStatus},
 };
 
@@ -240,11 +240,11 @@ impl Work {
                     self.batch.push(&Record { kind: entry.kind, seq: entry.seq, end: entry.end, payload });
                 }
                 Ok(None) => break,
-                // Deliveries have moved the head meanwhile, and the agent has written here: that is read again from the
-                // new head. If they have not, the ring is damaged, which the drain finds and passes.
                 Err(error) => {
                     tracing::debug!("the spool stops in front of {error}");
-                    break;
+                    if !self.pass_damage(&error) {
+                        break;
+                    }
                 }
             }
         }
@@ -266,6 +266,24 @@ impl Work {
                 self.pause(&error)
             }
         }
+    }
+
+    /// Goes on behind damage, which shows in the numbers of records. Gives whether that is possible: where deliveries have
+    /// moved the head meanwhile, and the agent has written, reading goes on from the new head.
+    fn pass_damage(&mut self, error: &ReadError) -> bool {
+        if matches!(error, ReadError::Truncated | ReadError::Tail { .. }) {
+            return false;
+        }
+        let begin = self.consumer.position();
+        let consumer = &mut self.consumer;
+        let passed = self.head.pass(begin, || {
+            consumer.skip_to_tail();
+            consumer.position()
+        });
+        if let Some(end) = passed {
+            self.consumer.seek(end, None);
+        }
+        passed.is_some_and(|end| end > begin)
     }
 
     /// Goes on with the ring alone for a while.
@@ -304,13 +322,80 @@ impl Work {
 
 #[cfg(test)]
 mod tests {
-    use bywash_common::{config::SpoolConfig, ring::Kind};
+    use bywash_common::{
+        config::SpoolConfig,
+        ring::{Kind, Weight},
+    };
 
     use super::*;
-    use crate::delivery::testing::TestRing;
+    use crate::{
+        delivery::testing::TestRing,
+        spool::{Item, Mark, Reader},
+    };
 
     /// So often the last record is delivered while the feeder looks.
     const RACES: u64 = 200;
+
+    fn push(ring: &TestRing, data: &[u8]) {
+        ring.agent.producer.push(Kind::Write, &[data], Weight { bytes: 1, time_ns: 1 }).unwrap();
+    }
+
+    /// What the spool holds behind a mark: numbers of records, and how many are missing in front of them.
+    fn spooled(log: &Mutex<Log>, delivered: Mark) -> Vec<Result<u64, u64>> {
+        let mut reader = Reader::new(delivered.uuid, delivered.known_seq());
+        let mut payload = Vec::new();
+        let mut all = Vec::new();
+        while let Some(item) = reader.next(log, delivered.end, None, &mut payload).unwrap() {
+            all.push(match item {
+                Item::Record(entry) => Ok(entry.seq),
+                Item::Gap { records, .. } => Err(records),
+            });
+        }
+        all
+    }
+
+    #[test]
+    fn damage_in_the_ring_does_not_stop_it() {
+        let test = TestRing::new("feeder-damage");
+        let ring = PublisherRing::attach(&test.name, None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path(), &SpoolConfig::default(), "feeder", None, 1).unwrap();
+        let log = Arc::new(Mutex::new(log));
+        let head = Arc::new(Head::new(&ring));
+        let mut work = Work::new(Arc::clone(&log), &ring, Arc::clone(&head), 0);
+        for data in [&b"first"[..], b"DAMAGEME", b"behind"] {
+            push(&test, data);
+        }
+        test.damage(b"DAMAGEME");
+        assert!(work.feed());
+        push(&test, b"after");
+        assert!(work.feed());
+        assert_eq!(spooled(&log, head.delivered()), [Ok(0), Err(2), Ok(3)]);
+    }
+
+    #[test]
+    fn damage_that_was_passed_over_and_announced_does_not_stop_it() {
+        let test = TestRing::new("feeder-passed");
+        let ring = PublisherRing::attach(&test.name, None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path(), &SpoolConfig::default(), "feeder", None, 1).unwrap();
+        let log = Arc::new(Mutex::new(log));
+        let head = Arc::new(Head::new(&ring));
+        let mut work = Work::new(Arc::clone(&log), &ring, Arc::clone(&head), 0);
+        push(&test, b"first");
+        push(&test, b"DAMAGEME");
+        test.damage(b"DAMAGEME");
+        // As the drain does: the first record is delivered, then the news of the damage.
+        let mut consumer = ring.consumer.another();
+        let first = consumer.next(&mut Vec::new()).unwrap().unwrap();
+        head.deliver(first.end, Some(1));
+        consumer.next(&mut Vec::new()).unwrap_err();
+        consumer.skip_to_tail();
+        head.deliver(consumer.position(), None);
+        push(&test, b"after");
+        assert!(work.feed());
+        assert_eq!(spooled(&log, head.delivered()), [Ok(2)]);
+    }
 
     #[test]
     fn whoever_sleeps_has_shown_that_nothing_is_left() {

@@ -1,8 +1,11 @@
 //! Where deliveries lead: to the ring's head, or to a mark in the spool.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering, fence},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering, fence},
+    },
 };
 
 use bywash_common::{
@@ -20,6 +23,8 @@ struct State {
     spooled: Mark,
     /// How far the spool's oldest stream is delivered, while that is not the ring's.
     old: Option<Mark>,
+    /// Damage that was passed over: where it begins and ends.
+    passed: BTreeMap<u64, u64>,
 }
 
 /// The ring's head: behind everything that is delivered or safe in the spool.
@@ -41,7 +46,12 @@ impl Head {
             acker: ring.consumer.acker(),
             status: ring.status.clone(),
             uuid,
-            state: Mutex::new(State { delivered: here, spooled: Mark { end: 0, ..here }, old: None }),
+            state: Mutex::new(State {
+                delivered: here,
+                spooled: Mark { end: 0, ..here },
+                old: None,
+                passed: BTreeMap::new(),
+            }),
             spooled_end: AtomicU64::new(0),
         }
     }
@@ -58,8 +68,12 @@ impl Head {
     /// Everything before `end` is delivered.
     pub fn deliver(&self, end: u64, next_seq: Option<u64>) {
         let mut state = self.lock();
-        state.delivered.end = state.delivered.end.max(end);
-        state.delivered.next_seq = next_seq.unwrap_or(state.delivered.next_seq);
+        if end > state.delivered.end {
+            state.delivered = Mark { end, next_seq: next_seq.unwrap_or_default(), ..state.delivered };
+        } else if let Some(next_seq) = next_seq {
+            state.delivered.next_seq = next_seq;
+        }
+        state.passed.retain(|_, passed_end| *passed_end > end);
         self.status.set(PublisherCounter::DeliveredEnd, state.delivered.end);
         if state.delivered.end > state.spooled.end {
             self.give_back(&state.delivered);
@@ -69,6 +83,17 @@ impl Head {
     /// A restart found that this much was delivered before, though the ring's head says less or more.
     pub fn resume(&self, delivered: Mark) {
         self.lock().delivered = delivered;
+    }
+
+    /// Where reading goes on behind damage at `begin`: where the first of the ring's readers goes on that finds it, as `skip`
+    /// says. So what one of them announces and what the other one keeps are the same. None if what is there is delivered or in
+    /// the spool: the agent may have written over it, and nothing is damaged.
+    pub fn pass(&self, begin: u64, skip: impl FnOnce() -> u64) -> Option<u64> {
+        let mut state = self.lock();
+        if begin < state.delivered.end.max(state.spooled.end) {
+            return None;
+        }
+        Some(*state.passed.entry(begin).or_insert_with(skip))
     }
 
     /// Everything before the mark is in the spool.
