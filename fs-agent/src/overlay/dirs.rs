@@ -128,7 +128,8 @@ impl Overlay {
             let Some(told) = self.tell_of(&dir, entry) else { return true };
             let taken = take(entry, &told);
             if !taken && told.stat.is_some() {
-                self.forget(told.node, 1);
+                let forgotten = self.inodes.untell(told.node);
+                self.take_back_parked(forgotten.as_deref());
             }
             taken
         })

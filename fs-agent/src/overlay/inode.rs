@@ -408,6 +408,16 @@ impl Inodes {
         if lookups > 0 { None } else { tables.remove(id) }
     }
 
+    /// The kernel is not told of `id` after all, which was counted for it last. Gives the inode if it does not know it.
+    pub fn untell(&self, id: u64) -> Option<Arc<Inode>> {
+        let mut tables = lock(&self.tables);
+        let slot = &tables.known.get(&id)?.slot;
+        let before = slot.get(node::LOOKUPS);
+        let now = before.saturating_sub(1);
+        journal::taking_back(&self.state.journal, slot.index(), before, || slot.set(node::LOOKUPS, now));
+        if now > 0 { None } else { tables.remove(id) }
+    }
+
     /// Opens something, for which idle descriptors are closed if there are too few; see [`Held::with_descriptor`].
     ///
     /// # Errors

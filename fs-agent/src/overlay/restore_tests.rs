@@ -465,7 +465,8 @@ enum Ask {
     Truncate(usize, usize),
     Release(usize),
     OpenDir(usize),
-    List(usize),
+    /// Of a directory, and whether there is room for one name alone.
+    List(usize, bool),
     ReleaseDir(usize),
     Forget(usize),
 }
@@ -490,7 +491,7 @@ fn asks() -> impl Strategy<Value = Vec<(Ask, Option<u64>)>> {
         (n.clone(), n.clone()).prop_map(|(a, b)| Ask::Truncate(a, b)),
         n.clone().prop_map(Ask::Release),
         n.clone().prop_map(Ask::OpenDir),
-        n.clone().prop_map(Ask::List),
+        (n.clone(), any::<bool>()).prop_map(|(a, b)| Ask::List(a, b)),
         n.clone().prop_map(Ask::ReleaseDir),
         n.prop_map(Ask::Forget),
     ];
@@ -532,7 +533,7 @@ enum Sent {
     Truncate(u64, u64),
     Release(u64),
     OpenDir(u64),
-    List(u64),
+    List(u64, usize),
     ReleaseDir(u64),
     Forget(u64, u64),
 }
@@ -589,12 +590,16 @@ fn send(overlay: &Overlay, sent: &Sent) -> Answer {
             Ok(Answer::Done)
         }
         Sent::OpenDir(node) => overlay.open_dir(node, 0).map(|dir| Answer::Opened(dir.id)),
-        Sent::List(handle) => {
+        Sent::List(handle, room) => {
             let mut listed = Vec::new();
             let take = |entry: &DirEntry, told: &Told| {
-                if told.stat.is_some() {
-                    listed.push((entry.name.to_str().unwrap().to_owned(), told.node));
+                if told.stat.is_none() {
+                    return true;
                 }
+                if listed.len() == room {
+                    return false;
+                }
+                listed.push((entry.name.to_str().unwrap().to_owned(), told.node));
                 true
             };
             overlay.read_dir_plus(handle, 0, take).map(|()| Answer::Listed(listed))
@@ -746,10 +751,11 @@ impl Kernel {
             Ask::Truncate(file, size) => Sent::Truncate(self.known_file(file)?, size as u64),
             Ask::Release(file) => Sent::Release(self.open(file)?.0),
             Ask::OpenDir(dir) => Sent::OpenDir(self.known_dir(dir)?),
-            Ask::List(dir) => {
+            Ask::List(dir, has_little_room) => {
                 let dirs: Vec<_> = self.dirs.iter().map(|(id, node)| (*id, *node)).collect();
                 let (handle, node) = pick(&dirs, dir)?;
-                self.has_name(self.object(node)).then_some(Sent::List(handle))?
+                let room = if has_little_room { 1 } else { usize::MAX };
+                self.has_name(self.object(node)).then_some(Sent::List(handle, room))?
             }
             Ask::ReleaseDir(dir) => {
                 Sent::ReleaseDir(pick(&self.dirs.keys().copied().collect::<Vec<_>>(), dir)?)
@@ -854,9 +860,9 @@ impl Kernel {
             }
             (Sent::Release(handle), Answer::Done) => drop(self.files.remove(&handle)),
             (Sent::OpenDir(node), Answer::Opened(handle)) => assert_eq!(self.dirs.insert(handle, node), None),
-            (Sent::List(handle), Answer::Listed(listed)) => {
+            (Sent::List(handle, room), Answer::Listed(listed)) => {
                 let entries = self.entries(self.dirs[&handle]).clone();
-                assert_eq!(listed.len(), entries.len());
+                assert_eq!(listed.len(), entries.len().min(room));
                 listed.iter().for_each(|(name, node)| self.told(*node, entries[name.as_str()]));
             }
             (Sent::ReleaseDir(handle), Answer::Done) => drop(self.dirs.remove(&handle)),
@@ -1005,7 +1011,8 @@ fn each_request_is_done_once_wherever_it_is_cut_short() {
         Ask::Truncate(0, 3),
         Ask::Release(0),
         Ask::OpenDir(0),
-        Ask::List(0),
+        Ask::List(0, false),
+        Ask::List(0, true),
         Ask::ReleaseDir(0),
     ];
     for ask in asks {

@@ -101,6 +101,23 @@ pub fn counting(journal: &Arc<Journal>, slot: Option<u32>, before: u64, count: i
     }
 }
 
+/// Has `take_back` take back the node in `slot`, which may have been counted last; see [`Request::taking_back`].
+pub fn taking_back(journal: &Arc<Journal>, slot: Option<u32>, before: u64, take_back: impl FnOnce()) {
+    let mut take_back = Some(take_back);
+    with(|request| {
+        let is_last = slot.is_some() && request.last_counted() == slot;
+        if is_last
+            && Arc::ptr_eq(&request.journal, journal)
+            && let Some(take_back) = take_back.take()
+        {
+            request.taking_back(before, take_back);
+        }
+    });
+    if let Some(take_back) = take_back {
+        take_back();
+    }
+}
+
 fn with<T>(work: impl FnOnce(&Request) -> T) -> Option<T> {
     CURRENT.with_borrow(|request| request.as_ref().map(work))
 }
