@@ -26,6 +26,7 @@ use crate::{
     keeper::{self, Successor, Unit},
     mount::{
         self, Left,
+        control::Control,
         probe::{ANSWER_TIME_MAX, Answer, Probe},
     },
     sleep,
@@ -166,6 +167,21 @@ pub fn cleanup(args: &GlobalArgs, now: bool) -> Result<Exit> {
     Ok(exit)
 }
 
+/// Whether nobody serves the overlays of the agent of `ring`, and nobody will go on with them as if nothing had been.
+fn is_abandoned(ring: &str) -> bool {
+    ring::inspect(ring).is_ok_and(|ring| !ring.agent_running || ring.roster.is_empty())
+}
+
+/// Has whoever waits for an answer of an overlay that is out of the tree wait no longer: whoever keeps its connection for an
+/// agent may go on with that.
+fn end(left: &Left) {
+    let ended =
+        Control::open().and_then(|control| left.devices.iter().try_for_each(|device| control.abort(device)));
+    if let Err(error) = ended {
+        tracing::warn!("programs may still wait for {}: {error:#}", left.path.display());
+    }
+}
+
 /// Asks all at once.
 fn clean(found: Vec<Left>, policy: &Policy, now: bool, exit: &mut Exit) -> Result<()> {
     let mut asked = Vec::with_capacity(found.len());
@@ -194,7 +210,12 @@ fn clean(found: Vec<Left>, policy: &Policy, now: bool, exit: &mut Exit) -> Resul
                 .map_err(|errno| anyhow::anyhow!("cannot end its connection: {errno}")),
             Action::Unmount => {
                 drop(root);
-                mount::detach(&left.path, left.id).map(|()| ": unmounted")
+                mount::detach(&left.path, left.id).map(|()| {
+                    if answer == Answer::Silent && is_abandoned(&left.ring) {
+                        end(&left);
+                    }
+                    ": unmounted"
+                })
             }
         };
         let line = match &done {

@@ -19,7 +19,7 @@ use rustix::fs::CWD;
 use super::{
     label::Part,
     probe::{ANSWER_TIME_MAX, Answer, Probe},
-    table::{MountId, Mounted, Table},
+    table::{Device, MountId, Mounted, Table},
     walk,
 };
 
@@ -193,6 +193,8 @@ pub struct Left {
     pub on_agent_exit: OnAgentExit,
     /// `ring.name` of its agent.
     pub ring: String,
+    /// The filesystems of its overlays: this one, and those that are attached to it.
+    pub devices: Vec<Device>,
 }
 
 /// The overlays of directories that paths lead to; of the agent of `ring`, or of all.
@@ -206,7 +208,10 @@ pub fn overlays(ring: Option<&str>) -> std::io::Result<Vec<Left>> {
         let is_wanted = ring.is_none_or(|ring| ring == label.ring);
         let is_top = table.top_at(&mounted.point).is_some_and(|top| top.id == mounted.id);
         let (path, id) = (mounted.point.clone(), mounted.id);
+        let is_of_it = |other: &&Mounted| other.is_overlay_of(&label.ring) && other.point.starts_with(&path);
+        let devices = table.iter().filter(is_of_it).map(|other| other.device.clone()).collect();
         (is_wanted && is_top).then_some(Left {
+            devices,
             path,
             id,
             on_agent_exit: label.on_agent_exit,

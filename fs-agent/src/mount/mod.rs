@@ -4,6 +4,7 @@
 //! what was found there is what is looked at, cloned, covered and given back.
 
 mod attach;
+pub mod control;
 mod detach;
 pub mod label;
 pub mod probe;

@@ -4,9 +4,7 @@
 //! The pages stay where they are: whoever has mapped them goes on reading them.
 
 use std::{
-    fs::File,
-    io::Read,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::mpsc::sync_channel,
     thread,
@@ -14,13 +12,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::{
-    fs::{CWD, Mode, OFlags, openat, syncfs},
-    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
-};
+use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 
 use super::served::OverlayId;
 use crate::mount::{
+    control::Control,
     table::{Device, Table},
     walk,
 };
@@ -122,28 +118,13 @@ fn begin_one(overlay: Unwritten) -> Result<Kept> {
 /// written once the connection has no request left.
 fn finish_one(overlay: &Kept) -> Result<()> {
     syncfs(&overlay.root)?;
-    let control = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC).context("no fusectl")?;
-    fsconfig_create(&control).context("no fusectl")?;
-    let control =
-        fsmount(&control, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).context("no fusectl")?;
-    // A connection is called by the number of its device, whose major is 0.
-    let name = overlay.device.0.rsplit(':').next().unwrap_or_default();
+    let control = Control::open()?;
     let deadline = Instant::now() + FLUSH_TIME_MAX;
-    while waiting(control.as_fd(), name)? > 0 {
+    while control.waiting(&overlay.device)? > 0 {
         if Instant::now() >= deadline {
             bail!("requests are still waiting");
         }
         thread::sleep(LOOK_INTERVAL);
     }
     Ok(())
-}
-
-/// How many requests the kernel waits for.
-fn waiting(control: std::os::fd::BorrowedFd<'_>, connection: &str) -> Result<u64> {
-    let path = format!("{connection}/waiting");
-    let file = openat(control, path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .with_context(|| format!("cannot open {path} of fusectl"))?;
-    let mut text = String::new();
-    File::from(file).read_to_string(&mut text)?;
-    text.trim().parse().with_context(|| format!("{path} of fusectl says {text:?}"))
 }
