@@ -82,6 +82,8 @@ enum Task {
     Visit(Arc<Lane>),
     /// To wake those that wait for requests and have had none for a while.
     Wake(Arc<Lane>),
+    /// To let go of what has ended.
+    Drop(Arc<Lane>),
 }
 
 /// A worker that is parked.
@@ -202,6 +204,7 @@ impl Worker {
                 Task::Watch(lane) => self.watch(&lane),
                 Task::Visit(lane) => self.visit(&lane),
                 Task::Wake(lane) => lane.wake_watchers(),
+                Task::Drop(lane) => drop(lane),
             }
         }
     }

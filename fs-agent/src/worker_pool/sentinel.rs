@@ -77,9 +77,21 @@ impl Sentinel {
         self.lock().get(&u32::try_from(id).ok()?).cloned()
     }
 
-    /// The overlays for whose requests workers wait, or are to.
-    pub fn hot(&self) -> Vec<Arc<Lane>> {
-        self.lock().values().filter(|lane| lane.is_hot()).cloned().collect()
+    /// How many overlays workers wait for, or are to.
+    pub fn hot(&self) -> usize {
+        self.lock().values().filter(|lane| lane.is_hot()).count()
+    }
+
+    /// Those that were not used since this was last asked, and that workers wait for.
+    fn unused(&self) -> Vec<Arc<Lane>> {
+        let lanes = self.lock();
+        lanes.values().filter(|lane| !lane.was_touched() && lane.watchers() > 0).cloned().collect()
+    }
+
+    /// How many workers wait for requests.
+    #[cfg(test)]
+    pub fn watchers(&self) -> usize {
+        self.lock().values().map(|lane| lane.watchers()).sum()
     }
 
     /// How many overlays there are.
@@ -115,20 +127,18 @@ impl WorkerPool {
         let mut looked = Instant::now();
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
-            let hot = self.sentinel.hot();
-            let timeout = if hot.is_empty() {
+            let timeout = if self.sentinel.hot() == 0 {
                 looked = Instant::now();
                 EpollTimeout::NONE
             } else {
                 let left = COOLING_TIME.saturating_sub(looked.elapsed());
                 EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO)
             };
-            drop(hot);
             // Interrupted by a debugger, if by anything.
             let count = self.sentinel.epoll.wait(&mut events, timeout).unwrap_or(0);
             for event in &events[..count] {
                 if let Some(lane) = self.sentinel.get(event.data()) {
-                    self.noticed(&lane, event.events());
+                    self.noticed(lane, event.events());
                 }
             }
             if looked.elapsed() >= COOLING_TIME {
@@ -139,25 +149,26 @@ impl WorkerPool {
         }
     }
 
-    fn noticed(self: &Arc<Self>, lane: &Arc<Lane>, events: EpollFlags) {
+    fn noticed(self: &Arc<Self>, lane: Arc<Lane>, events: EpollFlags) {
         if events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
-            return self.sentinel.remove(lane);
+            self.sentinel.remove(&lane);
+            // By a worker, who may have to wait until what is open is closed. Without one, by this thread.
+            let _ = self.assign(Task::Drop(lane));
+            return;
         }
-        self.sentinel.ignore(lane);
-        let may_heat = self.sentinel.hot().len() < HOT_MAX;
-        if may_heat || self.assign(Task::Visit(Arc::clone(lane))).is_err() {
-            self.heat(lane);
+        self.sentinel.ignore(&lane);
+        let may_heat = self.sentinel.hot() < HOT_MAX;
+        if may_heat || self.assign(Task::Visit(Arc::clone(&lane))).is_err() {
+            self.heat(&lane);
         }
     }
 
     /// Sends those away who wait for requests of overlays that were not used since this was last done. By a worker: the
     /// kernel may make it wait for others.
     fn cool(self: &Arc<Self>) {
-        for lane in self.sentinel.hot() {
-            if !lane.was_touched() && lane.watchers() > 0 {
-                // Without a worker, another time.
-                let _ = self.assign(Task::Wake(lane));
-            }
+        for lane in self.sentinel.unused() {
+            // Without a worker, another time.
+            let _ = self.assign(Task::Wake(lane));
         }
     }
 }
