@@ -1,6 +1,7 @@
 //! One directory's way into the ring: what is excluded, what its quota withholds, and the rest.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
@@ -27,7 +28,7 @@ pub struct Source {
 
 /// What a reload can change.
 struct Rules {
-    /// Which patterns these are: counted from 1.
+    /// Which patterns these are: the same for the same ones, in a successor too. Of 63 bits, and never 0.
     edition: u64,
     exclude: Globs,
     quota: Option<Mutex<Quota>>,
@@ -38,7 +39,7 @@ impl Source {
     pub fn new(capture: Arc<Capture>, directory: &DirectoryConfig) -> Self {
         let DirectoryConfig { path, exclude, quota, .. } = directory;
         let quota = quota.map(|config| Mutex::new(Quota::new(config)));
-        let rules = RwLock::new(Rules { edition: 1, exclude: exclude.clone(), quota });
+        let rules = RwLock::new(Rules { edition: edition_of(exclude), exclude: exclude.clone(), quota });
         Self { capture, root_len: path.as_os_str().len(), rules, begin: Instant::now() }
     }
 
@@ -47,7 +48,7 @@ impl Source {
         let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
         if rules.exclude != directory.exclude {
             rules.exclude = directory.exclude.clone();
-            rules.edition += 1;
+            rules.edition = edition_of(&rules.exclude);
         }
         if rules.quota.as_ref().map(|quota| lock(quota).config()) != directory.quota {
             if let Some(old) = rules.quota.take() {
@@ -172,4 +173,10 @@ impl Drop for Source {
 /// Locks a mutex whose state is valid wherever a thread could panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn edition_of(exclude: &Globs) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    exclude.patterns().hash(&mut hasher);
+    (hasher.finish() >> 1).max(1)
 }

@@ -1,7 +1,10 @@
 //! Records as a publisher reads them, through a real ring.
 
+use std::sync::atomic::AtomicU64;
+
 use bywash_common::{
-    config::RingConfig,
+    config::{DirectoryConfig, RingConfig},
+    glob::Globs,
     record::{Loss, Origin},
     ring::{PublisherRing, SEGMENT_DIR},
     units::ByteSize,
@@ -63,6 +66,24 @@ fn a_write_is_one_record_that_says_who_where_and_what() {
     let counters = capture.ring().status.snapshot();
     assert_eq!(counters[AgentCounter::CapturedEvents as usize], 1);
     assert_eq!(counters[AgentCounter::CapturedBytes as usize], 4);
+}
+
+#[test]
+fn what_was_excluded_stays_so_for_a_successor_until_the_patterns_change() {
+    let ring = Ring::new("excluded", 1 << 20);
+    let capture = Arc::new(ring.capture());
+    let source = |patterns: &[&str]| {
+        let exclude = Globs::new(patterns.iter().map(|pattern| (*pattern).to_owned()).collect()).unwrap();
+        let directory = DirectoryConfig { exclude, ..DirectoryConfig::at("/srv".into()) };
+        Source::new(Arc::clone(&capture), &directory)
+    };
+    let at = |path: &'static [u8]| move |matches: &dyn Fn(&[u8]) -> bool| matches(path);
+    let note = AtomicU64::new(0);
+    assert!(source(&["*.gz"]).excludes(&note, at(b"/srv/a.gz")));
+    // Renamed meanwhile: what counts is the name by which it was opened.
+    assert!(source(&["*.gz"]).excludes(&note, at(b"/srv/a")));
+    assert!(!source(&["*.tmp"]).excludes(&note, at(b"/srv/a")));
+    assert!(!source(&[]).excludes(&note, at(b"/srv/a.gz")));
 }
 
 #[test]
