@@ -53,7 +53,7 @@ enum Policy {
         restart_wait: Duration,
     },
     /// Something in the configuration is wrong: overlays of the agent of this ring, or of all if it does not say which, each
-    /// by what it says of itself. Only dead ones: whether one that is silent is to hang nobody can tell.
+    /// by what it says of itself. Only those without an agent: whether one that is silent is to hang nobody can tell.
     Unknown {
         /// `ring.name`
         ring: Option<String>,
@@ -111,11 +111,14 @@ impl Policy {
             Self::Configured { on_agent_exit, .. } => *on_agent_exit,
             Self::Unknown { .. } => left.on_agent_exit,
         };
-        match (answer, on_agent_exit, self) {
-            (Answer::Alive, ..) | (Answer::Silent, _, Self::Unknown { .. }) => Action::Leave,
-            (_, OnAgentExit::Unmount, _) => Action::Unmount,
-            (Answer::Dead, OnAgentExit::Keep, _) => Action::Keep,
-            (Answer::Silent, OnAgentExit::Keep, _) => Action::Abort,
+        // Whether an agent that is silent is to hang nobody can tell, but there is none.
+        let is_left = matches!(self, Self::Unknown { .. }) && !is_abandoned(&left.ring);
+        match (answer, on_agent_exit) {
+            (Answer::Alive, _) => Action::Leave,
+            (Answer::Silent, _) if is_left => Action::Leave,
+            (_, OnAgentExit::Unmount) => Action::Unmount,
+            (Answer::Dead, OnAgentExit::Keep) => Action::Keep,
+            (Answer::Silent, OnAgentExit::Keep) => Action::Abort,
         }
     }
 }
