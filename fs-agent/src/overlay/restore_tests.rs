@@ -657,6 +657,21 @@ impl Kernel {
         })
     }
 
+    /// All paths of `object` that lead there from the root.
+    fn paths_of(&self, object: usize) -> Vec<String> {
+        if object == 0 {
+            return vec![String::new()];
+        }
+        let of_parent = |parent: usize| {
+            let Object::Dir(entries) = &self.objects[parent] else { return Vec::new() };
+            let names: Vec<_> =
+                entries.iter().filter(|(_, child)| **child == object).map(|(name, _)| *name).collect();
+            let above = self.paths_of(parent);
+            above.iter().flat_map(|above| names.iter().map(move |name| format!("{above}/{name}"))).collect()
+        };
+        self.parents_of(object).flat_map(of_parent).collect()
+    }
+
     fn is_below(&self, object: usize, above: usize) -> bool {
         object == above || self.parents_of(object).any(|parent| self.is_below(parent, above))
     }
@@ -885,6 +900,8 @@ impl Kernel {
             assert_eq!((file.inode.id, file.appends), (node, appends));
             let Object::File(content) = &self.objects[self.object(node)] else { panic!() };
             assert_eq!(&f.overlay.read(&file, 0, 200).unwrap(), content);
+            let (path, paths) = (f.path_of(&file), self.paths_of(self.object(node)));
+            assert!(paths.is_empty() || paths.contains(&path), "{path} is none of {paths:?}");
         }
         let dirs = f.overlay.dirs.all();
         assert_eq!(
