@@ -72,6 +72,21 @@ impl TestRing {
         File::options().read(true).write(true).open(path).unwrap()
     }
 
+    /// Begins anew: what was in memory is gone.
+    pub fn reboot(&mut self) {
+        self.remove();
+        let config = RingConfig { name: self.name.clone(), size: ByteSize(1 << 20), group: None };
+        self.agent = AgentRing::open(&config).unwrap();
+    }
+
+    fn remove(&self) {
+        for generation in 1..=2 {
+            for role in ["ring", "ack"] {
+                drop(remove_file(format!("{SEGMENT_DIR}/{}.{generation}.{role}", self.name)));
+            }
+        }
+    }
+
     /// Overwrites bytes that were written last with others.
     pub fn damage(&self, bytes: &[u8]) {
         let mut object = self.object();
@@ -92,10 +107,6 @@ impl TestRing {
 
 impl Drop for TestRing {
     fn drop(&mut self) {
-        for generation in 1..=2 {
-            for role in ["ring", "ack"] {
-                drop(remove_file(format!("{SEGMENT_DIR}/{}.{generation}.{role}", self.name)));
-            }
-        }
+        self.remove();
     }
 }

@@ -128,6 +128,8 @@ impl Ledger for RingLedger {
         if let Some(slots) = &mut self.ahead {
             slots.write(end, ahead);
         }
+        // For when the ring that says so is gone.
+        self.head.tell_ahead(end, ahead);
     }
 
     fn in_flight(&mut self, records: u64, oldest_ns: u64) {

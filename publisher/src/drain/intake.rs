@@ -3,7 +3,7 @@
 use std::{
     io,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -140,11 +140,15 @@ impl Intake {
         self.source.stream()
     }
 
-    /// What a publisher before this one has delivered out of turn of what is read next. A former ring has taken that with
-    /// it.
+    /// What a publisher before this one has delivered out of turn of what is read next: as the ring says, or of a former ring
+    /// the spool.
     pub fn ahead(&self) -> Vec<Ahead> {
         match self.source.old_stream() {
-            Some(_) => Vec::new(),
+            Some(uuid) => {
+                let ahead =
+                    |log: &Arc<Mutex<Log>>| log.lock().unwrap_or_else(PoisonError::into_inner).ahead(uuid);
+                self.log.as_ref().map(ahead).unwrap_or_default()
+            }
             None => self.ring.ahead(self.head.delivered().end).1,
         }
     }

@@ -41,6 +41,11 @@ impl Files {
         Self { ring: TestRing::new(&name), ends: HashMap::new() }
     }
 
+    /// Another ring takes the place of the one that was in memory.
+    fn reboot(&mut self) {
+        self.ring.reboot();
+    }
+
     fn write(&mut self, wrote: &Wrote) {
         let Wrote { handle, data } = wrote;
         let end = self.ends.entry(*handle).or_default();
@@ -145,6 +150,29 @@ fn a_line_that_has_no_end_yet_keeps_its_record_in_the_ring_and_nothing_is_sent()
     let (sent, used_bytes) = files.live(Vec::new(), &mut all);
     assert!(sent.contains(&("/w/1".to_owned(), 6, "part and end\n".to_owned())), "{sent:?}");
     assert_eq!(used_bytes, 0);
+}
+
+#[test]
+fn what_a_line_has_delivered_of_a_later_write_is_not_sent_again_after_a_reboot() {
+    let spool = tempfile::tempdir().unwrap();
+    let live = |files: &Files| {
+        let state = (1, Some(spool.path()));
+        let (taken, _) =
+            drain_until(state, config(), DeadLetters::without(), &files.ring, usize::MAX, Vec::new());
+        let named = |event: &Value| {
+            let text = |key: &str| event[key].as_str().unwrap().to_owned();
+            (text("event_id")[37..].to_owned(), text("@message"))
+        };
+        taken.events().iter().map(named).collect::<Vec<_>>()
+    };
+    let mut files = Files::new();
+    for (handle, data) in [(1, "abc"), (2, "xyz"), (1, "def\nghi")] {
+        files.write(&Wrote { handle, data: data.to_owned() });
+    }
+    assert_eq!(live(&files), [("0.0+7".to_owned(), "abcdef\n".to_owned())]);
+    files.reboot();
+    let ends = [("1".to_owned(), "xyz".to_owned()), ("2.4+3".to_owned(), "ghi".to_owned())];
+    assert_eq!(live(&files), ends);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    path::Path,
     sync::Mutex,
 };
 
@@ -12,7 +13,10 @@ use bywash_common::{
 use serde_json::Value;
 
 use super::*;
-use crate::delivery::{Message, SendError, Ticket, testing::TestRing};
+use crate::{
+    delivery::{Message, SendError, Ticket, testing::TestRing},
+    spool::Log,
+};
 
 #[path = "line_tests.rs"]
 mod line_tests;
@@ -72,6 +76,9 @@ enum Answer {
     /// Taken and delivered, as everything is after the script's end.
     Deliver,
 }
+
+/// Long enough to spool what a test leaves.
+const SPOOL_TIME: Duration = Duration::from_secs(60);
 
 /// Answers as the script says, and after its end takes and delivers everything. Asks for a stop once it was idle.
 struct Script {
@@ -140,12 +147,12 @@ fn drain_configured(
     limit_bytes: usize,
     answers: Vec<Answer>,
 ) -> (Taken, u64) {
-    drain_until(1, config, dead_letters, ring, limit_bytes, answers)
+    drain_until((1, None), config, dead_letters, ring, limit_bytes, answers)
 }
 
-/// Drains the ring until the sink was idle so often.
+/// Drains the ring, and the spool if there is a directory for one, until the sink was idle so often.
 fn drain_until(
-    idles: u32,
+    (idles, spool): (u32, Option<&Path>),
     mut config: Config,
     dead_letters: DeadLetters,
     ring: &TestRing,
@@ -155,7 +162,9 @@ fn drain_until(
     config.ring.name = ring.name.clone();
     let stop = Stop::default();
     let attached = attach(&ring.name, &stop).unwrap().unwrap();
-    let intake = Intake::open(attached, None, 50).unwrap();
+    let open = |dir| Log::open(dir, &config.spool, &ring.name, None, 1).unwrap();
+    let log = spool.map(|dir| Arc::new(Mutex::new(open(dir))));
+    let intake = Intake::open(attached, log, 50).unwrap();
     let frontier = Arc::new(Frontier::new(bounds(&config), intake.ledger()));
     let taken = Taken::default();
     let sink = Script {
@@ -170,7 +179,7 @@ fn drain_until(
     let mut drain = Drain::new(&config, intake, Box::new(sink), frontier, names, stop, dead_letters);
     drain.run().unwrap();
     let (used_bytes, _) = drain.intake.ring.fill();
-    drain.finish(Duration::ZERO, Duration::ZERO);
+    drain.finish(Duration::ZERO, spool.map_or(Duration::ZERO, |_| SPOOL_TIME));
     (taken, used_bytes)
 }
 
@@ -356,7 +365,7 @@ fn a_tail_that_cannot_be_true_is_said_once_and_costs_nothing() {
     ring.move_tail(1);
     let mut config = Config::default();
     config.event.encoder = Encoder::Logstash;
-    let (taken, _) = drain_until(3, config, DeadLetters::without(), &ring, usize::MAX, vec![]);
+    let (taken, _) = drain_until((3, None), config, DeadLetters::without(), &ring, usize::MAX, vec![]);
     let [news] = &taken.events()[..] else { panic!("one event was expected: {:?}", taken.events()) };
     assert_eq!((&news["lost"]["reason"], &news["lost"]["bytes"]), (&"corrupt".into(), &0.into()));
     // The agent says with each write where the tail is.

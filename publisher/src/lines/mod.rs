@@ -22,7 +22,7 @@
 //! orderly stop does not tear a line.
 //!
 //! Where a line is delivered and the head comes to stand between its records, the publisher writes down how far the
-//! line goes ([`bywash_common::ring::AheadSlots`]), so that the next one does not send its end a second time. There is
+//! line goes ([`bywash_common::ring::AheadSlots`], and in the spool for when the ring is gone), so that the next one does not send its end a second time. There is
 //! room for [`bywash_common::ring::AHEAD_MAX`] files at a time; of others, a kill may send the end of a line again, as an
 //! event of its own.
 //!

@@ -202,7 +202,7 @@ impl Work {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if !log.is_empty() {
             let bytes = log.bytes();
-            if let Err(error) = log.deliver(self.head.oldest())
+            if let Err(error) = note_delivered(&mut log, &self.head)
                 && let Some(others) = self.log_rate.pass()
             {
                 tracing::error!("{error}{others}");
@@ -226,7 +226,7 @@ impl Work {
         }
         if delivered.end > spooled.end {
             // Before anything follows in the spool: what is missing there in between is delivered, not lost.
-            let noted = self.log().deliver(self.head.oldest());
+            let noted = note_delivered(&mut self.log(), &self.head);
             if let Err(error) = noted {
                 return self.pause(&error);
             }
@@ -318,6 +318,13 @@ impl Work {
             }
         }
     }
+}
+
+/// Notes in the spool what is delivered.
+fn note_delivered(log: &mut Log, head: &Head) -> Result<(), SpoolError> {
+    let (mark, ahead) = head.oldest();
+    log.note_ahead(mark, &ahead)?;
+    log.deliver(mark)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bywash_common::{
-    ring::{Acker, PublisherRing},
+    ring::{Acker, Ahead, PublisherRing},
     status::{PublisherCounter, PublisherStatus},
 };
 use uuid::Uuid;
@@ -25,6 +25,8 @@ struct State {
     old: Option<Mark>,
     /// Damage that was passed over: where it begins and ends.
     passed: BTreeMap<u64, u64>,
+    /// What of the records behind a position is delivered, in the stream that is.
+    ahead: (u64, Vec<Ahead>),
 }
 
 /// The ring's head: behind everything that is delivered or safe in the spool.
@@ -51,6 +53,7 @@ impl Head {
                 spooled: Mark { end: 0, ..here },
                 old: None,
                 passed: BTreeMap::new(),
+                ahead: (0, Vec::new()),
             }),
             spooled_end: AtomicU64::new(0),
         }
@@ -78,6 +81,14 @@ impl Head {
         if state.delivered.end > state.spooled.end {
             self.give_back(&state.delivered);
         }
+    }
+
+    /// What of the records behind `end` is delivered, before [`Self::deliver`] or [`Self::deliver_old`] moves there.
+    pub fn tell_ahead(&self, end: u64, ahead: &[Ahead]) {
+        let mut state = self.lock();
+        state.ahead.0 = end;
+        state.ahead.1.clear();
+        state.ahead.1.extend_from_slice(ahead);
     }
 
     /// A restart found that this much was delivered before, though the ring's head says less or more.
@@ -109,7 +120,12 @@ impl Head {
 
     /// How far the old stream is delivered, or that there is none any more.
     pub fn deliver_old(&self, mark: Option<Mark>) {
-        self.lock().old = mark;
+        let mut state = self.lock();
+        if state.old.map(|old| old.uuid) != mark.map(|mark| mark.uuid) {
+            // Of another stream.
+            state.ahead.1.clear();
+        }
+        state.old = mark;
     }
 
     fn give_back(&self, mark: &Mark) {
@@ -137,9 +153,11 @@ impl Head {
         self.lock().delivered
     }
 
-    /// How far the spool's oldest stream is delivered.
-    pub fn oldest(&self) -> Mark {
+    /// How far the spool's oldest stream is delivered, and what of it behind that.
+    pub fn oldest(&self) -> (Mark, Vec<Ahead>) {
         let state = self.lock();
-        state.old.unwrap_or(state.delivered)
+        let mark = state.old.unwrap_or(state.delivered);
+        let (end, ahead) = &state.ahead;
+        (mark, if *end == mark.end { ahead.clone() } else { Vec::new() })
     }
 }

@@ -11,6 +11,7 @@ use bywash_common::{
     clock::now_ns,
     config::{Fsync, SpoolConfig},
     fail_point::FailPoint,
+    ring::Ahead,
     units::ByteSize,
 };
 use uuid::Uuid;
@@ -21,6 +22,7 @@ use crate::{
 };
 
 use super::{
+    ahead::AheadFile,
     error::{SpoolError, io_error},
     find::{self, DAMAGED, Last, SUFFIX, Segment},
     positions::{Mark, Marks, Positions},
@@ -82,6 +84,7 @@ pub struct Log {
     /// The last segment, if this process has begun it and may go on with it.
     active: Option<Box<dyn Stored>>,
     positions: Positions,
+    ahead: AheadFile,
     next_number: u64,
     /// Locks the directory, where that is a real one.
     _state: Option<StateDir>,
@@ -119,6 +122,8 @@ impl Log {
     ) -> Result<Self, SpoolError> {
         let at = dir.join("positions");
         let positions = Positions::open(&*disk, &at, access).map_err(io_error("open", &at))?;
+        let at = dir.join("ahead");
+        let ahead = AheadFile::open(&*disk, &at, access).map_err(io_error("open", &at))?;
         let found = find::segments(&*disk, dir, &positions.marks(), tries)?;
         let log = Self {
             disk,
@@ -131,6 +136,7 @@ impl Log {
             aside_bytes: found.aside_bytes,
             active: None,
             positions,
+            ahead,
             next_number: found.next_number,
             _state: None,
         };
@@ -199,6 +205,22 @@ impl Log {
         let last = last.map(|Last { seq, end }| Mark { uuid, end, next_seq: seq.wrapping_add(1) });
         let said = Some(self.positions.marks().spooled).filter(|mark| mark.uuid == uuid);
         last.into_iter().chain(said).max_by_key(|mark| mark.end)
+    }
+
+    /// What of a stream's records behind the delivered mark is delivered.
+    pub fn ahead(&mut self, uuid: Uuid) -> Vec<Ahead> {
+        match self.delivered(uuid) {
+            Some(mark) => self.ahead.of(uuid, mark.end).to_vec(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Notes what of the records behind a mark is delivered. To be called before [`Self::deliver`] with that mark.
+    ///
+    /// # Errors
+    /// A [`SpoolError`]; what is not noted costs no more than a second delivery.
+    pub fn note_ahead(&mut self, mark: Mark, ahead: &[Ahead]) -> Result<(), SpoolError> {
+        self.ahead.write(mark.uuid, mark.end, ahead).map_err(io_error("write to", &self.dir))
     }
 
     /// Up to where a stream is known to be delivered.
@@ -416,7 +438,8 @@ impl Log {
     /// # Errors
     /// A [`SpoolError`] if the system says no.
     pub fn sync(&mut self) -> Result<(), SpoolError> {
-        self.positions.sync().map_err(io_error("write to", &self.dir))
+        let synced = self.ahead.sync().and_then(|()| self.positions.sync());
+        synced.map_err(io_error("write to", &self.dir))
     }
 
     fn write_positions(&mut self, marks: Marks) -> Result<(), SpoolError> {

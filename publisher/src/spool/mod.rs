@@ -18,6 +18,7 @@
 //! |---|---|
 //! | `NUMBER.spool` | a header and records of one stream, see [`segment`](self) below; only ever appended to, by one process |
 //! | `positions` | how far records are delivered, and how far they are in the spool |
+//! | `ahead` | what of the records behind the delivered mark is delivered, as part of a line that begins before it |
 //! | `ring` | the name of the ring that the spool belongs to |
 //! | `NUMBER.damaged` | a segment of which something was passed over, kept aside; counts towards `spool.size_max` |
 //! | `publisher.lock` | locked (flock(2)) by the publisher |
@@ -55,6 +56,7 @@
 //! asynchronous runtime of their own. Here the ring's positions are the spool's, which is what lets a delivery report be
 //! about a record wherever that is.
 
+mod ahead;
 mod error;
 mod feeder;
 mod find;
