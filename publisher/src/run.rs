@@ -10,7 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use bywash_common::{cli::GlobalArgs, config::Config, exit::Exit, ring::PublisherRing};
+use bywash_common::{
+    cli::GlobalArgs,
+    config::{Config, Encoder},
+    exit::Exit,
+    ring::PublisherRing,
+};
 
 use crate::{
     delivery::{Frontier, Sink},
@@ -36,6 +41,12 @@ pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
         .context("cannot take over the signals")?;
     let names = Names::of_the_system().context("cannot start the look-up of names")?;
     sink::check(config)?;
+    if config.event.encoder == Encoder::Raw && config.event.loss_topic.is_none() {
+        tracing::warn!(
+            "event.encoder = \"raw\" tells readers of no losses: this log, `status` and the metrics do, and events of the topic \
+             that event.loss_topic names, which is not set"
+        );
+    }
     // Before what else the other one holds: that is the reason why.
     PublisherRing::check_free(&config.ring.name)?;
     // To the end: how much of the rest is delivered shows too.

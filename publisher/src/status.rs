@@ -66,6 +66,14 @@ pub struct Report {
     pub spool_lost: u64,
     pub corrupt_skips: u64,
     lost: Vec<Lost>,
+    /// What quotas withhold: as wanted, and no loss.
+    withheld: Withheld,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Withheld {
+    events: u64,
+    bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -148,7 +156,8 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
         if seconds > 0.0 { now.saturating_sub(then) as f64 / seconds } else { 0.0 }
     };
     let lag_bytes = ring.map_or(0, |ring| ring.used) + counter(Counter::SpoolBytes);
-    let lost = ring.map(|ring| ring.losses.clone()).unwrap_or_default();
+    let lost: Vec<_> = ring.map(|ring| ring.lost().copied().collect()).unwrap_or_default();
+    let (withheld_events, withheld_bytes) = ring.map_or((0, 0), Inspected::withheld);
     Report {
         running,
         pid: running.then(|| counter(Counter::Pid)),
@@ -180,6 +189,7 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
             .filter(|(_, events, _)| *events > 0)
             .map(|(reason, events, bytes)| Lost { reason: reason.name(), events, bytes })
             .collect(),
+        withheld: Withheld { events: withheld_events, bytes: withheld_bytes },
     }
 }
 
@@ -224,6 +234,10 @@ impl Report {
                 "\nspool: {} records, {} bytes; refused {} times; lost {} records",
                 self.spool_records, self.spool_bytes, self.spool_errors, self.spool_lost
             );
+        }
+        if self.withheld.events > 0 {
+            let Withheld { events, bytes } = self.withheld;
+            let _ = write!(text, "\nwithheld by quotas: {events} writes, {bytes} bytes");
         }
         for Lost { reason, events, bytes } in &self.lost {
             let _ = write!(text, "\nlost ({reason}): {events} writes, {bytes} bytes");

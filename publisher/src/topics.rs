@@ -8,6 +8,7 @@ use bywash_common::config::Config;
 pub fn topics(config: &Config) -> Vec<&str> {
     let own = config.directories.iter().filter_map(|d| d.topic.as_deref());
     let own = own.chain(config.fifos.iter().filter_map(|f| f.topic.as_deref()));
+    let own = own.chain(config.event.loss_topic.as_deref());
     own.chain([config.default_topic()]).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
@@ -24,7 +25,9 @@ mod tests {
             ..DirectoryConfig::at(path.into())
         };
         let directories = vec![directory("/a", Some("x")), directory("/b", None), directory("/c", Some("x"))];
-        let config = Config { directories, ..Config::default() };
+        let mut config = Config { directories, ..Config::default() };
         assert_eq!(topics(&config), ["logs", "x"]);
+        config.event.loss_topic = Some("losses".to_owned());
+        assert_eq!(topics(&config), ["logs", "losses", "x"]);
     }
 }

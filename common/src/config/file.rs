@@ -48,6 +48,7 @@ struct Event {
     encoder: Placed<String>,
     fields: Option<IndexMap<String, String>>,
     tags: Option<Vec<String>>,
+    loss_topic: Placed<String>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +115,9 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
         context.set(&mut config.event.encoder, event.encoder, |word| word.parse());
         config.event.fields = event.fields.unwrap_or_default();
         config.event.tags = event.tags.unwrap_or_default();
+        context.set(&mut config.event.loss_topic, event.loss_topic, |topic| {
+            kafka::checked_topic(topic).map(Some)
+        });
     }
     for table in file.directory {
         directory::apply(table, config, &mut context);

@@ -16,8 +16,10 @@ use super::{
 /// The most that a stream can be set to take as one record, partition key included, and the most of one request
 /// (Kinesis Data Streams developer guide, "Quotas and limits").
 pub const RECORD_BYTES_MAX: ByteSize = ByteSize(10 << 20);
-/// Below this an event's envelope leaves no room for its message.
-const RECORD_BYTES_MIN: ByteSize = ByteSize(4 << 10);
+/// Below this the envelope of an event with a long path leaves no room for its message.
+const RECORD_BYTES_MIN: ByteSize = ByteSize(64 << 10);
+/// The least time for a request: Kinesis may be a continent away.
+const REQUEST_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 /// Requests at a time beyond which more help nobody: each holds up to `publisher.batch_bytes` in memory.
 const REQUESTS_MAX: u32 = 64;
 /// The characters of a partition key, at most (API reference, `PutRecordsRequestEntry`).
@@ -258,8 +260,8 @@ fn checked_requests(n: u32) -> Result<u32, String> {
 }
 
 fn checked_timeout(span: Span) -> Result<Span, String> {
-    if span.0.is_zero() {
-        Err("`0` gives no request time to succeed: use 1s or more".to_owned())
+    if span.0 < REQUEST_TIMEOUT_MIN {
+        Err(format!("`{span}` gives no request time to succeed: use {} or more", Span(REQUEST_TIMEOUT_MIN)))
     } else {
         Ok(span)
     }

@@ -97,6 +97,8 @@ pub struct EventConfig {
     pub fields: IndexMap<String, String>,
     /// Constant tags of each event.
     pub tags: Vec<String>,
+    /// The topic, or stream, of news of losses and of what quotas withhold; none: with the events.
+    pub loss_topic: Option<String>,
 }
 
 /// The formats of events; CONTRACT and README show them.
@@ -152,6 +154,7 @@ impl Default for Config {
                 encoder: Encoder::LogstashBase64,
                 fields: IndexMap::new(),
                 tags: Vec::new(),
+                loss_topic: None,
             },
             directories: Vec::new(),
             fifos: Vec::new(),

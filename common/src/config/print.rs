@@ -104,6 +104,7 @@ fn whole(config: &Config) -> Table {
                 ("encoder", text(event.encoder.word())),
                 ("fields", map(&event.fields)),
                 ("tags", texts(&event.tags)),
+                ("loss_topic", event.loss_topic.clone().map(Value::from)),
             ]))),
         ),
         ("directory", Some(directories.iter().map(directory::print).collect::<Vec<_>>().into())),

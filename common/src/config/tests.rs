@@ -51,6 +51,8 @@ fn wrong_values_are_refused_with_file_line_key_and_value() {
     refused("[kinesis]\nrole_session_name = 'a b'\n", &["b.toml:2", "kinesis.role_session_name", "a b"]);
     refused("[kinesis]\nrecord_bytes_max = '11MiB'\n", &["b.toml:2", "record_bytes_max", "11MiB", "10MiB"]);
     refused("[kinesis]\nrequests_max = 0\n", &["b.toml:2", "kinesis.requests_max", "0"]);
+    refused("[kinesis]\nrecord_bytes_max = '4KiB'\n", &["b.toml:2", "record_bytes_max", "4KiB", "64KiB"]);
+    refused("[kinesis]\nrequest_timeout = '1ms'\n", &["b.toml:2", "kinesis.request_timeout", "100ms"]);
     refused("[kinesis]\nrequest_timeout = 0\n", &["b.toml:2", "kinesis.request_timeout"]);
     refused("[ring\n", &["b.toml:1"]);
 }

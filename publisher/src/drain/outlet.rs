@@ -39,6 +39,8 @@ const FULL_WAIT: Duration = Duration::from_millis(100);
 pub struct Outlet {
     config: Config,
     encoder: Box<dyn Encode>,
+    /// Of news, where they have a topic of their own.
+    news_encoder: Option<Box<dyn Encode>>,
     names: Names,
     sink: Box<dyn Sink>,
     frontier: Arc<Frontier>,
@@ -66,6 +68,7 @@ impl Outlet {
     ) -> Self {
         Self {
             encoder: encode::encoder(&config.event),
+            news_encoder: encode::news_encoder(&config),
             config,
             names,
             sink,
@@ -97,6 +100,7 @@ impl Outlet {
     /// Follows another configuration.
     pub fn reconfigure(&mut self, config: &Config) {
         self.encoder = encode::encoder(&config.event);
+        self.news_encoder = encode::news_encoder(config);
         self.sink.reconfigure(config);
         self.config = config.clone();
     }
@@ -297,15 +301,21 @@ impl Outlet {
         let sequence = news.sequence();
         let event = LossEvent { reason, path, events, bytes, first_ns, last_ns, event_id, sequence };
         self.payload.clear();
-        if !self.encoder.loss(&event, &mut self.payload) {
-            tracing::error!("the raw format cannot carry the news that {}", event.sentence());
+        let encoder = self.news_encoder.as_mut().unwrap_or(&mut self.encoder);
+        if !encoder.loss(&event, &mut self.payload) {
+            tracing::error!(
+                "the raw format cannot carry the news that {} (event.loss_topic gives them a topic)",
+                event.sentence()
+            );
             self.frontier.settle(ticket, Outcome::PassedOver);
             return Ok(true);
         }
-        // It goes where the file's events go, if it is about one.
+        // It goes where the file's events go, if it is about one, unless news have a topic of their own.
         let key = self.config.key_of(path);
-        let topic = path.map_or(self.config.default_topic(), |path| {
-            self.config.topic_of(Path::new(OsStr::from_bytes(path)))
+        let topic = self.config.event.loss_topic.as_deref().unwrap_or_else(|| {
+            path.map_or(self.config.default_topic(), |path| {
+                self.config.topic_of(Path::new(OsStr::from_bytes(path)))
+            })
         });
         let message = Message { topic, key, payload: &self.payload, id, event_id, is_letter: false };
         send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)

@@ -21,6 +21,8 @@
 //! | \[`bywash.message_base64`, `path_base64`, `command_line_base64`\] | the exact bytes, where they are not UTF-8 |
 //!
 //! A write to a path that was cut ([`bywash_common::record::PATH_CUT`]) has `_path_cut` added to `tags`.
+//! What a quota withholds is no loss: it has `event.kind` `event`, `event.action` `withheld`, the tag `_withheld`, and
+//! `bywash.withheld` with the same keys as `bywash.lost`.
 //! A loss has `event.kind` `pipeline_error`, `event.type` `["info"]`, `event.action` `lost`, a sentence as message, the tag `_lost`,
 //! and `bywash.lost` with `reason`, `events`, `bytes`, `first` and `last`; it has no process, user and group, and a file only if it is of one
 //! file.
@@ -30,7 +32,7 @@ use bywash_common::{config::EventConfig, record::is_cut};
 use super::{
     cache::Cache,
     event::{LossEvent, WriteEvent, Writer},
-    format::{Encode, LOST_TAG, PATH_CUT_TAG, VERSION},
+    format::{Encode, LOST_TAG, PATH_CUT_TAG, VERSION, WITHHELD_TAG},
     json,
     timestamp::TimestampWriter,
 };
@@ -56,6 +58,8 @@ pub struct Ecs {
     cut_constants: Vec<u8>,
     /// From `host` to the loss's key.
     loss_constants: Vec<u8>,
+    /// The same for what a quota withholds.
+    withheld_constants: Vec<u8>,
 }
 
 /// This machine's name (proc_sys_kernel(5)); empty if it cannot be read.
@@ -74,6 +78,7 @@ impl Ecs {
             constants: constants(config, host, &tags, "offset"),
             cut_constants: with(PATH_CUT_TAG, "offset"),
             loss_constants: with(LOST_TAG, "lost"),
+            withheld_constants: with(WITHHELD_TAG, "withheld"),
         }
     }
 
@@ -124,15 +129,20 @@ impl Encode for Ecs {
         self.begin(event.last_ns, out);
         json::push_str(&event.sentence(), out);
         self.push_identity(event.event_id, event.sequence, event.last_ns, out);
-        out.extend_from_slice(b",\"kind\":\"pipeline_error\",\"category\":[\"file\"],\"type\":[\"info\"]");
-        out.extend_from_slice(b",\"action\":\"lost\"}");
+        let fate: &[u8] = if event.is_withheld() {
+            b",\"kind\":\"event\",\"category\":[\"file\"],\"type\":[\"info\"],\"action\":\"withheld\"}"
+        } else {
+            b",\"kind\":\"pipeline_error\",\"category\":[\"file\"],\"type\":[\"info\"],\"action\":\"lost\"}"
+        };
+        out.extend_from_slice(fate);
         let mut path_is_utf8 = true;
         if let Some(path) = event.path {
             out.extend_from_slice(b",\"file\":{\"path\":");
             path_is_utf8 = json::push_bytes(path, out);
             out.push(b'}');
         }
-        out.extend_from_slice(&self.loss_constants);
+        let constants = if event.is_withheld() { &self.withheld_constants } else { &self.loss_constants };
+        out.extend_from_slice(constants);
         out.extend_from_slice(b"{\"reason\":");
         json::push_str(event.reason, out);
         json::push_number_at("events", event.events, out);

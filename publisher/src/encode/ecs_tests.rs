@@ -10,6 +10,7 @@ fn config(fields: &[(&str, &str)], tags: &[&str]) -> EventConfig {
         encoder: Encoder::Ecs,
         fields: fields.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
         tags: tags.iter().map(ToString::to_string).collect(),
+        loss_topic: None,
     }
 }
 

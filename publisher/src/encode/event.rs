@@ -1,5 +1,7 @@
 //! What an event is, whatever it is encoded as: a record of the ring, with its names resolved.
 
+use bywash_common::record::LossReason;
+
 /// Who wrote. A store through a shared mapping does not say, nor does a FIFO.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer<'a> {
@@ -77,6 +79,11 @@ pub struct LossEvent<'a> {
 }
 
 impl LossEvent<'_> {
+    /// Whether a quota withholds them, as the operator wants it: they are no loss, and are not called so.
+    pub fn is_withheld(&self) -> bool {
+        self.reason == LossReason::Quota.name()
+    }
+
     /// What a person is told.
     pub fn sentence(&self) -> String {
         let why = match self.reason {
@@ -92,7 +99,10 @@ impl LossEvent<'_> {
         let of = self.path.map_or(String::new(), |path| format!(" to {}", String::from_utf8_lossy(path)));
         match self.events {
             0 => format!("an unknown number of writes ({} bytes in the ring) was lost: {why}", self.bytes),
-            events => format!("{events} writes ({} bytes){of} were lost: {why}", self.bytes),
+            events => {
+                let fate = if self.is_withheld() { "withheld" } else { "lost" };
+                format!("{events} writes ({} bytes){of} were {fate}: {why}", self.bytes)
+            }
         }
     }
 }

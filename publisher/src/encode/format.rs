@@ -6,6 +6,8 @@ use super::event::{LossEvent, WriteEvent};
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The tag of a loss.
 pub const LOST_TAG: &str = "_lost";
+/// The tag of what a quota withholds.
+pub const WITHHELD_TAG: &str = "_withheld";
 /// The tag of a write to a file whose path is too long to be told whole.
 pub const PATH_CUT_TAG: &str = "_path_cut";
 

@@ -21,14 +21,14 @@
 //!
 //! A write to a path that was cut ([`bywash_common::record::PATH_CUT`]) has `_path_cut` added to `@tags`.
 //! A loss has `@message` (a sentence), `@timestamp` (of the last lost write), `@version`, `@fields`, `@tags` with
-//! `_lost` added, `event_id`, \[`sequence`\] and `lost`.
+//! `_lost` added, `event_id`, \[`sequence`\] and `lost`. What a quota withholds is no loss: it has `_withheld` and `withheld`.
 
 use bywash_common::{config::EventConfig, record::is_cut};
 
 use super::{
     cache::Cache,
     event::{LossEvent, WriteEvent},
-    format::{Encode, LOST_TAG, PATH_CUT_TAG, VERSION},
+    format::{Encode, LOST_TAG, PATH_CUT_TAG, VERSION, WITHHELD_TAG},
     json,
     timestamp::TimestampWriter,
 };
@@ -63,6 +63,8 @@ pub struct Logstash {
     cut_constants: Vec<u8>,
     /// The same with the tag of a loss.
     loss_constants: Vec<u8>,
+    /// The same with the tag of what a quota withholds.
+    withheld_constants: Vec<u8>,
 }
 
 impl Logstash {
@@ -77,6 +79,7 @@ impl Logstash {
             constants: constants(config, &tags),
             cut_constants: with(PATH_CUT_TAG),
             loss_constants: with(LOST_TAG),
+            withheld_constants: with(WITHHELD_TAG),
         }
     }
 
@@ -115,12 +118,15 @@ impl Encode for Logstash {
         push_any(self.style, "@message", event.sentence().as_bytes(), out);
         out[begin] = b'{';
         self.push_time("@timestamp", event.last_ns, out);
-        out.extend_from_slice(&self.loss_constants);
+        let constants = if event.is_withheld() { &self.withheld_constants } else { &self.loss_constants };
+        out.extend_from_slice(constants);
         json::push_text_at("event_id", event.event_id, out);
         if let Some(sequence) = event.sequence {
             json::push_number_at("sequence", sequence, out);
         }
-        out.extend_from_slice(b",\"lost\":{\"reason\":");
+        let fate: &[u8] =
+            if event.is_withheld() { b",\"withheld\":{\"reason\":" } else { b",\"lost\":{\"reason\":" };
+        out.extend_from_slice(fate);
         json::push_str(event.reason, out);
         if let Some(path) = event.path {
             json::push_key("path", out);

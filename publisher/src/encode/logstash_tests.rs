@@ -11,6 +11,7 @@ fn config(fields: &[(&str, &str)], tags: &[&str]) -> EventConfig {
         encoder: Encoder::LogstashBase64,
         fields: fields.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<IndexMap<_, _>>(),
         tags: tags.iter().map(ToString::to_string).collect(),
+        loss_topic: None,
     }
 }
 

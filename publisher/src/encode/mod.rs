@@ -10,11 +10,19 @@ mod split;
 mod text;
 mod timestamp;
 
-use bywash_common::config::{Encoder, EventConfig};
+use bywash_common::config::{Config, Encoder, EventConfig, Sink};
 
 pub use event::{LossEvent, Part, WriteEvent, Writer};
 pub use format::Encode;
 pub use split::cuts;
+
+/// The encoder of news where they have a topic of their own; none where they go with the events.
+pub fn news_encoder(config: &Config) -> Option<Box<dyn Encode>> {
+    // Standard output is one for all.
+    let has_topics = config.publisher.sink != Sink::Stdout;
+    config.event.loss_topic.as_ref().filter(|_| has_topics)?;
+    Some(Box::new(logstash::Logstash::new(&config.event, logstash::Style::Text)))
+}
 
 /// The encoder that the configuration asks for.
 pub fn encoder(config: &EventConfig) -> Box<dyn Encode> {

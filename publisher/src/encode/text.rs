@@ -6,7 +6,7 @@ use super::{
     timestamp::TimestampWriter,
 };
 
-/// `TIMESTAMP: PATH: MESSAGE`; a loss is `TIMESTAMP: bywash: LOST ...`.
+/// `TIMESTAMP: PATH: MESSAGE`; a loss is `TIMESTAMP: bywash: LOST ...`, what a quota withholds `bywash: WITHHELD ...`.
 pub struct Text {
     time: TimestampWriter,
 }
@@ -29,7 +29,8 @@ impl Encode for Text {
 
     fn loss(&mut self, event: &LossEvent<'_>, out: &mut Vec<u8>) -> bool {
         self.time.push(event.last_ns, out);
-        out.extend_from_slice(b": bywash: LOST ");
+        let fate: &[u8] = if event.is_withheld() { b": bywash: WITHHELD " } else { b": bywash: LOST " };
+        out.extend_from_slice(fate);
         out.extend_from_slice(event.reason.as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(event.sentence().as_bytes());
@@ -104,6 +105,15 @@ mod tests {
         assert!(Text::new().loss(&loss(), &mut out));
         let line = "1970-01-01T00:00:01.000+0000: bywash: LOST ring_full: \
                     2 writes (30 bytes) were lost: the ring was full";
+        assert_eq!(String::from_utf8(out).unwrap(), line);
+    }
+
+    #[test]
+    fn what_a_quota_withholds_is_not_called_lost() {
+        let mut out = Vec::new();
+        Text::new().loss(&LossEvent { reason: "quota", path: Some(b"/f"), ..loss() }, &mut out);
+        let line = "1970-01-01T00:00:01.000+0000: bywash: WITHHELD quota: \
+                    2 writes (30 bytes) to /f were withheld: faster than the quota of their file";
         assert_eq!(String::from_utf8(out).unwrap(), line);
     }
 

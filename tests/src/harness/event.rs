@@ -110,9 +110,9 @@ impl Event {
         tags.iter().filter_map(Value::as_str).collect()
     }
 
-    /// What it says was lost, if it is a loss event.
+    /// What it says was lost, or withheld by a quota, if it is news of that.
     pub fn lost(&self) -> Option<Lost> {
-        let lost = self.json.get("lost")?;
+        let lost = self.json.get("lost").or_else(|| self.json.get("withheld"))?;
         let number = |key: &str| lost[key].as_u64().unwrap_or_else(|| panic!("no {key} in {lost}"));
         let reason = lost["reason"].as_str().unwrap_or_else(|| panic!("no reason in {lost}")).to_owned();
         let path = lost["path"].as_str().map(str::to_owned);

@@ -66,6 +66,8 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ("publisher", "/spool_errors", "bywash_spool_errors_total"),
     ("publisher", "/spool_lost", "bywash_spool_lost_records_total"),
     ("publisher", "/corrupt_skips", "bywash_corrupt_skips_total"),
+    ("publisher", "/withheld/events", "bywash_withheld_writes_total"),
+    ("publisher", "/withheld/bytes", "bywash_withheld_bytes_total"),
     ("agent", "/ring/generation", "bywash_ring_generation"),
     ("agent", "/ring/capacity_bytes", "bywash_ring_capacity_bytes"),
     ("agent", "/ring/used_bytes", "bywash_ring_used_bytes"),
@@ -85,9 +87,14 @@ const SHOWN: &[(&str, &str, &str)] = &[
 ];
 /// Keys that have no metric: what identifies a process or ring, what is computed from others by whoever scrapes, what has a metric of
 /// its own kind, and the reasons of losses, which are checked one by one.
-const NOT_SHOWN: [&str; 15] = [
+const NOT_SHOWN: [&str; 18] = [
     "running",
     "pid",
+    // Of agents in a row, and how the last one took over; the ring's generation is shown.
+    "generation",
+    "handover",
+    // What the list of all that is listened to leaves out.
+    "unlisted",
     "uptime_seconds",
     "ring",
     "records_per_second",

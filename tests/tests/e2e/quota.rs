@@ -96,6 +96,17 @@ fn of_a_core_dump_only_the_first_write_is_sent_and_the_rest_announced() {
     assert_eq!(events[0].message(), &content[..events[0].message().len()]);
     let loss = events.iter().find_map(Event::lost).unwrap();
     assert_eq!((loss.reason.as_str(), loss.path.as_deref()), ("quota", core.to_str()));
+    let news = events.iter().find(|event| event.lost().is_some()).unwrap();
+    assert!(news.tags().contains(&"_withheld") && !news.tags().contains(&"_lost"), "{:?}", news.json);
+    assert!(news.json.get("lost").is_none(), "{:?}", news.json);
+    let publisher = bywash.publisher_status();
+    assert_eq!(
+        (&publisher["withheld"]["events"], &publisher["withheld"]["bytes"]),
+        (&lost.0.into(), &lost.1.into())
+    );
+    assert_eq!(publisher["lost"], serde_json::json!([]), "{publisher}");
+    let text = bywash.publisher_command(&["status"]).stdout;
+    assert!(text.contains(&format!("withheld by quotas: {} writes, {} bytes", lost.0, lost.1)), "{text}");
     let status = bywash.agent_status();
     assert_eq!(
         (&status["withheld"]["events"], &status["withheld"]["bytes"]),
@@ -104,6 +115,28 @@ fn of_a_core_dump_only_the_first_write_is_sent_and_the_rest_announced() {
     assert!(status["lost"].as_object().unwrap().values().all(|lost| lost["events"] == 0), "{status}");
     let text = bywash.fs_agent(&["status"]).stdout;
     assert!(text.contains(&format!("withheld by quotas {} events, {} bytes", lost.0, lost.1)), "{text}");
+}
+
+#[test]
+fn news_have_a_topic_of_their_own_where_events_cannot_tell_them_from_data() {
+    let broker = Broker::start();
+    let mut bywash = Bywash::new(&broker.address(), &Settings { encoder: "raw", ..settings(SLOW) });
+    bywash.start_agent();
+    bywash.start_publisher();
+    let log = bywash.publisher().log();
+    assert!(log.contains("event.loss_topic"), "{log}");
+    bywash.edit("[event]", "[event]\nloss_topic = \"losses\"");
+    bywash.reload_publisher();
+    for _ in 0..3 {
+        append(&bywash.file("f"), b"0123456789");
+    }
+    let messages = broker.read("losses").messages(1);
+    let news: serde_json::Value = serde_json::from_slice(&messages[0].payload).unwrap();
+    assert_eq!(news["withheld"]["reason"], "quota", "{news}");
+    bywash.drain(PATIENCE);
+    // No more than what was written is among the data.
+    let data = broker.read("logs").messages(1);
+    assert_eq!(data[0].payload, b"0123456789");
 }
 
 #[test]

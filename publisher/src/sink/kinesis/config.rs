@@ -47,7 +47,8 @@ pub fn limits(config: &Config) -> Result<Limits, SettingError> {
     }
     let directories = config.directories.iter().filter_map(|d| Some(("directory.topic", d.topic.clone()?)));
     let fifos = config.fifos.iter().filter_map(|f| Some(("fifo.topic", f.topic.clone()?)));
-    for (key, topic) in directories.chain(fifos) {
+    let losses = config.event.loss_topic.clone().map(|topic| ("event.loss_topic", topic));
+    for (key, topic) in directories.chain(fifos).chain(losses) {
         if let Err(message) = checked_stream_name(topic) {
             return refuse(key, message);
         }
