@@ -19,7 +19,10 @@ FUZZ_SECONDS ?= 20
 # How many times as many random operations `make conformance` does as `make test`.
 SEARCH ?= 20
 
-.PHONY: help setup build demo test faults hostile conformance bench model fuzz lint clean clean-up
+# How long `make simulate` takes beside its build, unless SEEDS says how many runs there are (bash has a SECONDS of its own).
+SIMULATE_SECONDS = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),$(if $(SEEDS),,60))
+
+.PHONY: help setup build demo test simulate faults hostile conformance bench model fuzz lint clean clean-up
 .DEFAULT_GOAL := help
 
 help: ## Shows this list
@@ -37,6 +40,10 @@ demo: setup build ## Shows an event on its way, a broker that stands still, a pu
 test: setup lint model fuzz ## Checks the code, then runs the model, fuzz, unit, property and end-to-end tests
 	cargo build --locked $(TESTED)
 	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile $(PROFILE)
+
+simulate: ## Searches for faults of the delivery by simulated runs: SEEDS=COUNT or FROM..TO, SECONDS=; SEED= with STEPS= replays one
+	SIMULATE_SEEDS="$(SEEDS)" SIMULATE_SECONDS="$(SIMULATE_SECONDS)" SIMULATE_SEED="$(SEED)" SIMULATE_STEPS="$(STEPS)" \
+		cargo test --locked --release -p publisher --lib simulation::simulate -- --nocapture
 
 faults: ## Brings about each fault on the way to Kafka, and prints what became of the writes: 7 minutes, as root
 	@tests/tools/setup.sh

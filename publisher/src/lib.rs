@@ -18,6 +18,8 @@ mod rate;
 mod reload;
 mod run;
 mod signals;
+#[cfg(test)]
+mod simulation;
 pub mod sink;
 pub mod spool;
 pub mod state_dir;

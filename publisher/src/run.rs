@@ -58,7 +58,7 @@ pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
     let intake = Intake::open(ring, spool, config.spool.high_mark)?;
     let frontier = Arc::new(Frontier::new(drain::bounds(config), intake.ledger()));
     let Some(sink) = open_sink(config, &frontier, intake.nudge().as_ref(), &stop)? else {
-        intake.finish(stop.since() + config.publisher.shutdown_timeout.0);
+        intake.finish(&config.ring.name, stop.since() + config.publisher.shutdown_timeout.0);
         return Ok(Exit::Ok);
     };
 

@@ -34,8 +34,8 @@ fn collect(dir: &Path, prefix: &str, found: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(dir).unwrap().flatten() {
         let path = entry.path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let is_test = name == "testing" || name == "tests" || name.ends_with("_tests");
-        if path.is_dir() {
+        let is_test = ["simulation", "testing", "tests"].contains(&name.as_str()) || name.ends_with("_tests");
+        if path.is_dir() && !is_test {
             collect(&path, &join(prefix, &name), found);
         } else if path.extension().is_some_and(|e| e == "rs") && !is_test && name != "main" {
             let module = match name.as_str() {

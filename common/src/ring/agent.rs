@@ -66,20 +66,37 @@ impl AgentRing {
         let newest = older.pop();
         // Held until the new one is.
         let mut previous = None;
+        let mut former = None;
         if let Some(generation) = newest {
             match Self::resume(config, group, &generation)? {
                 Resumed::Whole(attached) => return Self::ready(config, group, generation, *attached, older),
                 Resumed::Unusable(data, error) => {
                     tracing::warn!("starting a new generation of the ring beside the old one: {error}");
+                    former = Self::former(&generation, &error);
                     previous = data;
                 }
             }
             older.push(generation);
         }
         let above = older.last().map_or(0, |newest| newest.number);
-        let made = Self::make(config, group, above, older);
+        let made = Self::make(config, group, above, older)?;
+        if let Some(former) = former {
+            made.producer.take_over(&former);
+        }
         drop(previous);
-        made
+        Ok(made)
+    }
+
+    /// The producer of a generation that is not gone on with, as far as that is whole: what it has counted and not announced
+    /// is announced in the next.
+    fn former(generation: &Generation, error: &RingError) -> Option<Producer> {
+        // Of another boot's memory nobody knows what was delivered.
+        if matches!(error, RingError::OtherBoot { .. }) {
+            return None;
+        }
+        let opened = Opened::open(generation, Access::Read, Access::Read).ok()??;
+        let (segments, _) = opened.attach(generation, Access::Read, Access::Read).ok()?;
+        Producer::resume(Arc::new(segments), &generation.ring).ok()
     }
 
     /// Tells it from other rings and other generations.

@@ -17,8 +17,7 @@ use super::{
     RingError,
     attached::{backlog, look_at},
     loss,
-    memory::Access,
-    object::{Claim, Role, Trust, generations, is_claimed, owners},
+    object::{Claim, Trust, generations, is_claimed, owners},
 };
 
 /// What `status` shows of a ring without taking part in it.
@@ -111,13 +110,18 @@ fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {
     let all = generations(name, trust)?;
     let newest = all.last().ok_or_else(missing)?;
     let (opened, segments, header) = look_at(newest)?.ok_or_else(missing)?;
-    let old = all.iter().rev().skip(1).filter_map(|old| look_at(old).ok().flatten());
-    let (used, used_records) = old
-        .map(|(_, segments, _)| backlog(&segments))
-        .fold(backlog(&segments), |sum, (bytes, records)| (sum.0 + bytes, sum.1 + records));
-    // The publisher may still be at an older generation.
-    let mut acks = all.iter().filter_map(|g| g.open(Role::Ack, Access::Read).ok().flatten());
-    let publisher_running = acks.any(|ack| is_claimed(&ack, Claim::AtWork));
+    // Whoever drains an older one counts there.
+    let mut at_work = None;
+    let (mut used, mut used_records) = backlog(&segments);
+    for (opened, segments, _) in all.iter().rev().skip(1).filter_map(|old| look_at(old).ok().flatten()) {
+        let (bytes, records) = backlog(&segments);
+        (used, used_records) = (used + bytes, used_records + records);
+        if is_claimed(&opened.ack, Claim::AtWork) {
+            at_work = Some(Arc::new(segments));
+        }
+    }
+    let is_at_newest = is_claimed(&opened.ack, Claim::AtWork);
+    let publisher_running = is_at_newest || at_work.is_some();
     let segments = Arc::new(segments);
     let agent = AgentStatus::new(Arc::clone(&segments));
     let fifo = |slot| FifoCounter::ALL.map(|counter| agent.fifo(slot, counter));
@@ -135,6 +139,6 @@ fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {
         unlisted,
         fifos: (0..FIFO_SLOTS).map(fifo).collect(),
         agent: agent.snapshot(),
-        publisher: PublisherStatus::new(segments).snapshot(),
+        publisher: PublisherStatus::new(at_work.filter(|_| !is_at_newest).unwrap_or(segments)).snapshot(),
     })
 }

@@ -18,6 +18,8 @@ use bywash_common::{
     ring::{Ahead, Entry},
 };
 
+use crate::clock;
+
 use super::{
     letter::Letter,
     outcome::{Outcome, Outcomes},
@@ -191,6 +193,13 @@ impl Frontier {
         state.last_end = 0;
     }
 
+    /// Writes down somewhere else how far the same ring is delivered.
+    pub fn set_ledger(&self, ledger: Box<dyn Ledger>) {
+        let mut state = self.lock();
+        state.ledger = ledger;
+        state.note_in_flight();
+    }
+
     /// Takes a record on its way. It is complete after one report, or as many more as [`Self::expect_more`] says.
     pub fn open(&self, record: Record) -> Ticket {
         let mut state = self.lock();
@@ -349,11 +358,13 @@ impl Frontier {
 
     /// Waits until there was a report after the one that `seen` counted, at most for `timeout`.
     pub fn wait_past(&self, seen: u64, timeout: Duration) {
-        let unmoved = |_: &mut State| self.events() == seen;
-        let mut state = self.lock();
-        state.waiting += 1;
-        let waited = self.moved.wait_timeout_while(state, timeout, unmoved);
-        waited.unwrap_or_else(PoisonError::into_inner).0.waiting -= 1;
+        clock::pass(timeout, || {
+            let unmoved = |_: &mut State| self.events() == seen;
+            let mut state = self.lock();
+            state.waiting += 1;
+            let waited = self.moved.wait_timeout_while(state, timeout, unmoved);
+            waited.unwrap_or_else(PoisonError::into_inner).0.waiting -= 1;
+        });
     }
 
     /// What has become of all writes so far.

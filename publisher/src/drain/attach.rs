@@ -11,6 +11,7 @@ use bywash_common::{
 use uuid::Uuid;
 
 use crate::{
+    clock,
     delivery::{Ledger, Outcome, Progress},
     signals::Stop,
     spool::{Head, Mark},
@@ -47,7 +48,7 @@ pub fn attach(name: &str, stop: &Stop) -> Result<Option<PublisherRing>, RingErro
             }
             said = Some(says);
         }
-        sleep(MISSING_WAIT);
+        clock::pass(MISSING_WAIT, || sleep(MISSING_WAIT));
     }
     Ok(None)
 }

@@ -54,10 +54,7 @@ impl DeadLetters {
     pub fn open(config: &Config) -> Result<Self, FailedError> {
         let Some(dir) = config.failed.directory() else { return Ok(Self::without()) };
         match Store::open(dir, config.failed.size_max, config.ring.group.as_deref()) {
-            Ok(store) => {
-                let retry = Retry::new(store.directory().clone(), config.failed.retry_interval.0);
-                Ok(Self { store: Some(store), retry: Some(retry), ..Self::without() })
-            }
+            Ok(store) => Ok(Self::in_store(store, config.failed.retry_interval.0)),
             Err(error) if config.failed.dir.is_some() => Err(error),
             Err(error) => {
                 tracing::warn!(
@@ -67,6 +64,12 @@ impl DeadLetters {
                 Ok(Self::without())
             }
         }
+    }
+
+    /// Keeps them in `store`, and sends them again every `retry_interval`.
+    pub fn in_store(store: Store, retry_interval: Duration) -> Self {
+        let retry = Retry::new(store.directory().clone(), retry_interval);
+        Self { store: Some(store), retry: Some(retry), ..Self::without() }
     }
 
     /// Keeps nothing.

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use uuid::Uuid;
 
 use crate::{
+    clock,
     delivery::Ledger,
     rate::LogRate,
     signals::Stop,
@@ -23,14 +24,17 @@ use crate::{
 };
 
 use super::{
-    attach::RingLedger,
-    source::{Source, Taken},
+    attach::{RingLedger, is_superseded},
+    source::{Source, Taken, resume},
 };
 
 /// How long a disk that does not give what is in the spool is left alone before it is asked again.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 /// At most one line about such a disk in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long the drain may be held up by the move of what a ring holds, whose place another one has taken, to the spool.
+const OVERTAKE_TIME: Duration = Duration::from_secs(5);
 
 /// The spool of a publisher; none if there shall be none, or cannot be.
 pub type SharedLog = Option<Arc<Mutex<Log>>>;
@@ -90,6 +94,20 @@ pub fn open_spool(config: &Config, stop: &Stop) -> Result<SharedLog, SpoolError>
     }
 }
 
+/// The ring's generation behind those that hold nothing any more.
+fn attach_next(name: &str) -> Option<PublisherRing> {
+    match PublisherRing::attach(name, None) {
+        Ok(ring) => {
+            tracing::info!("fs-agent has begun the ring `{name}` anew ({}): it is drained next", ring.uuid);
+            Some(ring)
+        }
+        Err(error) => {
+            tracing::warn!("cannot turn to the ring that fs-agent writes to by now: {error}");
+            None
+        }
+    }
+}
+
 /// An attached ring, what is left of rings before it, and the spool.
 pub struct Intake {
     /// The ring.
@@ -107,7 +125,7 @@ impl Intake {
     /// # Errors
     /// An [`IntakeError`].
     pub fn open(ring: PublisherRing, log: SharedLog, high_mark: u32) -> Result<Self, IntakeError> {
-        let head = Arc::new(Head::new(&ring));
+        let head = Arc::new(Head::new(&ring, log.is_some()));
         let source = Source::new(&ring, Arc::clone(&head), log.clone());
         let start = |log| Feeder::start(log, &ring, Arc::clone(&head), high_mark);
         let feeder = log.clone().map(start).transpose().map_err(IntakeError::Thread)?;
@@ -125,6 +143,35 @@ impl Intake {
         ring.status.carry_on(&self.ring.status);
         *self = Self::open(ring, self.log.take(), self.high_mark)?;
         Ok(())
+    }
+
+    /// Turns to the ring that has taken this one's place, though this one is not delivered: what is left of it moves to the
+    /// spool, and is read there as a former ring's. So the spool can take what the new ring has no room for. Gives whether
+    /// that was possible; the spool may have no room, or be none.
+    ///
+    /// # Errors
+    /// An [`IntakeError`].
+    pub fn overtake(&mut self, name: &str) -> Result<bool, IntakeError> {
+        let Some(log) = self.log.clone() else { return Ok(false) };
+        if let Some(feeder) = self.feeder.take() {
+            feeder.finish(Some(clock::now() + OVERTAKE_TIME));
+        }
+        let next = if self.head.is_safe(self.ring.gauge().tail()) { attach_next(name) } else { None };
+        let is_overtaken = next.is_some();
+        if let Some(next) = next {
+            next.status.carry_on(&self.ring.status);
+            let head = Arc::new(Head::new(&next, true));
+            self.source.overtake(&next, Arc::clone(&head));
+            (self.ring, self.head) = (next, head);
+        }
+        let feeder = Feeder::start(log, &self.ring, Arc::clone(&self.head), self.high_mark);
+        self.feeder = Some(feeder.map_err(IntakeError::Thread)?);
+        Ok(is_overtaken)
+    }
+
+    /// Whether what is read is a former ring's.
+    pub fn is_at_former_ring(&self) -> bool {
+        self.source.old_stream().is_some()
     }
 
     /// What writes down how far the stream that is read is delivered.
@@ -188,12 +235,26 @@ impl Intake {
         (begin, end - begin)
     }
 
-    /// Puts what the ring still holds into the spool, until `deadline` at the latest, and gives the ring back.
-    pub fn finish(self, deadline: Instant) -> PublisherRing {
-        let Self { ring, feeder, .. } = self;
+    /// Puts what the ring `name` still holds into the spool, all generations of it, until `deadline` at the latest. Gives how
+    /// many bytes stay there.
+    pub fn finish(self, name: &str, deadline: Instant) -> u64 {
+        let Self { mut ring, feeder, log, .. } = self;
         if let Some(feeder) = feeder {
             feeder.finish(Some(deadline));
         }
-        ring
+        let mut used_bytes = ring.fill().0;
+        let Some(log) = log else { return used_bytes };
+        while used_bytes == 0
+            && is_superseded(name, &ring)
+            && let Some(next) = attach_next(name)
+        {
+            next.status.carry_on(&ring.status);
+            ring = next;
+            let head = Arc::new(Head::new(&ring, true));
+            resume(&ring, &head, &mut log.lock().unwrap_or_else(PoisonError::into_inner));
+            Feeder::move_rest(Arc::clone(&log), &ring, head, deadline);
+            used_bytes = ring.fill().0;
+        }
+        used_bytes
     }
 }

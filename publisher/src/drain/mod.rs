@@ -28,6 +28,7 @@ use bywash_common::{
 use uuid::Uuid;
 
 use crate::{
+    clock,
     delivery::{Bounds, Frontier, Outcome, Record, Sink, SinkError},
     lines::Lines,
     names::Names,
@@ -130,7 +131,7 @@ impl Drain {
             stop,
             reload: None,
             payload: Vec::new(),
-            looked_for_successor: Instant::now(),
+            looked_for_successor: clock::now(),
             said_broken: None,
             said_tail: None,
         }
@@ -147,15 +148,23 @@ impl Drain {
     /// A [`DrainError`] if it cannot go on; what is not delivered stays in the ring.
     pub fn run(&mut self) -> Result<(), DrainError> {
         while !self.stop.is_requested() {
-            if let Some(config) = self.reload.as_ref().and_then(Reload::poll) {
-                self.lines.reconfigure(&config, &mut self.outlet)?;
-                self.outlet.reconfigure(&config);
-            }
-            self.outlet.poll()?;
-            self.keep_room()?;
-            self.take_turn()?;
+            self.step()?;
         }
         Ok(())
+    }
+
+    /// Does what there is to do at the moment, or waits a little.
+    ///
+    /// # Errors
+    /// A [`DrainError`] if it cannot go on.
+    pub fn step(&mut self) -> Result<(), DrainError> {
+        if let Some(config) = self.reload.as_ref().and_then(Reload::poll) {
+            self.lines.reconfigure(&config, &mut self.outlet)?;
+            self.outlet.reconfigure(&config);
+        }
+        self.outlet.poll()?;
+        self.keep_room()?;
+        self.take_turn()
     }
 
     /// Takes records until there is something else to do.
@@ -166,7 +175,7 @@ impl Drain {
                 break;
             }
             if !self.frontier.has_room() {
-                return Ok(self.wait_for_room()?);
+                return self.wait_for_room();
             }
             match self.intake.next(&mut self.payload) {
                 Ok(Taken::Record(entry)) => {
@@ -192,10 +201,9 @@ impl Drain {
     /// `spool_for`.
     pub fn finish(self, deliver_for: Duration, spool_for: Duration) {
         let Self { intake, ring_name, outlet, frontier, .. } = self;
-        outlet.close(Instant::now() + deliver_for);
+        outlet.close(clock::now() + deliver_for);
         let has_spool = intake.nudge().is_some();
-        let ring = intake.finish(Instant::now() + spool_for);
-        let (used_bytes, _) = ring.fill();
+        let used_bytes = intake.finish(&ring_name, clock::now() + spool_for);
         let place = if has_spool { "the spool and the ring" } else { "the ring" };
         let outcomes = frontier.outcomes();
         let records = |outcome| outcomes.of(outcome).records;
@@ -253,7 +261,7 @@ impl Drain {
         Ok(())
     }
 
-    fn wait_for_room(&mut self) -> Result<(), SinkError> {
+    fn wait_for_room(&mut self) -> Result<(), DrainError> {
         let seen = self.frontier.events();
         // What the sink holds back to send it with more would wait for ever.
         self.outlet.push()?;
@@ -261,7 +269,7 @@ impl Drain {
             self.outlet.look_at_ring();
             self.frontier.wait_past(seen, ROOM_WAIT);
         }
-        Ok(())
+        self.look_for_successor()
     }
 
     /// The disk does not give what comes next.
@@ -276,17 +284,32 @@ impl Drain {
     fn idle(&mut self) -> Result<(), DrainError> {
         self.lines.idle(&mut self.outlet)?;
         self.outlet.push()?;
-        if self.looked_for_successor.elapsed() >= SUCCESSOR_INTERVAL {
-            self.looked_for_successor = Instant::now();
-            if self.intake.ring.is_drained()
-                && self.frontier.in_flight() == 0
-                && attach::is_superseded(&self.ring_name, &self.intake.ring)
-            {
-                return self.follow_successor();
-            }
-        }
+        self.look_for_successor()?;
         self.outlet.look_at_ring();
-        self.intake.ring.consumer.wait(IDLE_WAIT);
+        clock::pass(IDLE_WAIT, || self.intake.ring.consumer.wait(IDLE_WAIT));
+        Ok(())
+    }
+
+    /// Now and then, turns to the ring that the agent writes to by now.
+    fn look_for_successor(&mut self) -> Result<(), DrainError> {
+        if clock::now().duration_since(self.looked_for_successor) < SUCCESSOR_INTERVAL {
+            return Ok(());
+        }
+        self.looked_for_successor = clock::now();
+        if !attach::is_superseded(&self.ring_name, &self.intake.ring) {
+            return Ok(());
+        }
+        let is_done = self.intake.ring.is_drained() && self.frontier.in_flight() == 0;
+        if is_done && !self.intake.is_at_former_ring() {
+            return self.follow_successor();
+        }
+        if self.intake.overtake(&self.ring_name)? {
+            self.frontier.set_ledger(self.intake.ledger());
+            self.outlet.follow(&self.intake);
+        } else {
+            // Letters would keep it from ever being done.
+            self.outlet.hold_letters(true);
+        }
         Ok(())
     }
 
@@ -304,6 +327,7 @@ impl Drain {
             self.said_broken = Some(self.intake.ring.uuid);
             tracing::error!("{error}: going on with the ring that fs-agent begins in its place");
         }
+        self.outlet.hold_letters(true);
         self.lines.flush(&mut self.outlet)?;
         self.outlet.push()?;
         if self.frontier.in_flight() > 0 {
@@ -314,7 +338,7 @@ impl Drain {
         if attach::is_superseded(&self.ring_name, &self.intake.ring) {
             return self.follow_successor();
         }
-        std::thread::sleep(ROOM_WAIT);
+        clock::pass(ROOM_WAIT, || std::thread::sleep(ROOM_WAIT));
         Ok(())
     }
 
@@ -345,13 +369,14 @@ impl Drain {
 
     /// All that there is of a former ring's records is read.
     fn end_stream(&mut self) -> Result<(), DrainError> {
+        self.outlet.hold_letters(true);
         self.lines.flush(&mut self.outlet)?;
         self.outlet.push()?;
         let seen = self.frontier.events();
         if self.frontier.in_flight() > 0 {
             self.outlet.look_at_ring();
             self.frontier.wait_past(seen, ROOM_WAIT);
-            return Ok(());
+            return self.look_for_successor();
         }
         if !self.intake.next_stream() {
             return Ok(self.wait_for_disk()?);
@@ -363,6 +388,7 @@ impl Drain {
     fn turn_to_stream(&mut self) {
         self.frontier.follow(self.intake.ledger());
         self.outlet.follow(&self.intake);
+        self.outlet.hold_letters(false);
         self.lines.follow(self.intake.ahead());
     }
 

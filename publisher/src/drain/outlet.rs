@@ -51,6 +51,7 @@ pub struct Outlet {
     namer: Namer,
     payload: Vec<u8>,
     dead_letters: DeadLetters,
+    holds_letters: bool,
     /// When it was last polled: recent enough to tell whether a name is stale, and cheaper than the clock.
     polled: Instant,
 }
@@ -79,6 +80,7 @@ impl Outlet {
             namer: Namer::new(intake.stream()),
             payload: Vec::new(),
             dead_letters,
+            holds_letters: false,
             polled: Instant::now(),
         }
     }
@@ -117,8 +119,16 @@ impl Outlet {
         self.send_letters()
     }
 
+    /// Whether dead letters wait before they are sent again: everything that is on its way has to arrive first.
+    pub fn hold_letters(&mut self, holds: bool) {
+        self.holds_letters = holds;
+    }
+
     /// Sends dead letters again whose time has come.
     fn send_letters(&mut self) -> Result<(), SinkError> {
+        if self.holds_letters {
+            return Ok(());
+        }
         for again in self.dead_letters.letters(&self.frontier, &self.status) {
             let Letter { topic, key, payload, id, .. } = &again.letter;
             let event_id = &id.to_string();

@@ -77,23 +77,14 @@ impl Source {
     pub fn new(ring: &PublisherRing, head: Arc<Head>, log: Option<Arc<Mutex<Log>>>) -> Self {
         let position = ring.consumer.position();
         let mut source = Self { head, spool: None, old: VecDeque::new(), position, next_seq: None };
-        let Some(log) = log else { return source };
+        let Some(log) = log else {
+            ring.status.set(PublisherCounter::DeliveredEnd, 0);
+            return source;
+        };
         {
             let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
             source.old = log.streams().into_iter().filter(|uuid| *uuid != ring.uuid).collect();
-            if let Some(spooled) = log.spooled(ring.uuid) {
-                let noted = log.delivered(ring.uuid).unwrap_or(Mark { uuid: ring.uuid, ..Mark::default() });
-                let delivered = last_delivered(ring, noted, spooled.end);
-                if delivered.end >= spooled.end {
-                    // What cannot be removed now is once more of this ring is delivered.
-                    if let Err(error) = log.deliver(Mark { end: delivered.end, ..spooled }) {
-                        tracing::warn!("{error}: what is delivered of the spool stays there for now");
-                    }
-                } else {
-                    source.head.resume(delivered);
-                    source.head.spool(spooled);
-                }
-            }
+            resume(ring, &source.head, &mut log);
             if !log.is_empty() {
                 let (records, bytes) = (log.records(), log.bytes());
                 tracing::info!("the spool holds {records} records ({bytes} bytes), which are sent first");
@@ -121,6 +112,18 @@ impl Source {
         };
         (self.position, self.next_seq) = (start.end, start.known_seq());
         spool.reader = Reader::new(start.uuid, self.next_seq);
+    }
+
+    /// Turns to the ring that has taken this one's place. What is not delivered of this one is all in the spool, and is one
+    /// more former ring's stream from now on.
+    pub fn overtake(&mut self, ring: &PublisherRing, head: Arc<Head>) {
+        let Some(spool) = &self.spool else { return };
+        let (mark, ahead) = self.head.oldest();
+        head.deliver_old(Some(mark));
+        head.tell_ahead(mark.end, &ahead);
+        resume(ring, &head, &mut spool.log());
+        self.old.push_back(self.head.uuid());
+        self.head = head;
     }
 
     /// The stream that is read.
@@ -161,6 +164,10 @@ impl Source {
         loop {
             if is_old || self.head.spooled_end() > self.position {
                 return Ok(self.next_spooled(payload, is_old));
+            }
+            if self.position < self.head.start() {
+                // Another publisher has delivered what is between the spool's end and the head.
+                (self.position, self.next_seq) = (self.head.start(), None);
             }
             if ring.position() < self.position {
                 ring.seek(self.position, self.next_seq);
@@ -216,11 +223,26 @@ impl Source {
     }
 }
 
+/// Has the head know what the spool holds of its ring.
+pub fn resume(ring: &PublisherRing, head: &Head, log: &mut Log) {
+    let Some(spooled) = log.spooled(ring.uuid) else { return };
+    let noted = log.delivered(ring.uuid).unwrap_or(Mark { uuid: ring.uuid, ..Mark::default() });
+    let delivered = last_delivered(ring, noted);
+    if delivered.end < spooled.end {
+        head.resume(delivered);
+        return head.spool(spooled);
+    }
+    // What cannot be removed now is once more of this ring is delivered.
+    let is_oldest = log.streams().first().is_none_or(|first| *first == ring.uuid);
+    if is_oldest && let Err(error) = log.deliver(delivered) {
+        tracing::warn!("{error}: what is delivered of the spool stays there for now");
+    }
+}
+
 /// How far the ring's stream is delivered: what the spool has noted is a moment old if the publisher was killed, and what
-/// the ring says in memory is not. Beyond the spool's end it may be a publisher without the spool that has delivered,
-/// which says nothing about what the spool holds.
-fn last_delivered(ring: &PublisherRing, noted: Mark, spooled_end: u64) -> Mark {
+/// the ring says in memory is not. A publisher without the spool says nothing there: what it has delivered is behind the
+/// spool's end.
+fn last_delivered(ring: &PublisherRing, noted: Mark) -> Mark {
     let end = ring.status.snapshot()[PublisherCounter::DeliveredEnd as usize];
-    let is_newer = noted.end < end && end <= spooled_end;
-    if is_newer { Mark { end, next_seq: 0, ..noted } } else { noted }
+    if noted.end < end { Mark { end, next_seq: 0, ..noted } } else { noted }
 }

@@ -7,6 +7,8 @@ use std::{
 
 use bywash_common::config::FailedConfig;
 
+use crate::clock;
+
 /// Which of the sink's streams (topics, or the like) take nothing, and which of them have been given up: their messages
 /// become dead letters, so that those of other streams go on. Now and then one message tries whether that still holds.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ impl Patience {
     /// A message of the stream has failed for a reason that an operator can mend. Gives whether waiting is over, so that
     /// the message shall be refused.
     pub fn failed(&mut self, stream: &str) -> bool {
-        let now = Instant::now();
+        let now = clock::now();
         let trouble = Trouble { since: now, probed: None };
         self.troubled.entry(stream.to_owned()).or_insert(trouble);
         self.is_over(stream)
@@ -46,9 +48,9 @@ impl Patience {
     /// Whether a message of the stream that has failed, and waits, shall be refused now.
     pub fn is_over(&mut self, stream: &str) -> bool {
         let Some(trouble) = self.troubled.get_mut(stream) else { return false };
-        let is_over = trouble.since.elapsed() >= self.give_up_after;
+        let is_over = clock::now().duration_since(trouble.since) >= self.give_up_after;
         if is_over && trouble.probed.is_none() {
-            trouble.probed = Some(Instant::now());
+            trouble.probed = Some(clock::now());
         }
         is_over
     }
@@ -57,10 +59,10 @@ impl Patience {
     pub fn refuses(&mut self, stream: &str) -> bool {
         let Some(trouble) = self.troubled.get_mut(stream) else { return false };
         let Some(probed) = &mut trouble.probed else { return false };
-        if probed.elapsed() < self.probe_interval {
+        if clock::now().duration_since(*probed) < self.probe_interval {
             return true;
         }
-        *probed = Instant::now();
+        *probed = clock::now();
         false
     }
 

@@ -15,7 +15,7 @@ use bywash_common::{
     status::{PublisherCounter, PublisherStatus},
 };
 
-use crate::rate::LogRate;
+use crate::{clock, rate::LogRate};
 
 use super::{
     error::SpoolError,
@@ -72,7 +72,61 @@ impl Nudge {
 /// The feeder's thread.
 pub struct Feeder {
     nudge: Nudge,
-    thread: JoinHandle<Work>,
+    running: Running,
+}
+
+/// How it runs.
+enum Running {
+    Thread(JoinHandle<Work>),
+    /// In a simulation, which has one thread.
+    #[cfg(test)]
+    Stepped(Arc<Mutex<Work>>),
+}
+
+impl Running {
+    fn start(mut work: Work, shared: Arc<Shared>) -> io::Result<Self> {
+        #[cfg(test)]
+        if clock::simulated::is_on() {
+            return Ok(Self::Stepped(stepped::take(work)));
+        }
+        let run = move || {
+            work.run(&shared);
+            work
+        };
+        Ok(Self::Thread(thread::Builder::new().name("spool".to_owned()).spawn(run)?))
+    }
+}
+
+#[cfg(test)]
+pub mod stepped {
+    //! The feeder of a simulation.
+
+    use std::{
+        cell::RefCell,
+        sync::{Arc, Mutex, Weak},
+    };
+
+    use crate::spool::feeder::Work;
+
+    thread_local! {
+        static WORK: RefCell<Weak<Mutex<Work>>> = const { RefCell::new(Weak::new()) };
+    }
+
+    pub(super) fn take(work: Work) -> Arc<Mutex<Work>> {
+        let work = Arc::new(Mutex::new(work));
+        WORK.set(Arc::downgrade(&work));
+        work
+    }
+
+    /// Has the feeder do one round, if there is one and it is not at work.
+    pub fn step() {
+        let work = WORK.with_borrow(Weak::upgrade);
+        if let Some(work) = work
+            && let Ok(mut work) = work.try_lock()
+        {
+            work.round();
+        }
+    }
 }
 
 impl Feeder {
@@ -94,12 +148,13 @@ impl Feeder {
             wake: Condvar::new(),
         });
         let nudge = Nudge { gauge, high_bytes, shared: Arc::clone(&shared) };
-        let mut work = Work::new(log, ring, head, high_bytes);
-        let thread = thread::Builder::new().name("spool".to_owned()).spawn(move || {
-            work.run(&shared);
-            work
-        })?;
-        Ok(Self { nudge, thread })
+        let running = Running::start(Work::new(log, ring, head, high_bytes), shared)?;
+        Ok(Self { nudge, running })
+    }
+
+    /// Moves what a ring holds at this moment to the spool, until `deadline` at the latest, without a thread.
+    pub fn move_rest(log: Arc<Mutex<Log>>, ring: &PublisherRing, head: Arc<Head>, deadline: Instant) {
+        Work::new(log, ring, head, u64::MAX).finish(Some(deadline));
     }
 
     /// What wakes it.
@@ -111,15 +166,14 @@ impl Feeder {
     pub fn finish(self, rest_until: Option<Instant>) {
         self.nudge.shared.stop.store(true, Ordering::Release);
         self.nudge.shared.wake();
-        // A panic in it has been reported.
-        let Ok(mut work) = self.thread.join() else { return };
-        if let Some(deadline) = rest_until {
-            work.take_rest(deadline);
-        }
-        work.look_after();
-        let mut log = work.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = log.sync() {
-            tracing::error!("{error}");
+        match self.running {
+            Running::Thread(thread) => {
+                // A panic in it has been reported.
+                let Ok(mut work) = thread.join() else { return };
+                work.finish(rest_until);
+            }
+            #[cfg(test)]
+            Running::Stepped(work) => work.lock().unwrap_or_else(PoisonError::into_inner).finish(rest_until),
         }
     }
 }
@@ -158,7 +212,7 @@ impl Work {
             high_bytes,
             is_feeding: false,
             is_refused: false,
-            paused_until: Instant::now(),
+            paused_until: clock::now(),
             batch: Batch::default(),
             payload: Vec::new(),
             log_rate: LogRate::new(LOG_INTERVAL),
@@ -186,7 +240,7 @@ impl Work {
         }
         let used = self.gauge.used();
         self.is_feeding = if self.is_feeding { used > self.high_bytes / 2 } else { used >= self.high_bytes };
-        if self.is_feeding && Instant::now() >= self.paused_until && self.feed() {
+        if self.is_feeding && clock::now() >= self.paused_until && self.feed() {
             return None;
         }
         Some(if self.is_feeding || holds_something { TICK } else { IDLE_WAIT })
@@ -208,7 +262,7 @@ impl Work {
                 tracing::error!("{error}{others}");
             }
             if log.bytes() < bytes {
-                self.paused_until = Instant::now();
+                self.paused_until = clock::now();
             }
         }
         self.status.set(PublisherCounter::SpoolBytes, log.bytes());
@@ -289,7 +343,7 @@ impl Work {
     /// Goes on with the ring alone for a while.
     fn pause(&mut self, error: &SpoolError) -> bool {
         self.status.add(PublisherCounter::SpoolErrors, 1);
-        self.paused_until = Instant::now() + DISK_PAUSE;
+        self.paused_until = clock::now() + DISK_PAUSE;
         self.is_refused = true;
         if let Some(others) = self.log_rate.pass() {
             tracing::error!(
@@ -297,6 +351,16 @@ impl Work {
             );
         }
         false
+    }
+
+    fn finish(&mut self, rest_until: Option<Instant>) {
+        if let Some(deadline) = rest_until {
+            self.take_rest(deadline);
+        }
+        self.look_after();
+        if let Err(error) = self.log().sync() {
+            tracing::error!("{error}");
+        }
     }
 
     fn take_rest(&mut self, deadline: Instant) {
@@ -309,7 +373,7 @@ impl Work {
             if safe >= end {
                 return;
             }
-            if Instant::now() >= deadline || !self.feed() {
+            if clock::now() >= deadline || !self.feed() {
                 let bytes = end - safe;
                 return tracing::error!(
                     "{bytes} bytes are neither delivered nor in the spool: they stay in the ring, which a reboot \
@@ -368,7 +432,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(dir.path(), &SpoolConfig::default(), "feeder", None, 1).unwrap();
         let log = Arc::new(Mutex::new(log));
-        let head = Arc::new(Head::new(&ring));
+        let head = Arc::new(Head::new(&ring, true));
         let mut work = Work::new(Arc::clone(&log), &ring, Arc::clone(&head), 0);
         for data in [&b"first"[..], b"DAMAGEME", b"behind"] {
             push(&test, data);
@@ -387,7 +451,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(dir.path(), &SpoolConfig::default(), "feeder", None, 1).unwrap();
         let log = Arc::new(Mutex::new(log));
-        let head = Arc::new(Head::new(&ring));
+        let head = Arc::new(Head::new(&ring, true));
         let mut work = Work::new(Arc::clone(&log), &ring, Arc::clone(&head), 0);
         push(&test, b"first");
         push(&test, b"DAMAGEME");
@@ -412,7 +476,7 @@ mod tests {
         let log = Log::open(dir.path(), &SpoolConfig::default(), "feeder", None, 1).unwrap();
         let log = Arc::new(Mutex::new(log));
         let former = uuid::Uuid::from_u128(1);
-        let mut work = Work::new(Arc::clone(&log), &ring, Arc::new(Head::new(&ring)), u64::MAX);
+        let mut work = Work::new(Arc::clone(&log), &ring, Arc::new(Head::new(&ring, true)), u64::MAX);
         for seq in 0..RACES {
             let mut batch = Batch::default();
             batch.push(&Record { kind: Kind::Write, seq, end: (seq + 1) * 64, payload: b"late" });

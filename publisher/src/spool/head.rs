@@ -27,6 +27,8 @@ struct State {
     passed: BTreeMap<u64, u64>,
     /// What of the records behind a position is delivered, in the stream that is.
     ahead: (u64, Vec<Ahead>),
+    /// Where the ring's head is: it never moves back, as the agent has written behind it since.
+    head: u64,
 }
 
 /// The ring's head: behind everything that is delivered or safe in the spool.
@@ -34,26 +36,33 @@ pub struct Head {
     acker: Acker,
     status: PublisherStatus,
     uuid: Uuid,
+    /// Without one, nothing is said of how much of an earlier one's content is delivered.
+    has_spool: bool,
+    /// Where the ring's head was at the start. What lies before it, and is not in the spool, was delivered before.
+    start: u64,
     state: Mutex<State>,
     /// `state.spooled.end`, for the drain, which looks at each record.
     spooled_end: AtomicU64,
 }
 
 impl Head {
-    /// The head of an attached ring, as it stands.
-    pub fn new(ring: &PublisherRing) -> Self {
+    /// The head of an attached ring, as it stands, of a publisher with a spool or without.
+    pub fn new(ring: &PublisherRing, has_spool: bool) -> Self {
         let uuid = ring.uuid;
         let here = Mark { uuid, end: ring.consumer.position(), next_seq: 0 };
         Self {
             acker: ring.consumer.acker(),
             status: ring.status.clone(),
             uuid,
+            has_spool,
+            start: here.end,
             state: Mutex::new(State {
                 delivered: here,
                 spooled: Mark { end: 0, ..here },
                 old: None,
                 passed: BTreeMap::new(),
                 ahead: (0, Vec::new()),
+                head: here.end,
             }),
             spooled_end: AtomicU64::new(0),
         }
@@ -76,10 +85,16 @@ impl Head {
         } else if let Some(next_seq) = next_seq {
             state.delivered.next_seq = next_seq;
         }
-        state.passed.retain(|_, passed_end| *passed_end > end);
-        self.status.set(PublisherCounter::DeliveredEnd, state.delivered.end);
-        if state.delivered.end > state.spooled.end {
-            self.give_back(&state.delivered);
+        if state.delivered.end >= state.spooled.end && state.delivered.end < self.start {
+            state.delivered = Mark { end: self.start, next_seq: 0, ..state.delivered };
+        }
+        let delivered = state.delivered;
+        state.passed.retain(|_, passed_end| *passed_end > delivered.end);
+        if self.has_spool {
+            self.status.set(PublisherCounter::DeliveredEnd, delivered.end);
+        }
+        if delivered.end > state.spooled.end {
+            self.give_back(&mut state, &delivered);
         }
     }
 
@@ -114,7 +129,7 @@ impl Head {
         // SYNC spooled: before the agent may write there; pairs with the fence in `spooled_end`.
         self.spooled_end.store(mark.end, Ordering::Release);
         if mark.end > state.delivered.end {
-            self.give_back(&mark);
+            self.give_back(&mut state, &mark);
         }
     }
 
@@ -128,11 +143,25 @@ impl Head {
         state.old = mark;
     }
 
-    fn give_back(&self, mark: &Mark) {
+    fn give_back(&self, state: &mut State, mark: &Mark) {
+        if mark.end <= state.head {
+            return;
+        }
+        state.head = mark.end;
         if mark.next_seq > 0 {
             self.status.set(PublisherCounter::AckedSequence, mark.next_seq);
         }
         self.acker.ack(mark.end);
+    }
+
+    /// Whether everything before `end` is delivered or in the spool.
+    pub fn is_safe(&self, end: u64) -> bool {
+        self.lock().head >= end
+    }
+
+    /// Where the ring begins behind the spool's part of the stream.
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// Where the spool's part of the stream ends. Asked after a record was read from the ring: if it is behind where the

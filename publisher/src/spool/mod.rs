@@ -69,6 +69,8 @@ mod segment;
 mod tests;
 
 pub use error::SpoolError;
+#[cfg(test)]
+pub use feeder::stepped;
 pub use feeder::{Feeder, Nudge};
 pub use head::Head;
 pub use log::Log;

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use uuid::Uuid;
 
 use crate::{
+    clock,
     delivery::Class,
     disk::{self, Open, Stored},
 };
@@ -199,7 +200,7 @@ impl Reader {
     }
 
     fn count_try(&mut self) -> u32 {
-        let now = Instant::now();
+        let now = clock::now();
         let (tries, counted) = self.tries.get_or_insert((1, now));
         if now.duration_since(*counted) >= TRY_INTERVAL {
             (*tries, *counted) = (tries.saturating_add(1), now);

@@ -1,6 +1,6 @@
 //! What each peer may do to the other, and what it is told.
 
-use crate::status::{AgentCounter, FIFO_SLOTS, FifoCounter, Listening, ListeningKind};
+use crate::status::{AgentCounter, FIFO_SLOTS, FifoCounter, Listening, ListeningKind, PublisherCounter};
 
 use super::*;
 
@@ -48,6 +48,44 @@ fn another_size_begins_a_new_generation_and_the_old_one_is_drained_first() {
     assert_eq!(drain(&mut publisher.consumer)[0].1, b"new");
     agent.remove_drained().unwrap();
     assert_eq!(ring.objects().len(), 2, "{:?}", ring.objects());
+}
+
+#[test]
+fn losses_that_a_generation_has_not_announced_are_announced_in_the_next() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    while agent.producer.push(Kind::Write, &[&[0; 4000]], weight(5)).is_ok() {}
+    drop(agent);
+    let larger = RingConfig { size: ByteSize(2 * CAPACITY_MIN), ..ring.0.clone() };
+    let agent = AgentRing::open(&larger).unwrap();
+    agent.producer.push(Kind::Write, &[b"new"], weight(3)).unwrap();
+    let kinds_of = |publisher: &mut PublisherRing| -> Vec<Kind> {
+        let seen = drain(&mut publisher.consumer);
+        publisher.consumer.acker().ack(seen.last().unwrap().0.end);
+        seen.iter().map(|(entry, _)| entry.kind).collect()
+    };
+    let mut publisher = ring.publisher();
+    assert!(!kinds_of(&mut publisher).contains(&Kind::Lost));
+    drop(publisher);
+    let mut publisher = ring.publisher();
+    assert_eq!(kinds_of(&mut publisher), [Kind::Lost, Kind::Write]);
+    assert_eq!(inspect(&ring.0.name).unwrap().losses[LossReason::RingFull as usize].1, 1);
+}
+
+#[test]
+fn a_publisher_that_drains_an_older_generation_is_seen_there() {
+    let ring = TestRing::new();
+    let agent = ring.agent();
+    agent.producer.push(Kind::Write, &[b"old"], weight(3)).unwrap();
+    drop(agent);
+    let publisher = ring.publisher();
+    publisher.status.set(PublisherCounter::InFlightEvents, 7);
+    let larger = RingConfig { size: ByteSize(2 * CAPACITY_MIN), ..ring.0.clone() };
+    let _agent = AgentRing::open(&larger).unwrap();
+    let seen = inspect(&ring.0.name).unwrap();
+    assert!(seen.publisher_running);
+    assert_eq!(seen.publisher(PublisherCounter::Pid), u64::from(std::process::id()));
+    assert_eq!((seen.publisher(PublisherCounter::InFlightEvents), seen.used_records), (7, 1));
 }
 
 #[test]
