@@ -29,7 +29,12 @@ impl Buffer {
     /// Without memory.
     pub fn new() -> io::Result<Self> {
         // A page more than is needed: the kernel wants to be given room for more than it sends.
-        Ok(Self { pages: Pages::new(PAGE_BYTES + DATA_BYTES_MAX + PAGE_BYTES)?, used: 0 })
+        let mut pages = Pages::new(PAGE_BYTES + DATA_BYTES_MAX + PAGE_BYTES)?;
+        // Those that are kept are there from the start. A thread that is killed while it waits may be handed a request before it
+        // dies: the kernel still copies that into pages that are there, so that it comes back to a successor, and answers it
+        // with EIO where one is not.
+        pages.bytes()[..KEPT_PAGES * PAGE_BYTES].chunks_mut(PAGE_BYTES).for_each(|page| page[0] = 1);
+        Ok(Self { pages, used: 0 })
     }
 
     /// Where a request goes.
