@@ -19,7 +19,7 @@ use crate::{cli::print, fifo, mount::Unusable, services, sleep::NothingSleeps};
 /// What is wrong with it.
 pub fn check(args: &GlobalArgs, show: bool) -> Result<Exit> {
     let config = load(args)?;
-    services::check(&config)?;
+    services::check(&config, &args.config)?;
     if show {
         output::print_exact(config.print().as_bytes())?;
         return Ok(Exit::Ok);

@@ -56,7 +56,7 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     let config = check::load(args)?;
     let prepared = process::prepare()?;
     services::check_privileges(&config)?;
-    services::check(&config)?;
+    services::check(&config, &args.config)?;
     // The ring before the mounts: who holds it is the only living agent of its name.
     let ring = AgentRing::open(&config.ring)?;
     let (sender, events) = channel();
@@ -155,7 +155,7 @@ impl Agent<'_> {
     fn try_reload(&mut self) -> Result<()> {
         let mut new = check::load(self.args)?;
         services::check_privileges(&new)?;
-        services::check(&new)?;
+        services::check(&new, &self.args.config)?;
         keep_ring(&self.config.ring, &mut new.ring);
         self.services.apply(&new, asleep(&new))?;
         self.config = new;

@@ -23,7 +23,10 @@ mod spool;
 mod tests;
 mod whole;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use indexmap::IndexMap;
 
@@ -314,12 +317,22 @@ impl Config {
     /// # Errors
     /// A [`ConfigError`] with everything that is wrong.
     pub fn check_where_paths_lead(&self, args: &ConfigArgs) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        Self::with_places(args, |places| whole::check_leads(self, places, &mut problems));
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Wrong(problems)) }
+    }
+
+    /// Where a path stands that a key is set to, and the key: `FILE:LINE: KEY`, or a flag in place of file and line. None where
+    /// it cannot be found.
+    pub fn place_of(args: &ConfigArgs, key: &str, path: &Path) -> Option<String> {
+        Self::with_places(args, |places| whole::place_of(places, key, path))
+    }
+
+    fn with_places<T>(args: &ConfigArgs, ask: impl FnOnce(&Places<'_>) -> T) -> T {
         let file = args.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
         // Only to say a line.
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        let mut problems = Vec::new();
-        whole::check_leads(self, &Places { args, file: &file, text: &text }, &mut problems);
-        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Wrong(problems)) }
+        ask(&Places { args, file: &file, text: &text })
     }
 
     /// The ring that `args`, and the configuration file as far as it is TOML, name: also where something else in it is
@@ -365,7 +378,7 @@ impl Config {
     }
 
     /// The topic or stream for what is written to `path`.
-    pub fn topic_of(&self, path: &std::path::Path) -> &str {
+    pub fn topic_of(&self, path: &Path) -> &str {
         let fifo = self.fifos.iter().find(|fifo| path == fifo.path).map(|fifo| &fifo.topic);
         let directory = || self.directories.iter().find(|d| path.starts_with(&d.path)).map(|d| &d.topic);
         fifo.or_else(directory).and_then(Option::as_deref).unwrap_or(self.default_topic())

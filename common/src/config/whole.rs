@@ -32,7 +32,9 @@ impl Places<'_> {
         if let Some(flag) = flag {
             return args.layers.origin(flag);
         }
-        match locate::line_of_value(self.text, key, value).or_else(|| locate::line_of_key(self.text, key)) {
+        let quoted = locate::line_of_value(self.text, key, &format!("\"{value}\""));
+        let line = quoted.or_else(|| locate::line_of_value(self.text, key, value));
+        match line.or_else(|| locate::line_of_key(self.text, key)) {
             Some(line) => Origin::File(self.file.to_owned(), line),
             None => Origin::Default,
         }
@@ -40,6 +42,17 @@ impl Places<'_> {
 
     fn problem(&self, key: &str, value: &str, message: String) -> Problem {
         Problem { origin: self.of(key, value), key: key.to_owned(), message }
+    }
+}
+
+/// Where a path that a key is set to stands, and the key; nothing if it stands nowhere for sure.
+pub(super) fn place_of(places: &Places<'_>, key: &str, path: &Path) -> Option<String> {
+    let shown = path.display().to_string();
+    let is_there = || locate::line_of_value(places.text, key, &shown).is_some();
+    match places.of(key, &shown) {
+        Origin::Default => None,
+        Origin::File(..) if !is_there() => None,
+        origin => Some(format!("{origin}: {key}")),
     }
 }
 

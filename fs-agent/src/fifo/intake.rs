@@ -28,6 +28,9 @@ const READ_FRACTION: u64 = 64;
 /// would be filled byte by byte.
 const LEAST_FRACTION: u64 = 16;
 
+/// How much may be read where everything is promised.
+const INSISTED_BYTES: usize = 64;
+
 /// What of a FIFO goes into the ring.
 pub struct Intake {
     capture: Arc<Capture>,
@@ -101,6 +104,19 @@ impl Intake {
         let least = (limit / LEAST_FRACTION / unit).min(wanted);
         let bytes = promise.grow(limit.saturating_sub(used), unit, least, wanted)?;
         usize::try_from(bytes).ok()
+    }
+
+    /// Whether the ring has room and only promises stand in the way: lines that have begun in many FIFOs hold each other up
+    /// then, and nothing would ever come of them.
+    pub fn is_short_of_promises(&self) -> bool {
+        let (used, limit) = self.used_of();
+        self.on_full == OnFull::Wait && used <= limit / 2
+    }
+
+    /// How many bytes may be read nevertheless, so that something goes on.
+    pub fn insist(&self, promise: &mut Promise) -> usize {
+        promise.force(self.portion.cost_of_byte() * INSISTED_BYTES as u64);
+        INSISTED_BYTES
     }
 
     /// Promises room for just what a stream holds: `pieces`, and `unfinished` bytes more.

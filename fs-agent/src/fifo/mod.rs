@@ -38,19 +38,16 @@ use source::{Opened, Unlocked};
 
 pub use source::Unusable;
 
-/// Whether the FIFOs of `config` can be read, as far as can be said without changing anything.
+/// Whether a FIFO of `config` can be read, as far as can be said without changing anything.
 ///
 /// # Errors
-/// Why one cannot.
-pub fn check(config: &Config) -> Result<(), Unusable> {
-    for fifo in &config.fifos {
-        if let Some(directory) = config.directory_around(&fifo.path) {
-            let (path, directory) = (fifo.path.clone(), directory.to_owned());
-            return Err(Unusable::Watched { path, directory });
-        }
-        source::check(fifo)?;
+/// Why it cannot.
+pub fn check(config: &Config, fifo: &FifoConfig) -> Result<(), Unusable> {
+    if let Some(directory) = config.directory_around(&fifo.path) {
+        let (path, directory) = (fifo.path.clone(), directory.to_owned());
+        return Err(Unusable::Watched { path, directory });
     }
-    Ok(())
+    source::check(fifo)
 }
 
 /// A FIFO that is read.

@@ -42,6 +42,11 @@ impl Promise {
         Some(units)
     }
 
+    /// Promises room for `bytes` more, whether there is any or not.
+    pub fn force(&mut self, bytes: u64) {
+        self.set(self.bytes + bytes);
+    }
+
     /// From now on it is so many bytes.
     pub fn set(&mut self, bytes: u64) {
         let before = std::mem::replace(&mut self.bytes, bytes);

@@ -145,6 +145,15 @@ impl Splitter {
         self.awaits_end = is_line;
     }
 
+    /// Appends what is unfinished of a line as a part of it, but for what its end, or its last part, may need.
+    pub fn give_part(&mut self, pieces: &mut Vec<Piece>) {
+        self.cut(pieces);
+        let kept = if self.buffer[..self.filled].ends_with(b"\r") { 2 } else { 1 };
+        if self.rules.framing == FifoFraming::Line && self.unfinished_bytes() > kept {
+            self.push_part(self.unfinished_bytes().min(self.rules.bytes_max + kept) - kept, pieces);
+        }
+    }
+
     /// Forgets the bytes of all pieces. Little stays in memory while nothing comes.
     pub fn release(&mut self) {
         self.buffer.copy_within(self.begin..self.filled, 0);
@@ -171,14 +180,14 @@ impl Splitter {
         self.scanned = self.filled;
         // One more may be the CR of an end that is on its way.
         while self.unfinished_bytes() > self.rules.bytes_max + 1 {
-            self.push_part(pieces);
+            self.push_part(self.rules.bytes_max, pieces);
         }
     }
 
     /// The line that has begun ends at `end`, where its LF is or would be, and its text at `text_end`.
     fn end_line(&mut self, text_end: usize, end: usize, pieces: &mut Vec<Piece>) {
         while text_end - self.begin > self.rules.bytes_max {
-            self.push_part(pieces);
+            self.push_part(self.rules.bytes_max, pieces);
         }
         let range = self.begin..text_end;
         let part = std::mem::take(&mut self.part);
@@ -190,8 +199,8 @@ impl Splitter {
         self.begin = end;
     }
 
-    fn push_part(&mut self, pieces: &mut Vec<Piece>) {
-        let range = self.begin..self.begin + self.rules.bytes_max;
+    fn push_part(&mut self, len: usize, pieces: &mut Vec<Piece>) {
+        let range = self.begin..self.begin + len;
         pieces.push(Piece { range: range.clone(), offset: self.offset, part: self.part, parts: 0 });
         self.part += 1;
         self.awaits_end = false;

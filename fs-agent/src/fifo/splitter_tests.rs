@@ -147,6 +147,20 @@ fn with_another_framing_a_long_line_that_has_begun_gets_its_last_part() {
     assert_eq!(seen, [(10, 0, 0), (10, 1, 0), (5, 2, 3), (5, 0, 1), (4, 0, 1)]);
 }
 
+#[test]
+fn a_part_that_is_given_early_leaves_something_for_the_last_one() {
+    let mut splitter = Splitter::new(Rules { empty_lines: EmptyLines::Skip, ..rules(10) });
+    let (mut pieces, mut seen) = (Vec::new(), Vec::new());
+    for text in [&b"abc"[..], b"d\r", b"\n", b"e", b"\n", b"\r", b"\n"] {
+        append(&mut splitter, text);
+        splitter.give_part(&mut pieces);
+        seen.extend(pieces.drain(..).map(|p| (splitter.bytes(&p).to_vec(), p.part, p.parts)));
+        splitter.release();
+    }
+    let expected = [("ab", 0, 0), ("c", 1, 0), ("d", 2, 3), ("e", 0, 1)];
+    assert_eq!(seen, expected.map(|(text, part, parts)| (text.as_bytes().to_vec(), part, parts)));
+}
+
 proptest! {
     /// Lines as a plain reading of the text gives them, joined from their parts, whatever the portions; each in its place.
     #[test]

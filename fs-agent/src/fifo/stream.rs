@@ -122,7 +122,7 @@ impl Stream {
             // A chunk is all that is there.
             let wanted = if self.splitter.takes_all() { READ_BYTES_MAX } else { self.read_bytes };
             let wanted = wanted.min(intake.read_bytes_max());
-            let Some(invited) = intake.invite(&mut self.promise, wanted) else {
+            let Some(invited) = self.invited(intake, wanted) else {
                 return Progress::Blocked;
             };
             let quiet = self.quiet_since.map(|since| since.elapsed());
@@ -195,6 +195,23 @@ impl Stream {
     pub fn leave(&mut self) -> bool {
         let Some(keep) = self.opened.keep.take() else { return false };
         keep.leave(self.splitter.rest(self.pieces.get(self.done))).is_ok()
+    }
+
+    /// How many of the `wanted` bytes may be read, if any.
+    fn invited(&mut self, intake: &mut Intake, wanted: usize) -> Option<usize> {
+        if let Some(bytes) = intake.invite(&mut self.promise, wanted) {
+            return Some(bytes);
+        }
+        if !intake.is_short_of_promises() {
+            return None;
+        }
+        self.forget();
+        self.splitter.give_part(&mut self.pieces);
+        if self.is_blocked(intake) {
+            return None;
+        }
+        let bytes = intake.invite(&mut self.promise, wanted);
+        Some(bytes.unwrap_or_else(|| intake.insist(&mut self.promise)).min(wanted))
     }
 
     /// Reads up to so many bytes.

@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use bywash_common::{
-    config::{Config, OnAgentExit},
+    config::{Config, ConfigArgs, OnAgentExit},
     ring::AgentRing,
     status::{AgentCounter, Listening, ListeningKind},
 };
@@ -40,14 +40,22 @@ pub use served::OverlayId;
 /// How often it is looked whether it is still in use.
 pub const CLOSING_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Whether `config` could be applied, as far as can be said without changing anything.
+/// Whether `config`, which was read for `args`, could be applied, as far as can be said without changing anything.
 ///
 /// # Errors
-/// Why it could not.
-pub fn check(config: &Config) -> Result<()> {
-    let check = |directory| mount::check_directory(directory, &config.ring.name);
-    config.directories.iter().try_for_each(check)?;
-    fifo::check(config)?;
+/// Why it could not, and where that stands in the configuration.
+pub fn check(config: &Config, args: &ConfigArgs) -> Result<()> {
+    let placed = |key: &str, path: &Path, error: anyhow::Error| match Config::place_of(args, key, path) {
+        Some(place) => error.context(place),
+        None => error,
+    };
+    for directory in &config.directories {
+        mount::check_directory(directory, &config.ring.name)
+            .map_err(|error| placed("directory.path", &directory.path, error.into()))?;
+    }
+    for fifo in &config.fifos {
+        fifo::check(config, fifo).map_err(|error| placed("fifo.path", &fifo.path, error.into()))?;
+    }
     Ok(())
 }
 

@@ -123,6 +123,8 @@ pub struct Joiner<T> {
     by_deadline: BTreeSet<(u64, u64)>,
     /// No pending line is stale before.
     stale_at: Option<Instant>,
+    /// When it was last asked for what is stale.
+    asked: Option<Instant>,
     /// Where the lines in the current record end.
     cuts: Vec<usize>,
     spare: Vec<Pending<T>>,
@@ -136,6 +138,7 @@ impl<T: Copy + Ord> Joiner<T> {
             by_age: BTreeMap::new(),
             by_deadline: BTreeSet::new(),
             stale_at: None,
+            asked: None,
             cuts: Vec::new(),
             spare: Vec::new(),
         }
@@ -214,7 +217,8 @@ impl<T: Copy + Ord> Joiner<T> {
         Ok(())
     }
 
-    /// Sends what has waited long enough. To be called when the ring has been read to its end.
+    /// Sends what has waited long enough. To be called when the ring has been read to its end, each time after another look
+    /// at it: what was stale at the last call has then been waited for in vain, however long this process did not look.
     ///
     /// # Errors
     /// What `send` gives.
@@ -223,10 +227,11 @@ impl<T: Copy + Ord> Joiner<T> {
         now: Instant,
         send: &mut impl FnMut(&Line<'_, T>) -> Result<(), E>,
     ) -> Result<(), E> {
-        if self.stale_at.is_none_or(|at| at > now) {
+        let Some(then) = self.asked.replace(now) else { return Ok(()) };
+        if self.stale_at.is_none_or(|at| at > then) {
             return Ok(());
         }
-        let is_stale = |handle: &u64| self.pending.get(handle).is_some_and(|line| line.stale_at <= now);
+        let is_stale = |handle: &u64| self.pending.get(handle).is_some_and(|line| line.stale_at <= then);
         let stale: Vec<u64> = self.by_age.values().copied().filter(is_stale).collect();
         for handle in stale {
             self.flush(handle, send)?;

@@ -103,14 +103,15 @@ fn join(wrote: &[Wrote]) -> (Vec<Sent>, BTreeMap<u64, (u32, u32)>) {
         lines.push((line.ticket, sent(line)));
         Ok(())
     };
-    let too_early = now + LIMITS.wait;
+    let (too_early, stale) = (now + LIMITS.wait, now + LIMITS.wait + LATE);
     joiner.flush_stale(too_early, &mut send).unwrap();
+    joiner.flush_stale(stale, &mut send).unwrap();
     let early = lines.len();
     let mut send = |line: &Line<'_, u64>| -> Result<(), Infallible> {
         lines.push((line.ticket, sent(line)));
         Ok(())
     };
-    joiner.flush_stale(now + LIMITS.wait + LATE, &mut send).unwrap();
+    joiner.flush_stale(stale, &mut send).unwrap();
     assert!(early == 0 && joiner.is_empty() && joiner.oldest().is_none());
     used(&mut tickets, &lines);
     all.extend(lines.into_iter().map(|(_, line)| line));
@@ -222,4 +223,25 @@ fn what_was_delivered_before_is_left_out() {
         Some((4, 5)),
         "under the id that it would have had behind the rest of the line"
     );
+}
+
+#[test]
+fn how_long_the_ring_was_not_looked_at_is_not_the_writers_pause() {
+    let (mut joiner, now) = (Joiner::new(), Instant::now());
+    let mut messages = Vec::new();
+    let mut send = |line: &Line<'_, u64>| -> Result<(), Infallible> {
+        messages.push(line.message.to_vec());
+        Ok(())
+    };
+    let record = |offset: u64, data: &'static [u8], joiner: &mut Joiner<u64>, send: &mut _| {
+        let write = write(1, b"/f", offset, 0);
+        let record = Record { write: &write, data, from: 0, sequence: offset };
+        joiner.take(&record, LIMITS, now, |_| offset, send).unwrap();
+    };
+    record(0, b"be", &mut joiner, &mut send);
+    joiner.flush_stale(now, &mut send).unwrap();
+    // This process stands still, between a look at the ring and this, while the line's end is written in time.
+    joiner.flush_stale(now + 100 * LIMITS.wait, &mut send).unwrap();
+    record(2, b"gun\n", &mut joiner, &mut send);
+    assert_eq!(messages, [b"begun\n"]);
 }

@@ -151,6 +151,36 @@ fn the_contract_s_sample_is_accepted_and_printed_by_both() {
 }
 
 #[test]
+fn check_names_the_line_of_a_path_that_cannot_be_used() {
+    let bywash = Bywash::new("localhost:9", &Settings { directories: &[], ..Settings::default() });
+    let at = |name: &str| bywash.root().join(name);
+    fs::write(at("file"), "x").unwrap();
+    let lines = fs::read_to_string(&bywash.config).unwrap().lines().count();
+    for (section, name, word) in [
+        ("fifo", "gone.pipe", "mkfifo"),
+        ("fifo", "file", "a regular file"),
+        ("directory", "gone", "does not exist"),
+        ("directory", "file", "not a directory"),
+    ] {
+        let before = fs::read_to_string(&bywash.config).unwrap();
+        bywash.edit("", &format!("[[{section}]]\npath = {:?}\n", at(name)));
+        for command in ["check", "run"] {
+            let finished = bywash.fs_agent(&[command]);
+            let place = format!("{}:{}: {section}.path: ", bywash.config.display(), lines + 2);
+            assert_eq!(finished.code, Some(78), "{finished:?}");
+            assert!(
+                finished.stderr.contains(&place) && finished.stderr.contains(word),
+                "{place}: {}",
+                finished.stderr
+            );
+        }
+        fs::write(&bywash.config, before).unwrap();
+    }
+    let by_flag = bywash.fs_agent(&["check", "--directory", at("gone").to_str().unwrap()]);
+    assert!(by_flag.stderr.contains("--directory: directory.path: "), "{}", by_flag.stderr);
+}
+
+#[test]
 fn check_names_file_line_key_and_value_of_what_is_wrong() {
     let bywash = Bywash::new("localhost:9", &Settings::default());
     let wrong = [

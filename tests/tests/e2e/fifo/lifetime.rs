@@ -207,6 +207,40 @@ fn a_line_whose_rest_lies_in_the_pipe_is_whole_however_long_the_ring_is_full() {
     writer.join().unwrap();
 }
 
+#[test]
+fn lines_that_have_begun_in_many_fifos_hold_each_other_up_for_no_time() {
+    const FIFOS: usize = 30;
+    const BEGUN: usize = 6_000;
+    // Together they are more than the ring takes.
+    let mut bywash = Bywash::new("localhost:9", &small_ring());
+    let fifos: Vec<PathBuf> = (0..FIFOS)
+        .map(|i| bywash.add_fifo(&format!("{i}.pipe"), "on_full = 'wait'\nline_idle = '1h'"))
+        .collect();
+    bywash.start_agent();
+    let mut capture = Capture::attach(&bywash.ring);
+    let mut writers: Vec<File> = fifos.iter().map(|fifo| open(fifo)).collect();
+    let begun = |i: usize| format!("{i} ").repeat(BEGUN / 3);
+    for (i, writer) in writers.iter_mut().enumerate() {
+        writer.write_all(begun(i).as_bytes()).unwrap();
+    }
+    for writer in &mut writers {
+        writer.write_all(b"end\n").unwrap();
+    }
+    let (mut lines, mut ended) = (vec![String::new(); FIFOS], 0);
+    wait::until("all lines to end", PATIENCE, || {
+        for captured in capture.take() {
+            let at =
+                fifos.iter().position(|fifo| fifo.as_os_str().as_encoded_bytes() == captured.path).unwrap();
+            lines[at].push_str(std::str::from_utf8(&captured.data).unwrap());
+            ended += usize::from(captured.part.1 > 0);
+        }
+        if ended == FIFOS { Ok(()) } else { Err(format!("{ended} so far")) }
+    });
+    for (i, line) in lines.into_iter().enumerate() {
+        assert_eq!(line, begun(i) + "end");
+    }
+}
+
 /// Lines so short that a record in the ring is mostly what is beside them.
 const SHORT_LINES: usize = 100_000;
 
