@@ -262,6 +262,11 @@ pub const FAMILIES: &[Family] = &[
         let started_ns = Some(seen.agent(Agent::StartedNs)).filter(|_| seen.agent_runs());
         to.put_known(started_ns.and_then(|started_ns| seconds_since(started_ns, seen.now_ns)));
     }),
+    gauge(
+        "bywash_agent_generation",
+        "Which agent in a row it is whose predecessors have handed over; 0 where nobody keeps what is handed over.",
+        |seen, to| to.put(seen.agent(Agent::Generation)),
+    ),
     family(
         "bywash_listening",
         Kind::Gauge,

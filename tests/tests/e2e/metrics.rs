@@ -71,6 +71,7 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ("agent", "/ring/generation", "bywash_ring_generation"),
     ("agent", "/ring/capacity_bytes", "bywash_ring_capacity_bytes"),
     ("agent", "/ring/used_bytes", "bywash_ring_used_bytes"),
+    ("agent", "/generation", "bywash_agent_generation"),
     ("agent", "/unlisted", "bywash_unlisted"),
     ("agent", "/captured/events", "bywash_captured_writes_total"),
     ("agent", "/captured/bytes", "bywash_captured_bytes_total"),
@@ -87,14 +88,9 @@ const SHOWN: &[(&str, &str, &str)] = &[
 ];
 /// Keys that have no metric: what identifies a process or ring, what is computed from others by whoever scrapes, what has a metric of
 /// its own kind, and the reasons of losses, which are checked one by one.
-const NOT_SHOWN: [&str; 18] = [
+const NOT_SHOWN: [&str; 16] = [
     "running",
     "pid",
-    // Of agents in a row, and how the last one took over; the ring's generation is shown.
-    "generation",
-    "handover",
-    // What the list of all that is listened to leaves out.
-    "unlisted",
     "uptime_seconds",
     "ring",
     "records_per_second",
@@ -103,6 +99,7 @@ const NOT_SHOWN: [&str; 18] = [
     "lost",
     "started_ns",
     "listening",
+    "handover",
     "name",
     "uuid",
     "publisher_running",
