@@ -130,8 +130,10 @@ fn users_at_the_same_time_do_what_they_do_alone() {
             let each = company.actors().iter_mut().zip(&steps).zip(Caller::PROCESSES);
             let at_work: Vec<_> = each
                 .map(|((actor, steps), caller)| {
-                    let own = trees.each_ref().map(|tree| tree.join(format!("{caller:?}")));
-                    for directory in &own {
+                    // With one above that is his own too: some links lead there.
+                    let above = trees.each_ref().map(|tree| tree.join(format!("{caller:?}")));
+                    let own = above.each_ref().map(|above| above.join("own"));
+                    for directory in above.iter().chain(&own) {
                         std::fs::create_dir(directory).unwrap();
                         give(directory, caller, 0o2775);
                     }
