@@ -204,7 +204,10 @@ fn clean(found: Vec<Left>, policy: &Policy, now: bool, exit: &mut Exit) -> Resul
             Answer::Dead => "is dead".to_owned(),
             Answer::Silent => format!("does not answer within {patience:?}"),
         };
-        let action = policy.action(&left, answer);
+        // One that is silent because its agent was given up is as good as dead.
+        let judged =
+            if now && answer == Answer::Silent && is_abandoned(&left.ring) { Answer::Dead } else { answer };
+        let action = policy.action(&left, judged);
         let done = match action {
             Action::Leave => Ok(""),
             Action::Keep => Ok(": kept, as agent.on_agent_exit says"),

@@ -15,6 +15,7 @@ use bywash_common::{
     config::{Config, OnAgentExit, RingConfig},
     exit::Exit,
     ring::AgentRing,
+    status::AgentCounter,
 };
 use nix::sys::signal::Signal;
 
@@ -55,8 +56,12 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     let store = Arc::new(Store::from_environment());
     let config = check::load(args)?;
     let prepared = process::prepare()?;
-    services::check_privileges(&config)?;
-    services::check(&config, &args.config)?;
+    let check = || services::check_privileges(&config).and_then(|()| services::check(&config, &args.config));
+    // Paths may lead through overlays that the agent before has left, and that nobody serves yet.
+    let goes_on = store.has_overlays();
+    if !goes_on {
+        check()?;
+    }
     // The ring before the mounts: who holds it is the only living agent of its name.
     let ring = AgentRing::open(&config.ring)?;
     let (sender, events) = channel();
@@ -64,10 +69,14 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     // Before the mounts, so that no change is missed.
     mount::watch::watch(sender.clone()).context("cannot watch the table of mounts")?;
     let mut services = Services::new(ring, &config.ring.name, sender, prepared, &store);
-    services.apply(&config, asleep(&config)).inspect_err(|_| services.stop(OnAgentExit::Unmount))?;
+    let resumed = services.resume(&config);
+    let checked = if goes_on { check() } else { Ok(()) };
+    let applied = checked.and_then(|()| services.apply(&config, asleep(&config)));
+    applied.inspect_err(|_| services.stop(OnAgentExit::Unmount))?;
     let generation = Generation::of_this_agent(&store);
     if let Some(generation) = &generation {
         services.report(generation.counters());
+        services.report([(AgentCounter::HandoverFiles, u64::try_from(resumed.files).unwrap_or(u64::MAX))]);
     }
     drop_unknown(&store);
     // One that follows another one is waited for, and knows that things are kept.

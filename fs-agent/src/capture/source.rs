@@ -9,7 +9,14 @@ use std::{
     time::Instant,
 };
 
-use bywash_common::{clock::now_ns, config::DirectoryConfig, glob::Globs, record::LossReason, ring::Weight};
+use arc_swap::Guard;
+use bywash_common::{
+    clock::now_ns,
+    config::DirectoryConfig,
+    glob::Globs,
+    record::LossReason,
+    ring::{AgentRing, Weight},
+};
 
 use super::{
     Capture, Event,
@@ -41,6 +48,11 @@ impl Source {
         let quota = quota.map(|config| Mutex::new(Quota::new(config)));
         let rules = RwLock::new(Rules { edition: edition_of(exclude), exclude: exclude.clone(), quota });
         Self { capture, root_len: path.as_os_str().len(), rules, begin: Instant::now() }
+    }
+
+    /// The ring that it leads into.
+    pub fn ring(&self) -> Guard<Arc<AgentRing>> {
+        self.capture.ring()
     }
 
     /// Takes over what has changed. Files of a quota that has changed begin anew.

@@ -4,13 +4,9 @@
 //! description through which they were read, and end with it.
 
 use std::{
-    ffi::OsStr,
     fmt,
     io::{self, IoSlice},
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -24,7 +20,7 @@ use zerocopy::IntoBytes;
 
 use super::{
     handshake::{Negotiated, Negotiator, Wishes, settle},
-    wire::{InvalEntryOut, InvalInodeOut, Notification, OutHeader, PruneOut, RetrieveOut},
+    wire::{InvalInodeOut, Notification, OutHeader, PruneOut, RetrieveOut},
 };
 use crate::sys;
 
@@ -120,15 +116,6 @@ impl Connection {
         let _ = self.notify(Notification::InvalInode, [message.as_bytes(), &[]]);
     }
 
-    /// Has the kernel forget what `name` in `parent` is.
-    #[allow(dead_code, reason = "for names that are judged anew when a connection is resumed")]
-    pub fn forget_name(&self, parent: u64, name: &OsStr) {
-        let namelen = u32::try_from(name.len()).unwrap_or(u32::MAX);
-        let message = InvalEntryOut { parent, namelen, flags: 0 };
-        let name = [name.as_bytes(), b"\0"].concat();
-        let _ = self.notify(Notification::InvalEntry, [message.as_bytes(), &name]);
-    }
-
     /// Asks the kernel to let go of `nodes`, as far as nobody uses them. It may have to write pages back first, by requests:
     /// so never to be called by who answers them.
     ///
@@ -144,7 +131,6 @@ impl Connection {
     ///
     /// # Errors
     /// `EINVAL` before Linux 6.9.
-    #[allow(dead_code, reason = "for who resumes a connection")]
     pub fn resend(&self) -> Result<()> {
         self.notify(Notification::Resend, [&[], &[]])
     }

@@ -122,18 +122,6 @@ fn what_is_not_answered_is_an_error() {
 }
 
 #[test]
-fn names_and_attributes_are_forgotten_when_the_kernel_is_told() {
-    let Some((connection, root)) = connected() else { return };
-    for _ in 0..2 {
-        let found = look_up(&root, "file");
-        answer(&connection, &next(&connection));
-        found.recv_timeout(SOON).unwrap().expect("a file");
-        // Else the second look-up would find it without asking.
-        connection.forget_name(super::super::wire::ROOT, OsStr::new("file"));
-    }
-}
-
-#[test]
 fn it_ends_when_nobody_has_the_filesystem_any_more() {
     let Some((connection, root)) = connected() else { return };
     assert!(!connection.has_ended());

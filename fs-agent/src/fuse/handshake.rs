@@ -77,7 +77,6 @@ impl Negotiated {
     }
 
     /// For [`Self::from_bytes`], of this process or of one that takes over from it on the same machine.
-    #[allow(dead_code, reason = "for who stores it")]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let Self { max_write, flags } = self;
         let mut bytes = [0; Self::BYTES];
@@ -86,7 +85,6 @@ impl Negotiated {
     }
 
     /// What was stored; nothing if it is none or says more than is understood here.
-    #[allow(dead_code, reason = "for who resumes a connection")]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let Stored { flags, max_write, more } = Stored::read_from_bytes(bytes).ok()?;
         let is_known = more == 0 && (1..=WRITE_BYTES_MAX).contains(&max_write);

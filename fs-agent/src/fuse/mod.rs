@@ -16,6 +16,7 @@ mod request;
 mod wire;
 
 use std::{
+    collections::HashMap,
     os::fd::{AsFd, BorrowedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -29,12 +30,14 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::{
     capture::{Event, FileId, Source, Writer},
     mount::others_allowed,
-    overlay::{Caller, Cause, OpenFile, Overlay, Result, WriteRequest},
+    overlay::{Begun, Caller, Cause, OpenFile, Overlay, Result, WriteRequest},
+    state::slots::KernelMode,
     worker_pool::{Asker, DATA_BYTES_MAX, Desk, HEAD_BYTES, Serve},
 };
 
 pub use device::Connection;
 use device::{BackingId, is_waking};
+pub use handshake::Negotiated;
 use handshake::{WRITE_BYTES_MAX, Wishes};
 use modes::{Chosen, Modes};
 use reply::Reply;
@@ -86,6 +89,7 @@ impl Adapter {
     ) -> Self {
         let negotiated = connection.negotiated();
         let modes = Arc::new(Modes::new(negotiated.passthrough(), negotiated.direct_maps()));
+        take_up_modes(&modes, &overlay, &connection);
         let only = (!others_allowed()).then(|| geteuid().as_raw());
         Self { overlay, source, connection, modes, only, ended: Box::new(ended) }
     }
@@ -107,7 +111,16 @@ impl Adapter {
         if self.is_anothers(&request) {
             return reply.error(Errno::ACCESS);
         }
-        self.answer(&request, reply, &mut desk.room);
+        if !has_effect(&request.operation) {
+            return self.answer(&request, reply, &mut desk.room);
+        }
+        let Begun { request: noted, closed } =
+            self.overlay.begin(desk.slot, request.header.unique, request.header.opcode);
+        if let Some(file) = closed {
+            self.has_closed(&file);
+        }
+        // Its notes go once the answer has left.
+        let _answered = noted.during(|| self.answer(&request, reply, &mut desk.room));
     }
 
     /// The kernel sends no such thing.
@@ -180,10 +193,20 @@ impl Adapter {
         Ok(u32::try_from(written.len).unwrap_or(u32::MAX))
     }
 
+    /// `file` is closed.
+    fn has_closed(&self, file: &OpenFile) {
+        self.modes.release(file.inode.id, || file.inode.set_kernel_mode(KernelMode::Closed));
+    }
+
     /// How the kernel is to treat an open. Writes go past its cache, so that each arrives as it was made.
     fn mode_of(&self, file: &OpenFile, flags: OpenFlags) -> Chosen<BackingId> {
+        let inode = &file.inode;
         let back = || self.connection.back(file.held()?.as_fd());
-        let mut chosen = self.modes.open(file.inode.id, flags.acc_mode(), back);
+        let keep = |backing: Option<&BackingId>| {
+            let mode = backing.map_or(KernelMode::Captured, |id| KernelMode::Passthrough(id.number()));
+            inode.set_kernel_mode(mode);
+        };
+        let mut chosen = self.modes.open(inode.id, flags.acc_mode(), back, keep);
         // Who can map for writing may leave pages behind: the kernel writes those back at FLUSH, and not without it.
         let nothing_to_flush = match flags.acc_mode() {
             OpenAccMode::O_RDONLY => true,
@@ -267,6 +290,35 @@ fn may_wait(opcode: Opcode, request: &[u8]) -> bool {
             SetAttrIn::read_from_prefix(arguments).is_ok_and(|(how, _)| how.valid & fattr::SIZE != 0)
         }
         _ => false,
+    }
+}
+
+/// Whether doing it twice is not the same as doing it once, or its answer tells the kernel of something.
+fn has_effect(operation: &Operation<'_>) -> bool {
+    !matches!(
+        operation,
+        Operation::Read(_)
+            | Operation::GetAttr
+            | Operation::Forget { .. }
+            | Operation::BatchForget(_)
+            | Operation::NotifyReply
+            | Operation::Interrupt
+    )
+}
+
+/// Takes up how the kernel treats what a predecessor has opened for it.
+fn take_up_modes(modes: &Modes<BackingId>, overlay: &Overlay, connection: &Arc<Connection>) {
+    let mut opens: HashMap<u64, (u64, KernelMode)> = HashMap::new();
+    for file in overlay.open_files() {
+        opens.entry(file.inode.id).or_insert((0, file.inode.kernel_mode())).0 += 1;
+    }
+    for (node, (count, mode)) in opens {
+        match mode {
+            // The kernel was not told of that open, and will ask for it again.
+            KernelMode::Closed => {}
+            KernelMode::Captured => modes.take_up(node, count, None),
+            KernelMode::Passthrough(number) => modes.take_up(node, count, Some(connection.backing(number))),
+        }
     }
 }
 

@@ -72,8 +72,20 @@ impl<B> Modes<B> {
         self.lock().values().all(|mode| mode.backing.is_some())
     }
 
-    /// Counts an open of `node` and chooses how the kernel is to treat it. `back` makes the file below known to it.
-    pub fn open(&self, node: u64, access: OpenAccMode, back: impl FnOnce() -> io::Result<B>) -> Chosen<B> {
+    /// Counts opens of `node` of which the kernel was told by a predecessor, with what it knows the file below by in passthrough.
+    pub fn take_up(&self, node: u64, opens: u64, backing: Option<B>) {
+        self.lock().insert(node, InMode { opens, backing: backing.map(Arc::new) });
+    }
+
+    /// Counts an open of `node` and chooses how the kernel is to treat it. `back` makes the file below known to it; `keep` keeps
+    /// that for a successor, or that there is none.
+    pub fn open(
+        &self,
+        node: u64,
+        access: OpenAccMode,
+        back: impl FnOnce() -> io::Result<B>,
+        keep: impl FnOnce(Option<&B>),
+    ) -> Chosen<B> {
         let backing = match self.lock().entry(node) {
             Entry::Occupied(mut open) => {
                 open.get_mut().opens += 1;
@@ -83,6 +95,7 @@ impl<B> Modes<B> {
                 let wanted = access != OpenAccMode::O_RDWR && self.passthrough.load(Ordering::Relaxed);
                 // Under the lock, so that a second open waits for the one backing. An ioctl that waits for nobody.
                 let backing = if wanted { self.checked(back()).map(Arc::new) } else { None };
+                keep(backing.as_deref());
                 first.insert(InMode { opens: 1, backing: backing.clone() });
                 backing
             }
@@ -98,15 +111,18 @@ impl<B> Modes<B> {
         Chosen { flags, backing, maps_uncaptured }
     }
 
-    /// Counts that an open of `node` is no more.
-    pub fn release(&self, node: u64) {
+    /// Counts that an open of `node` is no more. `keep` keeps for a successor that none is left.
+    pub fn release(&self, node: u64, keep: impl FnOnce()) {
         // The backing is closed after the lock.
         let _closed = match self.lock().entry(node) {
             Entry::Occupied(mut open) if open.get().opens > 1 => {
                 open.get_mut().opens -= 1;
                 None
             }
-            Entry::Occupied(last) => Some(last.remove()),
+            Entry::Occupied(last) => {
+                keep();
+                Some(last.remove())
+            }
             Entry::Vacant(_) => None,
         };
     }
@@ -148,26 +164,26 @@ mod tests {
     #[test]
     fn all_opens_of_an_inode_share_one_backing_until_the_last_is_closed() {
         let modes = modes();
-        let opened = |access, backing| modes.open(7, access, || Ok(backing)).backing.map(|b| *b);
+        let opened = |access, backing| modes.open(7, access, || Ok(backing), |_| {}).backing.map(|b| *b);
         assert_eq!(opened(O_RDONLY, 1), Some(1));
         assert_eq!(opened(O_WRONLY, 2), Some(1));
         assert_eq!(opened(O_RDWR, 3), Some(1));
-        (0..2).for_each(|_| modes.release(7));
+        (0..2).for_each(|_| modes.release(7, || {}));
         assert_eq!(opened(O_RDONLY, 4), Some(1));
-        (0..2).for_each(|_| modes.release(7));
+        (0..2).for_each(|_| modes.release(7, || {}));
         assert!(modes.lock().is_empty());
         assert_eq!(opened(O_RDONLY, 5), Some(5));
-        modes.release(7);
-        modes.release(7);
+        modes.release(7, || {});
+        modes.release(7, || {});
     }
 
     #[test]
     fn who_may_map_for_writing_first_has_the_inode_captured() {
         let modes = modes();
-        let writer = modes.open(7, O_RDWR, || panic!("backed"));
+        let writer = modes.open(7, O_RDWR, || panic!("backed"), |_| {});
         assert!(writer.backing.is_none() && !writer.maps_uncaptured);
         for (access, flags) in [(O_RDONLY, FopenFlags::empty()), (O_WRONLY, FopenFlags::FOPEN_DIRECT_IO)] {
-            let joined = modes.open(7, access, || panic!("backed"));
+            let joined = modes.open(7, access, || panic!("backed"), |_| {});
             assert!(joined.backing.is_none() && joined.flags == flags);
         }
     }
@@ -175,19 +191,19 @@ mod tests {
     #[test]
     fn pages_are_looked_for_where_files_are_captured() {
         let modes = modes();
-        modes.open(7, O_RDWR, || panic!("backed"));
-        modes.open(8, O_RDONLY, || Ok(1));
+        modes.open(7, O_RDWR, || panic!("backed"), |_| {});
+        modes.open(8, O_RDONLY, || Ok(1), |_| {});
         assert!(!modes.is_all_passthrough());
-        modes.release(7);
+        modes.release(7, || {});
         assert!(modes.is_all_passthrough());
     }
 
     #[test]
     fn who_may_map_for_writing_later_is_told_apart() {
         let modes = modes();
-        assert!(!modes.open(7, O_RDONLY, || Ok(1)).maps_uncaptured);
-        assert!(!modes.open(7, O_WRONLY, || Ok(1)).maps_uncaptured);
-        let joined = modes.open(7, O_RDWR, || Ok(1));
+        assert!(!modes.open(7, O_RDONLY, || Ok(1), |_| {}).maps_uncaptured);
+        assert!(!modes.open(7, O_WRONLY, || Ok(1), |_| {}).maps_uncaptured);
+        let joined = modes.open(7, O_RDWR, || Ok(1), |_| {});
         assert!(joined.maps_uncaptured && joined.flags == FopenFlags::FOPEN_DIRECT_IO);
     }
 
@@ -196,11 +212,11 @@ mod tests {
         let modes = modes();
         let failing = |errno: Errno| move || Err(errno.into());
         // This file cannot be, another may.
-        assert!(modes.open(7, O_RDONLY, failing(Errno::LOOP)).backing.is_none());
-        assert!(modes.open(7, O_WRONLY, || Ok(1)).backing.is_none(), "a mode lasts");
-        assert!(modes.open(8, O_RDONLY, || Ok(1)).backing.is_some());
+        assert!(modes.open(7, O_RDONLY, failing(Errno::LOOP), |_| {}).backing.is_none());
+        assert!(modes.open(7, O_WRONLY, || Ok(1), |_| {}).backing.is_none(), "a mode lasts");
+        assert!(modes.open(8, O_RDONLY, || Ok(1), |_| {}).backing.is_some());
         // No file can be.
-        assert!(modes.open(9, O_RDONLY, failing(Errno::PERM)).backing.is_none());
-        assert!(modes.open(10, O_RDONLY, || panic!("asked again")).backing.is_none());
+        assert!(modes.open(9, O_RDONLY, failing(Errno::PERM), |_| {}).backing.is_none());
+        assert!(modes.open(10, O_RDONLY, || panic!("asked again"), |_| {}).backing.is_none());
     }
 }

@@ -73,7 +73,7 @@ impl Adapter {
             Operation::Flush { handle } => {
                 done(reply, attempt("flush", || overlay.flush(&*overlay.file(handle)?)));
             }
-            Operation::Release { handle } => self.release(reply, node, handle),
+            Operation::Release { handle } => self.release(reply, handle),
             Operation::Fsync { handle, data_only } => {
                 done(reply, attempt("fsync", || overlay.fsync(&*overlay.file(handle)?, data_only)));
             }
@@ -254,10 +254,11 @@ impl Adapter {
         answer(reply, attempt("write", written), Reply::written);
     }
 
-    fn release(&self, reply: Reply<'_>, node: u64, handle: u64) {
+    fn release(&self, reply: Reply<'_>, handle: u64) {
         let released = || {
-            self.overlay.release(handle);
-            self.modes.release(node);
+            if let Some(file) = self.overlay.release(handle) {
+                self.has_closed(&file);
+            }
             Ok(())
         };
         done(reply, attempt("release", released));

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 use super::wire::{
     BatchForgetIn, CreateIn, FSYNC_FDATASYNC, FallocateIn, FlushIn, ForgetIn, ForgetOne, FsyncIn, GetXattrIn,
     InHeader, IoctlIn, LinkIn, LseekIn, MkdirIn, MknodIn, Opcode, OpenIn, ReadIn, ReleaseIn, Rename2In,
-    RenameIn, SetAttrIn, SetXattrIn, UNIQUE_RESEND, WriteIn,
+    RenameIn, SetAttrIn, SetXattrIn, WriteIn,
 };
 
 /// A request, in the buffer into which it was read.
@@ -165,9 +165,9 @@ impl<'a> Request<'a> {
     }
 
     /// Whether the kernel sends it once more, because who had read it first is gone.
-    #[allow(dead_code, reason = "for who resumes a connection")]
+    #[cfg(test)]
     pub fn is_resent(&self) -> bool {
-        self.header.unique & UNIQUE_RESEND != 0
+        self.header.unique & super::wire::UNIQUE_RESEND != 0
     }
 }
 

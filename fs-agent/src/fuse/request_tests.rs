@@ -194,7 +194,7 @@ fn operations_without_arguments_and_unknown_ones_are_told_apart() {
 #[test]
 fn what_the_kernel_sends_once_more_is_told_apart() {
     let mut bytes = request(Opcode::GetAttr, &[&[0; 16]]);
-    bytes[8..16].copy_from_slice(&(UNIQUE | UNIQUE_RESEND).to_ne_bytes());
+    bytes[8..16].copy_from_slice(&(UNIQUE | super::super::wire::UNIQUE_RESEND).to_ne_bytes());
     assert!(Request::parse(&bytes).unwrap().is_resent());
 }
 

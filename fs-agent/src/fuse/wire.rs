@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const ROOT: u64 = 1;
 
 /// The bit of [`InHeader::unique`] by which the kernel marks a request that it sends once more: FUSE_UNIQUE_RESEND.
-#[allow(dead_code, reason = "for who resumes a connection")]
+#[cfg(test)]
 pub const UNIQUE_RESEND: u64 = 1 << 63;
 
 /// `enum fuse_opcode`.
@@ -206,8 +206,6 @@ impl Opcode {
 pub enum Notification {
     /// FUSE_NOTIFY_INVAL_INODE
     InvalInode = 2,
-    /// FUSE_NOTIFY_INVAL_ENTRY
-    InvalEntry = 3,
     /// FUSE_NOTIFY_RETRIEVE
     Retrieve = 5,
     /// FUSE_NOTIFY_RESEND, from Linux 6.9 on.
@@ -329,8 +327,6 @@ written! {
     DirentPlus { entry: EntryOut, dirent: Dirent }
     /// `struct fuse_notify_inval_inode_out`
     InvalInodeOut { ino: u64, off: i64, len: i64 }
-    /// `struct fuse_notify_inval_entry_out`, the name and a zero byte behind it.
-    InvalEntryOut { parent: u64, namelen: u32, flags: u32 }
     /// `struct fuse_notify_retrieve_out`
     RetrieveOut { notify_unique: u64, nodeid: u64, offset: u64, size: u32, padding: u32 }
     /// `struct fuse_notify_prune_out`, the nodes behind it.
@@ -377,10 +373,7 @@ mod tests {
         assert_eq!((size_of::<OutHeader>(), size_of::<Attr>(), size_of::<EntryOut>()), (16, 88, 128));
         assert_eq!((size_of::<AttrOut>(), size_of::<OpenOut>(), size_of::<CreateOut>()), (104, 16, 144));
         assert_eq!((size_of::<StatFsOut>(), size_of::<Dirent>(), size_of::<DirentPlus>()), (80, 24, 152));
-        assert_eq!(
-            (size_of::<RetrieveOut>(), size_of::<InvalEntryOut>(), size_of::<PruneOut>()),
-            (32, 16, 16)
-        );
+        assert_eq!((size_of::<RetrieveOut>(), size_of::<PruneOut>()), (32, 16));
     }
 
     #[test]

@@ -32,7 +32,6 @@ use rustix::io::Errno;
 use environment::Environment;
 pub use environment::{HANDED_COUNT, HANDED_NAMES, HANDED_TO, NOTIFY, STOP_NAME, STORE_MAX};
 pub use generation::Generation;
-#[allow(unused_imports)] // The other parts are for whoever has overlays kept.
 pub use name::{AgentPart, DirectoryPart, FifoPart, NAME_BYTES_MAX, Name, OverlayPart};
 pub use notify::{SENT_MAX, Socket};
 
@@ -165,6 +164,12 @@ impl Store {
         self.socket.is_some() && self.most > 0
     }
 
+    /// Whether overlays were kept for this process that it has not taken yet.
+    pub fn has_overlays(&self) -> bool {
+        let handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        handed.iter().any(|(name, _)| matches!(name, Name::Overlay(..)))
+    }
+
     /// What was kept for this process. It is kept on, until it is removed.
     pub fn take(&self) -> Vec<(Name, OwnedFd)> {
         std::mem::take(&mut *self.handed.lock().unwrap_or_else(PoisonError::into_inner))
@@ -178,7 +183,6 @@ impl Store {
     }
 
     /// What was kept for this process of overlays and watched directories, as [`Self::take`].
-    #[allow(dead_code)] // For whoever has overlays kept.
     pub fn take_of_overlays(&self) -> Vec<(Name, OwnedFd)> {
         let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
         let is_of_overlays =
@@ -187,13 +191,11 @@ impl Store {
     }
 
     /// A number for an overlay under which nothing is kept.
-    #[allow(dead_code)] // For whoever has overlays kept.
     pub fn next_overlay(&self) -> u32 {
         self.next_overlay.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A number for a watched directory under which nothing is kept.
-    #[allow(dead_code)] // As above.
     pub fn next_directory(&self) -> u32 {
         self.next_directory.fetch_add(1, Ordering::Relaxed)
     }
@@ -254,7 +256,6 @@ impl Store {
     }
 
     /// As [`Self::remove`], with all of an overlay.
-    #[allow(dead_code)] // As above.
     pub fn remove_overlay(&self, number: u32) {
         let of_it = |name: &&Name| matches!(name, Name::Overlay(n, _) if *n == number);
         let names: Vec<Name> = self.kept().iter().filter(of_it).copied().collect();

@@ -166,7 +166,7 @@ impl Overlay {
 
     /// Nobody has the directory open through this handle any more. Says whether it was there.
     pub fn release_dir(&self, handle: u64) -> bool {
-        self.dirs.remove(handle)
+        self.dirs.remove(handle).is_some()
     }
 }
 

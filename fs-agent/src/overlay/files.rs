@@ -372,8 +372,8 @@ impl Overlay {
         }
     }
 
-    /// The last descriptor and mapping are gone. Says whether they were there: a release that is done again changes nothing.
-    pub fn release(&self, handle: u64) -> bool {
+    /// The last descriptor and mapping are gone. Gives what was open: a release that is done again changes nothing.
+    pub fn release(&self, handle: u64) -> Option<Arc<OpenFile>> {
         self.files.remove(handle)
     }
 

@@ -117,13 +117,11 @@ impl<T: Handle> Handles<T> {
         open.get(&id).cloned().ok_or(if id <= self.taken_up { Errno::IO } else { Errno::BADF })
     }
 
-    /// Lets go of the handle; what it holds is closed once nobody uses it. Says whether there was one.
-    pub fn remove(&self, id: u64) -> bool {
-        let removed = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        removed.is_some_and(|handle| {
-            handle.is_closed();
-            true
-        })
+    /// Lets go of the handle; what it holds is closed once nobody uses it. Gives what it was.
+    pub fn remove(&self, id: u64) -> Option<Arc<T>> {
+        let removed = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id)?;
+        removed.is_closed();
+        Some(removed)
     }
 }
 

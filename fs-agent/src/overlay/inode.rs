@@ -14,11 +14,10 @@ mod succession;
 mod tables;
 
 use std::{
-    collections::{HashMap, VecDeque},
     ffi::OsStr,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, OnceLock, Weak,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };

@@ -4,8 +4,6 @@
 //! were opened before the overlay was mounted: resolving a path under the mount from within this process would
 //! wait for itself.
 
-#![allow(dead_code, unused_imports, reason = "what takes overlays up again is on its way")]
-
 mod believed_size;
 mod caller;
 mod descriptors;

@@ -45,21 +45,18 @@ pub enum RestoreError {
 pub struct Restored {
     /// Files and directories that the kernel knows.
     pub nodes: usize,
-    /// Open files, and how many of them cannot be opened again: those answer EIO, and the log has said which.
+    /// Open files.
     pub files: usize,
-    /// See [`Self::files`].
-    pub files_lost: usize,
     /// Open directories.
     pub dirs: usize,
 }
 
 /// A request that is about to be done.
-#[derive(Debug)]
 pub struct Begun {
     /// It: what is done for it is done [during](Request::during) it, and it is dropped once its answer has left.
     pub request: Request,
-    /// The node of an open that nobody was told of, and that is closed again.
-    pub closed: Option<u64>,
+    /// An open that nobody was told of, and that is closed again.
+    pub closed: Option<Arc<OpenFile>>,
 }
 
 impl Overlay {
@@ -93,11 +90,9 @@ impl Overlay {
         state.go_live();
         // What nothing refers to any more is free from here on.
         drop((void, by_slot));
-        let files = overlay.files.all();
         let restored = Restored {
             nodes: overlay.inodes.count(),
-            files: files.len(),
-            files_lost: files.iter().filter(|file| !overlay.comes_back(file)).count(),
+            files: overlay.files.all().len(),
             dirs: overlay.dirs.all().len(),
         };
         Ok((overlay, restored))
@@ -170,6 +165,12 @@ impl Overlay {
         Ok(())
     }
 
+    /// Opens all files again that a predecessor had open and nobody has used since: before what leads to them goes. Says how many
+    /// cannot be: those answer EIO, and the log has said which. To be called by a thread of its own: nobody waits for it.
+    pub fn open_again(&self) -> usize {
+        self.files.all().iter().filter(|file| !self.comes_back(file)).count()
+    }
+
     /// Opens `file` again, as who has opened it. Says whether it can be.
     fn comes_back(&self, file: &OpenFile) -> bool {
         let _ = self.identity.assume(file.opener);
@@ -188,10 +189,8 @@ impl Overlay {
         let forgotten = self.inodes.take_back(&request);
         forgotten.iter().for_each(|inode| self.take_back_parked(Some(inode)));
         let closed = before.opening.and_then(|handle| {
-            let node = self.files.get(handle).ok().map(|file| file.inode.id);
-            self.files.remove(handle);
             self.dirs.remove(handle);
-            node
+            self.files.remove(handle)
         });
         Begun { request, closed }
     }

@@ -7,11 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::{Context, Result};
 use bywash_common::config::OnAgentExit;
 
 use crate::{
+    fuse::Negotiated,
     keeper::{DirectoryPart, Name, OverlayPart, Store},
     mount::{label::Part, table::Device},
+    state::{self, State},
 };
 
 /// What the services have to know of an overlay to go on with it. No field is ever changed: an overlay that is renamed along with
@@ -30,6 +33,18 @@ pub struct Facts {
     pub path: PathBuf,
     /// Where it was attached, relative to the directory.
     pub at: PathBuf,
+}
+
+impl Facts {
+    /// Where it was attached.
+    pub fn place(&self) -> PathBuf {
+        place(&self.path, &self.at)
+    }
+}
+
+/// What is at `at`, relative to `directory`; that itself where `at` is empty.
+pub fn place(directory: &Path, at: &Path) -> PathBuf {
+    if at.as_os_str().is_empty() { directory.to_owned() } else { directory.join(at) }
 }
 
 /// The first field. Another version that says something else has another one.
@@ -141,6 +156,42 @@ impl Left {
             left.overlays.push(LeftOverlay { number, connection, state, root, parked });
         }
         left
+    }
+}
+
+/// An overlay that was left, and that can be gone on with.
+pub struct Resumable {
+    /// Under which it is kept.
+    pub number: u32,
+    /// What the services have to know.
+    pub facts: Facts,
+    /// The kernel's connection.
+    pub connection: OwnedFd,
+    /// What was settled with the kernel.
+    pub negotiated: Negotiated,
+    /// What the kernel believes of it.
+    pub state: state::Left,
+    /// The root of the directory below.
+    pub root: OwnedFd,
+    /// Files that no name leads to, with their nodes.
+    pub parked: HashMap<u64, OwnedFd>,
+}
+
+impl Resumable {
+    /// Reads what `left` says of itself.
+    ///
+    /// # Errors
+    /// If that cannot be understood.
+    pub fn of(left: LeftOverlay) -> Result<Self> {
+        let LeftOverlay { number, connection, state, root, parked } = left;
+        let state = State::open(state)?;
+        let (connection_facts, service_facts) =
+            [state::Facts::Connection, state::Facts::Service].map(|kind| state.state.facts(kind)).into();
+        let negotiated = connection_facts.and_then(|bytes| Negotiated::from_bytes(&bytes));
+        let negotiated = negotiated.context("it does not say what was settled with the kernel")?;
+        let facts = service_facts.and_then(|bytes| Facts::from_bytes(&bytes));
+        let facts = facts.context("it does not say where it is")?;
+        Ok(Self { number, facts, connection, negotiated, state, root, parked })
     }
 }
 

@@ -4,10 +4,10 @@
 //! and is then undone; only when all of it runs does it change what stays and stop what is gone.
 
 mod flush;
-#[allow(dead_code)] // For whoever takes overlays up again.
 mod left;
 mod overlays;
 mod reconcile;
+mod resume;
 mod served;
 mod tree;
 
@@ -35,6 +35,7 @@ use crate::{
 
 pub use overlays::Ended;
 use overlays::Overlays;
+pub use resume::Resumed;
 pub use served::OverlayId;
 
 /// How often it is looked whether it is still in use.
@@ -92,7 +93,8 @@ impl Services {
         store: &Arc<Store>,
     ) -> Self {
         let capture = Arc::new(Capture::new(ring));
-        let overlays = Overlays::new(Arc::clone(&capture), ring_name, events, prepared.identity);
+        let overlays =
+            Overlays::new(Arc::clone(&capture), ring_name, events, prepared.identity, Arc::clone(store));
         let fifos = Fifos::new(Arc::clone(&capture), Arc::clone(store));
         Self { capture, overlays, fifos, asleep: Vec::new() }
     }
@@ -142,6 +144,13 @@ impl Services {
         self.capture.tidy();
     }
 
+    /// Goes on with what the agent before has left, before anything else is looked at: callers wait. [`Self::apply`] decides what
+    /// becomes of it.
+    pub fn resume(&mut self, config: &Config) -> Resumed {
+        self.report([(AgentCounter::HandoverFilesLost, 0)]);
+        self.overlays.resume(&config.directories)
+    }
+
     /// Stops listening. What is in use goes on as long as this process does, or until [`Self::is_closed`].
     pub fn stop(&mut self, on_agent_exit: OnAgentExit) {
         self.capture.set_roster(&[]);
@@ -152,8 +161,11 @@ impl Services {
 
     /// Leaves to the next agent what can be left, and says what quotas have withheld. What cannot be left is stopped.
     pub fn leave(&mut self, on_agent_exit: OnAgentExit) {
+        self.capture.set_roster(&[]);
         self.fifos.leave();
-        self.stop(on_agent_exit);
+        self.fifos.stop();
+        self.overlays.leave_to_successor(on_agent_exit);
+        self.fifos.join();
     }
 
     /// Whether nothing is in use any more of what was stopped. Who waits for that asks again every

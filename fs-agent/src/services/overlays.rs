@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     capture::{Capture, Source},
+    keeper::Store,
     mount::{self, Cover, Dead, table::Table, walk},
     overlay::Identity,
     run::Event,
@@ -45,10 +46,10 @@ struct Leaving {
 
 /// All overlays.
 pub struct Overlays {
-    capture: Arc<Capture>,
-    serving: Arc<Serving>,
+    pub(super) capture: Arc<Capture>,
+    pub(super) serving: Arc<Serving>,
     /// In the tree.
-    mounted: Vec<Tree>,
+    pub(super) mounted: Vec<Tree>,
     /// Out of the tree, with files open in them.
     leaving: Vec<Leaving>,
     /// Directories under overlays whose connection was aborted, and that are to be mounted again.
@@ -73,10 +74,16 @@ impl Drop for New {
 }
 
 impl Overlays {
-    /// None yet. They act as `identity` lets them. Their writes go to `capture`, news of their end to `events`; mounts name
-    /// `ring`.
-    pub fn new(capture: Arc<Capture>, ring: &str, events: Sender<Event>, identity: Identity) -> Self {
-        let server = Arc::new(Server::new(events, identity));
+    /// None yet. They act as `identity` lets them, and are kept in `store`. Their writes go to `capture`, news of their end to
+    /// `events`; mounts name `ring`.
+    pub fn new(
+        capture: Arc<Capture>,
+        ring: &str,
+        events: Sender<Event>,
+        identity: Identity,
+        store: Arc<Store>,
+    ) -> Self {
+        let server = Arc::new(Server::new(events, identity, store));
         let serving = Arc::new(Serving { server, ring: ring.to_owned() });
         Self { capture, serving, mounted: Vec::new(), leaving: Vec::new(), aborted: HashMap::new() }
     }
@@ -150,7 +157,13 @@ impl Overlays {
         self.leave_all(&path, &source, kept, take_out(tree));
     }
 
-    fn leave_all(&mut self, path: &Path, source: &Arc<Source>, kept: &mut Vec<Kept>, overlays: Vec<Served>) {
+    pub(super) fn leave_all(
+        &mut self,
+        path: &Path,
+        source: &Arc<Source>,
+        kept: &mut Vec<Kept>,
+        overlays: Vec<Served>,
+    ) {
         for served in overlays {
             let at = kept.iter().position(|kept| kept.id() == served.id);
             let kept = at.map(|at| kept.swap_remove(at));
@@ -227,6 +240,7 @@ impl Overlays {
 
     /// An overlay is not served any more.
     pub fn ended(&mut self, id: OverlayId, result: io::Result<()>) -> Ended {
+        self.serving.server.let_go(id);
         self.leaving.retain(|leaving| leaving.served.id != id);
         let Some(at) = self.mounted.iter().position(|tree| tree.has(id)) else { return Ended::Expected };
         if self.mounted[at].top.id != id {
@@ -260,6 +274,8 @@ impl Overlays {
 
     /// Announces what quotas have withheld.
     pub fn tidy(&self) {
+        let leaving = self.leaving.iter().map(|leaving| &leaving.served);
+        self.mounted.iter().flat_map(Tree::overlays).chain(leaving).for_each(Served::tidy);
         self.mounted.iter().for_each(|tree| tree.source.tidy());
         self.leaving.iter().for_each(|leaving| leaving.source.tidy());
     }
@@ -276,6 +292,21 @@ impl Overlays {
             return;
         }
         self.unmount(mounted);
+    }
+
+    /// Leaves those that are kept to the next agent, as they are: what is asked of them from here on may be answered by either.
+    /// The others are stopped.
+    pub fn leave_to_successor(&mut self, on_agent_exit: OnAgentExit) {
+        let server = Arc::clone(&self.serving.server);
+        let is_left = |tree: &Tree| tree.overlays().all(|served| server.is_kept(served.id));
+        let (left, others): (Vec<Tree>, Vec<Tree>) =
+            std::mem::take(&mut self.mounted).into_iter().partition(is_left);
+        left.iter().for_each(|tree| tree.source.finish());
+        self.mounted = others;
+        self.stop(on_agent_exit);
+        for leaving in self.leaving.extract_if(.., |leaving| server.is_kept(leaving.served.id)) {
+            leaving.source.finish();
+        }
     }
 
     /// Whether nothing is open in those that are out of the tree.

@@ -176,7 +176,7 @@ impl Tree {
     }
 
     /// What is mounted on the directory under the overlay, which is on the mount `on`, and on what is mounted there.
-    fn beneath<'a>(&self, table: &'a Table, on: MountId) -> Vec<&'a Mounted> {
+    pub(super) fn beneath<'a>(&self, table: &'a Table, on: MountId) -> Vec<&'a Mounted> {
         let mut found: Vec<&Mounted> = Vec::new();
         let mut parents = vec![on];
         while let Some(parent) = parents.pop() {
@@ -244,7 +244,8 @@ impl Tree {
             }
         };
         let found = Found { path: at, mounted: mounted.clone(), clone, treatment };
-        let (at, ready) = ready(serving, found, &self.path, self.on_agent_exit, &self.source, overlays);
+        let home = (self.number, self.path.as_path());
+        let (at, ready) = ready(serving, found, home, self.on_agent_exit, &self.source, overlays);
         let Ready::Overlay(answering) = ready else {
             self.below.push(Below::new(at, Attached::Passed(mounted.id)));
             return Ok(());
@@ -325,8 +326,8 @@ impl Tree {
             .filter(|found| missing.contains(&found.mounted.id))
             .map(|found| {
                 let id = found.mounted.id;
-                let (at, ready) =
-                    ready(serving, found, &self.path, self.on_agent_exit, &self.source, overlays);
+                let home = (self.number, self.path.as_path());
+                let (at, ready) = ready(serving, found, home, self.on_agent_exit, &self.source, overlays);
                 (at.clone(), id, self.attach_late(at, ready))
             })
             .collect();

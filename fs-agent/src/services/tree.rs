@@ -19,10 +19,11 @@ use rustix::io::Errno;
 
 use super::{
     flush::Unwritten,
-    served::{Answering, OverlayId, Served, Server},
+    served::{Answering, Home, OverlayId, Served, Server},
 };
 use crate::{
     capture::Source,
+    keeper::{DirectoryPart, Name},
     mount::{
         self, Cover, Place,
         label::{Label, Part},
@@ -76,6 +77,8 @@ impl Below {
 
 /// A watched directory that is overlaid.
 pub struct Tree {
+    /// Under which it is kept for a successor.
+    pub number: u32,
     /// Its path.
     pub path: PathBuf,
     /// The way of its writes into the ring.
@@ -92,7 +95,7 @@ pub struct Tree {
     /// Mounts about which something was tried in vain, and said.
     pub given_up: HashSet<MountId>,
     pub(super) on_agent_exit: OnAgentExit,
-    cover: Cover,
+    pub(super) cover: Cover,
 }
 
 /// Where the overlay of a directory goes.
@@ -108,6 +111,7 @@ pub struct Target {
 /// Overlays of one directory that answer, and are attached nowhere yet.
 pub struct Assembled {
     target: Target,
+    number: u32,
     path: PathBuf,
     source: Arc<Source>,
     submounts: Submounts,
@@ -153,10 +157,12 @@ impl Assembled {
         }?;
         let overlays = overlays + below.len();
         let label = serving.label(Part::Directory, on_agent_exit);
-        let top = serving.server.serve(root, &path, &label, &source, overlays)?;
-        let ready = |found| ready(serving, found, &path, on_agent_exit, &source, overlays);
+        let number = serving.server.store().next_directory();
+        let home = Home { number, directory: &path, at: Path::new("") };
+        let top = serving.server.serve(root, &home, &label, &source, overlays)?;
+        let ready = |found| ready(serving, found, (number, &path), on_agent_exit, &source, overlays);
         let below = below.into_iter().map(ready).collect();
-        Ok(Self { target, path, source, submounts, on_agent_exit, top, below })
+        Ok(Self { target, number, path, source, submounts, on_agent_exit, top, below })
     }
 
     /// Attaches the overlays to the directory.
@@ -164,9 +170,10 @@ impl Assembled {
     /// # Errors
     /// If the system refuses. All is then as it was.
     pub fn attach(self, serving: &Serving) -> Result<Tree> {
-        let Self { target, path, source, submounts, on_agent_exit, top, below } = self;
+        let Self { target, number, path, source, submounts, on_agent_exit, top, below } = self;
         let Answering { served, root } = top;
         let mut tree = Tree {
+            number,
             path,
             source,
             submounts,
@@ -202,6 +209,10 @@ impl Assembled {
         if let Ok(table) = Table::read() {
             tree.note_beneath(&table);
         }
+        if let Some(real) = &tree.real {
+            // Said once in the log if it is not kept.
+            let _ = serving.server.store().put(&tree.name_of_real(), real.as_fd());
+        }
         Ok(tree)
     }
 }
@@ -221,7 +232,7 @@ fn attach_below(root: &OwnedFd, at: &Path, mount: &OwnedFd) -> rustix::io::Resul
 pub fn ready(
     serving: &Serving,
     found: Found,
-    path: &Path,
+    (number, path): (u32, &Path),
     on_agent_exit: OnAgentExit,
     source: &Arc<Source>,
     overlays: usize,
@@ -234,7 +245,8 @@ pub fn ready(
         }
         Treatment::Captured => {
             let label = serving.label(Part::Below, on_agent_exit);
-            match serve_patiently(serving, &found.clone, &at, label, source, overlays) {
+            let home = (number, path, found.path.as_path());
+            match serve_patiently(serving, &found.clone, home, label, source, overlays) {
                 Ok(answering) => Ready::Overlay(answering),
                 Err(error) => {
                     tracing::warn!("{} is not captured: {error:#}", at.display());
@@ -250,17 +262,19 @@ pub fn ready(
 fn serve_patiently(
     serving: &Serving,
     root: &OwnedFd,
-    path: &Path,
+    (number, directory, at): (u32, &Path, &Path),
     label: Label,
     source: &Arc<Source>,
     overlays: usize,
 ) -> Result<Answering> {
     let (answer, answered) = sync_channel(1);
     let root = root.try_clone().context("cannot duplicate a descriptor")?;
-    let (server, source, path) = (Arc::clone(&serving.server), Arc::clone(source), path.to_owned());
+    let (server, source) = (Arc::clone(&serving.server), Arc::clone(source));
+    let (directory, at) = (directory.to_owned(), at.to_owned());
     let serve = move || {
+        let home = Home { number, directory: &directory, at: &at };
         // Nobody waits any more if it took too long: the overlay is then gone again.
-        let _ = answer.send(server.serve(root, &path, &label, &source, overlays));
+        let _ = answer.send(server.serve(root, &home, &label, &source, overlays));
     };
     // Not this thread: the filesystem may not answer at all.
     thread::Builder::new().name("below".to_owned()).spawn(serve).context("cannot start a thread")?;
@@ -314,6 +328,10 @@ impl Tree {
                 Err(error) => tracing::warn!("{}: {error}", self.path.join(at).display()),
             },
         }
+    }
+
+    pub(super) fn name_of_real(&self) -> Name {
+        Name::Directory(self.number, DirectoryPart::Real)
     }
 
     /// All overlays, with where they are: the directory's, and those below.

@@ -59,8 +59,6 @@
 //! | renaming, removing | both names or the old one are there; the request comes back, and what is below tells what was done |
 //! | storing facts | the edition before is whole |
 
-#![allow(dead_code, unused_imports, reason = "what takes overlays up again is on its way")]
-
 mod header;
 pub mod journal;
 #[cfg(test)]

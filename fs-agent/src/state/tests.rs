@@ -206,10 +206,7 @@ fn a_request_that_is_cut_short_says_how_far_it_was() {
     request.recording(record);
     let other = state.journal.begin(0, 14, 10);
     let (key, replaced) = (FileKey { dev: 1, ino: 2 }, FileKey { dev: 1, ino: 3 });
-    let (other, ()) = other.during(|| {
-        journal::moving(Some((key, 2)), Some(replaced));
-        journal::done();
-    });
+    let (other, ()) = other.during(|| journal::moving(Some((key, 2)), Some(replaced)));
     let left = left(state).unwrap().state;
     std::mem::forget((request, other));
     assert_eq!(left.journal.left().len(), 2);
@@ -220,13 +217,8 @@ fn a_request_that_is_cut_short_says_how_far_it_was() {
     assert_eq!(back.cut_short(), Some(Progress { recorded: true, ..progress }));
     drop(back);
     let [InFlight { unique: 14, operation: 10, progress }] = left.journal.left()[..] else { panic!() };
-    let moved = Progress {
-        moving: Some((key, 2)),
-        replacing: Some(replaced),
-        trying: true,
-        done: true,
-        ..Progress::default()
-    };
+    let moved =
+        Progress { moving: Some((key, 2)), replacing: Some(replaced), trying: true, ..Progress::default() };
     assert_eq!(progress, moved);
     left.journal.nothing_more_comes_back();
     let new = left.journal.begin(0, 14 | 1 << 63, 10);

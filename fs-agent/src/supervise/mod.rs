@@ -232,7 +232,7 @@ impl Supervisor {
             Err(error) => {
                 tracing::error!("{error:#}");
                 self.missing_since.get_or_insert_with(Instant::now);
-                self.start_at = self.pace.ended(Instant::now(), None).map(|wait| Instant::now() + wait);
+                self.start_at = self.pace.ended(Instant::now(), false).map(|wait| Instant::now() + wait);
             }
         }
     }
@@ -328,7 +328,7 @@ impl Supervisor {
             return Some(self.give_up(how.code()));
         }
         self.missing_since.get_or_insert(now);
-        match self.pace.ended(now, child.ready) {
+        match self.pace.ended(now, child.ready.is_some()) {
             Some(wait) => {
                 tracing::warn!(
                     "fs-agent (pid {}) has ended ({how}): starting it again in {wait:?}",

@@ -12,17 +12,14 @@ const WAITS: [Duration; 6] = [
     Duration::from_millis(1600),
 ];
 
-/// An agent that has served so long is no part of a row of failures.
-const STEADY_TIME: Duration = Duration::from_secs(10);
-
-/// The most ends within [`LIMIT_TIME`] after which the agent is still started again.
-const ENDS_MAX: usize = 20;
+/// The most ends within [`LIMIT_TIME`] after which the agent is still started again: as the unit's StartLimitBurst=.
+const ENDS_MAX: usize = 200;
 
 /// As the unit's StartLimitIntervalSec=.
 const LIMIT_TIME: Duration = Duration::from_secs(60);
 
 /// What has happened so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pace {
     /// When the agent last ended, the oldest at `next`.
     ends: [Option<Instant>; ENDS_MAX],
@@ -30,11 +27,17 @@ pub struct Pace {
     in_a_row: usize,
 }
 
+impl Default for Pace {
+    fn default() -> Self {
+        Self { ends: [None; ENDS_MAX], next: 0, in_a_row: 0 }
+    }
+}
+
 impl Pace {
-    /// The agent has ended at `now`, after it has served since `ready`. Gives the wait until it is started again; none if it
-    /// has ended too often.
-    pub fn ended(&mut self, now: Instant, ready: Option<Instant>) -> Option<Duration> {
-        if ready.is_some_and(|ready| now.saturating_duration_since(ready) >= STEADY_TIME) {
+    /// The agent has ended at `now`; it has served before if it `was_ready`. Gives the wait until it is started again; none if it
+    /// has ended too often. Callers wait for one that has served: it is started again at once.
+    pub fn ended(&mut self, now: Instant, was_ready: bool) -> Option<Duration> {
+        if was_ready {
             self.in_a_row = 0;
         }
         let oldest = self.ends[self.next].replace(now);
@@ -53,12 +56,11 @@ mod tests {
     #[test]
     fn waits_grow_and_begin_anew_after_an_agent_that_has_served() {
         let mut pace = Pace::default();
-        let mut now = Instant::now();
-        let waits: Vec<u128> = (0..8).map(|_| pace.ended(now, None).unwrap().as_millis()).collect();
+        let now = Instant::now();
+        let waits: Vec<u128> = (0..8).map(|_| pace.ended(now, false).unwrap().as_millis()).collect();
         assert_eq!(waits, [0, 100, 200, 400, 800, 1600, 1600, 1600]);
-        now += STEADY_TIME;
-        assert_eq!(pace.ended(now, Some(now)), Some(Duration::from_millis(1600)), "ready, and gone at once");
-        assert_eq!(pace.ended(now, Some(now - STEADY_TIME)), Some(Duration::ZERO));
+        assert_eq!(pace.ended(now, true), Some(Duration::ZERO));
+        assert_eq!(pace.ended(now, false), Some(Duration::from_millis(100)));
     }
 
     #[test]
@@ -66,13 +68,13 @@ mod tests {
         let mut pace = Pace::default();
         let begin = Instant::now();
         for _ in 0..ENDS_MAX {
-            assert!(pace.ended(begin, Some(begin)).is_some());
+            assert!(pace.ended(begin, true).is_some());
         }
-        assert_eq!(pace.ended(begin + LIMIT_TIME / 2, None), None);
+        assert_eq!(pace.ended(begin + LIMIT_TIME / 2, false), None);
         // One that ends now and then is not.
         let mut pace = Pace::default();
-        for i in 0..100 {
-            assert!(pace.ended(begin + LIMIT_TIME * i / 20, None).is_some(), "{i}");
+        for i in 0..1000 {
+            assert!(pace.ended(begin + LIMIT_TIME * i / 200, false).is_some(), "{i}");
         }
     }
 }

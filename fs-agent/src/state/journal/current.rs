@@ -81,11 +81,6 @@ pub fn removing(had_it: bool) {
     with(|request| request.note(note::TRYING | if had_it { note::HAD_IT } else { 0 }));
 }
 
-/// What the request does below is done.
-pub fn done() {
-    with(|request| request.note(note::DONE));
-}
-
 /// Has `count` count the node in `slot`; see [`Request::counting`].
 pub fn counting(journal: &Arc<Journal>, slot: Option<u32>, before: u64, count: impl FnOnce()) {
     let mut count = Some(count);

@@ -83,7 +83,6 @@ mod note {
     pub const OPENING: u64 = 1 << 3;
     pub const MOVING: u64 = 1 << 4;
     pub const REPLACING: u64 = 1 << 5;
-    pub const DONE: u64 = 1 << 6;
     pub const HAD_IT: u64 = 1 << 7;
     pub const TRYING: u64 = 1 << 8;
     pub const APPENDING: u64 = 1 << 9;
@@ -140,11 +139,10 @@ pub struct Progress {
     pub trying: bool,
     /// What was to be removed was there before.
     pub had_it: bool,
-    /// What it does below is done.
-    pub done: bool,
 }
 
 /// A request that was being done when the process ended.
+#[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InFlight {
     /// Its number.
@@ -243,6 +241,7 @@ impl Journal {
     }
 
     /// Those that were cut short and have not come back.
+    #[cfg(test)]
     pub fn left(&self) -> Vec<InFlight> {
         let slots: Vec<u32> = lock(&self.left).values().copied().collect();
         let in_flight = slots.into_iter().map(|slot| InFlight {
@@ -251,6 +250,21 @@ impl Journal {
             progress: self.progress(slot),
         });
         in_flight.collect()
+    }
+
+    /// Settles whether records are committed of requests that were cut short: before anybody commits one, since its number may
+    /// be that of one that was not. `is_committed` says it of a record; none if nobody knows.
+    pub fn settle_records(&self, is_committed: impl Fn(RecordId) -> Option<bool>) {
+        for slot in lock(&self.left).values() {
+            let progress = self.progress(*slot);
+            let Some(record) = progress.recording.filter(|_| !progress.recorded) else { continue };
+            let notes = self.word(*slot, word::NOTES);
+            let settled = match is_committed(record) {
+                Some(true) => notes.load(Ordering::Acquire) | note::RECORDED,
+                Some(false) | None => notes.load(Ordering::Acquire) & !note::RECORDING,
+            };
+            notes.store(settled, Ordering::Release);
+        }
     }
 
     /// All that the kernel wanted to send again has come: the others were answered.
@@ -334,7 +348,6 @@ impl Journal {
             replacing: has(note::REPLACING).then(|| key(word::REPLACED)),
             trying: has(note::TRYING),
             had_it: has(note::HAD_IT),
-            done: has(note::DONE),
         }
     }
 }
