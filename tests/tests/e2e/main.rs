@@ -48,6 +48,7 @@ mod spool;
 mod strangers;
 mod submounts;
 mod supervise;
+mod survival;
 mod terminal;
 mod tools;
 mod topics;
