@@ -23,6 +23,8 @@ use serde_json::Value;
 
 /// How often the agent is killed; `TEST_KILLS` says otherwise.
 const KILLS: u32 = 20;
+/// How often it is restarted; `TEST_RESTARTS` says otherwise.
+const RESTARTS: u32 = 5;
 /// Files that are open meanwhile; `TEST_FILES` says otherwise.
 const FILES: u32 = 400;
 /// How long a killed agent may keep a caller waiting.
@@ -137,25 +139,35 @@ fn assert_nothing_was_noticed(report: &Report, longest_max: Duration) {
     assert!(u128::from(longest_ms) <= longest_max.as_millis(), "{whose} waited {longest_ms} ms");
 }
 
-#[test]
-fn no_program_notices_that_the_agent_is_killed() {
+/// Has a resident live in the directory while the agent gets `signal` so many times.
+fn live_through(signal: Signal, times: u32) {
     let supervised = Supervised::start(&Settings::default());
     let mut capture = Capture::attach(&supervised.bywash.ring);
     let mut books = Books::default();
     let files = number("TEST_FILES", FILES);
     let mut resident = supervised.resident(&[format!("--files={files}"), "--pause-us=1000".to_owned()]);
     let mut pid = supervised.pid();
-    for round in 0..number("TEST_KILLS", KILLS) {
+    for round in 0..times {
         // At any moment: what it is in the middle of differs each time.
         let until = Instant::now() + Duration::from_micros(20_000 + u64::from(round) * 7_919 % 60_000);
         while Instant::now() < until {
             books.take(&mut capture);
         }
-        kill(pid, Signal::SIGKILL).expect("a running agent");
+        kill(pid, signal).expect("a running agent");
         pid = supervised.wait_for_successor(pid);
     }
     let report = report(&mut resident);
     books.take(&mut capture);
     assert_nothing_was_noticed(&report, LONGEST_WAIT_MAX);
     books.assert_complete(&report, supervised.bywash.directory());
+}
+
+#[test]
+fn no_program_notices_that_the_agent_is_killed() {
+    live_through(Signal::SIGKILL, number("TEST_KILLS", KILLS));
+}
+
+#[test]
+fn no_program_notices_that_the_agent_is_restarted() {
+    live_through(Signal::SIGTERM, number("TEST_RESTARTS", RESTARTS));
 }
