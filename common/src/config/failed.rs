@@ -1,9 +1,6 @@
 //! `[failed]`: the dead letters.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use toml::Value;
@@ -11,19 +8,17 @@ use toml::Value;
 use crate::units::{ByteSize, Span};
 
 use super::{
+    Config, default_state_dir,
     directory::checked_path,
     file::{Context, Placed},
     print::{table, text},
 };
 
-/// Where dead letters are kept unless `failed.dir` says otherwise.
-pub const DEFAULT_FAILED_DIR: &str = "/var/lib/bywash/failed";
-
 /// `[failed]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedConfig {
     /// Where messages are kept that the sink refuses for good; absolute. Without it they are kept in
-    /// [`DEFAULT_FAILED_DIR`] if that can be used, and nowhere if not.
+    /// [`Config::failed_directory`] if that can be used, and nowhere if not.
     pub dir: Option<PathBuf>,
     /// How often they are sent again.
     pub retry_interval: Span,
@@ -44,11 +39,12 @@ impl Default for FailedConfig {
     }
 }
 
-impl FailedConfig {
-    /// The directory in effect; nothing if there shall be no dead letters.
-    pub fn directory(&self) -> Option<&Path> {
-        let dir = self.dir.as_deref().unwrap_or(Path::new(DEFAULT_FAILED_DIR));
-        (self.size_max.0 > 0).then_some(dir)
+impl Config {
+    /// The dead letters' directory in effect; nothing if there shall be none.
+    pub fn failed_directory(&self) -> Option<PathBuf> {
+        let place =
+            || self.failed.dir.clone().unwrap_or_else(|| default_state_dir(&self.ring.name).join("failed"));
+        (self.failed.size_max.0 > 0).then(place)
     }
 }
 

@@ -35,7 +35,7 @@ use whole::Places;
 
 pub use agent::{AgentConfig, OnAgentExit};
 pub use directory::{DirectoryConfig, QuotaConfig, QuotaRule, Submounts};
-pub use failed::{DEFAULT_FAILED_DIR, FailedConfig};
+pub use failed::FailedConfig;
 pub use fifo::{EmptyLines, FifoConfig, FifoFraming, OnFull};
 pub use flags::ConfigArgs;
 pub use framing::{Framing, FramingConfig};
@@ -46,7 +46,7 @@ pub use kinesis::{
 pub use layers::{Layers, Precedence};
 pub use log::{LogConfig, LogLevel};
 pub use metrics::MetricsConfig;
-pub use spool::{DEFAULT_SPOOL_DIR, Fsync, SpoolConfig};
+pub use spool::{Fsync, SpoolConfig};
 
 /// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
 pub const DEFAULT_FILE: &str = "/etc/bywash/bywash.toml";
@@ -149,10 +149,22 @@ pub enum Sink {
     Stdout,
 }
 
+/// The ring's name unless `ring.name` says otherwise.
+const DEFAULT_RING: &str = "bywash";
+/// Where the publisher keeps what outlasts it, unless it is told otherwise.
+const STATE_DIR: &str = "/var/lib/bywash";
+
+/// Where a ring's spool and dead letters are by default: each ring's publisher has its own, so that any number of them run
+/// side by side.
+fn default_state_dir(ring: &str) -> PathBuf {
+    let dir = PathBuf::from(STATE_DIR);
+    if ring == DEFAULT_RING { dir } else { dir.join("rings").join(ring) }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
-            ring: RingConfig { name: "bywash".to_owned(), size: ByteSize(64 << 20), group: None },
+            ring: RingConfig { name: DEFAULT_RING.to_owned(), size: ByteSize(64 << 20), group: None },
             event: EventConfig {
                 encoder: Encoder::LogstashBase64,
                 fields: IndexMap::new(),

@@ -1,6 +1,6 @@
 //! The effective configuration as TOML, for `check --print`.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use indexmap::IndexMap;
 use toml::{Table, Value};
@@ -28,10 +28,10 @@ pub(super) fn text(value: impl ToString) -> Option<Value> {
 /// With what is in effect where nothing is set as comments: to set it would mean more than that.
 pub(super) fn print(config: &Config) -> String {
     let mut printed = toml::to_string_pretty(&whole(config)).unwrap_or_default();
-    let spool = config.spool.directory().filter(|_| config.spool.dir.is_none());
-    let failed = config.failed.directory().filter(|_| config.failed.dir.is_none());
+    let spool = config.spool_directory().filter(|_| config.spool.dir.is_none());
+    let failed = config.failed_directory().filter(|_| config.failed.dir.is_none());
     let is_exact = config.kafka.delivery == Delivery::ExactlyOnce && config.kafka.transactional_id.is_none();
-    let shown = |path: &Path| format!("\"{}\", if that can be used", path.display());
+    let shown = |path: PathBuf| format!("\"{}\", if that can be used", path.display());
     let unset = [
         ("spool.dir", spool.map(shown)),
         ("failed.dir", failed.map(shown)),

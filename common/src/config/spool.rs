@@ -1,6 +1,6 @@
 //! `[spool]`: what the ring cannot hold waits on disk.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use toml::Value;
@@ -8,14 +8,12 @@ use toml::Value;
 use crate::units::ByteSize;
 
 use super::{
+    Config, default_state_dir,
     directory::checked_path,
     file::{Context, Placed},
     print::{table, text},
     words,
 };
-
-/// Where the spool is unless `spool.dir` says otherwise.
-pub const DEFAULT_SPOOL_DIR: &str = "/var/lib/bywash/spool";
 
 /// The smallest `spool.segment_size`.
 const SEGMENT_SIZE_MIN: ByteSize = ByteSize(64 << 10);
@@ -25,7 +23,7 @@ const SEGMENT_SIZE_MAX: ByteSize = ByteSize(1 << 30);
 /// `[spool]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpoolConfig {
-    /// Where it is; absolute. Without it, it is in [`DEFAULT_SPOOL_DIR`] if that can be used, and nowhere if not.
+    /// Where it is; absolute. Without it, it is in [`Config::spool_place`] if that can be used, and nowhere if not.
     pub dir: Option<PathBuf>,
     /// The most bytes that it takes on disk; 0 for no spool.
     pub size_max: ByteSize,
@@ -60,11 +58,15 @@ impl Default for SpoolConfig {
     }
 }
 
-impl SpoolConfig {
-    /// The directory in effect; nothing if there shall be no spool.
-    pub fn directory(&self) -> Option<&Path> {
-        let dir = self.dir.as_deref().unwrap_or(Path::new(DEFAULT_SPOOL_DIR));
-        (self.size_max.0 > 0).then_some(dir)
+impl Config {
+    /// Where the spool is, if there is one.
+    pub fn spool_place(&self) -> PathBuf {
+        self.spool.dir.clone().unwrap_or_else(|| default_state_dir(&self.ring.name).join("spool"))
+    }
+
+    /// The spool's directory in effect; nothing if there shall be no spool.
+    pub fn spool_directory(&self) -> Option<PathBuf> {
+        (self.spool.size_max.0 > 0).then(|| self.spool_place())
     }
 }
 

@@ -58,6 +58,29 @@ fn wrong_values_are_refused_with_file_line_key_and_value() {
 }
 
 #[test]
+fn each_ring_has_a_spool_and_letters_of_its_own_unless_told_otherwise() {
+    let mut config = Config::default();
+    let of = |config: &Config| (config.spool_directory(), config.failed_directory());
+    assert_eq!(
+        of(&config),
+        (Some("/var/lib/bywash/spool".into()), Some("/var/lib/bywash/failed".into())),
+        "that of the default ring"
+    );
+    let mut seen = vec![of(&config)];
+    // One of these would lie in the default ring's, were they beside it.
+    for ring in ["web", "spool", "rings"] {
+        config.ring.name = ring.to_owned();
+        for dir in [config.spool_place(), config.failed_directory().unwrap()] {
+            assert!(!dir.starts_with("/var/lib/bywash/spool") && !dir.starts_with("/var/lib/bywash/failed"));
+        }
+        assert!(!seen.contains(&of(&config)));
+        seen.push(of(&config));
+    }
+    config.spool.dir = Some("/spool".into());
+    assert_eq!(config.spool_directory(), Some("/spool".into()));
+}
+
+#[test]
 fn directories_must_be_absolute_and_apart() {
     let two = |a: &str, b: &str| format!("[[directory]]\npath = '{a}'\n[[directory]]\npath = '{b}'\n");
     refused(&two("/a", "b"), &["b.toml:4", "directory.path", "`b`"]);

@@ -60,7 +60,7 @@ pub(super) fn place_of(places: &Places<'_>, key: &str, path: &Path) -> Option<St
 pub(super) fn check(config: &Config, places: &Places<'_>, problems: &mut Vec<Problem>) {
     for (key, dir) in state_dirs(config) {
         if let Some(watched) = config.directories.iter().find(|d| dir.starts_with(&d.path)) {
-            problems.push(state_dir_problem(places, key, dir, dir, &watched.path));
+            problems.push(state_dir_problem(places, key, &dir, &dir, &watched.path));
         }
     }
     let check_topic = match config.publisher.sink {
@@ -77,11 +77,11 @@ pub(super) fn check(config: &Config, places: &Places<'_>, problems: &mut Vec<Pro
 }
 
 /// What the services write.
-fn state_dirs(config: &Config) -> impl Iterator<Item = (&'static str, &Path)> {
+fn state_dirs(config: &Config) -> impl Iterator<Item = (&'static str, PathBuf)> {
     let dirs = [
-        ("spool.dir", config.spool.directory()),
-        ("failed.dir", config.failed.directory()),
-        ("agent.state_dir", config.agent.state_dir.as_deref()),
+        ("spool.dir", config.spool_directory()),
+        ("failed.dir", config.failed_directory()),
+        ("agent.state_dir", config.agent.state_dir.clone()),
     ];
     dirs.into_iter().filter_map(|(key, dir)| Some((key, dir?)))
 }
@@ -134,8 +134,8 @@ pub(super) fn check_leads(config: &Config, places: &Places<'_>, problems: &mut V
         Some((real, watched.0))
     };
     for (key, dir) in state_dirs(config) {
-        if let Some((real, watched)) = around(dir) {
-            problems.push(state_dir_problem(places, key, dir, &real, watched));
+        if let Some((real, watched)) = around(&dir) {
+            problems.push(state_dir_problem(places, key, &dir, &real, watched));
         }
     }
     for fifo in &config.fifos {

@@ -52,8 +52,8 @@ impl DeadLetters {
     /// # Errors
     /// A [`FailedError`] if it was configured and cannot be used. If the default cannot be used, the log says so.
     pub fn open(config: &Config) -> Result<Self, FailedError> {
-        let Some(dir) = config.failed.directory() else { return Ok(Self::without()) };
-        match Store::open(dir, config.failed.size_max, config.ring.group.as_deref()) {
+        let Some(dir) = config.failed_directory() else { return Ok(Self::without()) };
+        match Store::open(&dir, config.failed.size_max, config.ring.group.as_deref()) {
             Ok(store) => Ok(Self::in_store(store, config.failed.retry_interval.0)),
             Err(error) if config.failed.dir.is_some() => Err(error),
             Err(error) => {

@@ -2,14 +2,13 @@
 
 use std::{
     io,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use bywash_common::{
-    config::{Config, DEFAULT_SPOOL_DIR},
+    config::Config,
     ring::{Ahead, PublisherRing, ReadError},
 };
 use nix::errno::Errno;
@@ -53,8 +52,8 @@ pub enum IntakeError {
 /// # Errors
 /// A [`SpoolError`] if it was configured and cannot be used. If the default cannot be used, the log says so.
 pub fn open_spool(config: &Config, stop: &Stop) -> Result<SharedLog, SpoolError> {
-    let dir = config.spool.dir.as_deref().unwrap_or(Path::new(DEFAULT_SPOOL_DIR));
-    if config.spool.directory().is_none() {
+    let dir = &config.spool_place();
+    if config.spool_directory().is_none() {
         if !Log::holds_any(dir) {
             return Ok(None);
         }

@@ -48,7 +48,7 @@ pub enum FailedCommand {
 /// # Errors
 /// What went wrong, for people.
 pub fn failed(config: &Config, command: &FailedCommand) -> anyhow::Result<Exit> {
-    let Some(dir) = config.failed.directory() else {
+    let Some(dir) = &config.failed_directory() else {
         bail!("there are no dead letters: failed.size_max is 0");
     };
     match command {
