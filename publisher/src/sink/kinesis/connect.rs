@@ -5,6 +5,7 @@ use bywash_common::config::Config;
 
 use super::{
     client::ready,
+    record::SLICES,
     trouble::{Trouble, text_of},
 };
 
@@ -30,6 +31,13 @@ async fn ask(config: &Config, streams: &[&str]) -> anyhow::Result<Vec<String>> {
                 let summary = answer.stream_description_summary();
                 let status = summary.map_or("unknown", |s| s.stream_status().as_str());
                 let shards = summary.map_or(0, |s| s.open_shard_count());
+                let shards_max = SLICES as i32;
+                if config.kinesis.aggregate && shards > shards_max {
+                    bail!(
+                        "stream `{stream}` has {shards} shards, and kinesis.aggregate fills {shards_max} at most: set it to false, \
+                         or give the stream fewer shards"
+                    );
+                }
                 lines.push(format!("stream {stream}: {status}, {shards} shards"));
             }
             Err(error) => {
