@@ -13,6 +13,7 @@ mod mount;
 mod overlay;
 mod privilege;
 mod process;
+mod refused;
 mod run;
 mod services;
 mod sleep;

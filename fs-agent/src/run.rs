@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 use bywash_common::{
     cli::GlobalArgs,
-    config::{Config, OnAgentExit, RingConfig},
+    config::{Config, RingConfig},
     exit::Exit,
     ring::AgentRing,
     status::AgentCounter,
@@ -23,7 +23,7 @@ use crate::{
     check, fifo,
     keeper::{Generation, Store, Successor},
     manager::Manager,
-    mount, process,
+    mount, process, refused,
     services::{self, CLOSING_LOOK_INTERVAL, Ended, OverlayId, Services},
     sleep::{LOOK_SIGNAL, asleep},
 };
@@ -54,7 +54,13 @@ pub enum Event {
 pub fn run(args: &GlobalArgs) -> Result<Exit> {
     // Before anything else is opened: what is handed over has the first numbers.
     let store = Arc::new(Store::from_environment());
-    let config = check::load(args)?;
+    let config = match check::load(args) {
+        Ok(config) => config,
+        Err(error) => {
+            refused::take_off(args, &store);
+            return Err(error);
+        }
+    };
     let prepared = process::prepare()?;
     let check = || services::check_privileges(&config).and_then(|()| services::check(&config, &args.config));
     // Paths may lead through overlays that the agent before has left, and that nobody serves yet.
@@ -72,7 +78,10 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     let resumed = services.resume(&config);
     let checked = if goes_on { check() } else { Ok(()) };
     let applied = checked.and_then(|()| services.apply(&config, asleep(&config)));
-    applied.inspect_err(|_| services.stop(OnAgentExit::Unmount))?;
+    if let Err(error) = applied {
+        refused::give_up(&mut services, &events, &config, &store, &error);
+        return Err(error);
+    }
     let generation = Generation::of_this_agent(&store);
     if let Some(generation) = &generation {
         services.report(generation.counters());
@@ -201,33 +210,31 @@ impl Agent<'_> {
             self.manager.stopping(self.config.agent.stop_grace.0 + STOP_WORK_MAX);
             self.services.stop(self.config.agent.on_agent_exit);
         }
-        self.close();
+        close(&mut self.services, &self.events, self.config.agent.stop_grace.0);
     }
+}
 
-    /// Gives what is still in use a while.
-    fn close(&mut self) {
-        let deadline = Instant::now() + self.config.agent.stop_grace.0;
-        while !self.services.is_closed() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            match self.events.recv_timeout(left.min(CLOSING_LOOK_INTERVAL)) {
-                Ok(Event::Ended(id, result)) => {
-                    self.services.overlay_ended(id, result);
-                }
-                Ok(
-                    Event::MountsChanged
-                    | Event::SettleMounts(_)
-                    | Event::Signal(Signal::SIGHUP | LOOK_SIGNAL),
-                )
-                | Err(RecvTimeoutError::Timeout) => {}
-                // Told twice.
-                Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => break,
-            }
+/// Gives what is still in use of `services`, which were stopped, a while.
+pub fn close(services: &mut Services, events: &Receiver<Event>, grace: Duration) {
+    let deadline = Instant::now() + grace;
+    while !services.is_closed() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
         }
-        self.services.abandon();
+        match events.recv_timeout(left.min(CLOSING_LOOK_INTERVAL)) {
+            Ok(Event::Ended(id, result)) => {
+                services.overlay_ended(id, result);
+            }
+            Ok(
+                Event::MountsChanged | Event::SettleMounts(_) | Event::Signal(Signal::SIGHUP | LOOK_SIGNAL),
+            )
+            | Err(RecvTimeoutError::Timeout) => {}
+            // Told twice.
+            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => break,
+        }
     }
+    services.abandon();
 }
 
 /// The ring stays what it is as long as the agent lives: says what of `new` has to wait, and puts it back.

@@ -65,7 +65,7 @@ fn an_agent_serves_what_is_open_as_long_as_its_configuration_says() {
 
 /// A program that has mapped a file of the first directory and stored into the mapping, which nobody has flushed; it reads
 /// the mapping once more when it is told to end.
-fn map_and_store(bywash: &Bywash) -> Child {
+pub fn map_and_store(bywash: &Bywash) -> Child {
     const PROGRAM: &str = "import mmap, os, sys\n\
         fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o644); os.ftruncate(fd, 8192)\n\
         m = mmap.mmap(fd, 8192); m[0:6] = b'stored'\n\

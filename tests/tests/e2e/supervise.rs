@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -21,7 +22,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::append;
+use crate::{append, shutdown::map_and_store};
 
 /// A supervisor with its agent.
 struct Supervised {
@@ -218,14 +219,21 @@ fn an_agent_that_does_not_come_back_is_given_up_in_time_and_its_overlays_with_it
     for program in ["#!/bin/sh\nexit 1\n", "#!/bin/sh\nexec sleep 1000\n"] {
         let mut supervised = Supervised::start_by("restart_wait = \"2s\"", copy);
         replace(&supervised.bywash.root().join("fs-agent"), program);
+        let mut open = File::create(supervised.bywash.file("open")).unwrap();
+        open.write_all(b"before,").unwrap();
         let begin = Instant::now();
         supervised.tell_agent(Signal::SIGKILL);
+        let writer = thread::spawn(move || (open.write(b"meanwhile"), begin.elapsed()));
         let status = supervised.supervisor.wait(PATIENCE);
         let took = begin.elapsed();
         assert_eq!(status.code(), Some(1), "{status}");
         assert!(Duration::from_secs(2) <= took && took < Duration::from_secs(6), "{took:?}");
         assert!(!supervised.is_mounted());
         append(&supervised.bywash.file("f"), b"uncaptured");
+        // Whoever had a file open has waited as long, and no longer.
+        let (written, waited) = writer.join().unwrap();
+        assert!(written.is_err() && Duration::from_secs(2) <= waited, "{written:?} after {waited:?}");
+        assert_eq!(fs::read(supervised.bywash.file("open")).unwrap(), b"before,");
     }
 }
 
@@ -234,11 +242,19 @@ fn an_agent_whose_configuration_is_wrong_by_now_is_given_up_at_once() {
     let mut supervised = Supervised::start("");
     // What tells the agent's number reads the configuration, too.
     let agent = supervised.agent_pid();
+    let mut program = map_and_store(&supervised.bywash);
+    let mut open = File::create(supervised.bywash.file("open")).unwrap();
     supervised.bywash.edit("", "\nnonsense = 1\n");
     kill(agent, Signal::SIGKILL).unwrap();
+    // That one cannot listen, and takes its predecessor's overlay off in order.
+    open.write_all(b"waits, and goes on").unwrap();
     let status = supervised.supervisor.wait(PATIENCE);
     assert_eq!(status.code(), Some(78), "{status}");
     assert!(!supervised.is_mounted());
+    assert_eq!(fs::read(supervised.bywash.file("open")).unwrap(), b"waits, and goes on");
+    assert!(fs::read(supervised.bywash.file("mapped")).unwrap().starts_with(b"stored"));
+    drop(program.stdin.take());
+    program.wait().unwrap();
 }
 
 #[test]
