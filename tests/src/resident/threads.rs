@@ -94,7 +94,7 @@ pub fn keep(life: &Life, part: &mut Part, _: u64) {
             .truncate(true)
             .open(&path)
             .expect("a file");
-        if n % NAMELESS_PART == 0 {
+        if n.is_multiple_of(NAMELESS_PART) {
             fs::remove_file(&path).expect("a name that goes");
         }
         (file, noise(n, KEPT_BYTES))
