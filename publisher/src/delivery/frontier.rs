@@ -107,6 +107,8 @@ pub struct Refused {
     pub record: Record,
     /// The message, and why.
     pub letter: Letter,
+    /// An operator can make it possible: where it cannot be kept it waits for that, and is never lost.
+    pub is_mendable: bool,
 }
 
 struct Pending {
@@ -115,6 +117,8 @@ struct Pending {
     messages: u32,
     /// The worst outcome so far.
     outcome: Outcome,
+    /// It is no record of what is read.
+    is_beside: bool,
     /// One of its messages was refused, and that is being announced in an event.
     announced: bool,
 }
@@ -202,6 +206,10 @@ impl Frontier {
 
     /// Takes a record on its way. It is complete after one report, or as many more as [`Self::expect_more`] says.
     pub fn open(&self, record: Record) -> Ticket {
+        self.open_as(record, false)
+    }
+
+    fn open_as(&self, record: Record, is_beside: bool) -> Ticket {
         let mut state = self.lock();
         let ticket = state.next_ticket();
         state.held_bytes += record.held_bytes;
@@ -209,6 +217,7 @@ impl Frontier {
             record,
             messages: 1,
             outcome: Outcome::PassedOver,
+            is_beside,
             announced: !record.is_write,
         });
         state.note_in_flight();
@@ -222,7 +231,12 @@ impl Frontier {
             let state = self.lock();
             state.pending.back().map_or(state.last_end, |pending| pending.record.end)
         };
-        self.open(Record { held_bytes, ..Record::of_news(end, None, now_ns()) })
+        self.open_as(Record { held_bytes, ..Record::of_news(end, None, now_ns()) }, true)
+    }
+
+    /// Whether it is the ticket of a message that is no record of what is read.
+    pub fn is_beside(&self, ticket: Ticket) -> bool {
+        self.lock().get(ticket).is_some_and(|pending| pending.is_beside)
     }
 
     /// Whether all messages of the record, and of those before it, have been reported.
@@ -270,10 +284,19 @@ impl Frontier {
     /// One of the record's messages will never be delivered. It stays open until someone has dealt with the refusal: see
     /// [`Self::take_refused`], [`Self::settle_refused`] and [`Self::replaced`].
     pub fn refuse(&self, ticket: Ticket, letter: Letter) {
+        self.take_back(ticket, letter, false);
+    }
+
+    /// The same of a message that an operator has had time enough to make possible, and still can.
+    pub fn give_up(&self, ticket: Ticket, letter: Letter) {
+        self.take_back(ticket, letter, true);
+    }
+
+    fn take_back(&self, ticket: Ticket, letter: Letter, is_mendable: bool) {
         let mut state = self.lock();
         let Some(pending) = state.get(ticket) else { return };
         let record = pending.record;
-        state.refused.push(Refused { ticket, record, letter });
+        state.refused.push(Refused { ticket, record, letter, is_mendable });
         self.open_refusals.fetch_add(1, Ordering::Release);
         self.has_refused.store(true, Ordering::Release);
         self.events.fetch_add(1, Ordering::Release);

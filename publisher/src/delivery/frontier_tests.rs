@@ -89,7 +89,10 @@ fn what_was_refused_stays_until_that_is_dealt_with() {
     let (frontier, told) = frontier(10);
     let ticket = frontier.open(record(0));
     frontier.refuse(ticket, letter());
-    assert_eq!(frontier.take_refused(), [Refused { ticket, record: record(0), letter: letter() }]);
+    assert_eq!(
+        frontier.take_refused(),
+        [Refused { ticket, record: record(0), letter: letter(), is_mendable: false }]
+    );
     assert!(told.0.lock().unwrap().0.is_empty());
     assert!(frontier.has_open_refusals(), "it was taken, and nothing done");
     frontier.settle_refused(ticket, Outcome::DeadLettered);

@@ -32,6 +32,9 @@ pub enum SendError {
     /// It will never be taken.
     #[error("{0}")]
     Refused(String),
+    /// An operator has had time enough to make it possible.
+    #[error("{0}")]
+    GivenUp(String),
     /// Nothing will be taken any more.
     #[error(transparent)]
     Broken(#[from] SinkError),
@@ -78,6 +81,11 @@ pub trait Sink {
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
     fn poll(&mut self) -> Result<(), SinkError>;
+
+    /// Whether something waits to be sent again, so that the next report is news for the sink.
+    fn is_holding(&self) -> bool {
+        false
+    }
 
     /// Sends off what was gathered to be sent together: there is nothing more at the moment.
     ///

@@ -1,6 +1,7 @@
 //! What becomes of messages that the sink refuses for good.
 
 use std::{
+    collections::VecDeque,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -25,6 +26,8 @@ const GATHER_BYTES: usize = 1 << 20;
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// How long it may go on not to take some before loss events replace these.
 const DISK_PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether somebody has made room where there was none.
+const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 /// At most one line about refused messages in this time; the others are counted in it.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -38,6 +41,10 @@ pub struct DeadLetters {
     since: Instant,
     /// Since when the disk does not take what is gathered, and from when on it is asked again.
     refused_by_disk: Option<(Instant, Instant)>,
+    /// Messages that found no room, of which an operator can make room or make them possible: they wait for either.
+    waiting: VecDeque<Refused>,
+    /// From when on it is looked whether there is room for more.
+    look_at_room: Instant,
     /// Letters that are delivered and still in their file.
     delivered: Option<(PathBuf, Vec<Vec<u8>>)>,
     /// From when on the disk is asked again to let go of them.
@@ -81,6 +88,8 @@ impl DeadLetters {
             gathered_bytes: 0,
             since: clock::now(),
             refused_by_disk: None,
+            waiting: VecDeque::new(),
+            look_at_room: clock::now(),
             delivered: None,
             delivered_not_before: clock::now(),
             log: LogRate::new(LOG_INTERVAL),
@@ -106,10 +115,35 @@ impl DeadLetters {
             self.gathered_bytes += refused.letter.payload.len();
             self.gathered.push(refused);
         }
+        self.look_for_room(frontier);
         let is_due = self.store.is_none()
             || self.gathered_bytes >= GATHER_BYTES
             || clock::now().duration_since(self.since) >= GATHER_TIME;
         if is_due { self.keep(frontier, status) } else { Vec::new() }
+    }
+
+    /// The first message that waits for an operator, to be handed to the sink again.
+    pub fn waiting(&self) -> Option<&Refused> {
+        self.waiting.front()
+    }
+
+    /// The first message that waited does so no longer.
+    pub fn take_waiting(&mut self) {
+        self.waiting.pop_front();
+    }
+
+    /// Looks now and then whether somebody has made room, so that what waits for that can be kept.
+    fn look_for_room(&mut self, frontier: &Frontier) {
+        let now = clock::now();
+        let Some(store) = self.store.as_mut().filter(|store| !store.has_room()) else { return };
+        if now < self.look_at_room {
+            return;
+        }
+        self.look_at_room = now + ROOM_INTERVAL;
+        match store.look_for_room() {
+            Ok(has_room) => frontier.set_keeps_letters(has_room),
+            Err(error) => tracing::debug!("{error}"),
+        }
     }
 
     /// The dead letters that are to be sent again now; [`Self::sent_again`] is to be told of each.
@@ -177,12 +211,18 @@ impl DeadLetters {
             return Vec::new();
         }
         self.refused_by_disk = None;
-        let refused = std::mem::take(&mut self.gathered);
+        let mut refused = std::mem::take(&mut self.gathered);
         self.gathered_bytes = 0;
         frontier.set_keeps_letters(self.keeps());
+        if !matches!(kept, Ok(true)) {
+            self.look_at_room = clock::now() + ROOM_INTERVAL;
+            let (mendable, lost): (Vec<_>, Vec<_>) = refused.into_iter().partition(|one| one.is_mendable);
+            self.wait(mendable, kept.as_ref().err());
+            refused = lost;
+        }
         let count = refused.len();
         status.add(PublisherCounter::FailedMessages, count as u64);
-        let others = self.log.pass();
+        let others = if count > 0 { self.log.pass() } else { None };
         match kept {
             Ok(true) => {
                 if let Some(others) = others {
@@ -218,6 +258,22 @@ impl DeadLetters {
             }
         }
         refused
+    }
+
+    /// Has messages wait for an operator, in the ring's order.
+    fn wait(&mut self, mut mendable: Vec<Refused>, error: Option<&FailedError>) {
+        let Some(first) = mendable.first() else { return };
+        if let (Some(others), Some(error)) = (self.log.pass(), error) {
+            let (reason, topic) = (&first.letter.reason, &first.letter.topic);
+            tracing::error!(
+                "{} messages for `{topic}` wait, and all behind them, until that takes them or there is room for dead \
+                 letters: {reason}; {error}{others}",
+                mendable.len()
+            );
+        }
+        mendable.extend(self.waiting.drain(..));
+        mendable.sort_by_key(|refused| (refused.ticket, refused.letter.id.subject));
+        self.waiting = mendable.into();
     }
 
     /// Whether what is gathered waits until the disk takes it, and is in the ring meanwhile.

@@ -174,7 +174,7 @@ impl Drain {
             if self.stop.is_requested() || self.frontier.has_refused() {
                 break;
             }
-            if !self.frontier.has_room() {
+            if !self.frontier.has_room() || self.outlet.has_waiting() {
                 return self.wait_for_room();
             }
             match self.intake.next(&mut self.payload) {
@@ -265,7 +265,7 @@ impl Drain {
         let seen = self.frontier.events();
         // What the sink holds back to send it with more would wait for ever.
         self.outlet.push()?;
-        if !self.frontier.has_room() {
+        if !self.frontier.has_room() || self.outlet.has_waiting() {
             self.outlet.look_at_ring();
             self.frontier.wait_past(seen, ROOM_WAIT);
         }
@@ -282,11 +282,17 @@ impl Drain {
     }
 
     fn idle(&mut self) -> Result<(), DrainError> {
+        let seen = self.frontier.events();
         self.lines.idle(&mut self.outlet)?;
         self.outlet.push()?;
         self.look_for_successor()?;
         self.outlet.look_at_ring();
-        clock::pass(IDLE_WAIT, || self.intake.ring.consumer.wait(IDLE_WAIT));
+        if self.outlet.is_holding() {
+            // The next report lets it go on.
+            self.frontier.wait_past(seen, IDLE_WAIT);
+        } else {
+            clock::pass(IDLE_WAIT, || self.intake.ring.consumer.wait(IDLE_WAIT));
+        }
         Ok(())
     }
 

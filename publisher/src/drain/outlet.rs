@@ -116,7 +116,43 @@ impl Outlet {
         self.sink.poll()?;
         let unkept = self.dead_letters.poll(&self.frontier, &self.status);
         self.announce(&unkept)?;
+        self.offer_waiting()?;
         self.send_letters()
+    }
+
+    /// Whether something waits for an operator that was read before everything that is not read.
+    pub fn has_waiting(&self) -> bool {
+        self.dead_letters.waiting().is_some()
+    }
+
+    /// Whether the sink has something to send again, for which it waits for reports.
+    pub fn is_holding(&self) -> bool {
+        self.sink.is_holding()
+    }
+
+    /// Hands the sink again what waits for an operator.
+    fn offer_waiting(&mut self) -> Result<(), SinkError> {
+        while let Some(Refused { ticket, letter, .. }) = self.dead_letters.waiting() {
+            let ticket = *ticket;
+            let Letter { topic, key, payload, id, .. } = letter;
+            let event_id = &id.to_string();
+            let key = key.as_deref();
+            let message = Message { topic, key, payload, id: *id, event_id, is_letter: false };
+            match self.sink.send(&message, ticket) {
+                Ok(()) => {}
+                Err(SendError::Full) => break,
+                Err(SendError::Broken(error)) => return Err(error),
+                Err(SendError::Refused(reason)) => {
+                    self.frontier.refuse(ticket, Letter { reason, ..letter.clone() });
+                }
+                Err(SendError::GivenUp(reason)) => {
+                    self.frontier.give_up(ticket, Letter { reason, ..letter.clone() });
+                }
+            }
+            self.frontier.replaced();
+            self.dead_letters.take_waiting();
+        }
+        Ok(())
     }
 
     /// Whether dead letters wait before they are sent again: everything that is on its way has to arrive first.
@@ -393,6 +429,10 @@ fn send(
         match sink.send(message, ticket) {
             Ok(()) => {
                 FailPoint::EventSent.reach();
+                return Ok(true);
+            }
+            Err(SendError::GivenUp(reason)) => {
+                frontier.give_up(ticket, letter(message, reason));
                 return Ok(true);
             }
             Err(SendError::Refused(reason)) => {

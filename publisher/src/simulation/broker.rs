@@ -179,13 +179,17 @@ impl Network {
             }
         }
         drop(line);
-        for (flight, reason, _) in refusals {
+        for (flight, reason, is_mendable) in refusals {
             let Accepted { id, topic, key, payload, .. } = flight.message;
             self.broker.lock().refused.extend(marker(&payload));
             self.fate.step("a refusal");
             self.fate.note(|| format!("{id} is refused: {reason}"));
             let letter = Letter { topic, key: Some(key), payload, id, reason: reason.to_owned() };
-            self.frontier.refuse(flight.ticket, letter);
+            if is_mendable {
+                self.frontier.give_up(flight.ticket, letter);
+            } else {
+                self.frontier.refuse(flight.ticket, letter);
+            }
         }
         for flight in answers {
             self.fate.step("a report");
@@ -213,7 +217,7 @@ impl Sink for SimulatedSink {
         }
         if !message.is_letter && network.frontier.keeps_letters() && line.patience.refuses(message.topic) {
             network.broker.lock().refused.extend(marker(message.payload));
-            return Err(SendError::Refused("the topic takes nothing".to_owned()));
+            return Err(SendError::GivenUp("the topic takes nothing".to_owned()));
         }
         let Message { topic, key, payload, id, is_letter, .. } = *message;
         line.flights.push_back(Flight {

@@ -6,7 +6,10 @@ use serde_json::Value;
 
 use crate::delivery::EventId;
 
-use super::{broker::marker, world::World};
+use super::{
+    broker::marker,
+    world::{POISON_EVERY, World},
+};
 
 /// What the broker was told of losses: by reason, events.
 type Losses = BTreeMap<String, u64>;
@@ -76,6 +79,10 @@ fn everything_is_somewhere(
     let of = |reason: &str| losses.get(reason).copied().unwrap_or(0);
     if missing.len() as u64 > of("undeliverable") {
         return Err(format!("writes are nowhere: {missing:?}; losses that were announced: {losses:?}"));
+    }
+    // What an operator can make possible is never lost for want of room.
+    if let Some(number) = missing.iter().find(|number| !number.is_multiple_of(POISON_EVERY)) {
+        return Err(format!("write {number} was announced as undeliverable, and is not"));
     }
     // A batch that was not synced when the power was cut may be there in parts. What is not there is lost, with the ring.
     let lost = world.forgotten.iter().filter(|number| !arrived.contains(number)).count() as u64;

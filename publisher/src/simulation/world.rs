@@ -78,6 +78,8 @@ pub enum Action {
 }
 
 const TOPICS: [&str; 2] = ["even", "odd"];
+/// Writes with such a number are poison, where there is poison.
+pub const POISON_EVERY: u64 = 13;
 const KEYS: usize = 4;
 const SPOOL: &str = "/spool";
 const FAILED: &str = "/failed";
@@ -237,7 +239,7 @@ impl World {
                 };
             }),
             Action::Poison(is_on) => {
-                self.broker.change(|mood| mood.poison_every = if is_on { 13 } else { 0 })
+                self.broker.change(|mood| mood.poison_every = if is_on { POISON_EVERY } else { 0 })
             }
         }
         self.check_bounds()

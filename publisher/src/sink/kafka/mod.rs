@@ -8,7 +8,7 @@
 //! |---|---|
 //! | may end by itself | another producer sends it, for ever |
 //! | ends once an operator acts (no such topic, no right to write) | the same, until `failed.give_up_after`; then refused, if there are dead letters |
-//! | the broker rejects the batch (too large, invalid) | is sent again alone |
+//! | the broker rejects the batch (too large, invalid) | is sent again with half of the others, and so on down to alone |
 //! | the broker rejects the message alone | refused: a dead letter, or else a loss event takes its place |
 //! | the producer cannot go on (librdkafka calls that fatal), or ZooKeeper knows other brokers by now | another producer sends it |
 //! | the publisher ends | nothing: the ring has it |
@@ -37,6 +37,7 @@ mod zookeepers;
 pub use config::{PropertyError, consumer_config};
 pub use connect::connect;
 pub use error::OpenError;
-pub use sink::{ENCODER_HEADER, KafkaSink, check};
+pub use service::ENCODER_HEADER;
+pub use sink::{KafkaSink, check};
 pub use transaction::TransactionalSink;
 pub use zookeepers::{LookUpError, locate};

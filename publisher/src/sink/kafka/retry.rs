@@ -11,7 +11,7 @@ use std::{
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::delivery::{EventId, Ticket};
+use crate::delivery::{EventId, Letter, Ticket};
 
 /// How long the first attempt waits after a failure; each further one twice as long.
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
@@ -31,10 +31,20 @@ pub struct Failed {
     pub payload: Vec<u8>,
     /// The event's id.
     pub id: EventId,
-    /// Its batch was rejected: whether it is at fault shows when it is sent alone.
-    pub alone: bool,
+    /// A batch that it was in was rejected: whether it is at fault shows when it is sent with fewer others, or alone.
+    pub is_suspect: bool,
+    /// The format of the payload, as the header names it.
+    pub encoder: String,
     /// Only an operator can make it possible; why.
     pub barred: Option<RDKafkaErrorCode>,
+}
+
+impl Failed {
+    /// What is kept of it.
+    pub fn into_letter(self, reason: String) -> (Ticket, Letter) {
+        let Self { ticket, topic, key, payload, id, .. } = self;
+        (ticket, Letter { topic, key, payload, id, reason })
+    }
 }
 
 /// An attempt that may be made now.
@@ -48,8 +58,12 @@ pub struct Due {
 struct State {
     /// In the ring's order.
     queue: VecDeque<Failed>,
-    /// One that must go alone is on its way: nothing may join its batch.
-    is_alone_out: bool,
+    /// Of a group of suspects so many are on their way: nothing may join their batch.
+    suspects_out: usize,
+    /// One of them was rejected.
+    is_group_rejected: bool,
+    /// The most suspects that go together; 0 before the first group.
+    group_max: usize,
     not_before: Option<Instant>,
     back_off: Duration,
 }
@@ -76,7 +90,7 @@ impl Retries {
     /// it are then likely back, too.
     pub fn hold(&self, failed: Failed) {
         let mut state = self.lock();
-        if !failed.alone {
+        if !failed.is_suspect {
             state.back_off = state.back_off.max(BACK_OFF_MIN);
             state.not_before = Some(Instant::now() + state.back_off);
         }
@@ -86,8 +100,17 @@ impl Retries {
     /// Puts a message back that could not be sent yet. Others may have failed meanwhile that come before it.
     pub fn put_back(&self, failed: Failed) {
         let mut state = self.lock();
-        state.is_alone_out = false;
+        if failed.is_suspect {
+            state.suspects_out = state.suspects_out.saturating_sub(1);
+        }
         self.insert(&mut state, failed);
+    }
+
+    /// A group with this suspect in it was rejected: the next one is half as large.
+    pub fn hold_suspect(&self, failed: Failed) {
+        let mut state = self.lock();
+        state.is_group_rejected = true;
+        self.insert(&mut state, Failed { is_suspect: true, ..failed });
     }
 
     /// In the ring's order: that of tickets, and of the bytes for parts of one record, which share a ticket.
@@ -98,11 +121,14 @@ impl Retries {
         self.is_holding.store(true, Ordering::Release);
     }
 
-    /// What becomes of the message that went out alone is known.
+    /// What becomes of one of the suspects that went out together is known.
     pub fn settle(&self) {
         let mut state = self.lock();
-        state.is_alone_out = false;
-        self.is_holding.store(!state.queue.is_empty(), Ordering::Release);
+        state.suspects_out = state.suspects_out.saturating_sub(1);
+        if state.suspects_out == 0 && std::mem::take(&mut state.is_group_rejected) {
+            state.group_max = (state.group_max / 2).max(1);
+        }
+        self.is_holding.store(state.suspects_out > 0 || !state.queue.is_empty(), Ordering::Release);
     }
 
     /// Whether an attempt is due, and the topic that is worth a look before it. The next attempt waits longer.
@@ -113,30 +139,46 @@ impl Retries {
         }
         let front = state.queue.front()?;
         // A topic that rejects a batch is known.
-        let suspect = (!front.alone).then(|| front.topic.clone());
+        let suspect = (!front.is_suspect).then(|| front.topic.clone());
         if state.not_before.take().is_some() {
             state.back_off = (state.back_off * 2).min(BACK_OFF_MAX);
         }
         Some(Due { suspect })
     }
 
-    /// The next message to be sent, if there is one. One that must go alone is given only if `is_idle`, and then no other
-    /// until [`Self::settle`].
-    pub fn next(&self, is_idle: bool) -> Option<Failed> {
+    /// The messages that are to be sent next: suspects only if `is_idle`, and then no others until each was settled.
+    /// Half of those that were rejected go first, then half of these if they are rejected as well: what is at fault is found
+    /// in as many steps as the number of its companions can be halved.
+    pub fn next(&self, is_idle: bool) -> Vec<Failed> {
         let mut state = self.lock();
-        let is_alone = state.queue.front()?.alone;
-        if state.is_alone_out || is_alone && !is_idle {
-            return None;
+        let Some(front) = state.queue.front() else { return Vec::new() };
+        if state.suspects_out > 0 || front.is_suspect && !is_idle {
+            return Vec::new();
         }
-        state.is_alone_out = is_alone;
-        let next = state.queue.pop_front();
-        self.is_holding.store(is_alone || !state.queue.is_empty(), Ordering::Release);
-        next
+        let is_suspect = front.is_suspect;
+        let alike = state.queue.iter().take_while(|failed| failed.is_suspect == is_suspect).count();
+        if !is_suspect {
+            let next = state.queue.drain(..alike).collect();
+            self.is_holding.store(!state.queue.is_empty(), Ordering::Release);
+            return next;
+        }
+        if state.group_max == 0 {
+            state.group_max = alike.div_ceil(2);
+        }
+        let group = alike.min(state.group_max);
+        state.suspects_out = group;
+        state.queue.drain(..group).collect()
+    }
+
+    /// How many suspects are on their way together.
+    pub fn suspects_out(&self) -> usize {
+        self.lock().suspects_out
     }
 
     /// A message was delivered: the next failure is a new one.
     pub fn relax(&self) {
-        self.lock().back_off = Duration::ZERO;
+        let mut state = self.lock();
+        (state.back_off, state.group_max) = (Duration::ZERO, 0);
     }
 }
 
@@ -145,14 +187,15 @@ mod tests {
     use super::*;
     use crate::delivery::{Stretch, Subject, testing};
 
-    fn failed(ticket: u64, alone: bool) -> Failed {
+    fn failed(ticket: u64, is_suspect: bool) -> Failed {
         Failed {
             ticket: Ticket::from_number(ticket),
             topic: "t".to_owned(),
             key: None,
             payload: vec![ticket as u8],
             id: testing::id(ticket),
-            alone,
+            is_suspect,
+            encoder: String::new(),
             barred: None,
         }
     }
@@ -162,15 +205,10 @@ mod tests {
         let retries = Retries::default();
         assert!(!retries.is_holding());
         for ticket in [3, 1, 2, 0] {
-            retries.hold(failed(ticket, true));
+            retries.hold(failed(ticket, false));
         }
         assert!(retries.is_holding());
-        let mut order = Vec::new();
-        while let Some(failed) = retries.next(true) {
-            order.push(failed.ticket.number());
-            assert!(retries.is_holding() && retries.next(true).is_none());
-            retries.settle();
-        }
+        let order: Vec<u64> = retries.next(false).iter().map(|failed| failed.ticket.number()).collect();
         assert_eq!(order, [0, 1, 2, 3]);
         assert!(!retries.is_holding());
     }
@@ -179,10 +217,10 @@ mod tests {
     fn one_that_is_put_back_goes_behind_what_failed_meanwhile_and_comes_before_it() {
         let retries = Retries::default();
         retries.hold(failed(2, false));
-        let taken = retries.next(true).unwrap();
+        let taken = retries.next(true).pop().unwrap();
         retries.hold(failed(1, false));
         retries.put_back(taken);
-        let order: Vec<u64> = std::iter::from_fn(|| retries.next(true)).map(|f| f.ticket.number()).collect();
+        let order: Vec<u64> = retries.next(true).iter().map(|failed| failed.ticket.number()).collect();
         assert_eq!(order, [1, 2]);
     }
 
@@ -195,16 +233,38 @@ mod tests {
         };
         let retries = Retries::default();
         [20, 0, 10].into_iter().for_each(|begin| retries.hold(part(begin)));
-        let order: Vec<Failed> = std::iter::from_fn(|| retries.next(true)).collect();
-        assert_eq!(order, [part(0), part(10), part(20)]);
+        assert_eq!(retries.next(true), [part(0), part(10), part(20)]);
     }
 
     #[test]
-    fn one_that_must_go_alone_waits_until_all_is_quiet() {
+    fn suspects_wait_until_all_is_quiet_and_the_one_at_fault_is_found_by_halves() {
+        const POISON: u64 = 77;
         let retries = Retries::default();
-        retries.hold(failed(0, true));
-        assert_eq!(retries.next(false), None);
-        assert_eq!(retries.next(true), Some(failed(0, true)));
+        (0..200).for_each(|ticket| retries.hold_suspect(failed(ticket, true)));
+        assert_eq!(retries.next(false), []);
+        let (mut taken, mut refused, mut groups) = (Vec::new(), Vec::new(), 0);
+        while retries.is_holding() {
+            let group = retries.next(true);
+            assert!(!group.is_empty() && retries.next(true).is_empty());
+            groups += 1;
+            let is_rejected = group.iter().any(|failed| failed.ticket.number() == POISON);
+            let is_alone = group.len() == 1;
+            for failed in group {
+                match (is_rejected, is_alone) {
+                    (false, _) => taken.push(failed.ticket.number()),
+                    (true, true) => refused.push(failed.ticket.number()),
+                    (true, false) => retries.hold_suspect(failed),
+                }
+                retries.settle();
+            }
+            // Each time something is delivered.
+            if !is_rejected && !retries.is_holding() {
+                retries.relax();
+            }
+        }
+        assert_eq!(refused, [POISON]);
+        assert_eq!(taken, (0..200).filter(|ticket| *ticket != POISON).collect::<Vec<_>>());
+        assert!(groups < 200, "{groups}");
     }
 
     #[test]

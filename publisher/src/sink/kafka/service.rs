@@ -14,12 +14,12 @@ use rdkafka::{
     client::Client,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
-    message::{DeliveryResult, Headers as _},
+    message::{BorrowedMessage, DeliveryResult, Headers as _},
     producer::ProducerContext,
 };
 
 use crate::{
-    delivery::{Frontier, Letter, Ticket},
+    delivery::{Frontier, Ticket},
     failed::Patience,
     rate::LogRate,
     topics::topics,
@@ -33,29 +33,47 @@ use super::{
     topics::TopicMaker,
 };
 
+/// The header that names the format, so that a reader need not guess.
+pub const ENCODER_HEADER: &str = "encoder";
 /// The header that holds an event's id.
 pub const EVENT_ID_HEADER: &str = "event_id";
 /// At most one line about each kind of trouble in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A ticket, and whether its message was sent alone, in the one number that librdkafka hands back.
+/// A ticket, and with which others its message was sent, in the one number that librdkafka hands back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opaque {
     /// The record.
     pub ticket: Ticket,
-    /// Nothing else was on its way when it was sent.
-    pub alone: bool,
+    /// Whether its batch was rejected before.
+    pub company: Company,
+}
+
+/// With which others a message was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Company {
+    /// Any.
+    Any,
+    /// Others whose batch was rejected, and no others.
+    Suspects,
+    /// None.
+    Alone,
 }
 
 impl Opaque {
-    /// As a number. Tickets are counts from 0 and never reach the last bit.
+    /// As a number. Tickets are counts from 0 and never reach the last two bits.
     pub fn number(self) -> usize {
-        (self.ticket.number() as usize) << 1 | usize::from(self.alone)
+        (self.ticket.number() as usize) << 2 | self.company as usize
     }
 
     /// From such a number.
     pub fn from_number(number: usize) -> Self {
-        Self { ticket: Ticket::from_number((number >> 1) as u64), alone: number & 1 == 1 }
+        let company = match number & 3 {
+            1 => Company::Suspects,
+            2 => Company::Alone,
+            _ => Company::Any,
+        };
+        Self { ticket: Ticket::from_number((number >> 2) as u64), company }
     }
 }
 
@@ -88,6 +106,7 @@ pub fn verdict(code: RDKafkaErrorCode) -> Verdict {
     match code {
         Code::PurgeQueue | Code::PurgeInflight | Code::Fatal => Verdict::Ended,
         Code::MessageSizeTooLarge
+        | Code::MessageBatchTooLarge
         | Code::InvalidMessageSize
         | Code::InvalidMessage
         | Code::InvalidRecord
@@ -279,10 +298,21 @@ impl Service {
         self.retries.hold(failed);
     }
 
+    /// Whether a message is a dead letter that is sent again.
+    pub fn is_letter(&self, ticket: Ticket) -> bool {
+        self.frontier.is_beside(ticket)
+    }
+
     /// A message will never be taken.
     pub fn refuse(&self, failed: Failed, reason: String) {
-        let Failed { ticket, topic, key, payload, id, .. } = failed;
-        self.frontier.refuse(ticket, Letter { topic, key, payload, id, reason });
+        let (ticket, letter) = failed.into_letter(reason);
+        self.frontier.refuse(ticket, letter);
+    }
+
+    /// An operator has had time enough to make a message possible.
+    pub fn give_up(&self, failed: Failed, reason: String) {
+        let (ticket, letter) = failed.into_letter(reason);
+        self.frontier.give_up(ticket, letter);
     }
 
     /// Whether a message of a topic that takes nothing is refused unsent, so that those of other topics go on.
@@ -300,7 +330,7 @@ impl Service {
     /// Deals with a message that an operator has to make possible: it waits for that, or it has waited long enough.
     pub fn bar(&self, failed: Failed, code: RDKafkaErrorCode) {
         if self.barred(&failed.topic, code) {
-            self.refuse(failed, code.to_string());
+            self.give_up(failed, code.to_string());
         } else {
             self.hold(Failed { barred: Some(code), ..failed }, code);
         }
@@ -379,23 +409,28 @@ impl Service {
             // Its producer is replaced.
             Verdict::Ended => {
                 self.is_troubled.store(true, Ordering::Relaxed);
-                self.retries.hold(Failed { alone: opaque.alone, ..failed });
+                let is_suspect = opaque.company != Company::Any;
+                self.retries.hold(Failed { is_suspect, ..failed });
+            }
+            // It has lost its place, and nobody waits for it: it stays the letter that it is.
+            Verdict::Again | Verdict::Barred if self.frontier.is_beside(opaque.ticket) => {
+                self.give_up(failed, code.to_string());
             }
             Verdict::Again => {
                 self.fail(End::GaveUp);
                 self.hold(failed, code);
             }
             Verdict::Barred => self.bar(failed, code),
-            Verdict::Poison if opaque.alone => self.refuse(failed, code.to_string()),
+            Verdict::Poison if opaque.company == Company::Alone => self.refuse(failed, code.to_string()),
             Verdict::Poison => {
                 self.say(|rates| &mut rates.hold, |others| {
                     tracing::warn!(
-                        "a broker rejects a batch for the topic `{}`: {code}; its events are sent again one by one \
-                         (a smaller publisher.batch_bytes avoids that){others}",
+                        "a broker rejects a batch for the topic `{}`: {code}; its events are sent again in smaller \
+                         ones (a smaller publisher.batch_bytes avoids that){others}",
                         failed.topic
                     );
                 });
-                self.retries.hold(Failed { alone: true, ..failed });
+                self.retries.hold_suspect(failed);
             }
         }
     }
@@ -410,6 +445,12 @@ impl Service {
     }
 }
 
+/// A header's value.
+fn header<'m>(message: &'m BorrowedMessage<'_>, name: &str) -> Option<&'m str> {
+    let value = message.headers()?.iter().find(|header| header.key == name)?.value?;
+    str::from_utf8(value).ok()
+}
+
 /// What comes from librdkafka.
 impl Service {
     /// What became of a message.
@@ -418,10 +459,7 @@ impl Service {
             Ok(message) => self.delivered(opaque.ticket, message.topic()),
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                let id = message
-                    .headers()
-                    .and_then(|headers| headers.iter().find(|h| h.key == EVENT_ID_HEADER)?.value)
-                    .and_then(|id| str::from_utf8(id).ok()?.parse().ok());
+                let id = header(message, EVENT_ID_HEADER).and_then(|id| id.parse().ok());
                 // Every message that is handed over has one.
                 let Some(id) = id else {
                     return tracing::error!(
@@ -434,13 +472,14 @@ impl Service {
                     key: message.key().map(<[u8]>::to_vec),
                     payload: message.payload().unwrap_or_default().to_vec(),
                     id,
-                    alone: false,
+                    is_suspect: false,
+                    encoder: header(message, ENCODER_HEADER).unwrap_or_default().to_owned(),
                     barred: None,
                 };
                 self.failed(opaque, code, failed);
             }
         }
-        if opaque.alone {
+        if opaque.company != Company::Any {
             self.retries.settle();
         }
     }
@@ -499,8 +538,8 @@ mod tests {
     #[test]
     fn a_ticket_survives_the_trip_through_librdkafka() {
         for number in [0, 1, 2, u64::from(u32::MAX), (1 << 62) - 1] {
-            for alone in [false, true] {
-                let opaque = Opaque { ticket: Ticket::from_number(number), alone };
+            for company in [Company::Any, Company::Suspects, Company::Alone] {
+                let opaque = Opaque { ticket: Ticket::from_number(number), company };
                 assert_eq!(Opaque::from_number(opaque.number()), opaque);
             }
         }

@@ -26,19 +26,19 @@ use super::{
     error::OpenError,
     polled::{Gather as _, Polled},
     retry::Failed,
-    service::{EVENT_ID_HEADER, End, Link, Opaque, Service, Verdict, verdict},
+    service::{Company, ENCODER_HEADER, EVENT_ID_HEADER, End, Link, Opaque, Service, Verdict, verdict},
     topics::TopicMaker,
     zookeepers::{Watch, locate},
 };
 
-/// The header that names the format, so that a reader need not guess.
-pub const ENCODER_HEADER: &str = "encoder";
 /// What the protocol and the headers may add to a message's key and payload.
 const MESSAGE_OVERHEAD_BYTES: usize = 512;
 /// How long a look at a topic that takes no events may hold up the drain, which has nothing else to do then.
 pub const TOPIC_LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long closing waits for deliveries before it looks at what is to be sent again.
 const FLUSH_STEP: Duration = Duration::from_millis(100);
+/// How long closing waits where nothing is on its way before it looks whether something may be sent again.
+const RESEND_STEP: Duration = Duration::from_millis(20);
 /// How long the end waits for librdkafka's threads, which a name server that hangs can hold.
 const DESTROY_WAIT: Duration = Duration::from_secs(1);
 
@@ -205,10 +205,15 @@ impl KafkaSink {
         self.leaving.is_some() || self.service.has_failed()
     }
 
-    fn hand_over(&self, message: &Message<'_>, opaque: Opaque) -> Result<(), RDKafkaErrorCode> {
+    fn hand_over(
+        &self,
+        message: &Message<'_>,
+        encoder: &str,
+        opaque: Opaque,
+    ) -> Result<(), RDKafkaErrorCode> {
         let headers = OwnedHeaders::new_with_capacity(2)
             .insert(Header { key: EVENT_ID_HEADER, value: Some(message.event_id) })
-            .insert(Header { key: ENCODER_HEADER, value: Some(self.encoder) });
+            .insert(Header { key: ENCODER_HEADER, value: Some(encoder) });
         let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(message.topic, opaque.number())
             .payload(message.payload)
             .headers(headers);
@@ -228,12 +233,23 @@ impl KafkaSink {
             // Makes librdkafka look again at a topic that it believes not to exist; what it finds shows below.
             let _ = self.producer.client().fetch_metadata(due.suspect.as_deref(), TOPIC_LOOK_TIMEOUT);
         }
-        while let Some(failed) = retries.next(self.producer.in_flight_count() == 0) {
+        let group = retries.next(self.producer.in_flight_count() == 0);
+        let company = match retries.suspects_out() {
+            0 => Company::Any,
+            1 => Company::Alone,
+            _ => Company::Suspects,
+        };
+        let mut group = group.into_iter();
+        while let Some(failed) = group.next() {
             if let Some(code) = failed.barred.filter(|_| self.service().gives_up(&failed)) {
-                self.service().refuse(failed, code.to_string());
+                let is_suspect = failed.is_suspect;
+                self.service().give_up(failed, code.to_string());
+                if is_suspect {
+                    retries.settle();
+                }
                 continue;
             }
-            let opaque = Opaque { ticket: failed.ticket, alone: failed.alone };
+            let opaque = Opaque { ticket: failed.ticket, company };
             let event_id = failed.id.to_string();
             let message = Message {
                 topic: &failed.topic,
@@ -243,17 +259,19 @@ impl KafkaSink {
                 event_id: &event_id,
                 is_letter: false,
             };
-            match self.hand_over(&message, opaque) {
-                // What follows one that must go alone waits for its report.
-                Ok(()) if failed.alone => break,
+            match self.hand_over(&message, &failed.encoder, opaque) {
                 Ok(()) => {}
-                Err(RDKafkaErrorCode::QueueFull) => {
-                    retries.put_back(failed);
-                    break;
-                }
                 Err(code) => {
-                    self.judge(code, Failed { alone: false, ..failed });
-                    retries.settle();
+                    if code == RDKafkaErrorCode::QueueFull {
+                        retries.put_back(failed);
+                    } else {
+                        let is_suspect = failed.is_suspect;
+                        self.judge(code, Failed { is_suspect: false, ..failed });
+                        if is_suspect {
+                            retries.settle();
+                        }
+                    }
+                    group.for_each(|rest| retries.put_back(rest));
                     break;
                 }
             }
@@ -262,7 +280,10 @@ impl KafkaSink {
 
     /// Deals with a message that librdkafka did not take.
     fn judge(&self, code: RDKafkaErrorCode, failed: Failed) {
+        let is_letter = self.service().is_letter(failed.ticket);
         match verdict(code) {
+            // It has lost its place, and nobody waits for it: it stays the letter that it is.
+            Verdict::Again | Verdict::Barred if is_letter => self.service().give_up(failed, code.to_string()),
             Verdict::Again => self.service().hold(failed, code),
             Verdict::Barred => self.service().bar(failed, code),
             Verdict::Poison => self.service().refuse(failed, code.to_string()),
@@ -288,9 +309,9 @@ impl Sink for KafkaSink {
             return Err(SendError::Full);
         }
         if self.service().refuses(message.topic) {
-            return Err(SendError::Refused(format!("the topic `{}` takes nothing", message.topic)));
+            return Err(SendError::GivenUp(format!("the topic `{}` takes nothing", message.topic)));
         }
-        match self.hand_over(message, Opaque { ticket, alone: false }) {
+        match self.hand_over(message, self.encoder, Opaque { ticket, company: Company::Any }) {
             Ok(()) => Ok(()),
             Err(RDKafkaErrorCode::QueueFull) => Err(SendError::Full),
             Err(code) if verdict(code) == Verdict::Poison => Err(SendError::Refused(code.to_string())),
@@ -301,7 +322,8 @@ impl Sink for KafkaSink {
                     key: message.key.map(<[u8]>::to_vec),
                     payload: message.payload.to_vec(),
                     id: message.id,
-                    alone: false,
+                    is_suspect: false,
+                    encoder: self.encoder.to_owned(),
                     barred: None,
                 };
                 self.judge(code, failed);
@@ -328,6 +350,10 @@ impl Sink for KafkaSink {
         self.service.want_topics(config);
     }
 
+    fn is_holding(&self) -> bool {
+        self.service().retries.is_holding()
+    }
+
     fn push(&mut self) -> Result<(), SinkError> {
         // linger.ms sends off what was gathered.
         Ok(())
@@ -344,8 +370,11 @@ impl Sink for KafkaSink {
                 tracing::error!("{error}");
                 break;
             }
-            // Time running out is what the loop is for.
+            // Time running out is what the loop is for. What waits to be sent again is not librdkafka's to wait for.
             let _ = self.producer.flush(left.min(FLUSH_STEP));
+            if self.producer.in_flight_count() == 0 && self.service().retries.is_holding() {
+                thread::sleep(left.min(RESEND_STEP));
+            }
         }
         self.service.gathered.settle();
         self.service.end();

@@ -202,7 +202,7 @@ impl Service {
             let stream = &mut self.streams[stream];
             if self.frontier.keeps_letters() && self.patience.refuses(&stream.name) {
                 let text = "it takes nothing, as was said before";
-                self.frontier.refuse(record.ticket, letter(&stream.name, &record, text));
+                self.frontier.give_up(record.ticket, letter(&stream.name, &record, text));
             } else {
                 stream.lanes.push(record, now);
             }
@@ -304,7 +304,7 @@ impl Service {
         stream.lanes.settle(settled, now);
         if gives_up && self.frontier.keeps_letters() {
             for record in stream.lanes.give_up() {
-                self.frontier.refuse(record.ticket, letter(&stream.name, &record, &reason));
+                self.frontier.give_up(record.ticket, letter(&stream.name, &record, &reason));
             }
         }
     }

@@ -5,6 +5,7 @@ mod abort;
 use std::{
     collections::VecDeque,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -24,8 +25,8 @@ use crate::{
         config::{message_bytes_max, transactional_config},
         error::OpenError,
         polled::Polled,
-        service::{EVENT_ID_HEADER, End, Service, Verdict, verdict},
-        sink::{ENCODER_HEADER, destroy, payload_room},
+        service::{ENCODER_HEADER, EVENT_ID_HEADER, End, Service, Verdict, verdict},
+        sink::{destroy, payload_room},
         topics::TopicMaker,
         zookeepers::{Watch, locate},
     },
@@ -37,6 +38,8 @@ use super::{
     reports::Reports,
 };
 
+/// How long closing waits where nothing is on its way before it looks again.
+const CLOSE_STEP: Duration = Duration::from_millis(20);
 /// How long one call for a transaction may hold up the drain; one that takes longer is called again.
 const STEP_TIMEOUT: Duration = Duration::from_millis(500);
 /// A transaction ends with this many messages at the latest.
@@ -242,7 +245,7 @@ impl TransactionalSink {
                     self.pending.push_front(kept);
                     return Ok(());
                 }
-                Err(SendError::Refused(reason)) => self.refuse(kept, reason),
+                Err(SendError::Refused(reason) | SendError::GivenUp(reason)) => self.refuse(kept, reason),
                 Err(SendError::Broken(error)) => return Err(error),
             }
         }
@@ -410,6 +413,9 @@ impl Sink for TransactionalSink {
             if let Err(error) = self.poll().and_then(|()| self.push()) {
                 tracing::error!("{error}");
                 break;
+            }
+            if self.producer.in_flight_count() == 0 {
+                thread::sleep(CLOSE_STEP);
             }
             // Nobody keeps or announces any more.
             if self.open.is_empty() && self.frontier.has_open_refusals() {
