@@ -41,7 +41,8 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap().flatten() {
         let path = entry.path();
         let name = entry.file_name().into_string().unwrap();
-        let is_test = name == "tests" || name.ends_with("tests.rs") || name == "testing.rs";
+        let is_test =
+            ["tests", "testing.rs", "simulation"].contains(&name.as_str()) || name.ends_with("tests.rs");
         if path.is_dir() && !is_test {
             sources(&path, found);
         } else if name.ends_with(".rs") && !is_test {
