@@ -28,6 +28,9 @@ const READ_FRACTION: u64 = 64;
 /// would be filled byte by byte.
 const LEAST_FRACTION: u64 = 16;
 
+/// The fraction of the room for those who can wait that lines that have begun may hold, before they leave in parts: with it
+/// and half of the room used, there is still as much as is worth while to read.
+const HELD_FRACTION: u64 = 4;
 /// How much may be read where everything is promised.
 const INSISTED_BYTES: usize = 64;
 
@@ -106,11 +109,11 @@ impl Intake {
         usize::try_from(bytes).ok()
     }
 
-    /// Whether the ring has room and only promises stand in the way: lines that have begun in many FIFOs hold each other up
-    /// then, and nothing would ever come of them.
+    /// Whether the ring has room and lines that have begun in many FIFOs stand in each other's way, so that nothing would
+    /// ever come of them. Reads that are being made are waited for.
     pub fn is_short_of_promises(&self) -> bool {
         let (used, limit) = self.used_of();
-        self.on_full == OnFull::Wait && used <= limit / 2
+        self.on_full == OnFull::Wait && used <= limit / 2 && self.promises.held() > limit / HELD_FRACTION
     }
 
     /// How many bytes may be read nevertheless, so that something goes on.

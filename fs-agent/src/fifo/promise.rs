@@ -11,19 +11,33 @@ use std::sync::{
 
 /// What all readers of one ring were promised, in bytes.
 #[derive(Clone, Debug, Default)]
-pub struct Promises(Arc<AtomicU64>);
+pub struct Promises(Arc<Totals>);
+
+#[derive(Debug, Default)]
+struct Totals {
+    promised: AtomicU64,
+    /// What of it is for bytes that were read. The rest is for reads that are being made, and comes back by itself.
+    held: AtomicU64,
+}
 
 /// What one stream was promised. Dropped, it is given back.
 #[derive(Debug)]
 pub struct Promise {
     all: Promises,
     bytes: u64,
+    /// What of it is for bytes that were read.
+    held: u64,
 }
 
 impl Promises {
     /// A promise of nothing.
     pub fn none(&self) -> Promise {
-        Promise { all: self.clone(), bytes: 0 }
+        Promise { all: self.clone(), bytes: 0, held: 0 }
+    }
+
+    /// What is promised for bytes that were read.
+    pub fn held(&self) -> u64 {
+        self.0.held.load(Ordering::Relaxed)
     }
 }
 
@@ -33,7 +47,7 @@ impl Promise {
     pub fn grow(&mut self, free: u64, unit: u64, least: u64, wanted: u64) -> Option<u64> {
         let unit = unit.max(1);
         let mut units = 0;
-        let promised = self.all.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |promised| {
+        let promised = self.all.0.promised.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |promised| {
             units = (free.saturating_sub(promised) / unit).min(wanted);
             (units >= least.max(1)).then(|| promised + units * unit)
         });
@@ -44,16 +58,20 @@ impl Promise {
 
     /// Promises room for `bytes` more, whether there is any or not.
     pub fn force(&mut self, bytes: u64) {
-        self.set(self.bytes + bytes);
+        self.bytes += bytes;
+        self.all.0.promised.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// From now on it is so many bytes.
+    /// From now on it is so many bytes, for what was read.
     pub fn set(&mut self, bytes: u64) {
-        let before = std::mem::replace(&mut self.bytes, bytes);
-        if bytes >= before {
-            self.all.0.fetch_add(bytes - before, Ordering::Relaxed);
-        } else {
-            self.all.0.fetch_sub(before - bytes, Ordering::Relaxed);
+        let totals = &self.all.0;
+        for (total, before) in [(&totals.promised, &mut self.bytes), (&totals.held, &mut self.held)] {
+            let before = std::mem::replace(before, bytes);
+            if bytes >= before {
+                total.fetch_add(bytes - before, Ordering::Relaxed);
+            } else {
+                total.fetch_sub(before - bytes, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -89,10 +107,22 @@ mod tests {
                     None => prop_assert!((free.saturating_sub(before) / unit).min(wanted) < least.max(1)),
                 }
                 let sum: u64 = streams.iter().map(|promise| promise.bytes).sum();
-                prop_assert_eq!(promises.0.load(Ordering::Relaxed), sum);
+                prop_assert_eq!(promises.0.promised.load(Ordering::Relaxed), sum);
             }
             drop(streams);
-            prop_assert_eq!(promises.0.load(Ordering::Relaxed), 0);
+            prop_assert_eq!(promises.0.promised.load(Ordering::Relaxed), 0);
         }
+    }
+
+    #[test]
+    fn room_for_a_read_that_is_being_made_is_not_held() {
+        let promises = Promises::default();
+        let (mut reading, mut waiting) = (promises.none(), promises.none());
+        assert_eq!(reading.grow(100, 1, 1, 100), Some(100));
+        assert_eq!((waiting.grow(100, 1, 1, 1), promises.held()), (None, 0));
+        reading.set(30);
+        assert_eq!((waiting.grow(100, 1, 1, 70), promises.held()), (Some(70), 30));
+        drop(reading);
+        assert_eq!(promises.held(), 0);
     }
 }
