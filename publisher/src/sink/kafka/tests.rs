@@ -14,7 +14,7 @@ use rdkafka::{
 
 use super::*;
 use crate::delivery::{
-    Frontier, Message, Outcome, SendError, Sink,
+    EventId, Frontier, Letter, Message, News, Outcome, SendError, Sink, Subject,
     testing::{self, record},
 };
 
@@ -283,6 +283,54 @@ fn a_producer_that_gets_no_id_for_lack_of_a_right_is_replaced_until_it_does() {
     until(&mut sink, &frontier, |f| f.in_flight() == 0);
     assert_eq!(payloads(&cluster, 1), [b"x".to_vec()]);
     Box::new(sink).close(Instant::now());
+}
+
+#[test]
+fn in_transactions_nothing_passes_a_refused_message_and_its_news_are_not_taken_for_committed() {
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let frontier = testing::frontier();
+    let mut config = Config::default();
+    config.kafka.brokers = cluster.bootstrap_servers().split(',').map(str::to_owned).collect();
+    config.kafka.topic = "t".to_owned();
+    let mut sink: Box<dyn Sink> = Box::new(TransactionalSink::open(&config, Arc::clone(&frontier)).unwrap());
+    let named = |subject: Subject, payload: &'static [u8]| {
+        let id = EventId { subject, ..testing::id(0) };
+        (id, id.to_string(), payload)
+    };
+    let bytes = |sequence| Subject::Bytes { sequence, stretch: None };
+    let mut send = |(id, event_id, payload): &(EventId, String, &'static [u8]), ticket| {
+        let message = Message { id: *id, event_id, ..message(payload) };
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = sink.send(&message, ticket) {
+            assert!(matches!(error, SendError::Full) && Instant::now() < deadline, "{error}");
+            sink.poll().unwrap();
+        }
+        sink.push().unwrap();
+    };
+    let tickets = [0, 1, 2].map(|i| frontier.open(record(i)));
+    send(&named(bytes(0), b"zero"), tickets[0]);
+    // As the drain does with what is too large: without asking the sink.
+    let (id, topic, payload) = (testing::id(1), "t".to_owned(), b"one".to_vec());
+    let letter = Letter { topic, key: None, payload, id, reason: "too large".to_owned() };
+    frontier.refuse(tickets[1], letter);
+    send(&named(bytes(2), b"two"), tickets[2]);
+    // And then announces what it cannot keep.
+    assert_eq!(frontier.take_refused().len(), 1);
+    assert!(frontier.announce(tickets[1]));
+    send(&named(Subject::News(News::Undeliverable { sequence: 1 }), b"lost"), tickets[1]);
+    frontier.replaced();
+    let deadline = Instant::now() + PATIENCE;
+    while frontier.in_flight() > 0 {
+        assert!(Instant::now() < deadline, "{} are not committed", frontier.in_flight());
+        sink.poll().unwrap();
+        sink.push().unwrap();
+    }
+    assert_eq!(payloads(&cluster, 3), [b"zero".to_vec(), b"lost".to_vec(), b"two".to_vec()]);
+    let outcomes = frontier.outcomes();
+    let records = [Outcome::Delivered, Outcome::Lost].map(|outcome| outcomes.of(outcome).records);
+    assert_eq!(records, [2, 1]);
+    sink.close(Instant::now());
 }
 
 #[test]
