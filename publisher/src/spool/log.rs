@@ -363,8 +363,11 @@ impl Log {
             self.write_positions(Marks { delivered: mark, ..self.positions.marks() })?;
             FailPoint::SpoolDelivered.reach();
         }
-        let is_done =
-            |first: &Segment| first.uuid == mark.uuid && first.last.is_some_and(|last| last.end <= mark.end);
+        // Nobody reads segments of a stream that is delivered to its end, so that nobody finds out where each of them ends.
+        let is_all = self.spooled(mark.uuid).is_some_and(|spooled| spooled.end <= mark.end);
+        let is_done = |first: &Segment| {
+            first.uuid == mark.uuid && (is_all || first.last.is_some_and(|last| last.end <= mark.end))
+        };
         if self.segments.front().is_some_and(is_done) {
             self.rely_on_marks()?;
         }

@@ -376,3 +376,18 @@ fn what_the_ring_has_made_good_is_no_damage() {
     let left: Vec<_> = dir.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains("0000")), "{left:?}");
 }
+
+#[test]
+fn what_was_delivered_before_a_restart_is_removed_though_nobody_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path());
+    (0..40).for_each(|seq| push(&mut log, STREAM, seq, 1));
+    drop(log);
+    assert!(segments(dir.path()).len() > 2);
+    let mut log = open(dir.path());
+    log.deliver(mark(STREAM, 39)).unwrap();
+    assert!(!log.is_empty(), "the last record is not delivered");
+    log.deliver(mark(STREAM, 40)).unwrap();
+    assert!(log.is_empty());
+    assert_eq!(segments(dir.path()), Vec::<PathBuf>::new());
+}
