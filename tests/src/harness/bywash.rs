@@ -100,9 +100,10 @@ pub struct Bywash {
 impl Bywash {
     /// Writes a configuration for a Kafka broker; starts nothing.
     pub fn new(brokers: &str, settings: &Settings) -> Self {
+        let brokers: Vec<&str> = brokers.split(',').collect();
         let Settings { topic, publisher, kafka, .. } = settings;
         let sink = format!(
-            "[publisher]\n{publisher}\n\n[kafka]\nbrokers = [{brokers:?}]\ntopic = {topic:?}\n{kafka}\n"
+            "[publisher]\n{publisher}\n\n[kafka]\nbrokers = {brokers:?}\ntopic = {topic:?}\n{kafka}\n"
         );
         Self::with_sink(&sink, settings)
     }
