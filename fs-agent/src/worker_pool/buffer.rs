@@ -15,11 +15,14 @@ const PAGE_BYTES: usize = 4096;
 /// How many pages a worker keeps when it has had nothing to do for a while.
 const KEPT_PAGES: usize = 4;
 
+/// The longest request for which those suffice: it begins at the end of the first.
+const KEPT_BYTES: usize = (KEPT_PAGES - 1) * PAGE_BYTES + HEAD_BYTES;
+
 /// Memory for one request at a time, of which as much is used as requests have needed.
 pub struct Buffer {
     pages: Pages,
-    /// How far.
-    used: usize,
+    /// For requests of how many bytes its pages are there.
+    resident: usize,
 }
 
 impl Buffer {
@@ -30,11 +33,24 @@ impl Buffer {
     pub fn new() -> io::Result<Self> {
         // A page more than is needed: the kernel wants to be given room for more than it sends.
         let mut pages = Pages::new(PAGE_BYTES + DATA_BYTES_MAX + PAGE_BYTES)?;
-        // Those that are kept are there from the start. A thread that is killed while it waits may be handed a request before it
-        // dies: the kernel still copies that into pages that are there, so that it comes back to a successor, and answers it
-        // with EIO where one is not.
+        // Those that are kept are there from the start.
         pages.bytes()[..KEPT_PAGES * PAGE_BYTES].chunks_mut(PAGE_BYTES).for_each(|page| page[0] = 1);
-        Ok(Self { pages, used: 0 })
+        Ok(Self { pages, resident: KEPT_BYTES })
+    }
+
+    /// Has the pages there for a request of up to `len` bytes. A thread that is killed while it waits may be handed a request
+    /// before it dies: the kernel still copies that into pages that are there, so that it comes back to a successor, and answers
+    /// it with EIO where one is not.
+    pub fn make_resident(&mut self, len: usize) {
+        let resident = self.resident;
+        if len > resident {
+            let space = self.space();
+            let end = len.min(space.len());
+            space[resident..end].chunks_mut(PAGE_BYTES).for_each(|page| page[0] = 1);
+            // A page may begin within the last piece.
+            space[end - 1] = 1;
+            self.resident = end;
+        }
     }
 
     /// Where a request goes.
@@ -44,16 +60,16 @@ impl Buffer {
 
     /// The request of `len` bytes that was read.
     pub fn request(&mut self, len: usize) -> &[u8] {
-        self.used = self.used.max(len);
+        self.resident = self.resident.max(len);
         let space = self.space();
         &space[..len.min(space.len())]
     }
 
     /// Gives back what large requests have used.
     pub fn shrink(&mut self) {
-        if self.used > KEPT_PAGES * PAGE_BYTES {
+        if self.resident > KEPT_BYTES {
             self.pages.give_back_from(KEPT_PAGES * PAGE_BYTES);
-            self.used = 0;
+            self.resident = KEPT_BYTES;
         }
     }
 }

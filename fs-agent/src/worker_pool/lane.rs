@@ -53,6 +53,8 @@ pub struct Lane {
     watching: AtomicUsize,
     /// A request was read since it was last looked.
     touched: AtomicBool,
+    /// The longest request that was read, in bytes.
+    longest: AtomicUsize,
     has_ended: AtomicBool,
     failure: Mutex<Option<io::Error>>,
 }
@@ -73,6 +75,7 @@ impl Lane {
             serve,
             watching: AtomicUsize::new(COLD),
             touched: AtomicBool::new(false),
+            longest: AtomicUsize::new(0),
             has_ended: AtomicBool::new(false),
             failure: Mutex::default(),
         }
@@ -96,7 +99,12 @@ impl Lane {
         use rustix::io::{Errno, read};
         loop {
             match read(self.serve.device(), &mut *buffer) {
-                Ok(len) => return Taken::Request(len),
+                Ok(len) => {
+                    if len > self.longest.load(Ordering::Relaxed) {
+                        self.longest.fetch_max(len, Ordering::Relaxed);
+                    }
+                    return Taken::Request(len);
+                }
                 // NOENT: who asked does not wait any more.
                 Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => {}
                 Err(Errno::NODEV) => return Taken::End,
@@ -157,6 +165,11 @@ impl Lane {
             watching if watching < COLD => watching,
             _ => 0,
         }
+    }
+
+    /// The longest request that was read, in bytes: the next may be as long.
+    pub fn longest(&self) -> usize {
+        self.longest.load(Ordering::Relaxed)
     }
 
     /// Takes note that a request was read.

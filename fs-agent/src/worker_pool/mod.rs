@@ -212,6 +212,7 @@ impl Worker {
     /// Does requests of `lane` until enough others wait for them, or there were none for long.
     fn watch(&mut self, lane: &Arc<Lane>) {
         loop {
+            self.buffer.make_resident(lane.longest());
             let len = match lane.read(self.buffer.space()) {
                 Taken::Request(len) => len,
                 Taken::End => return self.pool.sentinel.remove(lane),
@@ -248,6 +249,7 @@ impl Worker {
     /// Does one request of `lane`, for which the sentinel waits again from when it was read.
     fn visit(&mut self, lane: &Arc<Lane>) {
         // If who asked is gone by now, this is for the next.
+        self.buffer.make_resident(lane.longest());
         let len = match lane.read(self.buffer.space()) {
             Taken::Request(len) => len,
             Taken::End => return self.pool.sentinel.remove(lane),
