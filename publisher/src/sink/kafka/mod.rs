@@ -32,6 +32,7 @@ mod sink;
 mod tests;
 mod topics;
 mod transaction;
+mod verdict;
 mod zookeepers;
 
 pub use config::{PropertyError, consumer_config};

@@ -26,8 +26,9 @@ use super::{
     error::OpenError,
     polled::{Gather as _, Polled},
     retry::Failed,
-    service::{Company, ENCODER_HEADER, EVENT_ID_HEADER, End, Link, Opaque, Service, Verdict, verdict},
+    service::{Company, ENCODER_HEADER, EVENT_ID_HEADER, Link, Opaque, Service},
     topics::TopicMaker,
+    verdict::{End, Verdict, verdict},
     zookeepers::{Watch, locate},
 };
 

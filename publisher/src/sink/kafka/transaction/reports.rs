@@ -11,7 +11,8 @@ use rdkafka::{
 
 use crate::sink::kafka::{
     polled::Gather,
-    service::{Service, Verdict, verdict},
+    service::Service,
+    verdict::{Verdict, verdict},
 };
 
 /// Receives what librdkafka reports. A delivery counts for nothing here: the commit does.

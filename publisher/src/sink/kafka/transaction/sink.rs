@@ -25,9 +25,10 @@ use crate::{
         config::{message_bytes_max, transactional_config},
         error::OpenError,
         polled::Polled,
-        service::{ENCODER_HEADER, EVENT_ID_HEADER, End, Service, Verdict, verdict},
+        service::{ENCODER_HEADER, EVENT_ID_HEADER, Service},
         sink::{destroy, payload_room},
         topics::TopicMaker,
+        verdict::{End, Verdict, verdict},
         zookeepers::{Watch, locate},
     },
 };

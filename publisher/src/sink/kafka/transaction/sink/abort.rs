@@ -7,8 +7,8 @@ use rdkafka::{error::RDKafkaErrorCode, producer::Producer};
 use crate::{
     delivery::{Letter, SinkError},
     sink::kafka::{
-        service::{Verdict, is_missing, verdict},
         sink::TOPIC_LOOK_TIMEOUT,
+        verdict::{Verdict, is_missing, verdict},
     },
 };
 
