@@ -194,7 +194,11 @@ impl Search<'_> {
         for i in last {
             let segment = &self.found.segments[i];
             let path = segment.path.clone();
-            let read = self.disk.open(&path, Open::Read).and_then(|file| disk::read_all(&*file));
+            let read = self.disk.open(&path, Open::Read).and_then(|file| {
+                // Whoever wrote it may have been killed before its sync: what is counted as spooled must outlast a power cut.
+                file.sync()?;
+                disk::read_all(&*file)
+            });
             let content = match read {
                 Ok(content) => content,
                 Err(error) => {
