@@ -12,6 +12,7 @@
 //! | `SIMULATE_SEED` | one run alone, and all that happens in it | |
 //! | `SIMULATE_STEPS` | of that run, the actions with these numbers alone | all |
 
+mod action;
 mod broker;
 mod disk;
 mod fate;
@@ -25,8 +26,9 @@ use std::{
 };
 
 use self::{
+    action::Action,
     fate::{Fate, Killed},
-    world::{Action, Sizes, World},
+    world::{Sizes, World},
 };
 
 /// A run's beginning and what happens in it.
