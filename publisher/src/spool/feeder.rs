@@ -280,7 +280,11 @@ impl Work {
         }
         if delivered.end > spooled.end {
             // Before anything follows in the spool: what is missing there in between is delivered, not lost.
-            let noted = note_delivered(&mut self.log(), &self.head);
+            let noted = {
+                let mut log = self.log();
+                // Nor may a power cut take that back.
+                note_delivered(&mut log, &self.head).and_then(|()| log.rely_on_marks())
+            };
             if let Err(error) = noted {
                 return self.pause(&error);
             }

@@ -426,7 +426,10 @@ impl Log {
 
     /// What the marks say is not taken back from now on, as far as `spool.fsync` says: otherwise a power cut could take them
     /// back, and what is removed would count as lost.
-    fn rely_on_marks(&mut self) -> Result<(), SpoolError> {
+    ///
+    /// # Errors
+    /// A [`SpoolError`] if the system says no.
+    pub fn rely_on_marks(&mut self) -> Result<(), SpoolError> {
         match self.fsync {
             Fsync::Always => self.sync(),
             Fsync::Never => {
