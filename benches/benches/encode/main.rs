@@ -52,7 +52,7 @@ fn main() {
 
 fn measure(format: Encoder, size: usize, rounds: usize) {
     let fields = [("hostname".to_owned(), "test".to_owned())].into_iter().collect();
-    let config = EventConfig { encoder: format, fields, tags: vec!["test".to_owned()] };
+    let config = EventConfig { encoder: format, fields, tags: vec!["test".to_owned()], loss_topic: None };
     let messages: Vec<Vec<u8>> = (0..64).map(|i| line(i, size)).collect();
     let paths: Vec<String> = (0..8).map(|i| format!("/var/log/application/server-{i}.log")).collect();
     let event = |i: usize| WriteEvent {

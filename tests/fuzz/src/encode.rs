@@ -8,6 +8,9 @@
 
 // The module by itself: the publisher as a whole would bring its broker clients into the build.
 #[allow(dead_code, unused_imports, unreachable_pub)]
+#[path = "../../../publisher/src/delivery/id.rs"]
+mod delivery;
+#[allow(dead_code, unused_imports, unreachable_pub)]
 #[path = "../../../publisher/src/encode/mod.rs"]
 mod encode;
 
