@@ -94,6 +94,8 @@ pub struct Drain {
     /// The record that was read last.
     payload: Vec<u8>,
     looked_for_successor: Instant,
+    /// The ring that had a successor at the last look.
+    seen_superseded: Option<Uuid>,
     /// The ring of which the log has said that it was cut short.
     said_broken: Option<Uuid>,
     /// Where in which ring the log, and an event, have said that its tail is damaged.
@@ -132,6 +134,7 @@ impl Drain {
             reload: None,
             payload: Vec::new(),
             looked_for_successor: clock::now(),
+            seen_superseded: None,
             said_broken: None,
             said_tail: None,
         }
@@ -303,6 +306,11 @@ impl Drain {
         }
         self.looked_for_successor = clock::now();
         if !attach::is_superseded(&self.ring_name, &self.intake.ring) {
+            return Ok(());
+        }
+        // The agent may still write to this one for a moment after the next one is there: not at the first look.
+        let uuid = self.intake.ring.uuid;
+        if self.seen_superseded.replace(uuid) != Some(uuid) {
             return Ok(());
         }
         let is_done = self.intake.ring.is_drained() && self.frontier.in_flight() == 0;
