@@ -155,12 +155,15 @@ impl<'a> Request<'a> {
         let short = |wanted| Malformed::Short { got: bytes.len(), wanted };
         let (header, _) = InHeader::read_from_prefix(bytes).map_err(|_| short(size_of::<InHeader>()))?;
         let len = usize::try_from(header.len).unwrap_or(usize::MAX);
-        let arguments = bytes.get(size_of::<InHeader>()..len).ok_or(short(len.max(size_of::<InHeader>())))?;
+        let malformed = Malformed::Arguments { unique: header.unique, opcode: header.opcode };
+        if len < size_of::<InHeader>() {
+            return Err(malformed);
+        }
+        let arguments = bytes.get(size_of::<InHeader>()..len).ok_or(short(len))?;
         let operation = match Opcode::of(header.opcode) {
             Some(opcode) => Arguments(arguments).operation(opcode),
             None => Some(Operation::Other),
         };
-        let malformed = Malformed::Arguments { unique: header.unique, opcode: header.opcode };
         Ok(Self { header, operation: operation.ok_or(malformed)? })
     }
 

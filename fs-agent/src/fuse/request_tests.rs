@@ -173,7 +173,7 @@ fn what_is_shorter_than_it_says_is_no_request() {
     // A length that does not even hold the header.
     let mut lying = whole;
     lying[..4].copy_from_slice(&8_u32.to_ne_bytes());
-    assert!(matches!(Request::parse(&lying), Err(Malformed::Short { .. })));
+    assert!(matches!(Request::parse(&lying), Err(Malformed::Arguments { .. })));
 }
 
 #[test]
