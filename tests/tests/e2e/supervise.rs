@@ -30,6 +30,16 @@ struct Supervised {
     supervisor: Process,
 }
 
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        // An agent outlives a supervisor that is killed.
+        if self.supervisor.ended().is_none() {
+            self.supervisor.signal(Signal::SIGTERM);
+            wait::quietly(PATIENCE, || self.supervisor.ended().is_some());
+        }
+    }
+}
+
 impl Supervised {
     fn start(agent: &str) -> Self {
         Self::start_by(agent, |bywash| (program("fs-agent"), own_arguments(bywash)))
