@@ -204,10 +204,7 @@ fn clean(found: Vec<Left>, policy: &Policy, now: bool, exit: &mut Exit) -> Resul
             Answer::Dead => "is dead".to_owned(),
             Answer::Silent => format!("does not answer within {patience:?}"),
         };
-        // One that is silent because its agent was given up is as good as dead.
-        let judged =
-            if now && answer == Answer::Silent && is_abandoned(&left.ring) { Answer::Dead } else { answer };
-        let action = policy.action(&left, judged);
+        let action = policy.action(&left, answer);
         let done = match action {
             Action::Leave => Ok(""),
             Action::Keep => Ok(": kept, as agent.on_agent_exit says"),
