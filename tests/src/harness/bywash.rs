@@ -206,23 +206,6 @@ impl Bywash {
     #[track_caller]
     pub fn start_agent(&mut self) {
         let process = spawn_in(&self.environment, "fs-agent", &self.config, self.root.path());
-        self.wait_for_agent(process);
-    }
-
-    /// The same under `fs-agent supervise`, which starts it again whenever it dies. [`Self::agent`] is the supervisor.
-    #[track_caller]
-    pub fn supervise_agent(&mut self) {
-        let program = program("fs-agent");
-        let (program, config) = (program.to_str().expect("a path"), self.config.to_str().expect("a path"));
-        let run = [program, "supervise", "--", "run", "--config", config];
-        let arguments = self.environment.iter().map(String::as_str).chain(run);
-        let process =
-            Process::spawn("fs-agent", Path::new("env"), arguments, self.root.path(), Signal::SIGTERM);
-        self.wait_for_agent(process);
-    }
-
-    #[track_caller]
-    fn wait_for_agent(&mut self, process: Process) {
         let process = self.agent.insert(process);
         let (config, directories) = (&self.config, &self.directories);
         wait::until("fs-agent to listen", wait::PATIENCE, || {

@@ -25,8 +25,9 @@ use serde_json::Value;
 use crate::{append, shutdown::map_and_store};
 
 /// A supervisor with its agent.
-struct Supervised {
-    bywash: Bywash,
+pub struct Supervised {
+    /// The agent's configuration.
+    pub bywash: Bywash,
     supervisor: Process,
 }
 
@@ -42,7 +43,12 @@ impl Drop for Supervised {
 
 impl Supervised {
     fn start(agent: &str) -> Self {
-        Self::start_by(agent, |bywash| (program("fs-agent"), own_arguments(bywash)))
+        Self::start_by(agent, own_line)
+    }
+
+    /// The agent of `bywash`, with more lines for `[agent]`.
+    pub fn over(bywash: Bywash, agent: &str) -> Self {
+        Self::of(bywash, agent, own_line)
     }
 
     /// `line` gives the program and its arguments.
@@ -68,7 +74,7 @@ impl Supervised {
 
     /// Waits until the agent with this number listens; gives what it says of itself.
     #[track_caller]
-    fn agent_in_a_row(&self, number: u64) -> Value {
+    pub fn agent_in_a_row(&self, number: u64) -> Value {
         wait::until("an agent to listen", PATIENCE, || {
             let status = self.status();
             if status["running"] == true && status["generation"] == number {
@@ -84,13 +90,18 @@ impl Supervised {
         Pid::from_raw(i32::try_from(pid).unwrap())
     }
 
-    fn tell_agent(&self, signal: Signal) {
+    /// Sends a signal to the agent that runs.
+    pub fn tell_agent(&self, signal: Signal) {
         kill(self.agent_pid(), signal).unwrap();
     }
 
     fn is_mounted(&self) -> bool {
         mounts::is_mounted(self.bywash.directory())
     }
+}
+
+fn own_line(bywash: &Bywash) -> (PathBuf, Vec<String>) {
+    (program("fs-agent"), own_arguments(bywash))
 }
 
 fn own_arguments(bywash: &Bywash) -> Vec<String> {
@@ -119,7 +130,7 @@ fn what_an_agent_has_kept_is_the_next_ones() {
 fn no_line_of_a_fifo_is_lost_or_torn_over_a_restart_or_a_death() {
     let bywash = Bywash::new("localhost:9", &Settings { ring_size: "1MiB", ..Settings::default() });
     let fifo = bywash.add_fifo("pipe", "");
-    let supervised = Supervised::of(bywash, "", |bywash| (program("fs-agent"), own_arguments(bywash)));
+    let supervised = Supervised::over(bywash, "");
     let mut capture = Capture::attach(&supervised.bywash.ring);
     let mut writer = File::options().write(true).open(&fifo).unwrap();
     for (number, signal) in [(2, Signal::SIGTERM), (3, Signal::SIGKILL), (4, Signal::SIGTERM)] {

@@ -15,11 +15,9 @@ use bywash_tests::{
     },
     resident::Report,
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use serde_json::Value;
+use nix::sys::signal::Signal;
+
+use crate::supervise::Supervised;
 
 /// How often the agent is killed; `TEST_KILLS` says otherwise.
 const KILLS: u32 = 20;
@@ -76,50 +74,18 @@ impl Books {
     }
 }
 
-/// A supervised agent, and its ring.
-struct Supervised {
-    bywash: Bywash,
-}
-
-impl Supervised {
-    fn start(settings: &Settings) -> Self {
-        let mut bywash = Bywash::new("localhost:9", settings);
-        bywash.supervise_agent();
-        Self { bywash }
-    }
-
-    /// The process that serves; none if none does.
-    fn pid_now(&self) -> Option<Pid> {
-        let status = self.bywash.fs_agent(&["status", "--json"]);
-        let status: Value = serde_json::from_str(&status.stdout).expect("a status");
-        let pid = i32::try_from(status["pid"].as_i64()?).expect("a process id");
-        (status["running"] == true).then_some(Pid::from_raw(pid))
-    }
-
-    fn pid(&self) -> Pid {
-        self.pid_now().expect("an agent that runs")
-    }
-
-    /// Waits until another process than `before` serves.
-    #[track_caller]
-    fn wait_for_successor(&self, before: Pid) -> Pid {
-        wait::until("a successor", PATIENCE, || {
-            self.pid_now().filter(|now| *now != before).ok_or_else(|| "there is none".to_owned())
-        })
-    }
-
-    fn resident(&self, arguments: &[String]) -> Process {
-        let directory = self.bywash.directory();
-        let mut all = arguments.to_vec();
-        all.push(directory.to_str().unwrap().to_owned());
-        let resident =
-            Process::spawn("resident", &program("resident"), all, self.bywash.root(), Signal::SIGKILL);
-        let mark = directory.join("settled");
-        wait::until("the resident to settle", PATIENCE, || {
-            if mark.exists() { Ok(()) } else { Err("it does not live yet".to_owned()) }
-        });
-        resident
-    }
+/// Has a resident live in the watched directory.
+#[track_caller]
+fn settle(bywash: &Bywash, arguments: &[String]) -> Process {
+    let directory = bywash.directory();
+    let mut all = arguments.to_vec();
+    all.push(directory.to_str().unwrap().to_owned());
+    let resident = Process::spawn("resident", &program("resident"), all, bywash.root(), Signal::SIGKILL);
+    let mark = directory.join("settled");
+    wait::until("the resident to settle", PATIENCE, || {
+        if mark.exists() { Ok(()) } else { Err("it does not live yet".to_owned()) }
+    });
+    resident
 }
 
 #[track_caller]
@@ -141,20 +107,21 @@ fn assert_nothing_was_noticed(report: &Report, longest_max: Duration) {
 
 /// Has a resident live in the directory while the agent gets `signal` so many times.
 fn live_through(signal: Signal, times: u32) {
-    let supervised = Supervised::start(&Settings::default());
+    let supervised = Supervised::over(Bywash::new("localhost:9", &Settings::default()), "");
     let mut capture = Capture::attach(&supervised.bywash.ring);
     let mut books = Books::default();
     let files = number("TEST_FILES", FILES);
-    let mut resident = supervised.resident(&[format!("--files={files}"), "--pause-us=1000".to_owned()]);
-    let mut pid = supervised.pid();
+    let mut resident =
+        settle(&supervised.bywash, &[format!("--files={files}"), "--pause-us=1000".to_owned()]);
     for round in 0..times {
         // At any moment: what it is in the middle of differs each time.
         let until = Instant::now() + Duration::from_micros(20_000 + u64::from(round) * 7_919 % 60_000);
         while Instant::now() < until {
             books.take(&mut capture);
         }
-        kill(pid, signal).expect("a running agent");
-        pid = supervised.wait_for_successor(pid);
+        supervised.tell_agent(signal);
+        // The first has the number 1.
+        supervised.agent_in_a_row(u64::from(round) + 2);
     }
     let report = report(&mut resident);
     books.take(&mut capture);
