@@ -20,6 +20,7 @@ mod sleep;
 mod state;
 mod status;
 mod supervise;
+mod sync;
 mod sys;
 mod worker_pool;
 

@@ -75,7 +75,7 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     // Before the mounts, so that no change is missed.
     mount::watch::watch(sender.clone()).context("cannot watch the table of mounts")?;
     let mut services = Services::new(ring, &config.ring.name, sender, prepared, &store);
-    let resumed = services.resume(&config);
+    let files = services.resume(&config);
     let checked = if goes_on { check() } else { Ok(()) };
     let applied = checked.and_then(|()| services.apply(&config, asleep(&config)));
     if let Err(error) = applied {
@@ -85,7 +85,7 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
     let generation = Generation::of_this_agent(&store);
     if let Some(generation) = &generation {
         services.report(generation.counters());
-        services.report([(AgentCounter::HandoverFiles, u64::try_from(resumed.files).unwrap_or(u64::MAX))]);
+        services.report([(AgentCounter::HandoverFiles, u64::try_from(files).unwrap_or(u64::MAX))]);
     }
     drop_unknown(&store);
     // One that follows another one is waited for, and knows that things are kept.
@@ -200,17 +200,18 @@ impl Agent<'_> {
     /// Makes room for the next agent, or takes everything off if none follows.
     fn end(&mut self, signal: Signal) {
         // Whoever presses a key wants an end.
-        if signal == Signal::SIGTERM && self.store.successor() == Successor::Comes {
+        let makes_room = signal == Signal::SIGTERM && self.store.successor() == Successor::Comes;
+        let grace = self.config.agent.stop_grace.0;
+        self.manager.stopping(grace + STOP_WORK_MAX);
+        if makes_room {
             tracing::info!("{signal}: making room for the next agent");
             self.generation.iter().for_each(Generation::told);
-            self.manager.stopping(self.config.agent.stop_grace.0 + STOP_WORK_MAX);
             self.services.leave(self.config.agent.on_agent_exit);
         } else {
             tracing::info!("{signal}: stopping");
-            self.manager.stopping(self.config.agent.stop_grace.0 + STOP_WORK_MAX);
             self.services.stop(self.config.agent.on_agent_exit);
         }
-        close(&mut self.services, &self.events, self.config.agent.stop_grace.0);
+        close(&mut self.services, &self.events, grace);
     }
 }
 

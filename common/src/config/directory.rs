@@ -43,21 +43,6 @@ pub struct DirectoryConfig {
     pub submounts: Submounts,
 }
 
-impl DirectoryConfig {
-    /// The directory at `path`, with nothing else said of it.
-    pub fn plain(path: PathBuf) -> Self {
-        Self {
-            path,
-            topic: None,
-            create: false,
-            exclude: Globs::default(),
-            quota: None,
-            framing: FramingConfig::default(),
-            submounts: Submounts::default(),
-        }
-    }
-}
-
 /// What becomes of filesystems that are mounted below a watched directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Submounts {

@@ -3,7 +3,7 @@
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -22,6 +22,7 @@ use super::{
     Capture, Event,
     quota::{FileId, Quota, Withheld, Write},
 };
+use crate::sync::lock;
 
 /// One directory's way into the ring.
 pub struct Source {
@@ -180,11 +181,6 @@ impl Drop for Source {
     fn drop(&mut self) {
         self.finish();
     }
-}
-
-/// Locks a mutex whose state is valid wherever a thread could panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn edition_of(exclude: &Globs) -> u64 {

@@ -32,7 +32,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use rustix::{
@@ -57,7 +57,10 @@ use inode::{Inode, Inodes, ROOT, names_of};
 use links::{Link, Lookups, Names};
 use park::Parking;
 
-use crate::state::{RootId, Slot, State};
+use crate::{
+    state::{RootId, Slot, State},
+    sync::lock,
+};
 
 /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
 const OVERLAYFS_MAGIC: FsWord = 0x794c_7630;
@@ -290,9 +293,4 @@ impl Drop for Overlay {
 /// The attributes of what `fd` holds.
 fn stat_of(fd: impl AsFd) -> Result<Statx> {
     statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
-}
-
-/// Locks a mutex whose state is valid wherever a thread could panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -35,7 +35,6 @@ use crate::{
 
 pub use overlays::Ended;
 use overlays::Overlays;
-pub use resume::Resumed;
 pub use served::OverlayId;
 
 /// How often it is looked whether it is still in use.
@@ -145,8 +144,8 @@ impl Services {
     }
 
     /// Goes on with what the agent before has left, before anything else is looked at: callers wait. [`Self::apply`] decides what
-    /// becomes of it.
-    pub fn resume(&mut self, config: &Config) -> Resumed {
+    /// becomes of it. Gives how many files programs have open there.
+    pub fn resume(&mut self, config: &Config) -> usize {
         self.report([(AgentCounter::HandoverFilesLost, 0)]);
         self.overlays.resume(&config.directories)
     }

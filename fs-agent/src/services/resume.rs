@@ -2,58 +2,46 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use bywash_common::config::DirectoryConfig;
+use bywash_common::config::{DirectoryConfig, OnAgentExit};
 
 use super::{
-    left::{Left, Resumable},
+    left::{Facts, Left, Resumable},
     overlays::Overlays,
     served::Served,
     tree::{Attached, Below, Tree},
 };
 use crate::{
     capture::Source,
+    keeper::{DirectoryPart, Name},
     mount::{
         self, Cover,
         label::Part,
-        table::{Device, Table},
+        table::{Device, Mounted, Table},
     },
     overlay::Restored,
 };
-
-/// What has come back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Resumed {
-    /// How many overlays.
-    pub overlays: usize,
-    /// How many files that programs have open under them.
-    pub files: usize,
-}
-
-impl Resumed {
-    fn add(&mut self, restored: &Restored) {
-        self.overlays += 1;
-        self.files += restored.files;
-    }
-}
 
 /// An overlay that is served again.
 struct Back {
     at: PathBuf,
     part: Part,
     served: Served,
-    on_agent_exit: bywash_common::config::OnAgentExit,
+    on_agent_exit: OnAgentExit,
+    /// How many files programs have open under it.
+    files: usize,
 }
 
 impl Overlays {
     /// Serves what the agent before has left, before anything else is done: callers wait. What becomes of it then is decided by
-    /// the configuration, as at a reload.
-    pub fn resume(&mut self, wanted: &[DirectoryConfig]) -> Resumed {
+    /// the configuration, as at a reload. Gives how many files programs have open there.
+    pub fn resume(&mut self, wanted: &[DirectoryConfig]) -> usize {
         let Left { overlays, mut directories } = Left::take(self.serving.server.store());
-        let mut resumed = Resumed::default();
+        let mut files = 0;
         let count = overlays.len();
         let mut trees: BTreeMap<u32, Vec<Resumable>> = BTreeMap::new();
         for left in overlays {
@@ -72,38 +60,29 @@ impl Overlays {
             let real = directories.remove(&number);
             let Some(path) = overlays.first().map(|overlay| overlay.facts.path.clone()) else { continue };
             let directory = wanted.iter().find(|directory| directory.path == path).cloned();
-            let directory = directory.unwrap_or_else(|| DirectoryConfig::plain(path));
+            let directory = directory.unwrap_or_else(|| DirectoryConfig::at(path));
             let source = Arc::new(Source::new(Arc::clone(&self.capture), &directory));
-            let back: Vec<Back> = overlays
-                .into_iter()
-                .filter_map(|overlay| self.resume_one(overlay, &source, count, &mut resumed))
-                .collect();
+            let resume = |overlay| self.resume_one(overlay, &source, count);
+            let back: Vec<Back> = overlays.into_iter().filter_map(resume).collect();
+            files += back.iter().map(|back| back.files).sum::<usize>();
             self.take_in(number, &directory, source, real, back);
         }
         for number in directories.into_keys() {
-            let real = crate::keeper::DirectoryPart::Real;
-            self.serving.server.store().remove(&crate::keeper::Name::Directory(number, real));
+            self.serving.server.store().remove(&Name::Directory(number, DirectoryPart::Real));
         }
-        resumed
+        files
     }
 
-    fn resume_one(
-        &self,
-        overlay: Resumable,
-        source: &Arc<Source>,
-        count: usize,
-        resumed: &mut Resumed,
-    ) -> Option<Back> {
+    fn resume_one(&self, overlay: Resumable, source: &Arc<Source>, count: usize) -> Option<Back> {
         let facts = overlay.facts.clone();
         let number = overlay.number;
         let shown = facts.place().display().to_string();
         let server = &self.serving.server;
         match server.resume(overlay, source, count) {
-            Ok(Some((served, restored))) => {
-                resumed.add(&restored);
-                let files = restored.files;
+            Ok(Some((served, Restored { files, .. }))) => {
                 tracing::info!("going on with {shown}: {files} files are open there");
-                Some(Back { at: facts.at, part: facts.part, served, on_agent_exit: facts.on_agent_exit })
+                let Facts { at, part, on_agent_exit, .. } = facts;
+                Some(Back { at, part, served, on_agent_exit, files })
             }
             Ok(None) => {
                 server.store().remove_overlay(number);
@@ -124,12 +103,12 @@ impl Overlays {
         number: u32,
         directory: &DirectoryConfig,
         source: Arc<Source>,
-        real: Option<std::os::fd::OwnedFd>,
+        real: Option<OwnedFd>,
         back: Vec<Back>,
     ) {
         let table = Table::read().unwrap_or_default();
         let (mut top, mut below, mut others) = (None, Vec::new(), Vec::new());
-        for Back { at, part, served, on_agent_exit } in back {
+        for Back { at, part, served, on_agent_exit, .. } in back {
             let is_mounted = |point: &Path| {
                 table.iter().any(|mounted| mounted.device == served.device && mounted.point == point)
             };
@@ -160,10 +139,7 @@ impl Overlays {
             tree.take_up_passed(&table);
             self.mounted.push(tree);
         } else {
-            others.extend(below.into_iter().filter_map(|below| match below.attached {
-                Attached::Overlay(served) => Some(served),
-                Attached::Passed(_) => None,
-            }));
+            others.extend(below.into_iter().filter_map(Below::into_overlay));
         }
         self.leave_all(&directory.path, &source, &mut Vec::new(), others);
     }
@@ -190,7 +166,7 @@ impl Tree {
             if self.below.iter().any(|below| below.path == at) {
                 continue;
             }
-            let stands = |mounted: &&mount::table::Mounted| {
+            let stands = |mounted: &&Mounted| {
                 mounted.point == beneath.point && mounted.device == beneath.device && mounted.id != beneath.id
             };
             if let Some(mounted) = table.iter().find(stands) {

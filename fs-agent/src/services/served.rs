@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Sender, sync_channel},
     },
@@ -27,6 +27,7 @@ use crate::{
     process,
     run::Event,
     state,
+    sync::lock,
     worker_pool::WorkerPool,
 };
 
@@ -318,10 +319,6 @@ impl Park for Parked {
     fn take_back(&self, node: u64) {
         self.store.remove(&Name::Overlay(self.number, OverlayPart::Parked(node)));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Has the agent follow what others have mounted and unmounted, and waits until it has.

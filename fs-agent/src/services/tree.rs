@@ -73,6 +73,14 @@ impl Below {
     pub fn new(path: PathBuf, attached: Attached) -> Self {
         Self { path, attached, beneath: None }
     }
+
+    /// The overlay that it is, if it is one.
+    pub fn into_overlay(self) -> Option<Served> {
+        match self.attached {
+            Attached::Overlay(served) => Some(served),
+            Attached::Passed(_) => None,
+        }
+    }
 }
 
 /// A watched directory that is overlaid.
@@ -428,18 +436,12 @@ impl Tree {
         if let Err(error) = detached() {
             tracing::warn!("{error:#}");
         }
-        match below.attached {
-            Attached::Overlay(served) => Some(served),
-            Attached::Passed(_) => None,
-        }
+        below.into_overlay()
     }
 
     /// All overlays, none of which is in the tree of mounts any more.
     pub fn into_served(self) -> Vec<Served> {
-        let below = self.below.into_iter().filter_map(|below| match below.attached {
-            Attached::Overlay(served) => Some(served),
-            Attached::Passed(_) => None,
-        });
+        let below = self.below.into_iter().filter_map(Below::into_overlay);
         std::iter::once(self.top).chain(below).collect()
     }
 }

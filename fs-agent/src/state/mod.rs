@@ -76,11 +76,12 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
 };
 
 use bywash_common::shared::{Segment, SegmentError, WORD, boot_id, checksum};
 
+use crate::sync::lock;
 use header::{TABLES, at, check, checksum_of, facts_bytes, facts_words, path_len, shapes};
 use journal::Journal;
 use slots::{Birth, NodeFacts};
@@ -398,9 +399,4 @@ impl AsFd for State {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.segment.as_fd()
     }
-}
-
-/// Locks a mutex whose state is valid wherever a thread could panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
