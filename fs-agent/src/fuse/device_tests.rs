@@ -82,7 +82,8 @@ fn who_waits_for_requests_is_woken_by_a_file_that_the_kernel_knows() {
     assert_eq!(connection.wake_reader(), Err(Errno::NOENT), "none is known");
     let found = look_up(&root, "file");
     answer(&connection, &next(&connection));
-    found.recv_timeout(SOON).unwrap().expect("a file");
+    // Held, so that the kernel does not forget it.
+    let _file = found.recv_timeout(SOON).unwrap().expect("a file");
     let (woken, is_woken) = channel();
     let reader = Arc::clone(&connection);
     thread::spawn(move || woken.send(next(&reader)));

@@ -37,7 +37,8 @@ pub trait Serve: Send + Sync + 'static {
     /// Does `request` and answers it, for which `before_answer` is called first.
     fn serve(&self, request: &[u8], desk: &mut Desk, before_answer: &mut dyn FnMut());
 
-    /// Has one who waits for requests get one of [`Asker::Pool`]; says whether that can be.
+    /// Has one who waits for requests get one of [`Asker::Pool`]; says whether that can be. Where it cannot, workers wait for
+    /// this overlay until it can.
     fn wake_reader(&self) -> bool;
 
     /// There will be no more requests, and none is at work.

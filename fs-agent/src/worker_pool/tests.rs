@@ -267,7 +267,8 @@ fn who_is_not_used_has_no_workers_and_is_served_again() {
     let hot = || pool.sentinel.hot();
     for _ in 0..2 {
         assert_eq!(hot(), 0);
-        scene.look_up("file").expect("a file");
+        // Held, so that the kernel knows it: without a file that it knows, nobody can be woken.
+        let file = scene.look_up("file").expect("a file");
         assert_eq!(scene.look_up("none").err(), Some(Errno::NOENT));
         assert_eq!(hot(), 1);
         until("nobody waits for requests any more", || hot() == 0);
@@ -275,6 +276,7 @@ fn who_is_not_used_has_no_workers_and_is_served_again() {
             let idle = pool.lock();
             idle.parked.len() + idle.free_slots.len() == WORKERS_MAX
         });
+        drop(file);
     }
 }
 
