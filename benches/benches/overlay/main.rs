@@ -3,7 +3,10 @@
 //!
 //! ```text
 //! cargo bench --bench overlay -- [--rounds N] [--only PART-OF-A-NAME] [--pinned] [--peer NAME='COMMAND {source} {mountpoint}']...
+//!     [--agent NAME=FS_AGENT]...
 //! ```
+//!
+//! `--agent` names other builds of fs-agent, which capture as ours does and are drained as ours is.
 //!
 //! Every figure of a line is taken in the same run, in turns, so that the machine's moods fall on all of them. What the
 //! overlay captures is drained to nowhere by another process; `uncaptured` is the same overlay with every file excluded,
@@ -39,11 +42,18 @@ struct Arguments {
     only: String,
     pinned: bool,
     peers: Vec<(String, String)>,
+    agents: Vec<(String, PathBuf)>,
 }
 
 impl Arguments {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Self {
-        let mut parsed = Self { rounds: ROUNDS, only: String::new(), pinned: false, peers: Vec::new() };
+        let mut parsed = Self {
+            rounds: ROUNDS,
+            only: String::new(),
+            pinned: false,
+            peers: Vec::new(),
+            agents: Vec::new(),
+        };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().unwrap_or_else(|| panic!("{argument} needs a value"));
             match argument.as_str() {
@@ -56,6 +66,11 @@ impl Arguments {
                     let peer = value();
                     let (name, command) = peer.split_once('=').expect("--peer NAME='COMMAND ...'");
                     parsed.peers.push((name.to_owned(), command.to_owned()));
+                }
+                "--agent" => {
+                    let agent = value();
+                    let (name, program) = agent.split_once('=').expect("--agent NAME=FS_AGENT");
+                    parsed.agents.push((name.to_owned(), program.into()));
                 }
                 other => panic!("{other} is no option"),
             }
@@ -90,7 +105,7 @@ fn main() {
     }
     let arguments = Arguments::parse(arguments);
     let root = Root::new();
-    let subjects = subject::all(&root.0, &arguments.peers, arguments.pinned);
+    let subjects = subject::all(&root.0, &arguments.peers, &arguments.agents, arguments.pinned);
     let works: Vec<Work> =
         work::all().into_iter().filter(|work| work.name().contains(&arguments.only)).collect();
     let mut figures = vec![vec![Vec::new(); subjects.len()]; works.len()];

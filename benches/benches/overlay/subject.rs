@@ -38,9 +38,14 @@ pub struct Subject {
     ring: Option<String>,
 }
 
-/// The bare directory, the overlay, and what is there of others; this process and all of them on one CPU, the drains on
-/// another, if they are `pinned`.
-pub fn all(root: &Path, peers: &[(String, String)], pinned: bool) -> Vec<Subject> {
+/// The bare directory, the overlay, that of other builds, and what is there of others; this process and all of them on one
+/// CPU, the drains on another, if they are `pinned`.
+pub fn all(
+    root: &Path,
+    peers: &[(String, String)],
+    agents: &[(String, PathBuf)],
+    pinned: bool,
+) -> Vec<Subject> {
     if pinned {
         // And whatever this process starts.
         pin(std::process::id(), SERVING_CPU);
@@ -55,11 +60,13 @@ pub fn all(root: &Path, peers: &[(String, String)], pinned: bool) -> Vec<Subject
         }
         found
     };
+    let agent = std::env::current_exe().unwrap().parent().unwrap().with_file_name("fs-agent");
     let mut subjects = vec![
         Subject::new(root, "bare"),
-        Subject::overlay(root, OVERLAY, &[], pinned),
-        Subject::overlay(root, UNCAPTURED, &["*"], pinned),
+        Subject::overlay(root, OVERLAY, &[], &agent, pinned),
+        Subject::overlay(root, UNCAPTURED, &["*"], &agent, pinned),
     ];
+    subjects.extend(agents.iter().map(|(name, agent)| Subject::overlay(root, name, &[], agent, pinned)));
     let others = own.chain(peers.iter().cloned()).filter(is_there);
     subjects.extend(others.map(|(name, command)| Subject::peer(root, &name, &command)));
     subjects
@@ -74,7 +81,7 @@ impl Subject {
         Self { name: name.to_owned(), directory, source, processes: Vec::new(), ring: None }
     }
 
-    fn overlay(root: &Path, name: &str, exclude: &[&str], pinned: bool) -> Self {
+    fn overlay(root: &Path, name: &str, exclude: &[&str], agent: &Path, pinned: bool) -> Self {
         let mut subject = Self::new(root, name);
         let ring = format!("bywash-test-{}-{name}", std::process::id());
         let config = root.join(format!("{ring}.toml"));
@@ -84,7 +91,6 @@ impl Subject {
         );
         fs::write(&config, text).unwrap();
         let exe = std::env::current_exe().unwrap();
-        let agent = exe.parent().unwrap().with_file_name("fs-agent");
         assert!(agent.exists(), "{} is missing: cargo build --release -p fs-agent", agent.display());
         subject.serve(Command::new(agent).arg("run").arg("--config").arg(config));
         let drain = guarded(Command::new(exe).args(["drain", &ring])).spawn().unwrap();
