@@ -104,7 +104,7 @@ pub struct EventConfig {
     pub loss_topic: Option<String>,
 }
 
-/// The formats of events; CONTRACT and README show them.
+/// The formats of events; docs/events.md shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoder {
     /// fuse_kafka's format: Logstash JSON with message and command in base64.

@@ -1,4 +1,4 @@
-//! Every metric. README's table shows them in this order and with these words; a test holds it to this list.
+//! Every metric. The table of docs/metrics.md shows them in this order and with these words; a test holds it to this list.
 
 use std::{fmt::Display, path::Path};
 

@@ -50,15 +50,15 @@ fn names_are_as_prometheus_has_them() {
 }
 
 #[test]
-fn readme_s_table_has_every_metric_and_no_other() {
-    let readme = include_str!("../../../README.md");
+fn the_documents_table_has_every_metric_and_no_other() {
+    let document = include_str!("../../../docs/metrics.md");
     let row = |line: &'static str| {
         let mut cells = line.strip_prefix("| `bywash_")?.split('|').map(str::trim);
         let name = cells.next()?.strip_suffix('`')?;
         let [kind, labels, help] = [cells.next()?, cells.next()?, cells.next()?];
         Some([format!("bywash_{name}"), kind.to_owned(), labels.replace('`', ""), help.replace('`', "")])
     };
-    let shown: Vec<_> = readme.lines().filter_map(row).collect();
+    let shown: Vec<_> = document.lines().filter_map(row).collect();
     let served = FAMILIES.iter().map(|family| {
         let Family { name, kind, labels, help, .. } = family;
         [(*name).to_owned(), kind.word().to_owned(), labels.join(", "), help.replace('`', "")]

@@ -1,4 +1,4 @@
-//! The documents name tests and files that are there.
+//! The documents name tests and files that are there, and their links lead somewhere.
 
 use std::{
     collections::HashSet,
@@ -8,6 +8,19 @@ use std::{
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The heads of the tables whose last column names the tests that hold what a row says.
+const CLAIMS: [&str; 2] = ["| claim | test |", "| guarantee | what it says | tests |"];
+
+/// The documents that have such a table.
+const CLAIMED: [&str; 2] = ["README.md", "threat-model.md"];
+
+/// What people read: the documents at the top and those below `docs`.
+fn documents() -> Vec<PathBuf> {
+    let top = ["README.md", "ARCHITECTURE.md"].map(|name| root().join(name));
+    let below = fs::read_dir(root().join("docs")).unwrap().flatten().map(|entry| entry.path());
+    top.into_iter().chain(below.filter(|path| path.extension().is_some_and(|end| end == "md"))).collect()
 }
 
 /// All files of Rust below `directory`.
@@ -46,13 +59,13 @@ fn what_the_documents_name_is_there() {
     }
     let sources: Vec<String> = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
     let tests: HashSet<&str> = sources.iter().flat_map(|source| tests_in(source)).collect();
-    for document in fs::read_dir(root().join("docs")).unwrap().flatten() {
-        let text = fs::read_to_string(document.path()).unwrap();
-        let shown = document.path().display().to_string();
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        let shown = document.display().to_string();
         let mut held = 0;
         let mut in_claims = false;
         for line in text.lines() {
-            in_claims = line == "| claim | test |" || (in_claims && line.starts_with('|'));
+            in_claims = CLAIMS.contains(&line) || (in_claims && line.starts_with('|'));
             let Some((claim, by)) =
                 line.trim_end_matches([' ', '|']).rsplit_once(" | ").filter(|_| in_claims)
             else {
@@ -64,15 +77,51 @@ fn what_the_documents_name_is_there() {
             }
             held += names.len();
             assert!(
-                !names.is_empty() || line.contains("| claim |") || line.starts_with("|---"),
+                !names.is_empty() || CLAIMS.contains(&line) || line.starts_with("|---"),
                 "nothing holds: {line}"
             );
         }
-        assert!(held > 0, "{shown} names no test");
+        assert!(held > 0 || !CLAIMED.iter().any(|name| document.ends_with(name)), "{shown} names no test");
         for path in
             text.split('`').skip(1).step_by(2).filter(|name| name.contains('/') && name.ends_with(".rs"))
         {
             assert!(root().join(path).is_file(), "{shown} names {path}, which is not there");
         }
     }
+}
+
+/// The headings of a document, as links name them: GitHub's rule for what has no two alike.
+fn anchors(text: &str) -> HashSet<String> {
+    text.lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| anchor(line.trim_start_matches('#')))
+        .collect()
+}
+
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>().replace(' ', "-")
+}
+
+#[test]
+fn what_the_documents_link_to_is_there() {
+    let mut links = 0;
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        let shown = document.display();
+        for target in text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
+            if target.contains("://") {
+                continue;
+            }
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let path = if file.is_empty() { document.clone() } else { document.parent().unwrap().join(file) };
+            assert!(path.exists(), "{shown} links to {target}, which is not there");
+            if !heading.is_empty() {
+                let there = anchors(&fs::read_to_string(&path).unwrap());
+                assert!(there.contains(heading), "{shown} links to {target}; there are {there:?}");
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 20, "{links} links");
 }

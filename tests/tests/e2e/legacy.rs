@@ -148,9 +148,9 @@ fn the_quickstart_of_fuse_kafka_works_as_it_did() {
 }
 
 #[test]
-fn the_commands_that_readme_names_exist() {
-    let readme = include_str!("../../../README.md");
-    let (_, moving) = readme.split_once("| fuse_kafka's command |").expect("the table of commands");
+fn the_commands_that_the_documents_name_exist() {
+    let document = include_str!("../../../docs/migrate-fuse_kafka.md");
+    let (_, moving) = document.split_once("| fuse_kafka's command |").expect("the table of commands");
     let table = moving.split("\n\n").next().unwrap();
     let mut named = 0;
     for (i, word) in table.split('`').enumerate().filter(|(i, _)| i % 2 == 1) {

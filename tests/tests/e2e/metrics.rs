@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::append;
 
-/// As many connections as README says are open at most.
+/// As many connections as docs/metrics.md says are open at most.
 const CONNECTIONS_MAX: usize = 16;
 /// A request that does not end.
 const HALF: &str = "GET /metrics HTTP/1.1\r\nHost: te";
@@ -236,9 +236,9 @@ fn what_was_lost_is_counted_by_reason_as_status_does() {
     assert!(full > 0.0);
 }
 
-/// README's table: name, type, labels.
+/// The table of docs/metrics.md: name, type, labels.
 fn documented() -> BTreeSet<(String, String, String)> {
-    let readme = include_str!("../../../README.md");
+    let document = include_str!("../../../docs/metrics.md");
     let row = |line: &str| {
         let cells: Vec<_> = line.split('|').map(|cell| cell.trim().replace('`', "")).collect();
         cells
@@ -246,11 +246,11 @@ fn documented() -> BTreeSet<(String, String, String)> {
             .is_some_and(|name| name.starts_with("bywash_"))
             .then(|| (cells[1].clone(), cells[2].clone(), cells[3].clone()))
     };
-    readme.lines().filter_map(row).collect()
+    document.lines().filter_map(row).collect()
 }
 
 #[test]
-fn what_is_served_is_what_readme_says() {
+fn what_is_served_is_what_the_documents_say() {
     let broker = Broker::start();
     let mut bywash = configured(&broker.address(), &Settings::default());
     bywash.add_fifo("pipe", "");

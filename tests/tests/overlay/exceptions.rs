@@ -18,7 +18,7 @@ pub struct Exception {
 /// Offsets beyond this one may be too far for any file.
 const NEAR_MAX: u64 = 1 << 40;
 
-/// What FUSE makes different, for good: `forced.rs` shows each, README says so where a user can meet it.
+/// What FUSE makes different, for good: `forced.rs` shows each, docs/guarantees.md says so where a user can meet it.
 pub const BY_NATURE: &[Exception] = &[
     Exception {
         name: "there are no files without a name",

@@ -8,7 +8,7 @@ use crate::units::Span;
 
 use crate::config::{Config, ConfigArgs, Encoder, Origin, PartitionKey, Problem, Sink};
 
-/// The flags that its README names. README shows them; a test holds it to this list.
+/// The flags that its README names. docs/migrate-fifo2kinesis.md shows them; a test holds it to this list.
 pub const FLAGS: [&str; 11] = [
     "fifo-name",
     "stream-name",

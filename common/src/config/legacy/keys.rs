@@ -29,7 +29,7 @@ const fn key(name: &'static str, becomes: &'static str) -> Key {
     Key { name, becomes: Some(becomes) }
 }
 
-/// All keys that fuse_kafka knew. README shows them; a test holds it to this list.
+/// All keys that fuse_kafka knew. docs/migrate-fuse_kafka.md shows them; a test holds it to this list.
 pub const KEYS: [Key; 16] = [
     key("fuse_kafka_directories", "directory.path"),
     key("fuse_kafka_excluded_files", "directory.exclude"),

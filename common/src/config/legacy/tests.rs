@@ -251,22 +251,24 @@ fn wrong_values_are_refused_with_file_line_key_and_value() {
     refused("fuse_kafka_fields=[\"name\"]", &["fuse_kafka_fields", "`name`"]);
 }
 
-/// The rows of README's table of keys: the old one, and the new one if there is one.
-fn rows_of_readme() -> Vec<(&'static str, Option<&'static str>)> {
-    let readme = include_str!("../../../../README.md");
+const FUSE_KAFKA: &str = include_str!("../../../../docs/migrate-fuse_kafka.md");
+const FIFO2KINESIS: &str = include_str!("../../../../docs/migrate-fifo2kinesis.md");
+
+/// The rows of the documents' table of keys: the old key, and the new one if there is one.
+fn documented_keys() -> Vec<(&'static str, Option<&'static str>)> {
     let bare = |cell: &'static str| cell.trim().strip_prefix('`')?.strip_suffix('`');
     let row = |line: &'static str| {
         let mut cells = line.split('|').skip(1);
         let old = bare(cells.next()?)?;
         old.starts_with("fuse_kafka_").then_some((old, bare(cells.next()?)))
     };
-    readme.lines().filter_map(row).collect()
+    FUSE_KAFKA.lines().filter_map(row).collect()
 }
 
 #[test]
-fn readme_says_what_becomes_of_every_key() {
+fn the_documents_say_what_becomes_of_every_key() {
     let known: Vec<_> = KEYS.iter().map(|key| (key.name, key.becomes)).collect();
-    assert_eq!(rows_of_readme(), known);
+    assert_eq!(documented_keys(), known);
 }
 
 #[test]
@@ -301,20 +303,19 @@ fn what_is_printed_is_a_configuration_to_go_on_with() {
     assert_eq!((again, problems), (config, Vec::new()));
 }
 
-/// The rows of README's table of fifo2kinesis's flags: flag, variable, key.
-fn flags_of_readme() -> Vec<(&'static str, &'static str, &'static str)> {
-    let readme = include_str!("../../../../README.md");
+/// The rows of the documents' table of fifo2kinesis's flags: flag, variable, key.
+fn documented_flags() -> Vec<(&'static str, &'static str, &'static str)> {
     let row = |line: &'static str| {
         let mut words = line.split('`').skip(1).step_by(2);
         let (flag, variable, key) = (words.next()?, words.next()?, words.next()?);
         line.starts_with("| `--").then_some((flag.strip_prefix("--")?, variable, key))
     };
-    readme.lines().filter_map(row).filter(|row| row.1.starts_with(fifo2kinesis::PREFIX)).collect()
+    FIFO2KINESIS.lines().filter_map(row).filter(|row| row.1.starts_with(fifo2kinesis::PREFIX)).collect()
 }
 
 #[test]
-fn readme_shows_every_flag_of_fifo2kinesis_and_each_is_one_of_ours() {
-    let rows = flags_of_readme();
+fn the_documents_show_every_flag_of_fifo2kinesis_and_each_is_one_of_ours() {
+    let rows = documented_flags();
     let shown: Vec<&str> = rows.iter().map(|(flag, ..)| *flag).collect();
     assert_eq!(shown, fifo2kinesis::FLAGS);
     let command = <crate::cli::GlobalArgs as clap::Args>::augment_args(clap::Command::new("any"));
@@ -347,11 +348,11 @@ fn full() -> Config {
     config
 }
 
-/// What differs from the originals, and the row of README that says so.
+/// What differs from the originals, and the row of the documents that says so.
 #[test]
-fn readme_admits_what_is_different() {
-    let readme = include_str!("../../../../README.md");
-    let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| ")).collect();
+fn the_documents_admit_what_is_different() {
+    let lines = FUSE_KAFKA.lines().chain(FIFO2KINESIS.lines());
+    let rows: Vec<&str> = lines.filter(|line| line.starts_with("| ")).collect();
     for (row, words) in [
         ("| `@timestamp`", &["local time", "UTC"][..]),
         ("| `text`", &["below the directory", "absolute"]),
