@@ -372,5 +372,5 @@ fn the_documents_admit_what_is_different() {
             rows.iter().any(|line| line.starts_with(row) && words.iter().all(|word| line.contains(word)));
         assert!(found, "no row {row} with {words:?}");
     }
-    assert!(readme.contains("of a flag given twice the last counts, as before"));
+    assert!(FIFO2KINESIS.contains("of a flag given twice the last counts, as before"));
 }
