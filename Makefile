@@ -7,6 +7,11 @@ SHELL := bash
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # `ci` prints no progress bars and runs everything in spite of a failure.
 PROFILE := $(if $(CI),ci,default)
+# There the property tests have the same cases each time: what decides about a change is the change. Elsewhere each run searches.
+export PROPTEST_RNG_SEED := $(or $(PROPTEST_RNG_SEED),$(if $(CI),1))
+ifeq ($(PROPTEST_RNG_SEED),)
+unexport PROPTEST_RNG_SEED
+endif
 # Lets tests kill the programs at named places.
 FAIL_POINTS := bywash-common/fail-points
 TESTED := --workspace --exclude bywash-fuzz --features $(FAIL_POINTS)
