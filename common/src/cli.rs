@@ -1,11 +1,12 @@
 //! What the command lines of both programs share.
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser};
 
 use crate::{
     config::{Config, ConfigArgs, ConfigError, Layers, LogLevel, Precedence, legacy::fifo2kinesis},
     exit::Exit,
-    logging, output, secrets,
+    logging::{self, LogFormat},
+    output, secrets,
 };
 
 /// Options of every command.
@@ -45,15 +46,6 @@ pub struct LogArgs {
         value_parser = fifo2kinesis::switch
     )]
     pub debug: Option<bool>,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// A JSON object a line.
-    Json,
 }
 
 /// Reads the command line.

@@ -22,7 +22,8 @@ pub mod ring;
 pub mod secrets;
 #[cfg(not(loom))]
 pub mod shared;
-#[cfg(not(loom))]
-pub mod status;
 mod sync;
 pub mod units;
+
+#[cfg(not(loom))]
+pub use ring::status;

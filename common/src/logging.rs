@@ -24,10 +24,18 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    cli::LogFormat,
     escape::{in_json, in_lines},
     secrets::redacted,
 };
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
 
 /// In front of a message's lines after its first one: no line of a log begins with it.
 const CONTINUATION: &str = "\n    ";

@@ -5,6 +5,7 @@ mod capture;
 mod check;
 mod cleanup;
 mod cli;
+mod event;
 mod fifo;
 mod fuse;
 mod keeper;

@@ -31,6 +31,18 @@ pub fn renounce() -> Result<()> {
     Ok(())
 }
 
+/// Whether this process may mount, and have the kernel read files by itself.
+pub fn may_administer() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// Whether all users may have access to this process's mounts.
+pub fn others_allowed() -> bool {
+    may_administer()
+        || std::fs::read_to_string("/etc/fuse.conf")
+            .is_ok_and(|conf| conf.lines().any(|line| line.trim() == "user_allow_other"))
+}
+
 /// What the calling thread can do while it acts for others; nothing if it may not take their ids.
 pub fn to_act_for_others() -> Option<CapabilitySets> {
     capabilities(None).ok().filter(|sets| sets.effective.contains(IDS))

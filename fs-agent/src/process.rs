@@ -17,11 +17,9 @@ use rustix::{
 };
 
 use crate::{
+    event::{Event, LOOK_SIGNAL},
     overlay::{Identity, Limits},
-    privilege,
-    run::Event,
-    sleep::LOOK_SIGNAL,
-    sys,
+    privilege, sys,
 };
 
 /// The signals that the agent handles.

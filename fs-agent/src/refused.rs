@@ -21,13 +21,7 @@ use bywash_common::{
     units::ByteSize,
 };
 
-use crate::{
-    check,
-    keeper::Store,
-    mount, process,
-    run::{Event, close},
-    services::Services,
-};
+use crate::{check, event::Event, keeper::Store, mount, process, services::Services};
 
 /// `services` cannot be what `config` asks for, as `error` says.
 pub fn give_up(
@@ -39,10 +33,10 @@ pub fn give_up(
 ) {
     if check::exit_of(error) != Exit::Config && store.is_there() {
         services.leave(config.agent.on_agent_exit);
-        return close(services, events, Duration::ZERO);
+        return services.close(events, Duration::ZERO);
     }
     services.stop(OnAgentExit::Unmount);
-    close(services, events, config.agent.stop_grace.0);
+    services.close(events, config.agent.stop_grace.0);
 }
 
 /// The configuration is wrong: takes off what the agent before has left, if that had the ring that is named there.
@@ -70,6 +64,6 @@ fn try_take_off(args: &GlobalArgs, store: &Arc<Store>) -> Result<()> {
     let mut services = Services::new(ring, &config.ring.name, sender, prepared, store);
     services.resume(&config);
     services.stop(on_agent_exit);
-    close(&mut services, &events, config.agent.stop_grace.0);
+    services.close(&events, config.agent.stop_grace.0);
     Ok(())
 }

@@ -1,10 +1,9 @@
 //! `fs-agent run`, from the configuration to the end.
 
 use std::{
-    io,
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, channel},
+        mpsc::{Receiver, RecvTimeoutError, channel},
     },
     time::{Duration, Instant},
 };
@@ -20,32 +19,18 @@ use bywash_common::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    check, fifo,
+    check,
+    event::{Event, LOOK_SIGNAL},
+    fifo,
     keeper::{Generation, Store, Successor},
     manager::Manager,
     mount, process, refused,
-    services::{self, CLOSING_LOOK_INTERVAL, Ended, OverlayId, Services},
-    sleep::{LOOK_SIGNAL, asleep},
+    services::{self, Ended, STOP_WORK_MAX, Services},
+    sleep::asleep,
 };
 
 /// How often losses are announced and drained rings removed.
 const TIDY_INTERVAL: Duration = Duration::from_millis(500);
-
-/// How long a stop may take beside `agent.stop_grace`: stores into mappings are written down before and after it.
-pub const STOP_WORK_MAX: Duration = Duration::from_secs(15);
-
-/// What the agent reacts to.
-#[derive(Debug)]
-pub enum Event {
-    /// Someone has sent a signal.
-    Signal(Signal),
-    /// An overlay is not served any more.
-    Ended(OverlayId, io::Result<()>),
-    /// Something was mounted or unmounted.
-    MountsChanged,
-    /// Somebody waits until that is followed.
-    SettleMounts(SyncSender<()>),
-}
 
 /// Listens to what the configuration names until SIGTERM or SIGINT.
 ///
@@ -211,31 +196,8 @@ impl Agent<'_> {
             tracing::info!("{signal}: stopping");
             self.services.stop(self.config.agent.on_agent_exit);
         }
-        close(&mut self.services, &self.events, grace);
+        self.services.close(&self.events, grace);
     }
-}
-
-/// Gives what is still in use of `services`, which were stopped, a while.
-pub fn close(services: &mut Services, events: &Receiver<Event>, grace: Duration) {
-    let deadline = Instant::now() + grace;
-    while !services.is_closed() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        match events.recv_timeout(left.min(CLOSING_LOOK_INTERVAL)) {
-            Ok(Event::Ended(id, result)) => {
-                services.overlay_ended(id, result);
-            }
-            Ok(
-                Event::MountsChanged | Event::SettleMounts(_) | Event::Signal(Signal::SIGHUP | LOOK_SIGNAL),
-            )
-            | Err(RecvTimeoutError::Timeout) => {}
-            // Told twice.
-            Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => break,
-        }
-    }
-    services.abandon();
 }
 
 /// The ring stays what it is as long as the agent lives: says what of `new` has to wait, and puts it back.

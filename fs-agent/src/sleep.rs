@@ -22,19 +22,13 @@ use bywash_common::{
     ring::{self, Inspected, RingError},
     status::{AgentCounter, ListeningKind},
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::{sys::signal::kill, unistd::Pid};
 use rustix::{
     fs::{Mode, OFlags, open},
     process::geteuid,
 };
 
-use crate::{cli::print, process};
-
-/// Has a running agent look whether it is to sleep.
-pub const LOOK_SIGNAL: Signal = Signal::SIGUSR1;
+use crate::{cli::print, event::LOOK_SIGNAL, process};
 
 /// How long the commands wait for a running agent to do it.
 const DONE_TIME_MAX: Duration = Duration::from_secs(10);

@@ -33,6 +33,7 @@ use indexmap::IndexMap;
 use crate::units::{ByteSize, Span};
 use whole::Places;
 
+pub use crate::ring::RingConfig;
 pub use agent::{AgentConfig, OnAgentExit};
 pub use directory::{DirectoryConfig, QuotaConfig, QuotaRule, Submounts};
 pub use failed::FailedConfig;
@@ -78,17 +79,6 @@ pub struct Config {
     pub failed: FailedConfig,
     /// Where the publisher serves what it counts.
     pub metrics: MetricsConfig,
-}
-
-/// `[ring]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RingConfig {
-    /// Name of the shared-memory objects.
-    pub name: String,
-    /// Bytes for records; rounded up to pages.
-    pub size: ByteSize,
-    /// The group that may attach besides the owner.
-    pub group: Option<String>,
 }
 
 /// `[event]`

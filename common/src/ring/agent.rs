@@ -4,14 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::unistd::Gid;
 
-use crate::{
-    clock::now_ns,
-    config::RingConfig,
-    status::{AgentCounter, AgentStatus},
-};
+use crate::clock::now_ns;
 
 use super::{
-    Producer, RingError,
+    Producer, RingConfig, RingError,
     attached::{Opened, is_drained},
     create::{create, group_of, remove_leftovers, remove_orphans, set_access},
     inspect::inspect,
@@ -21,6 +17,7 @@ use super::{
         Claim, Claimed, Generation, Object, Role, Trust, boot_id, claim, generations, remove_generation,
     },
     replace::Seen,
+    status::{AgentCounter, AgentStatus},
 };
 
 /// The agent's end of a ring: held exclusively until dropped.

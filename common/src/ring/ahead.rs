@@ -102,8 +102,7 @@ impl AheadSlots {
 #[cfg(test)]
 mod tests {
     use crate::{
-        config::RingConfig,
-        ring::{AgentRing, PublisherRing, SEGMENT_DIR},
+        ring::{AgentRing, PublisherRing, RingConfig, SEGMENT_DIR},
         units::ByteSize,
     };
 

@@ -2,13 +2,14 @@
 
 use std::os::unix::fs::FileExt;
 
-use crate::{status::PublisherCounter, sync::Ordering};
+use crate::sync::Ordering;
 
 use super::{
     RingError,
     layout::{self, Header},
     memory::{Access, Mapping, Segments},
     object::{Generation, Object, Role, io_error, path_of},
+    status::PublisherCounter,
 };
 
 /// A generation that was opened.

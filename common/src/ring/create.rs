@@ -15,10 +15,10 @@ use nix::{
 };
 use uuid::Uuid;
 
-use crate::{clock::now_ns, config::RingConfig, fail_point::FailPoint, status::AgentCounter};
+use crate::{clock::now_ns, fail_point::FailPoint};
 
 use super::{
-    RingError, SEGMENT_DIR,
+    RingConfig, RingError, SEGMENT_DIR,
     agent::agent_holds,
     layout::{self, Header},
     memory::{Access, create_object},
@@ -26,6 +26,7 @@ use super::{
         Claim, Claimed, Generation, Object, Role, Trust, boot_id, claim, generations, io_error, is_claimed,
         open, orphans, path_of, remove, remove_generation, taken_numbers,
     },
+    status::AgentCounter,
 };
 
 /// What the name of an object ends with while it is being made.

@@ -5,19 +5,17 @@ use std::sync::Arc;
 use nix::unistd::geteuid;
 use uuid::Uuid;
 
-use crate::{
-    record::LossReason,
-    status::{
-        AgentCounter, AgentStatus, FIFO_SLOTS, FifoCounter, Listening, PublisherCounter, PublisherStatus,
-        Roster, read_roster,
-    },
-};
+use crate::record::LossReason;
 
 use super::{
     RingError,
     attached::{backlog, look_at},
     loss,
     object::{Claim, Trust, generations, is_claimed, owners},
+    status::{
+        AgentCounter, AgentStatus, FIFO_SLOTS, FifoCounter, Listening, PublisherCounter, PublisherStatus,
+        Roster, read_roster,
+    },
 };
 
 /// What `status` shows of a ring without taking part in it.

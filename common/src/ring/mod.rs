@@ -167,6 +167,8 @@ mod publisher;
 #[cfg(not(loom))]
 mod replace;
 mod reservation;
+#[cfg(not(loom))]
+pub mod status;
 
 #[cfg(not(loom))]
 pub use agent::AgentRing;
@@ -185,6 +187,19 @@ pub use publisher::{Gauge, PublisherRing};
 pub use replace::{Handover, Retired, Unread};
 
 use std::{io, path::PathBuf};
+
+use crate::units::ByteSize;
+
+/// What a ring is made as; `[ring]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingConfig {
+    /// Name of the shared-memory objects.
+    pub name: String,
+    /// Bytes for records; rounded up to pages.
+    pub size: ByteSize,
+    /// The group that may attach besides the owner.
+    pub group: Option<String>,
+}
 
 /// The agent's end of a real ring.
 #[cfg(not(loom))]

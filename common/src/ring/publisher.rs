@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::{
-    clock::now_ns,
-    status::{PublisherCounter, PublisherStatus},
-};
+use crate::clock::now_ns;
 
 use super::{
     Ahead, AheadSlots, Consumer, RingError,
@@ -15,6 +12,7 @@ use super::{
     inspect::inspect,
     memory::{Access, Segments},
     object::{Claim, Claimed, Generation, Trust, claim, generations, is_claimed},
+    status::{PublisherCounter, PublisherStatus},
 };
 
 /// Tells how full a ring is, from any thread.

@@ -21,7 +21,6 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use crate::{
     clock::now_ns,
     record::{Loss, LossReason, Write},
-    status::{AgentCounter, PublisherCounter},
     sync::Ordering,
 };
 
@@ -31,6 +30,7 @@ use super::{
     loss::Counted,
     memory::Segments,
     object::{Claim, Role, Trust, generations, is_claimed, release, remove},
+    status::{AgentCounter, PublisherCounter},
 };
 
 /// So many bytes of a retired ring are read to count exactly: a tenth of a second.

@@ -19,9 +19,12 @@ use super::{
     },
     *,
 };
-use crate::mount::{
-    self, Connected,
-    label::{Label, Part},
+use crate::{
+    mount::{
+        self, Connected,
+        label::{Label, Part},
+    },
+    privilege::may_administer,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -29,7 +32,7 @@ const NODE: u64 = 4711;
 
 /// A filesystem that nobody answers for yet, with its root; none where nothing can be mounted.
 fn connected() -> Option<(Arc<Connection>, OwnedFd)> {
-    if !mount::may_administer() {
+    if !may_administer() {
         println!("skipped: only root can mount");
         return None;
     }

@@ -8,7 +8,7 @@ use std::{
 use fuser::{Filesystem, InitFlags, KernelConfig, Request, Session};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::mount::may_administer;
+use crate::privilege::may_administer;
 
 /// The most bytes in one write request: as many as the kernel puts into one (256 pages, unless an administrator sets
 /// fs.fuse.max_pages_limit). Each request becomes one record.

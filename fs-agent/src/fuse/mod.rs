@@ -29,8 +29,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{
     capture::{Event, FileId, Source, Writer},
-    mount::others_allowed,
     overlay::{Begun, Caller, Cause, OpenFile, Overlay, Result, WriteRequest},
+    privilege::others_allowed,
     state::slots::KernelMode,
     worker_pool::{Asker, DATA_BYTES_MAX, Desk, HEAD_BYTES, Serve},
 };

@@ -25,13 +25,15 @@ use rustix::{
 use super::{
     DEVICE,
     label::{Label, SUBTYPE},
-    may_administer, others_allowed,
     table::Device,
     walk,
 };
-use crate::fuse::{
-    Connection,
-    handshake::{self, Wishes},
+use crate::{
+    fuse::{
+        Connection,
+        handshake::{self, Wishes},
+    },
+    privilege::{may_administer, others_allowed},
 };
 
 /// The flags of mounts, as statvfs(3) and as fsmount(2) have them, and as the set-uid helper has them where it grants them.

@@ -32,7 +32,6 @@ use rustix::{
     io::Errno,
     mount::{FsOpenFlags, fsopen},
     process::geteuid,
-    thread::{CapabilitySet, capabilities},
 };
 
 pub use attach::{Connected, Place, attach, connect, mount_by_path};
@@ -40,6 +39,8 @@ pub use detach::{
     Cover, Dead, Left, abort, detach, detach_fd, open_exactly, overlays, recover, recover_forgotten,
 };
 use table::Table;
+
+use crate::privilege::{may_administer, others_allowed};
 
 /// Mounts and unmounts for those who may not.
 const HELPER: &str = "fusermount3";
@@ -222,22 +223,10 @@ pub fn check_privileges() -> Result<()> {
     Ok(())
 }
 
-/// Whether this process may mount, and have the kernel read files by itself.
-pub fn may_administer() -> bool {
-    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
-}
-
 /// Whether overlays are mounted by descriptors: with the privilege to mount, on Linux 5.2 or newer. Otherwise by path, and
 /// one overlay then shows what is mounted below as part of the directory.
 pub fn by_descriptors() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     let is_known = || !matches!(fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC), Err(Errno::NOSYS));
     may_administer() && *KNOWN.get_or_init(is_known)
-}
-
-/// Whether all users may have access to this process's mounts.
-pub fn others_allowed() -> bool {
-    may_administer()
-        || fs::read_to_string("/etc/fuse.conf")
-            .is_ok_and(|conf| conf.lines().any(|line| line.trim() == "user_allow_other"))
 }

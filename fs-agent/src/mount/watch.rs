@@ -4,7 +4,7 @@ use std::{fs::File, io, os::fd::AsFd, sync::mpsc::Sender, thread, time::Duration
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::run::Event;
+use crate::event::Event;
 
 /// How long changes are gathered after one that was reported: who mounts in a loop costs others no more than a look in
 /// this time.

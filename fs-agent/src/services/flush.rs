@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, Mode, OFlags, openat, syncfs};
 
-use super::served::OverlayId;
+use crate::event::OverlayId;
 use crate::mount::{
     control::Control,
     table::{Device, Table},

@@ -13,8 +13,11 @@ mod tree;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, mpsc::Sender},
-    time::Duration,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender},
+    },
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -23,22 +26,25 @@ use bywash_common::{
     ring::AgentRing,
     status::{AgentCounter, Listening, ListeningKind},
 };
+use nix::sys::signal::Signal;
 
 use crate::{
     capture::Capture,
+    event::{Event, LOOK_SIGNAL, OverlayId},
     fifo::{self, Fifos},
     keeper::Store,
     mount, overlay,
     process::Prepared,
-    run::Event,
 };
 
 pub use overlays::Ended;
 use overlays::Overlays;
-pub use served::OverlayId;
 
-/// How often it is looked whether it is still in use.
-pub const CLOSING_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How often it is looked whether what was stopped is still in use.
+const CLOSING_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long a stop may take beside `agent.stop_grace`: stores into mappings are written down before and after it.
+pub const STOP_WORK_MAX: Duration = Duration::from_secs(15);
 
 /// Whether `config`, which was read for `args`, could be applied, as far as can be said without changing anything.
 ///
@@ -167,17 +173,36 @@ impl Services {
         self.fifos.join();
     }
 
-    /// Whether nothing is in use any more of what was stopped. Who waits for that asks again every
-    /// [`CLOSING_LOOK_INTERVAL`].
-    pub fn is_closed(&mut self) -> bool {
-        self.overlays.let_go_of_unused();
-        self.overlays.is_closed()
-    }
-
-    /// Says what is cut off if the process ends now, and puts the last news into the ring.
-    pub fn abandon(&mut self) {
+    /// Gives what is still in use of what was stopped as long as `grace`. The process can end then: what is cut off is said,
+    /// and the last news are in the ring. A second signal to stop ends the wait.
+    pub fn close(&mut self, events: &Receiver<Event>, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        while !self.is_closed() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            match events.recv_timeout(left.min(CLOSING_LOOK_INTERVAL)) {
+                Ok(Event::Ended(id, result)) => {
+                    self.overlay_ended(id, result);
+                }
+                Ok(
+                    Event::MountsChanged
+                    | Event::SettleMounts(_)
+                    | Event::Signal(Signal::SIGHUP | LOOK_SIGNAL),
+                )
+                | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Event::Signal(_)) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
         self.overlays.abandon();
         self.capture.finish();
+    }
+
+    /// Whether nothing is in use any more of what was stopped.
+    fn is_closed(&mut self) -> bool {
+        self.overlays.let_go_of_unused();
+        self.overlays.is_closed()
     }
 
     /// Says to `status` what is to be known of this agent itself.

@@ -13,15 +13,15 @@ use bywash_common::config::{DirectoryConfig, OnAgentExit};
 
 use super::{
     flush::{self, Kept},
-    served::{OverlayId, Served, Server},
+    served::{Served, Server},
     tree::{Assembled, Serving, Target, Tree},
 };
 use crate::{
     capture::{Capture, Source},
+    event::{Event, OverlayId},
     keeper::Store,
     mount::{self, Cover, Dead, table::Table, walk},
     overlay::Identity,
-    run::Event,
 };
 
 /// What has become of an overlay that is not served any more.

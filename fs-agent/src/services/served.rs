@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc::{Sender, sync_channel},
     },
     thread,
@@ -20,13 +20,12 @@ use bywash_common::status::AgentCounter;
 use super::left::{Facts, Resumable, place};
 use crate::{
     capture::Source,
+    event::{Event, OverlayId},
     fuse::{self, Adapter, Connection, Mapped, prune::Pruner},
     keeper::{Name, OverlayPart, Store},
     mount::{self, Connected, label::Label, table::Device},
     overlay::{HandleNumbers, Identity, Opens, Overlay, Park, Restored, SettleMounts, Shared},
-    process,
-    run::Event,
-    state,
+    process, state,
     sync::lock,
     worker_pool::WorkerPool,
 };
@@ -38,14 +37,9 @@ const MOUNTS_TIME_MAX: Duration = Duration::from_secs(1);
 /// may have to wait for their turn.
 const RESENT_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// Tells an overlay from others, those that were on the same directory before included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct OverlayId(u64);
-
 /// What overlays are served by and report to.
 pub struct Server {
     events: Sender<Event>,
-    next_id: AtomicU64,
     shared: Shared,
     /// What outlives this process.
     store: Arc<Store>,
@@ -70,7 +64,6 @@ impl Server {
         let shared = Shared { identity, handles: HandleNumbers::default(), opens };
         Self {
             events,
-            next_id: AtomicU64::new(0),
             shared,
             store,
             kept: Mutex::default(),
@@ -204,7 +197,7 @@ impl Server {
         let (overlay, connection) = (Arc::new(overlay), Arc::new(connection));
         let Threads { pool, pruner } = self.threads().context("cannot start a thread")?;
         pruner.keep_small(&overlay, &connection);
-        let id = OverlayId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let id = OverlayId::next();
         if let Some(number) = number {
             lock(&self.kept).insert(id, number);
         }

@@ -19,10 +19,11 @@ use rustix::io::Errno;
 
 use super::{
     flush::Unwritten,
-    served::{Answering, Home, OverlayId, Served, Server},
+    served::{Answering, Home, Served, Server},
 };
 use crate::{
     capture::Source,
+    event::OverlayId,
     keeper::{DirectoryPart, Name},
     mount::{
         self, Cover, Place,

@@ -38,7 +38,7 @@ use nix::{
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::{check, process, run};
+use crate::{check, process, services};
 use command::Commands;
 use kept::Kept;
 use message::{Message, Wish};
@@ -94,7 +94,7 @@ pub fn supervise() -> Result<Exit> {
         program,
         commands,
         restart_wait: config.agent.restart_wait.0,
-        stop_time_max: config.agent.stop_grace.0 + run::STOP_WORK_MAX + STOP_MARGIN,
+        stop_time_max: config.agent.stop_grace.0 + services::STOP_WORK_MAX + STOP_MARGIN,
         inbox,
         outer: Outer::from_environment(),
         signals,

@@ -19,6 +19,7 @@ use crate::{
         self, Connected,
         label::{Label, Part},
     },
+    privilege,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -144,7 +145,7 @@ struct Scene {
 impl Scene {
     /// None where nothing can be mounted.
     fn serve(pool: &WorkerPool) -> Option<Self> {
-        if !mount::may_administer() {
+        if !privilege::may_administer() {
             println!("skipped: only root can mount");
             return None;
         }

@@ -21,6 +21,7 @@ mod faults;
 mod fifo;
 mod fifo_delivery;
 mod fifo_producers;
+mod floors;
 mod format;
 mod harness;
 mod hostile;

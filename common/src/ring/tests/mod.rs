@@ -9,7 +9,7 @@ mod withheld;
 use std::{fs, os::unix::fs::FileExt, path::PathBuf, sync::atomic};
 
 use crate::{
-    config::{Config, RingConfig},
+    config::Config,
     record::{Loss, LossReason},
     units::ByteSize,
 };

@@ -4,13 +4,11 @@
 
 use std::{os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc};
 
-use crate::{
-    ring::{
-        layout,
-        memory::{Mapping, Segments},
-    },
-    sync::{AtomicU64, Ordering},
+use super::{
+    layout,
+    memory::{Mapping, Segments},
 };
+use crate::sync::{AtomicU64, Ordering};
 
 /// What the agent counts. Each is a place in the data segment; new ones go to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
