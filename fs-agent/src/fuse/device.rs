@@ -20,7 +20,7 @@ use zerocopy::IntoBytes;
 
 use super::{
     handshake::{Negotiated, Negotiator, Wishes, settle},
-    wire::{InvalInodeOut, Notification, OutHeader, PruneOut, RetrieveOut},
+    wire::{InvalInodeOut, Notification, OutHeader, PruneOut, RetrieveOut, StoreOut},
 };
 use crate::sys;
 
@@ -114,6 +114,13 @@ impl Connection {
         let message = InvalInodeOut { ino: node, off: ATTRIBUTES_ONLY, len: 0 };
         // That the kernel knows nothing of the inode is no error.
         let _ = self.notify(Notification::InvalInode, [message.as_bytes(), &[]]);
+    }
+
+    /// Whether the kernel knows `node`: it is given none of its bytes.
+    pub fn knows(&self, node: u64) -> bool {
+        let message = StoreOut { nodeid: node, offset: 0, size: 0, padding: 0 };
+        // Any other error says nothing of that.
+        self.notify(Notification::Store, [message.as_bytes(), &[]]) != Err(Errno::NOENT)
     }
 
     /// Asks the kernel to let go of `nodes`, as far as nobody uses them. It may have to write pages back first, by requests:

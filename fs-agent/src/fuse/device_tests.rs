@@ -83,10 +83,12 @@ fn answer(connection: &Connection, bytes: &[u8]) {
 fn who_waits_for_requests_is_woken_by_a_file_that_the_kernel_knows() {
     let Some((connection, root)) = connected() else { return };
     assert_eq!(connection.wake_reader(), Err(Errno::NOENT), "none is known");
+    assert!(!connection.knows(NODE));
     let found = look_up(&root, "file");
     answer(&connection, &next(&connection));
     // Held, so that the kernel does not forget it.
     let _file = found.recv_timeout(SOON).unwrap().expect("a file");
+    assert!(connection.knows(NODE) && connection.knows(super::super::wire::ROOT));
     let (woken, is_woken) = channel();
     let reader = Arc::clone(&connection);
     thread::spawn(move || woken.send(next(&reader)));

@@ -19,7 +19,7 @@ use std::{
     collections::HashMap,
     os::fd::{AsFd, BorrowedFd},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use bywash_common::fail_point::FailPoint;
@@ -257,6 +257,10 @@ impl Serve for Adapter {
 
     fn serve(&self, request: &[u8], desk: &mut Desk, before_answer: &mut dyn FnMut()) {
         self.do_request(request, desk, before_answer);
+    }
+
+    fn longest_request(&self) -> &AtomicU64 {
+        self.overlay.state().longest_request()
     }
 
     fn wake_reader(&self) -> bool {

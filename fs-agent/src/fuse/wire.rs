@@ -206,6 +206,8 @@ impl Opcode {
 pub enum Notification {
     /// FUSE_NOTIFY_INVAL_INODE
     InvalInode = 2,
+    /// FUSE_NOTIFY_STORE
+    Store = 4,
     /// FUSE_NOTIFY_RETRIEVE
     Retrieve = 5,
     /// FUSE_NOTIFY_RESEND, from Linux 6.9 on.
@@ -327,6 +329,8 @@ written! {
     DirentPlus { entry: EntryOut, dirent: Dirent }
     /// `struct fuse_notify_inval_inode_out`
     InvalInodeOut { ino: u64, off: i64, len: i64 }
+    /// `struct fuse_notify_store_out`, the bytes behind it.
+    StoreOut { nodeid: u64, offset: u64, size: u32, padding: u32 }
     /// `struct fuse_notify_retrieve_out`
     RetrieveOut { notify_unique: u64, nodeid: u64, offset: u64, size: u32, padding: u32 }
     /// `struct fuse_notify_prune_out`, the nodes behind it.

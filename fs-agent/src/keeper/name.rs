@@ -26,6 +26,8 @@ pub enum OverlayPart {
     Root,
     /// `pID`, in hexadecimal digits: a file that no name leads to, by the number of its node.
     Parked(u64),
+    /// `hID`, in hexadecimal digits: what is open and cannot be opened again, by its handle.
+    Open(u64),
 }
 
 /// What there is of a watched directory.
@@ -61,6 +63,7 @@ impl fmt::Display for Name {
             Self::Overlay(n, OverlayPart::State) => write!(f, "o{n}.state"),
             Self::Overlay(n, OverlayPart::Root) => write!(f, "o{n}.root"),
             Self::Overlay(n, OverlayPart::Parked(node)) => write!(f, "o{n}.p{node:x}"),
+            Self::Overlay(n, OverlayPart::Open(handle)) => write!(f, "o{n}.h{handle:x}"),
             Self::Directory(n, DirectoryPart::Real) => write!(f, "d{n}.real"),
             Self::Fifo(n, FifoPart::Pipe) => write!(f, "f{n}.pipe"),
             Self::Fifo(n, FifoPart::Rest) => write!(f, "f{n}.rest"),
@@ -80,8 +83,14 @@ impl Name {
             ("o", "state") => Self::Overlay(n, OverlayPart::State),
             ("o", "root") => Self::Overlay(n, OverlayPart::Root),
             ("o", what) => {
-                let node = u64::from_str_radix(what.strip_prefix('p')?, 16).ok()?;
-                Self::Overlay(n, OverlayPart::Parked(node))
+                let (kind, number) = what.split_at_checked(1)?;
+                let number = u64::from_str_radix(number, 16).ok()?;
+                let part = match kind {
+                    "p" => OverlayPart::Parked(number),
+                    "h" => OverlayPart::Open(number),
+                    _ => return None,
+                };
+                Self::Overlay(n, part)
             }
             ("d", "real") => Self::Directory(n, DirectoryPart::Real),
             ("f", "pipe") => Self::Fifo(n, FifoPart::Pipe),
@@ -100,7 +109,7 @@ mod tests {
     use super::*;
 
     fn names() -> impl Strategy<Value = Name> {
-        (any::<u32>(), any::<u64>(), 0..8).prop_map(|(n, node, which)| match which {
+        (any::<u32>(), any::<u64>(), 0..9).prop_map(|(n, node, which)| match which {
             0 => Name::Overlay(n, OverlayPart::Connection),
             1 => Name::Overlay(n, OverlayPart::State),
             2 => Name::Overlay(n, OverlayPart::Root),
@@ -108,6 +117,7 @@ mod tests {
             4 => Name::Directory(n, DirectoryPart::Real),
             5 => Name::Fifo(n, FifoPart::Pipe),
             6 => Name::Fifo(n, FifoPart::Rest),
+            7 => Name::Overlay(n, OverlayPart::Open(node)),
             _ => Name::Agent(AgentPart::State),
         })
     }

@@ -374,6 +374,7 @@ impl Overlay {
 
     /// The last descriptor and mapping are gone. Gives what was open: a release that is done again changes nothing.
     pub fn release(&self, handle: u64) -> Option<Arc<OpenFile>> {
+        self.take_back_open(handle);
         self.files.remove(handle)
     }
 

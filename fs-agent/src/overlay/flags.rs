@@ -4,6 +4,8 @@
 //! the directory below checks again, and the agent's own rights do not count there: what takes a capability is done with it
 //! only for a caller who has it.
 
+use std::os::fd::OwnedFd;
+
 use rustix::{
     fs::{IFlags, ioctl_getflags, ioctl_setflags},
     io::Errno,
@@ -19,6 +21,10 @@ use crate::{
 /// What changing flags can take: CAP_LINUX_IMMUTABLE for append-only and immutable files, CAP_SYS_RESOURCE for the way that
 /// ext4 journals them.
 const FOR_FLAGS: [CapabilitySet; 2] = [CapabilitySet::LINUX_IMMUTABLE, CapabilitySet::SYS_RESOURCE];
+
+/// Of linux/fs.h.
+const FS_XFLAG_IMMUTABLE: u32 = 0x8;
+const FS_XFLAG_APPEND: u32 = 0x10;
 
 impl Overlay {
     /// The flags of what is open as `handle`: FS_IOC_GETFLAGS.
@@ -43,7 +49,8 @@ impl Overlay {
     /// As ioctl_iflags(2) says.
     pub fn set_flags(&self, handle: u64, flags: u32, caller: Caller) -> Result<()> {
         let flags = IFlags::from_bits_retain(flags);
-        self.with_open(handle, |fd| by_right_of(caller, || ioctl_setflags(fd, flags)))
+        let forbids = flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND);
+        self.forbidding(forbids, handle, |fd| by_right_of(caller, || ioctl_setflags(fd, flags)))
     }
 
     /// The flags of what is open as `handle`, with its project: FS_IOC_FSGETXATTR.
@@ -59,7 +66,15 @@ impl Overlay {
     /// # Errors
     /// As ioctl_xfsgetxattr(2) says.
     pub fn set_extended_flags(&self, handle: u64, flags: &ExtendedFlags, caller: Caller) -> Result<()> {
-        self.with_open(handle, |fd| by_right_of(caller, || sys::set_extended_flags(fd, flags)))
+        let forbids = flags[0] & (FS_XFLAG_IMMUTABLE | FS_XFLAG_APPEND) != 0;
+        self.forbidding(forbids, handle, |fd| by_right_of(caller, || sys::set_extended_flags(fd, flags)))
+    }
+
+    /// Does `set` with what is open as `handle`, after which, if it `forbids`, nobody can open that again to write as before: what
+    /// is open so outlives this process.
+    fn forbidding(&self, forbids: bool, handle: u64, set: impl FnOnce(&OwnedFd) -> Result<()>) -> Result<()> {
+        let parked = if forbids { self.park_opens(handle) } else { Vec::new() };
+        self.with_open(handle, set).inspect_err(|_| self.take_back_opens(&parked))
     }
 }
 

@@ -10,6 +10,7 @@ mod descriptors;
 mod dirs;
 mod files;
 mod flags;
+mod forgotten;
 mod handle;
 mod identity;
 mod inode;
@@ -49,9 +50,10 @@ pub use inode::Limits;
 pub use links::NAME_TTL;
 pub use meta::{Change, Xattr};
 pub use names::NewMode;
-pub use park::Park;
+pub use park::{Park, Parked};
 pub use restore::{Begun, RestoreError, Restored};
 
+use forgotten::Inherited;
 use handle::Handles;
 use inode::{Inode, Inodes, ROOT, names_of};
 use links::{Link, Lookups, Names};
@@ -112,6 +114,8 @@ pub struct Overlay {
     state: Arc<State>,
     /// Descriptors that outlive it.
     parking: Parking,
+    /// What a predecessor has told the kernel of.
+    inherited: Inherited,
     /// What filesystem the directory is on; as statfs(2) says it.
     fs_type: FsWord,
     /// `/proc/self/fd`: through it a file that is held with O_PATH can be opened again.
@@ -170,6 +174,7 @@ impl Overlay {
             files: Handles::new(shared.handles.clone(), &state, taken_up),
             dirs: Handles::new(shared.handles.clone(), &state, taken_up),
             parking: Parking::default(),
+            inherited: Inherited::default(),
             state,
             numbers: shared.handles.clone(),
             opens: shared.opens.clone(),

@@ -13,11 +13,12 @@ use rustix::{
 
 use super::{
     Caller, Limits, OpenDir, OpenFile, Overlay, Shared,
+    forgotten::Inherited,
     handle::{DirStream, Open},
     inode::{Inode, Inodes, ROOT},
     links::Names,
     own_fds,
-    park::Parking,
+    park::{Parked, Parking},
     root_id,
 };
 use crate::state::{
@@ -61,14 +62,14 @@ pub struct Begun {
 
 impl Overlay {
     /// Goes on with the overlay that `left` speaks of. `root` holds the directory below with O_PATH; `parked` are the descriptors
-    /// that [`super::Park`] has kept, by node.
+    /// that [`super::Park`] has kept.
     ///
     /// # Errors
     /// If `root` is not the directory, or the state says what cannot be. The state is then as it was.
     pub fn restore(
         root: OwnedFd,
         left: Left,
-        parked: HashMap<u64, OwnedFd>,
+        parked: HashMap<Parked, OwnedFd>,
         shared: &Shared,
         limits: Limits,
     ) -> Result<(Self, Restored), RestoreError> {
@@ -78,35 +79,25 @@ impl Overlay {
         }
         let fs_type = fstatfs(&root)?.f_type;
         let own_fds = own_fds()?;
-        let parked_nodes: HashSet<u64> = parked.keys().copied().collect();
+        let all_parked: HashSet<Parked> = parked.keys().copied().collect();
         let (inodes, by_slot) = Inodes::restore(root, &state, nodes, limits, &own_fds)?;
         let mut void = take_up_links(&by_slot, links)?;
         let path = state.path();
         let mut overlay = Self::with(&path, shared, Arc::clone(&state), inodes, own_fds, fs_type);
-        overlay.parking = Parking::of(parked_nodes);
-        overlay.take_up_parked(parked);
+        overlay.parking = Parking::of(all_parked);
         void.extend(overlay.take_up_files(&by_slot, handles)?);
+        overlay.take_up_parked(parked);
         void.extend(overlay.take_up_dirs(&by_slot, dirs)?);
         state.go_live();
         // What nothing refers to any more is free from here on.
         drop((void, by_slot));
+        overlay.inherited = Inherited::of(overlay.inodes.lookups());
         let restored = Restored {
             nodes: overlay.inodes.count(),
             files: overlay.files.all().len(),
             dirs: overlay.dirs.all().len(),
         };
         Ok((overlay, restored))
-    }
-
-    /// Gives inodes the descriptors that were parked for them.
-    fn take_up_parked(&self, parked: HashMap<u64, OwnedFd>) {
-        for (node, fd) in parked {
-            if let Ok(inode) = self.inodes.get(node)
-                && inode.is_held_by(&fd) == Ok(true)
-            {
-                inode.keep(&Arc::new(fd));
-            }
-        }
     }
 
     /// Takes open files up; they are opened again once they are used. Gives slots that are void.

@@ -9,11 +9,12 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use proptest::prelude::*;
 use rustix::{
-    fs::{Mode, OFlags, RenameFlags, openat},
+    fs::{IFlags, Mode, OFlags, RenameFlags, openat},
     io::Errno,
 };
 use tempfile::TempDir;
@@ -21,6 +22,7 @@ use tempfile::TempDir;
 use super::{
     dirs::{DirEntry, Told},
     files::Written,
+    forgotten::LOOK_AGAIN,
     inode::ROOT,
     *,
 };
@@ -33,16 +35,16 @@ const MODE: NewMode = NewMode { wanted: 0o644, mask: 0 };
 
 /// Keeps descriptors as long as the test.
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<HashMap<u64, OwnedFd>>>);
+struct Kept(Arc<Mutex<HashMap<Parked, OwnedFd>>>);
 
 impl Park for Kept {
-    fn park(&self, node: u64, fd: BorrowedFd<'_>) -> std::io::Result<()> {
-        lock(&self.0).insert(node, fd.try_clone_to_owned()?);
+    fn park(&self, what: Parked, fd: BorrowedFd<'_>) -> std::io::Result<()> {
+        lock(&self.0).insert(what, fd.try_clone_to_owned()?);
         Ok(())
     }
 
-    fn take_back(&self, node: u64) {
-        lock(&self.0).remove(&node);
+    fn take_back(&self, what: Parked) {
+        lock(&self.0).remove(&what);
     }
 }
 
@@ -98,7 +100,7 @@ impl Fixture {
         self.overlay = Overlay::over(open_root(&self.dir), self.dir.path(), &shared(), LIMITS).unwrap();
         let left = State::open(self.memory.try_clone().unwrap()).unwrap();
         let kept = lock(&self.kept.0);
-        let parked = kept.iter().map(|(node, fd)| (*node, fd.try_clone().unwrap())).collect();
+        let parked = kept.iter().map(|(what, fd)| (*what, fd.try_clone().unwrap())).collect();
         drop(kept);
         let (overlay, restored) =
             Overlay::restore(open_root(&self.dir), left, parked, &shared(), LIMITS).unwrap();
@@ -260,7 +262,7 @@ fn a_directory_that_was_removed_while_it_was_in_use_comes_back() {
     f.overlay.rmdir(ROOT, OsStr::new("d")).unwrap();
     assert!(lock(&f.kept.0).is_empty());
     f.overlay.park_nameless();
-    assert!(lock(&f.kept.0).contains_key(&node));
+    assert!(lock(&f.kept.0).contains_key(&Parked::Node(node)));
     f.restart();
     assert_eq!(f.overlay.getattr(node).unwrap().stx_nlink, 0);
     f.overlay.forget(node, 1);
@@ -347,12 +349,66 @@ fn what_is_parked_and_forgotten_is_taken_back() {
     drop(file);
     f.overlay.unlink(ROOT, OsStr::new("a")).unwrap();
     f.overlay.release(id);
-    let parked = lock(&f.kept.0)[&entry.node].try_clone().unwrap();
+    let parked = lock(&f.kept.0)[&Parked::Node(entry.node)].try_clone().unwrap();
     f.overlay.forget(entry.node, 1);
     // Killed between that and the taking back.
-    lock(&f.kept.0).insert(entry.node, parked);
+    lock(&f.kept.0).insert(Parked::Node(entry.node), parked);
     f.restart();
     assert!(lock(&f.kept.0).is_empty());
+}
+
+#[test]
+fn what_is_open_to_write_comes_back_although_it_has_become_append_only() {
+    let mut f = Fixture::new();
+    let (_, writing) = f.create("a", OFlags::WRONLY);
+    let (_, reading) = f.create("b", OFlags::RDONLY);
+    let ids = [writing.id, reading.id];
+    let Ok(before) = f.overlay.flags(writing.id) else {
+        return println!("skipped: the filesystem of {} has no flags", f.dir.path().display());
+    };
+    let set = f.overlay.set_flags(writing.id, before | IFlags::APPEND.bits(), ME);
+    assert_eq!(lock(&f.kept.0).len(), usize::from(set.is_ok()), "only what cannot be opened again is parked");
+    if set.is_err() {
+        return println!("skipped: only root can set flags");
+    }
+    f.overlay.set_flags(reading.id, before | IFlags::IMMUTABLE.bits(), ME).unwrap();
+    assert_eq!(lock(&f.kept.0).len(), 1);
+    drop((writing, reading));
+    f.restart();
+    let lost = f.overlay.open_again();
+    let written = f.overlay.file(ids[0]).and_then(|file| f.write(&file, 0, b"more", Cause::Write));
+    f.overlay.set_flags(ids[0], before, ME).unwrap();
+    f.overlay.set_flags(ids[1], before, ME).unwrap();
+    assert_eq!(lost, 0);
+    assert_eq!(written.map(|written| written.len), Ok(4), "as before");
+    assert_eq!(fs::read(f.below("a")).unwrap(), b"more");
+    f.overlay.release(ids[0]);
+    assert!(lock(&f.kept.0).is_empty());
+}
+
+#[test]
+fn what_the_kernel_has_forgotten_by_a_request_that_was_lost_is_forgotten() {
+    let mut f = Fixture::new();
+    let nodes = ["lost", "known", "told again", "late"].map(|name| {
+        let (entry, file) = f.create(name, OFlags::WRONLY);
+        f.overlay.release(file.id);
+        entry.node
+    });
+    f.restart();
+    let [_, known, again, late] = nodes;
+    let begin = Instant::now();
+    let after = |seconds| begin + 2 * LOOK_AGAIN * seconds;
+    let is_there = || nodes.map(|node| f.overlay.getattr(node).is_ok());
+    // FORGET for all but one has been read and is lost, or is still to be read.
+    f.overlay.forget_inherited(begin, |_| panic!("too early"));
+    f.overlay.forget_inherited(after(1), |node| node == known);
+    f.overlay.forget(late, 1);
+    assert_eq!(f.overlay.lookup(ROOT, OsStr::new("told again"), 0).unwrap().node, again);
+    assert_eq!(is_there(), [true, true, true, false]);
+    f.overlay.forget_inherited(after(1), |_| panic!("too early"));
+    f.overlay.forget_inherited(after(2), |node| node == known);
+    assert_eq!(is_there(), [false, true, true, false]);
+    f.overlay.forget_inherited(after(9), |_| panic!("once more"));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::{
     fuse::Negotiated,
     keeper::{DirectoryPart, Name, OverlayPart, Store},
     mount::{label::Part, table::Device},
+    overlay::Parked,
     state::{self, State},
 };
 
@@ -103,8 +104,8 @@ pub struct LeftOverlay {
     pub state: OwnedFd,
     /// The root of the directory below.
     pub root: OwnedFd,
-    /// Files that no name leads to, by their nodes.
-    pub parked: HashMap<u64, OwnedFd>,
+    /// What is not found by names.
+    pub parked: HashMap<Parked, OwnedFd>,
 }
 
 /// All that the agent before has left of overlays.
@@ -122,7 +123,7 @@ struct Parts {
     connection: Option<OwnedFd>,
     state: Option<OwnedFd>,
     root: Option<OwnedFd>,
-    parked: HashMap<u64, OwnedFd>,
+    parked: HashMap<Parked, OwnedFd>,
 }
 
 impl Left {
@@ -139,7 +140,8 @@ impl Left {
                         OverlayPart::Connection => parts.connection = Some(fd),
                         OverlayPart::State => parts.state = Some(fd),
                         OverlayPart::Root => parts.root = Some(fd),
-                        OverlayPart::Parked(node) => drop(parts.parked.insert(node, fd)),
+                        OverlayPart::Parked(node) => drop(parts.parked.insert(Parked::Node(node), fd)),
+                        OverlayPart::Open(handle) => drop(parts.parked.insert(Parked::Open(handle), fd)),
                     }
                 }
                 Name::Directory(number, DirectoryPart::Real) => drop(left.directories.insert(number, fd)),
@@ -173,8 +175,8 @@ pub struct Resumable {
     pub state: state::Left,
     /// The root of the directory below.
     pub root: OwnedFd,
-    /// Files that no name leads to, with their nodes.
-    pub parked: HashMap<u64, OwnedFd>,
+    /// What is not found by names.
+    pub parked: HashMap<Parked, OwnedFd>,
 }
 
 impl Resumable {

@@ -59,6 +59,7 @@ pub struct Overlays {
 /// Overlays that are mounted and not yet taken in. Dropped, they are unmounted again.
 pub struct New {
     trees: Vec<Tree>,
+    store: Arc<Store>,
 }
 
 impl Drop for New {
@@ -68,6 +69,7 @@ impl Drop for New {
             if tree.replaces_dead() {
                 continue;
             }
+            tree.forget_real(&self.store);
             tree.unmount();
         }
     }
@@ -93,7 +95,7 @@ impl Overlays {
     /// # Errors
     /// Why one could not be. None is then left mounted.
     pub fn start_new(&mut self, wanted: &[DirectoryConfig], on_agent_exit: OnAgentExit) -> Result<New> {
-        let mut new = New { trees: Vec::new() };
+        let mut new = New { trees: Vec::new(), store: Arc::clone(self.serving.server.store()) };
         self.notice_unmounted();
         let missing: Vec<_> = wanted.iter().filter(|d| !self.paths().any(|path| path == d.path)).collect();
         let mut opened = Vec::with_capacity(missing.len());
@@ -153,6 +155,7 @@ impl Overlays {
 
     /// Takes note that `tree` is not in the tree of mounts any more.
     fn leave(&mut self, tree: Tree, kept: &mut Vec<Kept>, take_out: impl FnOnce(Tree) -> Vec<Served>) {
+        tree.forget_real(self.serving.server.store());
         let (path, source) = (tree.path.clone(), Arc::clone(&tree.source));
         self.leave_all(&path, &source, kept, take_out(tree));
     }

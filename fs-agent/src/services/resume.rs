@@ -139,6 +139,7 @@ impl Overlays {
             tree.take_up_passed(&table);
             self.mounted.push(tree);
         } else {
+            self.serving.server.store().remove(&Name::Directory(number, DirectoryPart::Real));
             others.extend(below.into_iter().filter_map(Below::into_overlay));
         }
         self.leave_all(&directory.path, &source, &mut Vec::new(), others);

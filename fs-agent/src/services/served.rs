@@ -24,7 +24,7 @@ use crate::{
     fuse::{self, Adapter, Connection, Mapped, prune::Pruner},
     keeper::{Name, OverlayPart, Store},
     mount::{self, Connected, label::Label, table::Device},
-    overlay::{HandleNumbers, Identity, Opens, Overlay, Park, Restored, SettleMounts, Shared},
+    overlay::{HandleNumbers, Identity, Opens, Overlay, Park, Parked, Restored, SettleMounts, Shared},
     process, state,
     sync::lock,
     worker_pool::WorkerPool,
@@ -192,7 +192,7 @@ impl Server {
     ) -> Result<Served> {
         overlay.settle_mounts_by(settler(self.events.clone()));
         if let Some(number) = number {
-            overlay.park_by(Box::new(Parked { store: Arc::clone(&self.store), number }));
+            overlay.park_by(Box::new(ParkedInStore { store: Arc::clone(&self.store), number }));
         }
         let (overlay, connection) = (Arc::new(overlay), Arc::new(connection));
         let Threads { pool, pruner } = self.threads().context("cannot start a thread")?;
@@ -264,6 +264,7 @@ impl Served {
     /// What is to be done now and then.
     pub fn tidy(&self) {
         self.overlay.park_nameless();
+        self.overlay.forget_inherited(Instant::now(), |node| self.connection.knows(node));
         if self.begun.elapsed() > RESENT_TIME_MAX {
             self.overlay.state().journal.nothing_more_comes_back();
         }
@@ -297,20 +298,29 @@ impl Home<'_> {
     }
 }
 
-/// Files without a name are kept in the store.
-struct Parked {
+/// What a successor would not find is kept in the store.
+struct ParkedInStore {
     store: Arc<Store>,
     number: u32,
 }
 
-impl Park for Parked {
-    fn park(&self, node: u64, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let name = Name::Overlay(self.number, OverlayPart::Parked(node));
-        self.store.put(&name, fd).map_err(io::Error::other)
+impl Park for ParkedInStore {
+    fn park(&self, what: Parked, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.store.put(&self.name_of(what), fd).map_err(io::Error::other)
     }
 
-    fn take_back(&self, node: u64) {
-        self.store.remove(&Name::Overlay(self.number, OverlayPart::Parked(node)));
+    fn take_back(&self, what: Parked) {
+        self.store.remove(&self.name_of(what));
+    }
+}
+
+impl ParkedInStore {
+    fn name_of(&self, what: Parked) -> Name {
+        let part = match what {
+            Parked::Node(node) => OverlayPart::Parked(node),
+            Parked::Open(handle) => OverlayPart::Open(handle),
+        };
+        Name::Overlay(self.number, part)
     }
 }
 

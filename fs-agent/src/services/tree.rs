@@ -24,7 +24,7 @@ use super::{
 use crate::{
     capture::Source,
     event::OverlayId,
-    keeper::{DirectoryPart, Name},
+    keeper::{DirectoryPart, Name, Store},
     mount::{
         self, Cover, Place,
         label::{Label, Part},
@@ -339,8 +339,13 @@ impl Tree {
         }
     }
 
-    pub(super) fn name_of_real(&self) -> Name {
+    fn name_of_real(&self) -> Name {
         Name::Directory(self.number, DirectoryPart::Real)
+    }
+
+    /// The directory is not to be covered again under this number: nobody is to find what is under its overlay.
+    pub(super) fn forget_real(&self, store: &Store) {
+        store.remove(&self.name_of_real());
     }
 
     /// All overlays, with where they are: the directory's, and those below.

@@ -32,6 +32,7 @@ pub mod at {
     pub const HIGHEST_HANDLE: usize = 0x100;
     pub const NEXT_SYNTHETIC: usize = 0x108;
     pub const NEXT_UNBORN: usize = 0x110;
+    pub const LONGEST_REQUEST: usize = 0x118;
     pub const USED: usize = 0x120;
     pub const FACTS: usize = 0x200;
     pub const PATH: usize = 0x1000;

@@ -21,6 +21,7 @@
 //! 0x0100  the highest handle that was given, to a file or a directory
 //! 0x0108  the next node id of a file whose own number cannot serve, less 2^63
 //! 0x0110  the next number in place of a time of birth
+//! 0x0118  the longest request that was read, in bytes; 0 if nobody says
 //! 0x0120  how many slots were ever used: nodes, links, handles, directories, requests
 //! 0x0200  facts: for each of two kinds two slots of four words: edition, length, crc32c, 0
 //! 0x1000  the overlay's path, as writers see it
@@ -55,7 +56,7 @@
 //! | counting a look-up | the journal says what was counted for which request; if that comes back, it is taken back |
 //! | opening | the handle is there, and named in the journal; if the request comes back, it is closed |
 //! | closing | the handle is gone, or comes back and the request with it |
-//! | forgetting | the kernel sends that once, and wants no answer: what was read and not done is known until the overlay ends |
+//! | forgetting | the kernel sends that once, and wants no answer: the successor asks it later what it knows (`overlay/forgotten.rs`) |
 //! | renaming, removing | both names or the old one are there; the request comes back, and what is below tells what was done |
 //! | storing facts | the edition before is whole |
 
@@ -76,7 +77,10 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bywash_common::shared::{Segment, SegmentError, WORD, boot_id, checksum};
@@ -309,6 +313,11 @@ impl State {
     pub fn note_handle(&self, number: u64) {
         step();
         self.segment.word(at::HIGHEST_HANDLE).fetch_max(number, Ordering::AcqRel);
+    }
+
+    /// The longest request that was read, in bytes: the next may be as long.
+    pub fn longest_request(&self) -> &AtomicU64 {
+        self.segment.word(at::LONGEST_REQUEST)
     }
 
     /// A number for a file whose own cannot serve; none is given twice.

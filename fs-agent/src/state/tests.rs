@@ -36,6 +36,7 @@ fn what_is_kept_is_there_for_the_successor() {
     let (state, root) = small();
     state.note_handle(41);
     state.note_handle(40);
+    state.longest_request().store(70_000, Ordering::Relaxed);
     assert_eq!((state.next_synthetic(), state.next_synthetic(), state.next_unborn()), (0, 1, 0));
     let node = NodeFacts { id: 9, dev: 5, ino: 9, birth: Birth::At(3), is_dir: false };
     let slot = state.nodes.take();
@@ -74,6 +75,7 @@ fn what_is_kept_is_there_for_the_successor() {
     assert_eq!(left.state.path(), Path::new("/var/log/app"));
     assert_eq!(left.state.root(), ROOT_ID);
     assert_eq!(left.state.highest_handle(), 41);
+    assert_eq!(left.state.longest_request().load(Ordering::Relaxed), 70_000);
     assert_eq!((left.state.next_synthetic(), left.state.next_unborn()), (2, 1));
     assert_eq!(left.nodes.len(), 2);
     assert_eq!(NodeFacts::of(&left.nodes[1]), node);

@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -37,6 +37,9 @@ pub trait Serve: Send + Sync + 'static {
     /// Does `request` and answers it, for which `before_answer` is called first.
     fn serve(&self, request: &[u8], desk: &mut Desk, before_answer: &mut dyn FnMut());
 
+    /// The longest request that was read, in bytes: whoever serves the overlay after this process finds it again.
+    fn longest_request(&self) -> &AtomicU64;
+
     /// Has one who waits for requests get one of [`Asker::Pool`]; says whether that can be. Where it cannot, workers wait for
     /// this overlay until it can.
     fn wake_reader(&self) -> bool;
@@ -54,8 +57,6 @@ pub struct Lane {
     watching: AtomicUsize,
     /// A request was read since it was last looked.
     touched: AtomicBool,
-    /// The longest request that was read, in bytes.
-    longest: AtomicUsize,
     has_ended: AtomicBool,
     failure: Mutex<Option<io::Error>>,
 }
@@ -76,7 +77,6 @@ impl Lane {
             serve,
             watching: AtomicUsize::new(COLD),
             touched: AtomicBool::new(false),
-            longest: AtomicUsize::new(0),
             has_ended: AtomicBool::new(false),
             failure: Mutex::default(),
         }
@@ -101,8 +101,8 @@ impl Lane {
         loop {
             match read(self.serve.device(), &mut *buffer) {
                 Ok(len) => {
-                    if len > self.longest.load(Ordering::Relaxed) {
-                        self.longest.fetch_max(len, Ordering::Relaxed);
+                    if len > self.longest() {
+                        self.serve.longest_request().fetch_max(len as u64, Ordering::Relaxed);
                     }
                     return Taken::Request(len);
                 }
@@ -170,7 +170,7 @@ impl Lane {
 
     /// The longest request that was read, in bytes: the next may be as long.
     pub fn longest(&self) -> usize {
-        self.longest.load(Ordering::Relaxed)
+        usize::try_from(self.serve.longest_request().load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
 
     /// Takes note that a request was read.

@@ -2,6 +2,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Condvar,
+        atomic::AtomicU64,
         mpsc::{Receiver, channel},
     },
 };
@@ -56,6 +57,7 @@ impl Gate {
 struct Filesystem {
     connection: Connection,
     gate: Arc<Gate>,
+    longest: AtomicU64,
     ended: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -124,6 +126,10 @@ impl Serve for Filesystem {
         self.connection.told_of_file(2);
     }
 
+    fn longest_request(&self) -> &AtomicU64 {
+        &self.longest
+    }
+
     fn wake_reader(&self) -> bool {
         self.connection.wake_reader().is_ok()
     }
@@ -157,7 +163,13 @@ impl Scene {
         let Connected { connection, root, .. } = mount::connect(fd.as_fd(), &label, wishes).unwrap();
         let (gate, (sender, ended)) = (Arc::<Gate>::default(), channel());
         let ended_too = Box::new(move || sender.send(()).unwrap_or_default());
-        pool.serve(Filesystem { connection, gate: Arc::clone(&gate), ended: ended_too }).unwrap();
+        pool.serve(Filesystem {
+            connection,
+            gate: Arc::clone(&gate),
+            longest: AtomicU64::new(0),
+            ended: ended_too,
+        })
+        .unwrap();
         Some(Self { root, gate, ended })
     }
 

@@ -83,4 +83,16 @@ impl Inodes {
         drop(tables);
         unknown
     }
+
+    /// How often the kernel knows `id`; none if it does not.
+    pub fn lookups_of(&self, id: u64) -> Option<u64> {
+        Some(lock(&self.tables).known.get(&id)?.slot.get(node::LOOKUPS))
+    }
+
+    /// What the kernel knows, but for the root, and how often.
+    pub fn lookups(&self) -> Vec<(u64, u64)> {
+        let tables = lock(&self.tables);
+        let others = tables.known.values().filter(|inode| inode.id != ROOT);
+        others.map(|inode| (inode.id, inode.slot.get(node::LOOKUPS))).collect()
+    }
 }
