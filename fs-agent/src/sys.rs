@@ -5,10 +5,10 @@
 use std::{
     ffi::{CStr, CString},
     fs,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr::{NonNull, null_mut},
     slice,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use nix::{
@@ -16,8 +16,13 @@ use nix::{
     unistd::{ForkResult, Pid, execve},
 };
 use rustix::{
+    fs::{
+        FallocateFlags, MemfdFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
+        ftruncate, memfd_create, seek,
+    },
     io::{Errno, FdFlags, Result, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd},
-    mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap},
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap},
+    pipe::{SpliceFlags, splice},
 };
 
 /// From how many bytes on the C library maps what is allocated, rather than to take it from an arena. The FUSE library has
@@ -230,6 +235,128 @@ impl Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         // SAFETY: the mapping was made with this begin and length, and nothing refers to it any more.
+        let _ = unsafe { munmap(self.begin.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Memory of a file of its own that outlives this process in whoever else has that open. It begins with words, and the rest are
+/// bytes, into which calls may copy by the file. It takes no memory until it is used.
+#[derive(Debug)]
+pub struct LastingPages {
+    file: OwnedFd,
+    begin: NonNull<u8>,
+    len: usize,
+}
+
+/// How many words [`LastingPages`] begin with: two pages.
+pub const LASTING_WORDS: usize = 1024;
+const LASTING_WORD_BYTES: usize = LASTING_WORDS * size_of::<AtomicU64>();
+
+// SAFETY: as of `Pages`. Who else has the file open only keeps it for a process that comes after this one.
+unsafe impl Send for LastingPages {}
+
+impl LastingPages {
+    /// Words and `len` bytes, all zero. `name` is shown in /proc alone.
+    ///
+    /// # Errors
+    /// Without memory.
+    pub fn new(name: &str, len: usize) -> Result<Self> {
+        let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&file, (LASTING_WORD_BYTES + len) as u64)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Self::of(file, len)
+    }
+
+    /// What a process that is no more has left in `file`, which was made with the same `len`.
+    ///
+    /// # Errors
+    /// `INVAL` if that is something else.
+    pub fn of(file: OwnedFd, len: usize) -> Result<Self> {
+        let len = LASTING_WORD_BYTES + len;
+        let is_it = fcntl_get_seals(&file)?.contains(SealFlags::SHRINK)
+            && usize::try_from(fstat(&file)?.st_size) == Ok(len);
+        if !is_it {
+            return Err(Errno::INVAL);
+        }
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, at an address of the kernel's choice, of a file that nobody can cut short.
+        let begin = unsafe { mmap(null_mut(), len, protection, MapFlags::SHARED, &file, 0) }?;
+        let begin = NonNull::new(begin.cast()).ok_or(Errno::NOMEM)?;
+        Ok(Self { file, begin, len })
+    }
+
+    /// What it begins with.
+    pub fn words(&self) -> &[AtomicU64; LASTING_WORDS] {
+        // SAFETY: the mapping begins with a page and has so many bytes at least, of which any are valid words; it lives as long
+        // as `self`, and these of its bytes are referred to by nothing else.
+        unsafe { self.begin.cast().as_ref() }
+    }
+
+    /// The rest.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: within the mapping, which lives as long as `self`. They change by the methods that take `&mut self` alone:
+        // no other process uses the file as long as this one lives.
+        unsafe {
+            slice::from_raw_parts(self.begin.as_ptr().add(LASTING_WORD_BYTES), self.len - LASTING_WORD_BYTES)
+        }
+    }
+
+    /// The rest, to be changed.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; `self` is borrowed for this alone as long as the slice lives.
+        unsafe {
+            slice::from_raw_parts_mut(
+                self.begin.as_ptr().add(LASTING_WORD_BYTES),
+                self.len - LASTING_WORD_BYTES,
+            )
+        }
+    }
+
+    /// Moves up to `len` bytes out of `pipe` to the place among [`Self::bytes`] where the file's position is, and that on by as
+    /// many, at once: whatever ends this process, the position says how many were moved. Gives how many.
+    ///
+    /// # Errors
+    /// As splice(2) says: `AGAIN` if nothing is there.
+    pub fn fill(&mut self, pipe: impl AsFd, len: usize) -> Result<usize> {
+        splice(pipe, None, &self.file, None, len, SpliceFlags::NONBLOCK)
+    }
+
+    /// The file's position, as a place among [`Self::bytes`]: [`Self::set_position`] comes first.
+    ///
+    /// # Errors
+    /// As lseek(2) says.
+    pub fn position(&self) -> Result<usize> {
+        let position = usize::try_from(seek(&self.file, SeekFrom::Current(0))?).unwrap_or(usize::MAX);
+        Ok(position.saturating_sub(LASTING_WORD_BYTES))
+    }
+
+    /// Puts the file's position to `at` among [`Self::bytes`].
+    ///
+    /// # Errors
+    /// As lseek(2) says.
+    pub fn set_position(&mut self, at: usize) -> Result<()> {
+        seek(&self.file, SeekFrom::Start((LASTING_WORD_BYTES + at) as u64)).map(drop)
+    }
+
+    /// Gives the memory of the bytes from `at` on back: they are zeros again.
+    pub fn give_back_from(&mut self, at: usize) {
+        let begin = LASTING_WORD_BYTES + at;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // Where the kernel refuses, nothing changes.
+        let _ = fallocate(&self.file, flags, begin as u64, self.len.saturating_sub(begin) as u64);
+    }
+}
+
+impl AsFd for LastingPages {
+    /// Who keeps it open keeps the memory.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for LastingPages {
+    fn drop(&mut self) {
+        // SAFETY: as of `Pages`.
         let _ = unsafe { munmap(self.begin.as_ptr().cast(), self.len) };
     }
 }

@@ -2,10 +2,11 @@
 
 use bywash_common::{
     record::{Origin, Write},
-    ring::{Kind, Producer, Weight},
+    ring::{AgentRing, Kind, Weight},
 };
 
 use super::splitter::{Piece, Splitter};
+use crate::state::journal::RecordId;
 
 /// The most bytes of records under one commit, but for a single longer one: the writes of others wait until all are copied.
 const BYTES_MAX: usize = 64 << 10;
@@ -95,15 +96,16 @@ impl Portion {
 }
 
 impl Batch {
-    /// Puts as many of the first pieces into the ring as fit, and gives their number.
+    /// Puts as many of the first `count` of `all` pieces into the ring as fit, and gives their number.
     pub fn push(
         &mut self,
-        producer: &Producer,
+        ring: &AgentRing,
         path: &[u8],
         time_ns: u64,
         splitter: &Splitter,
-        pieces: &[Piece],
+        (all, count): (&[Piece], usize),
     ) -> usize {
+        let pieces = all.get(..count).unwrap_or(all);
         self.lens.clear();
         self.descriptions.clear();
         self.ends.clear();
@@ -113,8 +115,11 @@ impl Batch {
             self.ends.push(self.descriptions.len());
             self.lens.push(self.descriptions.len() - begin + piece.range.len());
         }
-        let Some(reservation) = producer.reserve_some(&self.lens, weight(pieces, time_ns)) else { return 0 };
+        let weight = weight(pieces, time_ns);
+        let Some(reservation) = ring.producer.reserve_some(&self.lens, weight) else { return 0 };
         let taken = reservation.records();
+        let record = RecordId { ring: ring.uuid(), sequence: reservation.first_sequence() };
+        splitter.note(all.get(taken), Some(record));
         let mut begin = 0;
         for (i, (piece, end)) in pieces.iter().zip(&self.ends).take(taken).enumerate() {
             reservation.write(i, Kind::Write, &[&self.descriptions[begin..*end], splitter.bytes(piece)]);

@@ -15,6 +15,7 @@ use bywash_common::{
 
 use super::{
     batch::{self, Batch, Portion},
+    memory::PIECE_BYTES_MAX,
     promise::{Promise, Promises},
     splitter::{Piece, Rules, Splitter},
 };
@@ -82,7 +83,7 @@ impl Intake {
         Rules {
             framing: config.framing,
             empty_lines: config.empty_lines,
-            bytes_max: wanted.min(record).max(1),
+            bytes_max: wanted.min(record).clamp(1, PIECE_BYTES_MAX),
         }
     }
 
@@ -153,7 +154,8 @@ impl Intake {
             }
             let path = self.path.as_os_str().as_bytes();
             let ring = self.capture.ring();
-            let taken = self.batch.push(&ring.producer, path, time_ns, splitter, head);
+            let head_of = (&pieces[done..], head.len());
+            let taken = self.batch.push(&ring, path, time_ns, splitter, head_of);
             self.count(FifoCounter::Lines, FifoCounter::Bytes, &head[..taken]);
             let status = &ring.status;
             status.add(AgentCounter::CapturedEvents, taken as u64);
@@ -165,6 +167,7 @@ impl Intake {
                 }
                 self.lose(&head[taken..], time_ns);
                 done += head.len() - taken;
+                splitter.note(pieces.get(done), None);
             }
         }
         done

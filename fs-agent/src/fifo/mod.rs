@@ -11,6 +11,7 @@ mod batch;
 mod intake;
 mod keep;
 pub mod leftovers;
+mod memory;
 mod promise;
 mod reader;
 mod source;
@@ -29,7 +30,7 @@ use bywash_common::{
     status::{FIFO_SLOTS, Listening, ListeningKind},
 };
 
-use crate::{capture::Capture, keeper::Store};
+use crate::{capture::Capture, keeper::Store, state::journal::RecordId};
 use intake::Intake;
 use keep::Left;
 use promise::Promises;
@@ -86,7 +87,9 @@ enum Found {
 impl Fifos {
     /// None yet. What comes through them goes to `capture`, and `store` keeps them for the next agent.
     pub fn new(capture: Arc<Capture>, store: Arc<Store>) -> Self {
-        let (promises, left) = (Promises::default(), Mutex::new(Left::take_all(&store)));
+        let ring = capture.ring();
+        let is_committed = |record: RecordId| ring.had_committed(record.ring, record.sequence);
+        let (promises, left) = (Promises::default(), Mutex::new(Left::take_all(&store, is_committed)));
         Self { capture, promises, read: Vec::new(), leaving: Vec::new(), store, left }
     }
 
@@ -156,7 +159,7 @@ impl Fifos {
         let begun = new.0.into_iter().try_for_each(|(config, found)| self.begin(config, found));
         self.leaving.retain(|read| !read.thread.is_finished());
         for left in self.left.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            let lost = left.rest.bytes.len();
+            let lost = left.memory.bytes().len().saturating_sub(left.mark.begin);
             tracing::info!(
                 "not listening on {} any more; {lost} bytes of a line had been read",
                 left.path.display()

@@ -15,15 +15,19 @@ use std::{
 };
 
 use bywash_common::{config::FifoConfig, status::FifoCounter};
-use nix::sys::{
-    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-    eventfd::{EfdFlags, EventFd},
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        eventfd::{EfdFlags, EventFd},
+    },
 };
 use rustix::io::ioctl_fionread;
 
 use super::{
     intake::Intake,
     keep::Keep,
+    memory::{Mark, Memory},
     source::{self, FileId, Found, Opened},
     stream::{Progress, Stream},
 };
@@ -396,9 +400,15 @@ impl Reader {
     }
 
     fn take_in(&mut self, mut opened: Opened) -> nix::Result<()> {
-        if opened.keep.is_none() {
-            opened.keep = Keep::new(&self.store, &self.config.path, opened.fd.as_fd());
-        }
+        let (keep, memory, mark) = match opened.left.take() {
+            Some((keep, memory, mark)) => (Some(keep), memory, mark),
+            None => {
+                let memory =
+                    Memory::new(&self.config.path).map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+                let keep = Keep::new(&self.store, opened.fd.as_fd(), memory.as_fd());
+                (keep, memory, Mark::default())
+            }
+        };
         let key = self.next_key;
         self.next_key += 1;
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
@@ -406,7 +416,7 @@ impl Reader {
         self.current = Some(opened.id);
         self.intake.set(FifoCounter::Missing, 0);
         let (rules, promise) = (self.intake.rules(&self.config), self.intake.promise());
-        self.streams.push(Stream::new(key, opened, rules, promise));
+        self.streams.push(Stream::new(key, opened, (memory, mark), keep, rules, promise));
         self.say_held();
         Ok(())
     }

@@ -26,7 +26,10 @@ use rustix::{
     process::geteuid,
 };
 
-use super::keep::{Keep, Left, Rest};
+use super::{
+    keep::{Keep, Left},
+    memory::{Mark, Memory},
+};
 use crate::privilege;
 
 /// A configured FIFO cannot be read.
@@ -158,10 +161,8 @@ pub struct Opened {
     pub id: FileId,
     /// How many bytes the pipe holds.
     pub pipe_bytes: usize,
-    /// By which it is kept for the next agent.
-    pub keep: Option<Keep>,
-    /// What an agent before has read of it.
-    pub rest: Rest,
+    /// By which the agent before has kept it, and what that has read of it.
+    pub left: Option<(Keep, Memory, Mark)>,
 }
 
 impl Opened {
@@ -170,8 +171,8 @@ impl Opened {
         let pipe = fs::File::from(left.pipe);
         let metadata = pipe.metadata().ok().filter(|metadata| metadata.file_type().is_fifo())?;
         let pipe_bytes = enlarge(&pipe, fifo.pipe_size.0, &fifo.path);
-        let (keep, rest) = (Some(left.keep), left.rest);
-        Some(Self { fd: pipe.into(), id: FileId::of(&metadata), pipe_bytes, keep, rest })
+        let left = Some((left.keep, left.memory, left.mark));
+        Some(Self { fd: pipe.into(), id: FileId::of(&metadata), pipe_bytes, left })
     }
 }
 
@@ -300,8 +301,7 @@ pub fn open_unlocked(fifo: &FifoConfig) -> Result<Unlocked, Unusable> {
     let reopened = Path::new("/proc/self/fd").join(DecInt::from_fd(&found).as_ref() as &Path);
     let file = open(&reopened, flags, Mode::empty()).map_err(|error| Unusable::io("open", path, error))?;
     let pipe_bytes = enlarge(&file, fifo.pipe_size.0, path);
-    let opened =
-        Opened { fd: file, id: FileId::of(&metadata), pipe_bytes, keep: None, rest: Rest::default() };
+    let opened = Opened { fd: file, id: FileId::of(&metadata), pipe_bytes, left: None };
     Ok(Unlocked { opened, path: path.clone() })
 }
 

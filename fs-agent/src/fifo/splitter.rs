@@ -1,10 +1,13 @@
 //! From a stream of bytes to what becomes events: lines, parts of long lines, or chunks.
 
-use std::ops::Range;
+use std::{ops::Range, os::fd::AsFd};
 
 use bywash_common::config::{EmptyLines, FifoFraming};
 
-use super::keep::Rest;
+use rustix::io::Result;
+
+use super::memory::{Mark, Memory};
+use crate::state::journal::RecordId;
 
 /// How a stream is taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +36,7 @@ pub struct Piece {
 /// Memory is bounded: beside what is read at once, at most one piece and the two bytes that its end may have.
 pub struct Splitter {
     rules: Rules,
-    /// Its first `filled` bytes are of the stream; the others are room for what comes.
-    buffer: Vec<u8>,
-    filled: usize,
+    memory: Memory,
     /// Where the bytes begin that no piece has, and their place in the stream.
     begin: usize,
     offset: u64,
@@ -48,32 +49,28 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    pub fn new(rules: Rules) -> Self {
-        Self {
-            rules,
-            buffer: Vec::new(),
-            filled: 0,
-            begin: 0,
-            offset: 0,
-            scanned: 0,
-            part: 0,
-            awaits_end: false,
-        }
+    /// Goes on with what is in `memory` from `mark` on; [`Self::cut`] takes it apart.
+    pub fn new(rules: Rules, (memory, mark): (Memory, Mark)) -> Self {
+        let Mark { begin, offset, part, awaits_end } = mark;
+        Self { rules, memory, begin, offset, scanned: begin, part, awaits_end }
     }
 
     /// What is in no piece, or in pieces from `first` on that are not given away.
-    pub fn rest(&self, first: Option<&Piece>) -> Rest {
-        let (begin, offset, part, awaits_end) = match first {
-            Some(piece) => (piece.range.start, piece.offset, piece.part, false),
-            None => (self.begin, self.offset, self.part, self.awaits_end),
-        };
-        Rest { bytes: self.buffer[begin..self.filled].to_vec(), offset, part, awaits_end }
+    fn mark(&self, first: Option<&Piece>) -> Mark {
+        match first {
+            Some(Piece { range, offset, part, .. }) => {
+                Mark { begin: range.start, offset: *offset, part: *part, awaits_end: false }
+            }
+            None => {
+                let Self { begin, offset, part, awaits_end, .. } = *self;
+                Mark { begin, offset, part, awaits_end }
+            }
+        }
     }
 
-    /// Goes on with what another one has left. To be called before anything is read; [`Self::cut`] takes it apart.
-    pub fn take_up(&mut self, rest: Rest) {
-        (self.filled, self.buffer) = (rest.bytes.len(), rest.bytes);
-        (self.offset, self.part, self.awaits_end) = (rest.offset, rest.part, rest.awaits_end);
+    /// Takes note for whoever reads on if this process dies: pieces up to `first` are given away, or are once `record` is committed.
+    pub fn note(&self, first: Option<&Piece>, record: Option<RecordId>) {
+        self.memory.mark(self.mark(first), record);
     }
 
     /// Goes on by other rules. With another framing what is unfinished ends here: parts of a line must not be continued by
@@ -91,23 +88,19 @@ impl Splitter {
         self.rules.framing == FifoFraming::Chunk
     }
 
-    /// Where the next bytes of the stream are to be put, `len` of them at most; [`Self::took`] says how many they were.
-    pub fn space(&mut self, len: usize) -> &mut [u8] {
-        let end = self.filled + len;
-        if self.buffer.len() < end {
-            self.buffer.resize(end, 0);
-        }
-        &mut self.buffer[self.filled..end]
-    }
-
-    /// So many bytes are in the space that was given last.
-    pub fn took(&mut self, len: usize) {
-        self.filled = self.buffer.len().min(self.filled + len);
+    /// Reads up to `len` bytes of the stream out of `pipe`; gives how many, 0 at its end. All pieces are given away, and their bytes
+    /// forgotten.
+    ///
+    /// # Errors
+    /// As read(2) says.
+    pub fn read(&mut self, pipe: impl AsFd, len: usize) -> Result<usize> {
+        self.release();
+        self.memory.fill(pipe, len)
     }
 
     /// A piece's bytes.
     pub fn bytes(&self, piece: &Piece) -> &[u8] {
-        self.buffer.get(piece.range.clone()).unwrap_or_default()
+        self.memory.bytes().get(piece.range.clone()).unwrap_or_default()
     }
 
     /// Whether there are bytes that no piece has.
@@ -117,7 +110,12 @@ impl Splitter {
 
     /// How many bytes no piece has.
     pub fn unfinished_bytes(&self) -> usize {
-        self.filled - self.begin
+        self.end() - self.begin
+    }
+
+    /// Where the bytes of the stream end that were read.
+    fn end(&self) -> usize {
+        self.memory.bytes().len()
     }
 
     /// Appends the pieces that are complete.
@@ -132,8 +130,9 @@ impl Splitter {
     pub fn finish(&mut self, pieces: &mut Vec<Piece>) {
         self.cut(pieces);
         if self.is_unfinished() {
-            self.end_line(self.filled, self.filled, pieces);
-            self.scanned = self.filled;
+            let end = self.end();
+            self.end_line(end, end, pieces);
+            self.scanned = end;
         }
         self.awaits_end = false;
     }
@@ -148,36 +147,40 @@ impl Splitter {
     /// Appends what is unfinished of a line as a part of it, but for what its end, or its last part, may need.
     pub fn give_part(&mut self, pieces: &mut Vec<Piece>) {
         self.cut(pieces);
-        let kept = if self.buffer[..self.filled].ends_with(b"\r") { 2 } else { 1 };
+        let kept = if self.memory.bytes().ends_with(b"\r") { 2 } else { 1 };
         if self.rules.framing == FifoFraming::Line && self.unfinished_bytes() > kept {
             self.push_part(self.unfinished_bytes().min(self.rules.bytes_max + kept) - kept, pieces);
         }
     }
 
-    /// Forgets the bytes of all pieces. Little stays in memory while nothing comes.
-    pub fn release(&mut self) {
-        self.buffer.copy_within(self.begin..self.filled, 0);
-        self.filled -= self.begin;
-        self.scanned -= self.begin;
-        self.begin = 0;
+    /// Forgets the bytes of all pieces, which are given away.
+    fn release(&mut self) {
+        let moved = self.memory.move_to_front(self.mark(None));
+        self.begins_at(moved);
     }
 
-    /// Gives memory back that only a rush needs.
+    /// Gives memory back that only a rush needs, if nothing is unfinished.
     pub fn shrink(&mut self, bytes: usize) {
-        self.buffer.truncate(self.filled.max(bytes));
-        self.buffer.shrink_to_fit();
+        let moved = self.memory.shrink(self.mark(None), bytes);
+        self.begins_at(moved);
+    }
+
+    /// What no piece has was moved.
+    fn begins_at(&mut self, mark: Mark) {
+        self.scanned -= self.begin - mark.begin;
+        self.begin = mark.begin;
     }
 
     fn cut_lines(&mut self, pieces: &mut Vec<Piece>) {
-        while let Some(at) = memchr::memchr(b'\n', &self.buffer[self.scanned..self.filled]) {
+        while let Some(at) = memchr::memchr(b'\n', &self.memory.bytes()[self.scanned..]) {
             let end = self.scanned + at;
-            let has_cr = end > self.begin && self.buffer[end - 1] == b'\r';
+            let has_cr = end > self.begin && self.memory.bytes()[end - 1] == b'\r';
             self.end_line(if has_cr { end - 1 } else { end }, end, pieces);
             self.begin = end + 1;
             self.offset += 1;
             self.scanned = end + 1;
         }
-        self.scanned = self.filled;
+        self.scanned = self.end();
         // One more may be the CR of an end that is on its way.
         while self.unfinished_bytes() > self.rules.bytes_max + 1 {
             self.push_part(self.rules.bytes_max, pieces);
@@ -210,7 +213,7 @@ impl Splitter {
 
     fn cut_chunks(&mut self, pieces: &mut Vec<Piece>) {
         while self.is_unfinished() {
-            let end = self.filled.min(self.begin + self.rules.bytes_max);
+            let end = self.end().min(self.begin + self.rules.bytes_max);
             pieces.push(Piece { range: self.begin..end, offset: self.offset, part: 0, parts: 1 });
             self.offset += (end - self.begin) as u64;
             self.begin = end;

@@ -1,3 +1,8 @@
+use std::{
+    io::{Write, pipe},
+    path::Path,
+};
+
 use proptest::prelude::*;
 
 use super::*;
@@ -6,18 +11,23 @@ fn rules(bytes_max: usize) -> Rules {
     Rules { framing: FifoFraming::Line, empty_lines: EmptyLines::Keep, bytes_max }
 }
 
+fn splitter(rules: Rules) -> Splitter {
+    Splitter::new(rules, (Memory::new(Path::new("/run/a.pipe")).unwrap(), Mark::default()))
+}
+
 fn append(splitter: &mut Splitter, bytes: &[u8]) {
-    splitter.space(bytes.len()).copy_from_slice(bytes);
-    splitter.took(bytes.len());
+    let (reader, mut writer) = pipe().unwrap();
+    writer.write_all(bytes).unwrap();
+    drop(writer);
+    assert_eq!(splitter.read(reader, bytes.len() + 1).unwrap(), bytes.len());
 }
 
 /// Text, offset, part and parts of what comes of a stream that is read in these portions and then ends.
 fn pieces_of(rules: Rules, portions: &[&[u8]]) -> Vec<(Vec<u8>, u64, u32, u32)> {
-    let mut splitter = Splitter::new(rules);
+    let mut splitter = splitter(rules);
     let mut all = Vec::new();
     let mut take = |splitter: &mut Splitter, pieces: Vec<Piece>| {
         all.extend(pieces.iter().map(|p| (splitter.bytes(p).to_vec(), p.offset, p.part, p.parts)));
-        splitter.release();
     };
     for portion in portions {
         append(&mut splitter, portion);
@@ -94,7 +104,7 @@ fn chunks_are_what_came_at_once_up_to_the_limit() {
 
 /// What comes of a stream that pauses for too long after each portion, and then ends.
 fn paused(portions: &[&[u8]]) -> Vec<(Vec<u8>, u64)> {
-    let mut splitter = Splitter::new(rules(100));
+    let mut splitter = splitter(rules(100));
     let mut all = Vec::new();
     for portion in portions {
         append(&mut splitter, portion);
@@ -102,7 +112,6 @@ fn paused(portions: &[&[u8]]) -> Vec<(Vec<u8>, u64)> {
         splitter.cut(&mut pieces);
         splitter.pause(&mut pieces);
         all.extend(pieces.iter().map(|p| (splitter.bytes(p).to_vec(), p.offset)));
-        splitter.release();
     }
     all
 }
@@ -120,11 +129,10 @@ fn the_end_of_a_line_that_was_sent_without_it_is_no_line_of_its_own() {
     assert_eq!(paused(&[b"x", b"\r\n\n"]), [(b"x".to_vec(), 0), (b"".to_vec(), 3)]);
     assert_eq!(paused(&[b"\n", b"\n"]), [(b"".to_vec(), 0), (b"".to_vec(), 1)], "these are lines");
     // Another writer's, after the last one has closed.
-    let mut splitter = Splitter::new(rules(100));
+    let mut splitter = splitter(rules(100));
     let mut pieces = Vec::new();
     append(&mut splitter, b"x");
     splitter.finish(&mut pieces);
-    splitter.release();
     append(&mut splitter, b"\n");
     splitter.cut(&mut pieces);
     assert_eq!(pieces.len(), 2);
@@ -133,7 +141,7 @@ fn the_end_of_a_line_that_was_sent_without_it_is_no_line_of_its_own() {
 #[test]
 fn with_another_framing_a_long_line_that_has_begun_gets_its_last_part() {
     let chunk = Rules { framing: FifoFraming::Chunk, ..rules(10) };
-    let mut splitter = Splitter::new(rules(10));
+    let mut splitter = splitter(rules(10));
     let (mut pieces, mut seen) = (Vec::new(), Vec::new());
     for (text, next) in
         [(&b"aaaaaaaaaaaaaaaaaaaaaaaaa"[..], chunk), (b"chunk", rules(10)), (b"line\n", chunk)]
@@ -142,20 +150,18 @@ fn with_another_framing_a_long_line_that_has_begun_gets_its_last_part() {
         splitter.cut(&mut pieces);
         splitter.set_rules(next, &mut pieces);
         seen.extend(pieces.drain(..).map(|p| (p.range.len(), p.part, p.parts)));
-        splitter.release();
     }
     assert_eq!(seen, [(10, 0, 0), (10, 1, 0), (5, 2, 3), (5, 0, 1), (4, 0, 1)]);
 }
 
 #[test]
 fn a_part_that_is_given_early_leaves_something_for_the_last_one() {
-    let mut splitter = Splitter::new(Rules { empty_lines: EmptyLines::Skip, ..rules(10) });
+    let mut splitter = splitter(Rules { empty_lines: EmptyLines::Skip, ..rules(10) });
     let (mut pieces, mut seen) = (Vec::new(), Vec::new());
     for text in [&b"abc"[..], b"d\r", b"\n", b"e", b"\n", b"\r", b"\n"] {
         append(&mut splitter, text);
         splitter.give_part(&mut pieces);
         seen.extend(pieces.drain(..).map(|p| (splitter.bytes(&p).to_vec(), p.part, p.parts)));
-        splitter.release();
     }
     let expected = [("ab", 0, 0), ("c", 1, 0), ("d", 2, 3), ("e", 0, 1)];
     assert_eq!(seen, expected.map(|(text, part, parts)| (text.as_bytes().to_vec(), part, parts)));

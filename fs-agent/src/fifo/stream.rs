@@ -6,13 +6,13 @@ use rustix::io::Errno;
 
 use super::{
     intake::{Intake, now_ns},
+    keep::Keep,
+    memory::{Mark, Memory, READ_BYTES_MAX},
     promise::Promise,
     source::Opened,
     splitter::{Piece, Rules, Splitter},
 };
 
-/// How much is asked for at once, at most. It stays in the processor's caches until it is in the ring.
-const READ_BYTES_MAX: usize = 128 << 10;
 /// How often a pipe is read before the others have their turn.
 const READS_PER_TURN: usize = 8;
 /// How much buffer a stream keeps while little comes.
@@ -38,6 +38,8 @@ pub struct Stream {
     /// How epoll names it.
     pub key: u64,
     pub opened: Opened,
+    /// By which it is kept for the next agent.
+    keep: Option<Keep>,
     /// It has no path any more.
     pub is_removed: bool,
     splitter: Splitter,
@@ -59,13 +61,21 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(key: u64, mut opened: Opened, rules: Rules, promise: Promise) -> Self {
-        let (mut splitter, mut pieces) = (Splitter::new(rules), Vec::new());
-        splitter.take_up(std::mem::take(&mut opened.rest));
+    /// `opened` with what was read of it, from the mark on, and kept by `keep`.
+    pub fn new(
+        key: u64,
+        opened: Opened,
+        read: (Memory, Mark),
+        keep: Option<Keep>,
+        rules: Rules,
+        promise: Promise,
+    ) -> Self {
+        let (mut splitter, mut pieces) = (Splitter::new(rules, read), Vec::new());
         splitter.cut(&mut pieces);
         Self {
             key,
             opened,
+            keep,
             is_removed: false,
             splitter,
             promise,
@@ -101,7 +111,9 @@ impl Stream {
 
     /// Gives memory back if nothing much has come since the last time.
     pub fn rest(&mut self) {
-        if std::mem::take(&mut self.recent_bytes) < KEPT_BYTES && !self.splitter.is_unfinished() {
+        // Pieces that wait for room have their bytes there.
+        let is_idle = self.pieces.is_empty() && !self.splitter.is_unfinished();
+        if std::mem::take(&mut self.recent_bytes) < KEPT_BYTES && is_idle {
             self.splitter.shrink(KEPT_BYTES);
             self.read_bytes = KEPT_BYTES;
             self.pieces.shrink_to(KEPT_BYTES / size_of::<Piece>());
@@ -131,11 +143,9 @@ impl Stream {
                     self.has_more = false;
                     self.has_ended = true;
                     self.quiet_since = None;
-                    self.forget();
                     self.splitter.finish(&mut self.pieces);
                 }
                 Ok(bytes) => {
-                    self.forget();
                     self.has_ended = false;
                     read_bytes += bytes;
                     self.recent_bytes = self.recent_bytes.saturating_add(bytes);
@@ -152,11 +162,9 @@ impl Stream {
                     self.has_ended = false;
                     if quiet.is_some_and(|quiet| quiet >= line_idle) {
                         self.quiet_since = None;
-                        self.forget();
                         self.splitter.pause(&mut self.pieces);
                     } else if self.splitter.is_unfinished() {
                         self.quiet_since.get_or_insert_with(Instant::now);
-                        self.note();
                     }
                 }
                 Err(Errno::INTR) => {}
@@ -173,28 +181,12 @@ impl Stream {
         }
     }
 
-    /// Takes note of a line that has begun, for an agent that follows if this one dies. Not where records of what came before
-    /// wait for room: what they have would come twice.
-    fn note(&mut self) {
-        if let Some(keep) =
-            self.opened.keep.as_mut().filter(|keep| !keep.is_noted() && self.pieces.is_empty())
-        {
-            // That memory is short costs the line only if this process dies as well.
-            let _ = keep.note(&self.splitter.rest(None));
-        }
-    }
-
-    /// What was noted is about to be a record, or longer.
-    fn forget(&mut self) {
-        if let Some(keep) = self.opened.keep.as_mut().filter(|keep| keep.is_noted()) {
-            let _ = keep.forget();
-        }
-    }
-
     /// Leaves the pipe to the next agent, with what was read of it and is no record yet. Gives whether that is done.
     pub fn leave(&mut self) -> bool {
-        let Some(keep) = self.opened.keep.take() else { return false };
-        keep.leave(self.splitter.rest(self.pieces.get(self.done))).is_ok()
+        let Some(keep) = self.keep.take() else { return false };
+        self.splitter.note(self.pieces.get(self.done), None);
+        keep.leave();
+        true
     }
 
     /// How many of the `wanted` bytes may be read, if any.
@@ -205,7 +197,6 @@ impl Stream {
         if !intake.is_short_of_promises() {
             return None;
         }
-        self.forget();
         self.splitter.give_part(&mut self.pieces);
         if self.is_blocked(intake) {
             return None;
@@ -216,9 +207,7 @@ impl Stream {
 
     /// Reads up to so many bytes.
     fn read_some(&mut self, bytes: usize) -> rustix::io::Result<usize> {
-        let read = rustix::io::read(&self.opened.fd, self.splitter.space(bytes))?;
-        self.splitter.took(read);
-        Ok(read)
+        self.splitter.read(&self.opened.fd, bytes)
     }
 
     /// Reads to the end of the line that has begun, as far as it is there and the ring has room, and no further.
@@ -254,7 +243,6 @@ impl Stream {
         if !self.pieces.is_empty() {
             self.pieces.clear();
             self.done = 0;
-            self.splitter.release();
         }
         self.keep_promised(intake);
         false

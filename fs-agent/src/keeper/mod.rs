@@ -116,12 +116,6 @@ impl Store {
         Self::with(manager, socket, most.min(KEPT_MAX), handed)
     }
 
-    /// One that keeps nothing.
-    #[cfg(test)]
-    pub fn none() -> Self {
-        Self::with(Manager::None, None, 0, Vec::new())
-    }
-
     fn with(manager: Manager, socket: Option<Socket>, most: usize, handed: Vec<(String, OwnedFd)>) -> Self {
         let mut known = Vec::with_capacity(handed.len());
         let mut strangers = Vec::new();

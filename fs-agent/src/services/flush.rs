@@ -24,6 +24,9 @@ use crate::mount::{
 /// How long it may take for all overlays together: a filesystem below may not answer.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// How long a handover may take for it: whoever stores goes on meanwhile, and the next agent has the rest written.
+const HANDOVER_TIME_MAX: Duration = Duration::from_millis(200);
+
 /// How often it is looked whether the kernel has written everything.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -72,9 +75,18 @@ pub fn finish(overlays: Vec<Kept>) {
     if overlays.is_empty() {
         return;
     }
-    let finish = move || overlays.iter().try_for_each(finish_one);
+    let finish = move || overlays.iter().try_for_each(|overlay| finish_one(overlay, FLUSH_TIME_MAX));
     if let Some(Err(error)) = patiently(finish) {
         tracing::warn!("nobody can tell whether stores into shared mappings are all written down: {error:#}");
+    }
+}
+
+/// Has the kernel write what it holds, as far as that takes no long time: before the next agent takes over, which may fail to.
+pub fn hasten(overlays: Vec<Unwritten>) {
+    let begun = Instant::now();
+    for kept in begin(overlays) {
+        // What is left is the next agent's.
+        let _ = finish_one(&kept, HANDOVER_TIME_MAX.saturating_sub(begun.elapsed()));
     }
 }
 
@@ -116,10 +128,10 @@ fn begin_one(overlay: Unwritten) -> Result<Kept> {
 
 /// Linux 6.18 does not wait in syncfs(2) for what it has a FUSE server write, but it has begun with all of it by then: it is
 /// written once the connection has no request left.
-fn finish_one(overlay: &Kept) -> Result<()> {
+fn finish_one(overlay: &Kept, time_max: Duration) -> Result<()> {
     syncfs(&overlay.root)?;
     let control = Control::open()?;
-    let deadline = Instant::now() + FLUSH_TIME_MAX;
+    let deadline = Instant::now() + time_max;
     while control.waiting(&overlay.device)? > 0 {
         if Instant::now() >= deadline {
             bail!("requests are still waiting");

@@ -301,6 +301,7 @@ impl Overlays {
     /// The others are stopped.
     pub fn leave_to_successor(&mut self, on_agent_exit: OnAgentExit) {
         let server = Arc::clone(&self.serving.server);
+        flush::hasten(self.mounted.iter().flat_map(Tree::mapped).collect());
         let is_left = |tree: &Tree| tree.overlays().all(|served| server.is_kept(served.id));
         let (left, others): (Vec<Tree>, Vec<Tree>) =
             std::mem::take(&mut self.mounted).into_iter().partition(is_left);

@@ -2,10 +2,14 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -137,11 +141,9 @@ fn no_line_of_a_fifo_is_lost_or_torn_over_a_restart_or_a_death() {
         writer.write_all(format!("{number}: begun before, ").as_bytes()).unwrap();
         let agent = supervised.agent_pid();
         wait::until("the agent to have read it", PATIENCE, || {
-            if notes_of_fifos(agent).iter().any(|note| note.ends_with(b"before, ")) {
-                Ok(())
-            } else {
-                Err(String::new())
-            }
+            let begun = format!("{number}: begun before, ");
+            let is_there = |read: &Vec<u8>| read.windows(begun.len()).any(|bytes| bytes == begun.as_bytes());
+            if read_of_fifos(agent).iter().any(is_there) { Ok(()) } else { Err(String::new()) }
         });
         kill(agent, signal).unwrap();
         // The same writer goes on, agent or no agent: no SIGPIPE, no EPIPE.
@@ -159,13 +161,93 @@ fn no_line_of_a_fifo_is_lost_or_torn_over_a_restart_or_a_death() {
     assert!(capture.take().is_empty());
 }
 
-/// What an agent has noted of lines that have begun.
-fn notes_of_fifos(agent: Pid) -> Vec<Vec<u8>> {
+/// The beginnings of what an agent has read of FIFOs.
+fn read_of_fifos(agent: Pid) -> Vec<Vec<u8>> {
     let Ok(fds) = fs::read_dir(format!("/proc/{agent}/fd")) else { return Vec::new() };
     let paths = fds.filter_map(|fd| fd.ok().map(|fd| fd.path()));
-    let notes = paths
+    let memories = paths
         .filter(|fd| fs::read_link(fd).is_ok_and(|to| to.to_string_lossy().contains("memfd:bywash-fifo")));
-    notes.filter_map(|fd| fs::read(fd).ok()).collect()
+    let beginning = |path: PathBuf| {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(64 << 10).read_to_end(&mut bytes).map(|_| bytes)
+    };
+    memories.filter_map(|path| beginning(path).ok()).collect()
+}
+
+#[test]
+fn lines_of_a_fifo_come_once_each_although_its_reader_is_killed_under_load() {
+    const KILLS: u64 = 10;
+    let bywash = Bywash::new("localhost:9", &Settings { ring_size: "1MiB", ..Settings::default() });
+    let fifo = bywash.add_fifo("pipe", "on_full = \"wait\"");
+    let supervised = Supervised::over(bywash, "");
+    let mut capture = Capture::attach(&supervised.bywash.ring);
+    let mut pipe = File::options().write(true).open(&fifo).unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let is_over = Arc::clone(&over);
+    let writer = thread::spawn(move || {
+        let mut count = 0_u64;
+        while !is_over.load(Ordering::Relaxed) {
+            // Some fill the pipe at once, and most are torn by reads.
+            let lines = if count.is_multiple_of(7) { 900 } else { 3 };
+            let text: String = (count..count + lines)
+                .map(|n| format!("line {n} {}\n", "x".repeat(n as usize % 90)))
+                .collect();
+            pipe.write_all(text.as_bytes()).unwrap();
+            count += lines;
+        }
+        count
+    });
+    let mut next = 0;
+    let mut take = || {
+        for captured in capture.take() {
+            let expected = format!("line {next} {}", "x".repeat(next as usize % 90));
+            assert_eq!(String::from_utf8_lossy(&captured.data), expected);
+            next += 1;
+        }
+        next
+    };
+    for number in 0..KILLS {
+        let until = Instant::now() + Duration::from_millis(30 + number * 17 % 50);
+        while Instant::now() < until {
+            take();
+        }
+        supervised.tell_agent(Signal::SIGKILL);
+        // The first has the number 1.
+        supervised.agent_in_a_row(number + 2);
+    }
+    over.store(true, Ordering::Relaxed);
+    // The writer may wait for room in the pipe.
+    while !writer.is_finished() {
+        take();
+    }
+    let written = writer.join().unwrap();
+    wait::until("all lines", PATIENCE, || match take() {
+        taken if taken == written => Ok(()),
+        taken => Err(format!("{taken} of {written}")),
+    });
+    println!("{written} lines, {KILLS} kills");
+}
+
+#[test]
+fn what_is_kept_of_a_directory_goes_when_that_is_not_watched_any_more() {
+    let supervised = Supervised::start("");
+    let kept = |wanted: &dyn Fn(usize) -> bool| {
+        let fds = format!("/proc/{}/fd", supervised.supervisor.pid());
+        wait::until("so many descriptors", PATIENCE, || {
+            let count = fs::read_dir(&fds).unwrap().count();
+            if wanted(count) { Ok(count) } else { Err(count.to_string()) }
+        })
+    };
+    let before = kept(&|_| true);
+    let other = supervised.bywash.root().join("other");
+    fs::create_dir(&other).unwrap();
+    let section = format!("\n[[directory]]\npath = {other:?}\n");
+    supervised.bywash.edit("", &section);
+    supervised.tell_agent(Signal::SIGHUP);
+    kept(&|count| count > before + 3);
+    supervised.bywash.edit(&section, "\n");
+    supervised.tell_agent(Signal::SIGHUP);
+    kept(&|count| count == before);
 }
 
 #[test]
@@ -229,13 +311,29 @@ fn replace(path: &Path, text: &str) {
     fs::rename(new, path).unwrap();
 }
 
+/// The line of a program of its own.
+fn copy(bywash: &Bywash) -> (PathBuf, Vec<String>) {
+    let path = bywash.root().join("fs-agent");
+    fs::copy(program("fs-agent"), &path).unwrap();
+    (path, own_arguments(bywash))
+}
+
+#[test]
+fn what_was_stored_in_mappings_before_a_restart_is_in_the_file_though_no_agent_follows() {
+    let mut supervised = Supervised::start_by("restart_wait = \"1s\"", copy);
+    let mut program = map_and_store(&supervised.bywash);
+    replace(&supervised.bywash.root().join("fs-agent"), "#!/bin/sh\nexit 1\n");
+    supervised.tell_agent(Signal::SIGTERM);
+    let status = supervised.supervisor.wait(PATIENCE);
+    assert_eq!(status.code(), Some(1), "{status}");
+    assert!(!supervised.is_mounted());
+    assert!(fs::read(supervised.bywash.file("mapped")).unwrap().starts_with(b"stored"));
+    drop(program.stdin.take());
+    program.wait().unwrap();
+}
+
 #[test]
 fn an_agent_that_does_not_come_back_is_given_up_in_time_and_its_overlays_with_it() {
-    let copy = |bywash: &Bywash| {
-        let path = bywash.root().join("fs-agent");
-        fs::copy(program("fs-agent"), &path).unwrap();
-        (path, own_arguments(bywash))
-    };
     // One that ends at once, and one that never gets ready.
     for program in ["#!/bin/sh\nexit 1\n", "#!/bin/sh\nexec sleep 1000\n"] {
         let mut supervised = Supervised::start_by("restart_wait = \"2s\"", copy);
