@@ -21,13 +21,17 @@ BENCH := cargo bench --locked -p bywash-benches --features peers --bench
 SINK ?= kafka
 # How long `make fuzz` takes, beside its build.
 FUZZ_SECONDS ?= 20
+# How often `make survival` kills the agent, how often it restarts it, and how many files are open meanwhile.
+KILLS ?= 1000
+RESTARTS ?= 100
+FILES ?= 10000
 # How many times as many random operations `make conformance` does as `make test`.
 SEARCH ?= 20
 
 # How long `make simulate` takes beside its build, unless SEEDS says how many runs there are (bash has a SECONDS of its own).
 SIMULATE_SECONDS = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),$(if $(SEEDS),,60))
 
-.PHONY: help setup build demo test simulate faults hostile conformance bench model fuzz lint clean clean-up
+.PHONY: help setup build demo test simulate faults hostile survival conformance bench model fuzz lint clean clean-up
 .DEFAULT_GOAL := help
 
 help: ## Shows this list
@@ -61,6 +65,14 @@ hostile: ## Tries what a hostile user tries, at length, and prints how each atte
 	cargo build --locked $(TESTED)
 	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile conformance \
 		--run-ignored all --no-capture -E 'binary(e2e) & test(/^hostile::/)'
+
+survival: ## Kills and restarts an optimised agent under programs and daemons at work: KILLS=, RESTARTS=, FILES=; 15 minutes, as root
+	@tests/tools/setup.sh survival
+	cargo build --locked --release -p fs-agent
+	cargo build --locked $(TESTED)
+	@trap tests/tools/clean-up.sh EXIT; TEST_KILLS=$(KILLS) TEST_RESTARTS=$(RESTARTS) TEST_FILES=$(FILES) \
+		TEST_PROGRAMS="$$CARGO_TARGET_DIR/release" cargo nextest run --locked $(TESTED) --profile survival \
+		--run-ignored all --no-capture -E 'binary(e2e) & test(/^survival::/)'
 
 conformance: ## Runs pjdfstest, fsx, stress-ng, dbench, random operations and a long walk, as root and as a user: 25 minutes, as root
 	@tests/tools/setup.sh conformance

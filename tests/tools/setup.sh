@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests need and this machine lacks, and says what and why. Does nothing otherwise.
-# `setup.sh conformance` and `setup.sh bench` install what `make conformance` and `make bench` need beside it.
+# `setup.sh conformance`, `setup.sh survival` and `setup.sh bench` install what the commands of these names need beside it.
 set -euo pipefail
 
 readonly NOIDA_DB_VERSION=0.2.3
@@ -38,6 +38,11 @@ readonly LOGGERS='rsyslog syslog-ng-core syslog-ng-mod-rdkafka'
 readonly CONFORMANCE_PACKAGES='
 stress-ng                                | stress-ng    | a load of all file operations at once
 dbench                                   | dbench       | the load of a file server
+'
+
+readonly SURVIVAL_PACKAGES='
+[ -x /usr/sbin/nginx ]                   | nginx-light  | a web server that logs into an overlay
+ls /usr/lib/postgresql/*/bin/pgbench     | postgresql   | a database that lives in an overlay
 '
 
 readonly BENCH_PACKAGES='
@@ -160,6 +165,7 @@ install_crate fsx "$FSX_VERSION" 'which checks that a file reads as it was writt
 install_crate pjdfstest "$PJDFSTEST_VERSION" 'a suite for what POSIX says of filesystems'
 case ${1:-} in
     conformance) install_packages "$CONFORMANCE_PACKAGES" ;;
+    survival) install_packages "$SURVIVAL_PACKAGES" ;;
     bench) install_packages "$BENCH_PACKAGES" ;;
 esac
 if [ ! -e /dev/fuse ]; then

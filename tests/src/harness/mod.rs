@@ -51,8 +51,13 @@ pub fn temporary_directory() -> tempfile::TempDir {
     tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary directory")
 }
 
-/// A program of this workspace, built with the same profile as the running one.
+/// A program of this workspace, built with the same profile as the running one; or that of `TEST_PROGRAMS`, a directory, if it is
+/// there: so that debug builds of tests measure release builds of what they test.
 pub fn program(name: &str) -> PathBuf {
+    let preferred = std::env::var_os("TEST_PROGRAMS").map(|directory| Path::new(&directory).join(name));
+    if let Some(path) = preferred.filter(|path| path.exists()) {
+        return path;
+    }
     let path = profile_directory().join(name);
     assert!(path.exists(), "{} is missing: run cargo build --workspace first", path.display());
     path

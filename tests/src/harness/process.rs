@@ -119,7 +119,13 @@ impl Process {
     /// SIGTERM, and waits until it has ended.
     #[track_caller]
     pub fn terminate(&mut self, within: Duration) -> ExitStatus {
-        self.signal(Signal::SIGTERM);
+        self.terminate_by(Signal::SIGTERM, within)
+    }
+
+    /// Sends it `signal`, and waits until it has ended.
+    #[track_caller]
+    pub fn terminate_by(&mut self, signal: Signal, within: Duration) -> ExitStatus {
+        self.signal(signal);
         self.wait(within)
     }
 

@@ -1,5 +1,6 @@
 //! What a program has in a directory, all at once, and keeps using.
 
+mod mapping;
 mod threads;
 
 use std::{
@@ -11,9 +12,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// The most errors that are reported of one thread.
@@ -32,6 +34,27 @@ pub struct Settings {
     pub pause_us: u64,
 }
 
+/// An operation that takes so long has waited for something.
+pub const WAIT_MIN: Duration = Duration::from_millis(1);
+
+/// One operation that waited.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Wait {
+    /// When it was begun, in microseconds of CLOCK_MONOTONIC.
+    pub begin_us: u64,
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+}
+
+/// Microseconds of CLOCK_MONOTONIC, which is the same for all processes.
+///
+/// # Panics
+/// On a system without that clock.
+pub fn now_us() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock");
+    u64::try_from(Duration::from(now).as_micros()).expect("fewer microseconds than a u64 counts")
+}
+
 /// What one of its threads did.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Part {
@@ -45,12 +68,10 @@ pub struct Part {
     pub bytes: u64,
     /// The longest operation, in milliseconds.
     pub longest_ms: u64,
-    /// That of all but one of a hundred operations, in microseconds.
-    pub p99_us: u64,
+    /// Operations of [`WAIT_MIN`] and longer.
+    pub waits: Vec<Wait>,
     /// Operations that failed, or gave another thing than they had to.
     pub errors: Vec<String>,
-    #[serde(skip)]
-    times_us: Vec<u32>,
 }
 
 /// What a resident did.
@@ -85,12 +106,14 @@ impl Report {
 impl Part {
     /// Does one operation, which must succeed.
     fn time<T>(&mut self, what: &str, work: impl FnOnce() -> std::io::Result<T>) -> Option<T> {
-        let begin = Instant::now();
+        let begin_us = now_us();
         let done = work();
-        let took = begin.elapsed();
+        let took_us = now_us() - begin_us;
         self.operations += 1;
-        self.longest_ms = self.longest_ms.max(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-        self.times_us.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+        self.longest_ms = self.longest_ms.max(took_us / 1_000);
+        if Duration::from_micros(took_us) >= WAIT_MIN {
+            self.waits.push(Wait { begin_us, took_us });
+        }
         match done {
             Ok(value) => Some(value),
             Err(error) => {
@@ -122,12 +145,6 @@ impl Part {
         if !holds {
             self.fail(what());
         }
-    }
-
-    fn finish(&mut self) {
-        self.times_us.sort_unstable();
-        let rank = (self.times_us.len() * 99).div_ceil(100);
-        self.p99_us = self.times_us.get(rank.saturating_sub(1)).copied().unwrap_or_default().into();
     }
 }
 
@@ -175,6 +192,7 @@ pub fn live(settings: &Settings) -> Report {
         ("here", threads::work_here, 1),
         ("names", threads::change_names, 1),
         ("visit", threads::visit, 1),
+        ("map", mapping::map, 1),
         ("apart", threads::live_apart, 1),
     ]
     .into_iter()
@@ -194,7 +212,6 @@ pub fn live(settings: &Settings) -> Report {
             thread::spawn(move || {
                 let mut part = Part { name: format!("{name}-{i}"), ..Part::default() };
                 task(&life, &mut part, i);
-                part.finish();
                 part
             })
         })
