@@ -187,20 +187,20 @@ fn no_program_notices_that_the_agent_is_restarted() {
     live_through(Signal::SIGTERM, RESTARTS, FILES, Duration::ZERO, LONGEST_WAIT_MAX);
 }
 
-/// How many of so many files one process can have open here, after the limit was raised as far as it goes.
+/// How many of so many files can be open here under an overlay, after the limit was raised as far as it goes: the agent has two
+/// descriptors for each, and keeps a quarter for itself.
 fn files_possible(wanted: u32) -> u32 {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let enough = u64::from(wanted) + OTHER_DESCRIPTORS;
-    if hard < enough {
+    let enough = (u64::from(wanted) + OTHER_DESCRIPTORS).div_ceil(3) * 8;
+    let hard = || getrlimit(Resource::RLIMIT_NOFILE).unwrap().1;
+    if hard() < enough {
         // With the privilege for that.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, enough, enough);
     }
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let possible = u32::try_from(hard.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(u32::MAX).min(wanted);
+    let possible = u32::try_from((hard() / 8 * 3).saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(u32::MAX);
     if possible < wanted {
-        println!("RLIMIT_NOFILE allows {possible} of {wanted} open files");
+        println!("RLIMIT_NOFILE, {}, allows {possible} of {wanted} open files", hard());
     }
-    possible
+    possible.min(wanted)
 }
 
 #[track_caller]
