@@ -19,6 +19,8 @@ TESTED := --workspace --exclude bywash-fuzz --features $(FAIL_POINTS)
 BENCH := cargo bench --locked -p bywash-benches --features peers --bench
 # Where the demo's events go: kafka or kinesis.
 SINK ?= kafka
+# Debian's releases on which `make packages-test` tries the package.
+RELEASES ?= bookworm trixie
 # How long `make fuzz` takes, beside its build.
 FUZZ_SECONDS ?= 20
 # How often `make survival` kills the agent, how often it restarts it, and how many files are open meanwhile.
@@ -31,20 +33,35 @@ SEARCH ?= 20
 # How long `make simulate` takes beside its build, unless SEEDS says how many runs there are (bash has a SECONDS of its own).
 SIMULATE_SECONDS = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),$(if $(SEEDS),,60))
 
-.PHONY: help setup build demo test simulate faults hostile survival conformance bench model fuzz lint clean clean-up
+.PHONY: help setup build deb rpm packages-test demo test simulate faults hostile survival conformance bench model fuzz lint clean clean-up
 .DEFAULT_GOAL := help
 
 help: ## Shows this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Installs what the demo and the tests need and this machine lacks
 	@tests/tools/setup.sh
 
-build: ## Builds everything, optimised
-	@tests/tools/build.sh
+build: ## Builds both programs, optimised, into target/release; installs what that takes
+	@tests/tools/setup.sh build
+	@tests/tools/build.sh release fs-agent publisher
 
-demo: setup build ## Shows an event on its way, a broker that stands still, a publisher that is killed; SINK=kinesis
-	@trap tests/tools/clean-up.sh EXIT; "$$CARGO_TARGET_DIR/release/demo" --sink $(SINK)
+deb: ## Makes the Debian package, and one with its debug symbols, in target/packages
+	@tests/tools/setup.sh deb
+	@conf/packaging/build.sh deb
+
+rpm: ## Makes the RPM package, and one with its debug symbols, in target/packages
+	@tests/tools/setup.sh rpm
+	@conf/packaging/build.sh rpm
+
+packages-test: ## Installs the Debian package on machines with a real systemd, and tries it there, as root; RELEASES=, ROWS=
+	@tests/tools/setup.sh packages
+	@trap tests/tools/clean-up.sh EXIT; tests/tools/packages.sh "$(RELEASES)" $(ROWS)
+
+demo: ## Shows an event on its way, a broker that stands still, a publisher that is killed; SINK=kinesis
+	@tests/tools/setup.sh demo $(SINK)
+	@tests/tools/build.sh quick fs-agent publisher bywash-tests
+	@trap tests/tools/clean-up.sh EXIT; "$$CARGO_TARGET_DIR/quick/demo" --sink $(SINK)
 
 test: setup lint model fuzz ## Checks the code, then runs the model, fuzz, unit, property and end-to-end tests
 	cargo build --locked $(TESTED)

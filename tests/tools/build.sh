@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# Builds everything, optimised. On a terminal cargo's many lines become one that changes; what it complains about stays.
+# Builds with a profile of cargo's: build.sh PROFILE PACKAGE.... On a terminal cargo's many lines become one that changes; what
+# it complains about stays.
 set -euo pipefail
 
-build=(cargo build --locked --release -p fs-agent -p publisher -p bywash-tests)
+build=(cargo build --locked --profile "$1")
+for package in "${@:2}"; do
+    build+=(-p "$package")
+done
 if [ ! -t 1 ]; then
     exec "${build[@]}"
 fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the demo and the tests need and this machine lacks, and says what and why. Does nothing otherwise.
-# `setup.sh conformance`, `setup.sh survival` and `setup.sh bench` install what the commands of these names need beside it.
+# Installs what this machine lacks, and says what and why. Does nothing otherwise. `setup.sh` is for the tests, `setup.sh build`
+# for cargo build alone, `setup.sh demo kafka|kinesis` for the demo; `setup.sh conformance`, `survival`, `bench` and `packages` install
+# what those targets of make need.
 set -euo pipefail
 
 readonly NOIDA_DB_VERSION=0.2.3
@@ -8,29 +9,54 @@ readonly MINISTACK_VERSION=1.5.33
 readonly KINESIS_AGG_VERSION=1.2.3
 readonly FSX_VERSION=0.3.2
 readonly PJDFSTEST_VERSION=0.2.2
+readonly CARGO_DEB_VERSION=3.8.0
+readonly CARGO_GENERATE_RPM_VERSION=0.21.1
 target=${CARGO_TARGET_DIR:-target}
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 # probe | Debian package | what it is for. A probe is a program's name, or a command if it has blanks.
-readonly PACKAGES='
-cc                                       | gcc          | linking, and librdkafka
-c++                                      | g++          | librdkafka
-make                                     | make         | librdkafka and OpenSSL
-cmake                                    | cmake        | building librdkafka
-perl                                     | perl         | configuring OpenSSL
-pkg-config                               | pkg-config   | finding libraries while building
-fusermount3                              | fuse3        | mounting overlays
-setpriv                                  | util-linux   | ending processes together with the test that started them
-python3                                  | python3      | the broker, a Python package
-python3 -c "import ensurepip, venv"      | python3-venv | a private place for the broker
-git                                      | git          | a test that clones a repository inside an overlay
-sqlite3                                  | sqlite3      | a test that runs a database inside an overlay
-rsync                                    | rsync        | a test that copies a tree into an overlay
-/usr/share/zookeeper/bin/zkServer.sh     | zookeeper    | a test that looks brokers up there (brings a Java runtime)
-tar                                      | tar          | a test that unpacks an archive inside an overlay
-valgrind                                 | valgrind     | a test that looks for misused memory in fs-agent
+readonly BUILD_PACKAGES='
+cc                                       | gcc                  | linking, and librdkafka
+c++                                      | g++                  | librdkafka
+make                                     | make                 | librdkafka
+cmake                                    | cmake                | building librdkafka
+pkg-config                               | pkg-config           | finding libraries while building
+pkg-config --exists openssl              | libssl-dev           | TLS and SASL of librdkafka
+pkg-config --exists libcurl              | libcurl4-openssl-dev | OAUTHBEARER of librdkafka
+pkg-config --exists zlib                 | zlib1g-dev           | gzip of librdkafka
+pkg-config --exists libzstd              | libzstd-dev          | zstd of librdkafka
+'
+
+readonly DEMO_PACKAGES='
+fusermount3                              | fuse3                | mounting overlays
+setpriv                                  | util-linux           | ending processes together with the test that started them
+python3                                  | python3              | the broker, a Python package
+python3 -c "import ensurepip, venv"      | python3-venv         | a private place for the broker
+'
+
+readonly TEST_PACKAGES='
+git                                      | git                  | a test that clones a repository inside an overlay
+sqlite3                                  | sqlite3              | a test that runs a database inside an overlay
+rsync                                    | rsync                | a test that copies a tree into an overlay
+/usr/share/zookeeper/bin/zkServer.sh     | zookeeper            | a test that looks brokers up there (brings a Java runtime)
+tar                                      | tar                  | a test that unpacks an archive inside an overlay
+valgrind                                 | valgrind             | a test that looks for misused memory in fs-agent
+'
+
+readonly PACKAGING_PACKAGES='
+dpkg-shlibdeps --version                 | dpkg-dev             | the libraries that the package depends on
+objcopy                                  | binutils             | debug symbols in a package of their own
+lintian                                  | lintian              | checking the Debian package
+rpm                                      | rpm                  | looking into the RPM package
+rpm2cpio                                 | rpm2cpio             | the same
+cpio                                     | cpio                 | the same
+'
+
+readonly MACHINE_PACKAGES='
+debootstrap                              | debootstrap          | the machines on which the package is tried
+systemd-nspawn                           | systemd-container    | booting them
 '
 
 readonly LOGGERS='rsyslog syslog-ng-core syslog-ng-mod-rdkafka'
@@ -156,17 +182,49 @@ unpack_loggers() {
     touch "$tools/complete"
 }
 
-install_packages "$PACKAGES"
-install_nextest
-unpack_loggers
-install_broker
-install_kinesis
-install_crate fsx "$FSX_VERSION" 'which checks that a file reads as it was written'
-install_crate pjdfstest "$PJDFSTEST_VERSION" 'a suite for what POSIX says of filesystems'
-case ${1:-} in
-    conformance) install_packages "$CONFORMANCE_PACKAGES" ;;
-    survival) install_packages "$SURVIVAL_PACKAGES" ;;
-    bench) install_packages "$BENCH_PACKAGES" ;;
+# What `cargo build` needs.
+set_up_build() {
+    install_packages "$BUILD_PACKAGES"
+    command -v cargo >/dev/null || die "there is no cargo here: install Rust with rustup first"
+}
+
+set_up_tests() {
+    install_packages "$BUILD_PACKAGES$DEMO_PACKAGES$TEST_PACKAGES"
+    install_nextest
+    unpack_loggers
+    install_broker
+    install_kinesis
+    install_crate fsx "$FSX_VERSION" 'which checks that a file reads as it was written'
+    install_crate pjdfstest "$PJDFSTEST_VERSION" 'a suite for what POSIX says of filesystems'
+}
+
+case ${1:-tests} in
+    build)
+        set_up_build
+        exit
+        ;;
+    demo)
+        install_packages "$BUILD_PACKAGES$DEMO_PACKAGES"
+        set_up_build
+        if [ "${2:-kafka}" = kinesis ]; then install_kinesis; else install_broker; fi
+        ;;
+    tests) set_up_tests ;;
+    conformance) set_up_tests; install_packages "$CONFORMANCE_PACKAGES" ;;
+    survival) set_up_tests; install_packages "$SURVIVAL_PACKAGES" ;;
+    bench) set_up_tests; install_packages "$BENCH_PACKAGES" ;;
+    deb | rpm | packages)
+        install_packages "$BUILD_PACKAGES$PACKAGING_PACKAGES"
+        set_up_build
+        if [ "$1" = rpm ]; then
+            install_crate cargo-generate-rpm "$CARGO_GENERATE_RPM_VERSION" 'which makes the RPM package'
+        else
+            install_crate cargo-deb "$CARGO_DEB_VERSION" 'which makes the Debian package'
+        fi
+        if [ "$1" != packages ]; then exit; fi
+        install_packages "$DEMO_PACKAGES$MACHINE_PACKAGES"
+        install_broker
+        ;;
+    *) die "unknown: $1" ;;
 esac
 if [ ! -e /dev/fuse ]; then
     die "there is no /dev/fuse: load the module (modprobe fuse), or give the container the device"
