@@ -25,8 +25,13 @@ use nix::{
 
 use crate::append;
 
-const UNITS: [&str; 4] =
-    ["fs-agent.service", "publisher.service", "fs-agent-cleanup.service", "fs-agent-cleanup.timer"];
+const UNITS: [&str; 5] = [
+    "fs-agent.service",
+    "publisher.service",
+    "bywash.target",
+    "fs-agent-cleanup.service",
+    "fs-agent-cleanup.timer",
+];
 
 /// A unit as it is shipped.
 fn unit(name: &str) -> String {

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Makes a package of both programs: build.sh deb|rpm. PROFILE is cargo's, REVISION the package's number behind the version.
+# The package, and one with the debug symbols, are in $CARGO_TARGET_DIR/packages.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+kind=$1
+profile=${PROFILE:-release}
+revision=${REVISION:-1}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+built=$CARGO_TARGET_DIR/$profile
+stage=$built/packaging
+out=$CARGO_TARGET_DIR/packages
+PATH=$CARGO_TARGET_DIR/tools/bin:$PATH
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+# All times in packages, so that who builds the same gets the same.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+export SOURCE_DATE_EPOCH
+
+cargo build --locked --profile "$profile" -p fs-agent -p publisher
+rm -rf "$stage"
+mkdir -p "$stage"/{man,bash,zsh,fish,stripped,debug} "$out"
+for program in fs-agent publisher; do
+    "$built/$program" man | gzip -9n >"$stage/man/$program.1.gz"
+    "$built/$program" completions bash >"$stage/bash/$program"
+    "$built/$program" completions zsh >"$stage/zsh/_$program"
+    "$built/$program" completions fish >"$stage/fish/$program.fish"
+done
+# The group is there once the package is installed.
+sed 's/^#group = "bywash"$/group = "bywash"/' conf/bywash.toml >"$stage/bywash.toml"
+if cmp -s conf/bywash.toml "$stage/bywash.toml"; then
+    echo "conf/bywash.toml has no line #group = \"bywash\" any more" >&2
+    exit 1
+fi
+# What is built in: each crate, its version and its licence.
+cargo tree --locked -p fs-agent -p publisher -e normal --prefix none -f '{p} | {l}' |
+    sed -e 's/ (\/[^)]*)//' -e 's/ (proc-macro)//' -e 's/ (\*)//' -e '/^$/d' | LC_ALL=C sort -u >"$stage/crates.txt"
+
+case $kind in
+deb)
+    gzip -9n >"$stage/changelog.gz" <<-END
+	bywash ($version-$revision) unstable; urgency=medium
+
+	  * What has changed is in CHANGELOG.md.
+
+	 -- The bywash maintainers <maintainers@bywash.example>  $(date -uRd "@$SOURCE_DATE_EPOCH")
+	END
+    cargo-deb deb --no-build --locked --profile "$profile" -p fs-agent --deb-version "$version-$revision" --dbgsym -o "$out/"
+    if command -v lintian >/dev/null; then
+        lintian --fail-on error,warning "$out/bywash_$version-${revision}_$(dpkg --print-architecture).deb"
+    fi
+    ;;
+rpm)
+    for program in fs-agent publisher; do
+        objcopy --only-keep-debug --compress-debug-sections "$built/$program" "$stage/debug/$program.debug"
+        objcopy --strip-all --add-gnu-debuglink="$stage/debug/$program.debug" "$built/$program" "$stage/stripped/$program"
+    done
+    rpm=(cargo-generate-rpm generate-rpm -p fs-agent --profile "$profile" --target-dir "$CARGO_TARGET_DIR" -s "release = \"$revision\"" -o "$out/")
+    "${rpm[@]}"
+    "${rpm[@]}" --variant debuginfo
+    ;;
+*)
+    echo "usage: build.sh deb|rpm" >&2
+    exit 2
+    ;;
+esac
