@@ -16,6 +16,7 @@ pub mod http;
 pub mod kafka_proxy;
 pub mod kinesis;
 pub mod ledger;
+pub mod machine;
 pub mod mounts;
 pub mod process;
 pub mod scrape;
@@ -34,6 +35,7 @@ pub use event::Event;
 pub use fault_proxy::{Fault, FaultProxy};
 pub use kafka_proxy::{Account, Authority, Cut, Guard, KafkaProxy, Mechanism};
 pub use kinesis::Kinesis;
+pub use machine::Machine;
 pub use process::Process;
 pub use scrape::Scrape;
 pub use topic::{Message, Reader};
@@ -65,10 +67,14 @@ pub fn program(name: &str) -> PathBuf {
 
 /// A program that `make setup` puts beside the build.
 pub fn tool(name: &str) -> PathBuf {
-    let profile = profile_directory();
-    let path = profile.parent().expect("a target directory").join("tools").join(name);
+    let path = target_directory().join("tools").join(name);
     assert!(path.exists(), "{} is missing: run make setup first", path.display());
     path
+}
+
+/// The build, with what tools and tests have made beside it.
+fn target_directory() -> PathBuf {
+    profile_directory().parent().map(Path::to_owned).expect("a target directory")
 }
 
 /// `target/debug` or `target/release`: where the running program lies, or `deps` below it.

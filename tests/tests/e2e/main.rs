@@ -50,6 +50,7 @@ mod strangers;
 mod submounts;
 mod supervise;
 mod survival;
+mod systemd;
 mod terminal;
 mod tools;
 mod topics;
