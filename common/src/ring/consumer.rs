@@ -92,6 +92,31 @@ pub struct Entry {
     pub end: u64,
 }
 
+/// Whoever takes payloads as they come out of the ring, piece by piece, so that their bytes are read once.
+pub trait Follow {
+    /// So many bytes of a long payload come at a time.
+    const PIECE_BYTES: usize;
+
+    /// A record begins: what was taken of another is of no use any more.
+    fn begin(&mut self);
+
+    /// More of a write's payload has been appended to `payload`, and `left` bytes are still to come. What is taken away from
+    /// `payload` is not in it when the record is given. Short payloads come without this being called.
+    ///
+    /// The bytes are a copy that nobody else writes to. Whether they are those that were put into the ring is not known before
+    /// [`Consumer::next_followed`] gives the record; if it gives an error, they were not.
+    fn came(&mut self, payload: &mut Vec<u8>, left: usize);
+}
+
+/// Nobody.
+impl Follow for () {
+    const PIECE_BYTES: usize = CHUNK;
+
+    fn begin(&mut self) {}
+
+    fn came(&mut self, _: &mut Vec<u8>, _: usize) {}
+}
+
 /// The reading end of a ring.
 pub struct Consumer<M> {
     memory: Arc<M>,
@@ -128,6 +153,18 @@ impl<M: Memory> Consumer<M> {
     /// # Errors
     /// A [`ReadError`] if the segment's content is impossible; nothing is consumed, see [`Self::skip_to_tail`].
     pub fn next(&mut self, payload: &mut Vec<u8>) -> Result<Option<Entry>, ReadError> {
+        self.next_followed(payload, &mut ())
+    }
+
+    /// As [`Self::next`], and `follow` sees the payload of a write as it comes.
+    ///
+    /// # Errors
+    /// As [`Self::next`] says.
+    pub fn next_followed<F: Follow>(
+        &mut self,
+        payload: &mut Vec<u8>,
+        follow: &mut F,
+    ) -> Result<Option<Entry>, ReadError> {
         let capacity = self.memory.capacity();
         loop {
             if self.position == self.tail {
@@ -145,7 +182,7 @@ impl<M: Memory> Consumer<M> {
                 self.tail = tail;
                 self.is_busy = true;
             }
-            match self.take_record(payload) {
+            match self.take_record(payload, follow) {
                 // Where memory is missing, zeros are read.
                 Err(_) if !self.memory.is_intact() => return Err(ReadError::Truncated),
                 Ok(None) => {}
@@ -161,7 +198,11 @@ impl<M: Memory> Consumer<M> {
     }
 
     /// Reads the record at the position, or passes a padding or discarded record and gives none.
-    fn take_record(&mut self, payload: &mut Vec<u8>) -> Result<Option<Entry>, ReadError> {
+    fn take_record<F: Follow>(
+        &mut self,
+        payload: &mut Vec<u8>,
+        follow: &mut F,
+    ) -> Result<Option<Entry>, ReadError> {
         let position = self.position;
         let capacity = self.memory.capacity();
         let offset = position % capacity;
@@ -195,11 +236,17 @@ impl<M: Memory> Consumer<M> {
             return Err(ReadError::Sequence { position, found: header.seq, expected });
         }
         payload.clear();
+        follow.begin();
         let mut crc = header.mark();
         if kind != Kind::Discarded {
             let payload_len = usize::try_from(len - RECORD_HEADER).map_err(|_| bad_len.clone())?;
             let readable = available - RECORD_HEADER;
-            crc ^= self.copy_out(offset + RECORD_HEADER, payload_len, readable, payload).ok_or(bad_len)?;
+            let from = offset + RECORD_HEADER;
+            let sum = match kind {
+                Kind::Write => self.copy_out(from, payload_len, readable, payload, follow),
+                _ => self.copy_out(from, payload_len, readable, payload, &mut ()),
+            };
+            crc ^= sum.ok_or(bad_len)?;
         }
         if !self.memory.is_intact() {
             return Err(ReadError::Truncated);
@@ -216,23 +263,35 @@ impl<M: Memory> Consumer<M> {
     /// Copies a payload out; gives the checksum of the copy, or none if it does not lie in the record area. `readable` bytes
     /// from `from` on are committed: the next records' are fetched while the checksum is made, and no others, whose
     /// places are being written.
-    fn copy_out(&self, from: u64, len: usize, readable: u64, payload: &mut Vec<u8>) -> Option<u32> {
-        payload.reserve(len);
-        let is_long = len > CHUNKED_BYTES_MAX;
+    fn copy_out<F: Follow>(
+        &self,
+        from: u64,
+        len: usize,
+        readable: u64,
+        payload: &mut Vec<u8>,
+        follow: &mut F,
+    ) -> Option<u32> {
         if len < CHUNKED_BYTES_MIN {
             self.memory.read_append(from, len, payload).ok()?;
             return Some(layout::checksum(payload));
         }
+        let piece = if len > CHUNKED_BYTES_MAX { F::PIECE_BYTES } else { COPY_OUT_CHUNK };
+        // What is copied in one piece is fetched ahead by the processor itself.
+        let is_fetched = piece < CHUNK;
+        payload.reserve(len);
         let mut checksum = Checksum::new();
-        while payload.len() < len {
-            let done = payload.len();
-            let chunk = if is_long { CHUNK } else { COPY_OUT_CHUNK }.min(len - done);
+        let mut done = 0;
+        while done < len {
+            let chunk = piece.min(len - done);
             let ahead = done as u64 + AHEAD_BYTES;
-            if !is_long && ahead + chunk as u64 <= readable {
+            if is_fetched && ahead + chunk as u64 <= readable {
                 self.memory.will_read(from + ahead, chunk);
             }
+            let kept = payload.len();
             self.memory.read_append(from + done as u64, chunk, payload).ok()?;
-            checksum.update(&payload[done..]);
+            checksum.update(payload.get(kept..)?);
+            done += chunk;
+            follow.came(payload, len - done);
         }
         Some(checksum.finish())
     }

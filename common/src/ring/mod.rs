@@ -174,7 +174,7 @@ pub mod status;
 pub use agent::AgentRing;
 #[cfg(not(loom))]
 pub use ahead::{AHEAD_MAX, Ahead, AheadSlots};
-pub use consumer::{Entry, ReadError};
+pub use consumer::{Entry, Follow, ReadError};
 #[cfg(not(loom))]
 pub use inspect::{Inspected, inspect, inspect_to_show};
 pub use layout::{CAPACITY_MAX, CAPACITY_MIN, VERSION};

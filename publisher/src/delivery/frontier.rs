@@ -47,12 +47,17 @@ pub struct Record {
 impl Record {
     /// What the frontier keeps of a write.
     pub fn of_write(entry: Entry, write: &Write<'_>, data: &[u8]) -> Self {
+        Self::of_bytes(entry, write, data.len())
+    }
+
+    /// The same of a write of so many bytes.
+    pub fn of_bytes(entry: Entry, write: &Write<'_>, data_bytes: usize) -> Self {
         Self {
             end: entry.end,
             sequence: Some(entry.seq),
             time_ns: write.time_ns,
-            data_bytes: data.len() as u64,
-            held_bytes: (write.path.len() + write.command.len() + data.len()) as u64,
+            data_bytes: data_bytes as u64,
+            held_bytes: (write.path.len() + write.command.len() + data_bytes) as u64,
             is_write: true,
         }
     }

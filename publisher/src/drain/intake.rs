@@ -9,7 +9,7 @@ use std::{
 
 use bywash_common::{
     config::Config,
-    ring::{Ahead, PublisherRing, ReadError},
+    ring::{Ahead, Follow, PublisherRing, ReadError},
 };
 use nix::errno::Errno;
 use uuid::Uuid;
@@ -204,12 +204,12 @@ impl Intake {
         self.feeder.as_ref().map(Feeder::nudge)
     }
 
-    /// What comes next.
+    /// What comes next; see [`Source::next`].
     ///
     /// # Errors
     /// A [`ReadError`] if the ring's content is impossible.
-    pub fn next(&mut self, payload: &mut Vec<u8>) -> Result<Taken, ReadError> {
-        self.source.next(&mut self.ring.consumer, payload)
+    pub fn next(&mut self, payload: &mut Vec<u8>, follow: &mut impl Follow) -> Result<Taken, ReadError> {
+        self.source.next(&mut self.ring.consumer, payload, follow)
     }
 
     /// Turns from the stream of a former ring, all of which is delivered, to the next. Gives whether that was possible; if

@@ -180,7 +180,7 @@ impl Drain {
             if !self.frontier.has_room() || self.outlet.has_waiting() {
                 return self.wait_for_room();
             }
-            match self.intake.next(&mut self.payload) {
+            match self.intake.next(&mut self.payload, &mut self.outlet.following(&self.lines)) {
                 Ok(Taken::Record(entry)) => {
                     if entry.seq.is_multiple_of(LOOK_RECORDS) {
                         self.outlet.look_at_ring();
@@ -234,6 +234,10 @@ impl Drain {
         match entry.kind {
             Kind::Write => {
                 if let Ok((write, data)) = Write::decode(&self.payload) {
+                    if self.outlet.has_message() {
+                        self.lines.let_pass(&write, &mut self.outlet)?;
+                        return self.outlet.write_encoded(entry, &write);
+                    }
                     return self.lines.take(entry, &write, data, &mut self.outlet);
                 }
             }

@@ -1,5 +1,7 @@
 //! From a record to the sink: names, encoding, splitting, back-pressure.
 
+mod event;
+
 use std::{
     ffi::OsStr,
     ops::Range,
@@ -13,7 +15,7 @@ use bywash_common::{
     clock::now_ns,
     config::Config,
     fail_point::FailPoint,
-    record::{Loss, LossReason, Origin, Write},
+    record::{Loss, LossReason, Write},
     ring::Entry,
     status::{PublisherCounter, PublisherStatus},
 };
@@ -23,9 +25,9 @@ use crate::{
         EventId, Frontier, Letter, Message, News, Outcome, Record, Refused, SendError, Sink, SinkError,
         Stretch, Subject, Ticket,
     },
-    encode::{self, Encode, LossEvent, Part, WriteEvent, Writer},
+    encode::{self, Early, Encode, LossEvent, Part, WriteEvent},
     lines::Onward,
-    names::{Id, Names},
+    names::Names,
     signals::Stop,
     spool::Nudge,
 };
@@ -39,6 +41,7 @@ const FULL_WAIT: Duration = Duration::from_millis(100);
 pub struct Outlet {
     config: Config,
     encoder: Box<dyn Encode>,
+    early: Early,
     /// Of news, where they have a topic of their own.
     news_encoder: Option<Box<dyn Encode>>,
     names: Names,
@@ -67,8 +70,10 @@ impl Outlet {
         dead_letters: DeadLetters,
         intake: &Intake,
     ) -> Self {
+        let encoder = encode::encoder(&config.event);
         Self {
-            encoder: encode::encoder(&config.event),
+            early: Early::new(encoder.form()),
+            encoder,
             news_encoder: encode::news_encoder(&config),
             config,
             names,
@@ -102,6 +107,7 @@ impl Outlet {
     /// Follows another configuration.
     pub fn reconfigure(&mut self, config: &Config) {
         self.encoder = encode::encoder(&config.event);
+        self.early = Early::new(self.encoder.form());
         self.news_encoder = encode::news_encoder(config);
         self.sink.reconfigure(config);
         self.config = config.clone();
@@ -382,35 +388,8 @@ impl Onward for Outlet {
         write: &Write<'_>,
         message: &[u8],
     ) -> Result<(), SinkError> {
-        let mut namer = std::mem::take(&mut self.namer);
-        let (id, event_id) = namer.name(Subject::Bytes { sequence, stretch });
-        let mut name = |id| self.names.name(id, self.polled);
-        let names =
-            (write.origin == Origin::Write).then(|| (name(Id::User(write.uid)), name(Id::Group(write.gid))));
-        let writer = names.as_ref().map(|(user, group)| Writer {
-            pid: write.pid,
-            uid: write.uid,
-            gid: write.gid,
-            user,
-            group,
-            command: write.command,
-        });
-        let agent_part = Part { index: write.part, count: write.parts };
-        let event = WriteEvent {
-            path: write.path,
-            writer,
-            unattributed: write.origin == Origin::Mapping,
-            time_ns: write.time_ns,
-            offset: write.offset,
-            event_id,
-            sequence,
-            part: (write.parts != 1).then_some(agent_part),
-            piece: None,
-            message,
-        };
-        let sent = self.send_event(id, &event, ticket);
-        self.namer = namer;
-        sent
+        let send = |outlet: &mut Self, id, event: &WriteEvent<'_>| outlet.send_event(id, event, ticket);
+        self.with_event((sequence, stretch), write, message, send)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bywash_common::{
-    ring::{Consumer, Entry, PublisherRing, ReadError},
+    ring::{Consumer, Entry, Follow, PublisherRing, ReadError},
     status::PublisherCounter,
 };
 use uuid::Uuid;
@@ -151,18 +151,25 @@ impl Source {
         true
     }
 
-    /// What comes next.
+    /// What comes next. `follow` sees what comes out of the ring; what it has taken of a record that comes out of the spool
+    /// is void.
     ///
     /// # Errors
     /// A [`ReadError`] if the ring's content is impossible.
-    pub fn next(&mut self, ring: &mut Consumer, payload: &mut Vec<u8>) -> Result<Taken, ReadError> {
+    pub fn next(
+        &mut self,
+        ring: &mut Consumer,
+        payload: &mut Vec<u8>,
+        follow: &mut impl Follow,
+    ) -> Result<Taken, ReadError> {
         if self.spool.is_none() {
-            let taken = ring.next(payload)?;
+            let taken = ring.next_followed(payload, follow)?;
             return Ok(taken.map_or(Taken::Nothing, Taken::Record));
         }
         let is_old = !self.old.is_empty();
         loop {
             if is_old || self.head.spooled_end() > self.position {
+                follow.begin();
                 return Ok(self.next_spooled(payload, is_old));
             }
             if self.position < self.head.start() {
@@ -172,7 +179,7 @@ impl Source {
             if ring.position() < self.position {
                 ring.seek(self.position, self.next_seq);
             }
-            let read = ring.next(payload);
+            let read = ring.next_followed(payload, follow);
             if self.head.spooled_end() > self.position {
                 // The agent may have written here since: the spool has it.
                 continue;

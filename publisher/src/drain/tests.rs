@@ -20,6 +20,8 @@ use crate::{
 
 #[path = "line_tests.rs"]
 mod line_tests;
+#[path = "long_tests.rs"]
+mod long_tests;
 
 impl TestRing {
     fn push(&self, path: &[u8], data: &[u8], part: (u32, u32)) {

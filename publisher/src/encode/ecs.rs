@@ -32,7 +32,7 @@ use bywash_common::{config::EventConfig, record::is_cut};
 use super::{
     cache::Cache,
     event::{LossEvent, WriteEvent, Writer},
-    format::{Encode, LOST_TAG, PATH_CUT_TAG, VERSION, WITHHELD_TAG},
+    format::{Encode, Form, LOST_TAG, PATH_CUT_TAG, VERSION, WITHHELD_TAG},
     json,
     timestamp::TimestampWriter,
 };
@@ -105,9 +105,17 @@ impl Ecs {
 }
 
 impl Encode for Ecs {
-    fn write(&mut self, event: &WriteEvent<'_>, out: &mut Vec<u8>) {
+    fn form(&self) -> Form {
+        Form::Json
+    }
+
+    fn head(&mut self, event: &WriteEvent<'_>, out: &mut Vec<u8>) {
         self.begin(event.time_ns, out);
-        let message_is_utf8 = json::push_bytes(event.message, out);
+        out.push(b'"');
+    }
+
+    fn tail(&mut self, event: &WriteEvent<'_>, is_exact: bool, out: &mut Vec<u8>) {
+        out.push(b'"');
         self.push_identity(event.event_id, Some(event.sequence), event.time_ns, out);
         let made = self.cache.get(event, || {
             made(event, if is_cut(event.path) { &self.cut_constants } else { &self.constants })
@@ -119,7 +127,7 @@ impl Encode for Ecs {
         if event.unattributed {
             out.extend_from_slice(b",\"unattributed\":true");
         }
-        if !message_is_utf8 {
+        if !is_exact {
             json::push_base64_beside("message", event.message, out);
         }
         out.extend_from_slice(&made.end);

@@ -24,6 +24,13 @@ pub fn push_str(text: &str, out: &mut Vec<u8>) {
 /// Appends bytes as a JSON string, quotes included; what is not UTF-8 becomes U+FFFD. Returns whether all was UTF-8.
 pub fn push_bytes(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     out.push(b'"');
+    let is_utf8 = push_unquoted(bytes, out);
+    out.push(b'"');
+    is_utf8
+}
+
+/// The same without the quotes.
+pub fn push_unquoted(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     let mut rest = bytes;
     // Not `utf8_chunks`, which looks at every byte by itself; `from_utf8` takes ASCII in words.
     let is_utf8 = loop {
@@ -34,8 +41,19 @@ pub fn push_bytes(bytes: &[u8], out: &mut Vec<u8>) -> bool {
         rest = &rest[error.valid_up_to() + invalid_bytes..];
     };
     push_escaped(rest, out);
-    out.push(b'"');
     is_utf8
+}
+
+/// Appends what is whole of the beginning of a text, escaped and without quotes, and gives how many bytes that was: unless it is
+/// all of the text, up to three of a character that goes on later may be left. None, and nothing is appended, if it is no UTF-8.
+pub fn push_beginning(bytes: &[u8], is_all: bool, out: &mut Vec<u8>) -> Option<usize> {
+    let whole = match std::str::from_utf8(bytes) {
+        Ok(_) => bytes.len(),
+        Err(error) if error.error_len().is_none() && !is_all => error.valid_up_to(),
+        Err(_) => return None,
+    };
+    push_escaped(&bytes[..whole], out);
+    Some(whole)
 }
 
 /// Appends a JSON string with the bytes' base64.

@@ -28,7 +28,7 @@ use bywash_common::{config::EventConfig, record::is_cut};
 use super::{
     cache::Cache,
     event::{LossEvent, WriteEvent},
-    format::{Encode, LOST_TAG, PATH_CUT_TAG, VERSION, WITHHELD_TAG},
+    format::{Encode, Form, LOST_TAG, PATH_CUT_TAG, VERSION, WITHHELD_TAG},
     json,
     timestamp::TimestampWriter,
 };
@@ -44,7 +44,7 @@ pub enum Style {
 
 /// The parts of an event that its file and writer decide.
 struct Made {
-    /// Up to the message's key.
+    /// Up to the message's opening quote.
     head: Vec<u8>,
     /// From behind the time, its quote included, to the offset's key.
     middle: Vec<u8>,
@@ -83,6 +83,14 @@ impl Logstash {
         }
     }
 
+    /// What the event's file and writer become, made once.
+    fn made(&mut self, event: &WriteEvent<'_>) -> &Made {
+        self.cache.get(event, || {
+            let constants = if is_cut(event.path) { &self.cut_constants } else { &self.constants };
+            made(self.style, event, constants)
+        })
+    }
+
     fn push_time(&mut self, key: &str, time_ns: u64, out: &mut Vec<u8>) {
         json::push_key(key, out);
         out.push(b'"');
@@ -92,15 +100,25 @@ impl Logstash {
 }
 
 impl Encode for Logstash {
-    fn write(&mut self, event: &WriteEvent<'_>, out: &mut Vec<u8>) {
-        let made = self.cache.get(event, || {
-            let constants = if is_cut(event.path) { &self.cut_constants } else { &self.constants };
-            made(self.style, event, constants)
-        });
-        out.extend_from_slice(&made.head);
-        push_any(self.style, "@message", event.message, out);
+    fn form(&self) -> Form {
+        match self.style {
+            Style::Base64 => Form::Base64,
+            Style::Text => Form::Json,
+        }
+    }
+
+    fn head(&mut self, event: &WriteEvent<'_>, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.made(event).head);
+    }
+
+    fn tail(&mut self, event: &WriteEvent<'_>, is_exact: bool, out: &mut Vec<u8>) {
+        out.push(b'"');
+        if !is_exact {
+            json::push_base64_beside("@message", event.message, out);
+        }
         out.extend_from_slice(b",\"@timestamp\":\"");
         self.time.push(event.time_ns, out);
+        let made = self.made(event);
         out.extend_from_slice(&made.middle);
         json::push_number_at("offset", event.offset, out);
         json::push_text_at("event_id", event.event_id, out);
@@ -178,6 +196,8 @@ fn made(style: Style, event: &WriteEvent<'_>, constants: &[u8]) -> Made {
         json::push_text_at("group", writer.group, &mut middle);
         push_any(style, "command", writer.command, &mut middle);
     }
+    json::push_key("@message", &mut head);
+    head.push(b'"');
     middle.extend_from_slice(constants);
     Made { head, middle, end }
 }

@@ -1,6 +1,9 @@
 //! From an event to the bytes that leave.
 
 mod cache;
+mod early;
+#[cfg(test)]
+mod early_tests;
 mod ecs;
 mod event;
 mod format;
@@ -12,8 +15,9 @@ mod timestamp;
 
 use bywash_common::config::{Config, Encoder, EventConfig, Sink};
 
+pub use early::Early;
 pub use event::{LossEvent, Part, WriteEvent, Writer};
-pub use format::Encode;
+pub use format::{Encode, Form};
 pub use split::cuts;
 
 /// The encoder of news where they have a topic of their own; none where they go with the events.

@@ -2,7 +2,7 @@
 
 use super::{
     event::{LossEvent, WriteEvent},
-    format::Encode,
+    format::{Encode, Form},
     timestamp::TimestampWriter,
 };
 
@@ -19,13 +19,18 @@ impl Text {
 }
 
 impl Encode for Text {
-    fn write(&mut self, event: &WriteEvent<'_>, out: &mut Vec<u8>) {
+    fn form(&self) -> Form {
+        Form::Plain
+    }
+
+    fn head(&mut self, event: &WriteEvent<'_>, out: &mut Vec<u8>) {
         self.time.push(event.time_ns, out);
         out.extend_from_slice(b": ");
         out.extend_from_slice(event.path);
         out.extend_from_slice(b": ");
-        out.extend_from_slice(event.message);
     }
+
+    fn tail(&mut self, _: &WriteEvent<'_>, _: bool, _: &mut Vec<u8>) {}
 
     fn loss(&mut self, event: &LossEvent<'_>, out: &mut Vec<u8>) -> bool {
         self.time.push(event.last_ns, out);
@@ -47,9 +52,13 @@ impl Encode for Text {
 pub struct Raw;
 
 impl Encode for Raw {
-    fn write(&mut self, event: &WriteEvent<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(event.message);
+    fn form(&self) -> Form {
+        Form::Plain
     }
+
+    fn head(&mut self, _: &WriteEvent<'_>, _: &mut Vec<u8>) {}
+
+    fn tail(&mut self, _: &WriteEvent<'_>, _: bool, _: &mut Vec<u8>) {}
 
     fn loss(&mut self, _: &LossEvent<'_>, _: &mut Vec<u8>) -> bool {
         false

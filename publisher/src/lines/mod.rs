@@ -193,11 +193,7 @@ impl Lines {
         from: usize,
         outlet: &mut impl Onward,
     ) -> Result<(), SinkError> {
-        if !self.joiner.is_empty() {
-            self.joiner.pass_time(write.time_ns, &mut into(outlet, &self.frontier))?;
-            // Its own line comes before it.
-            self.joiner.flush(write.handle, &mut into(outlet, &self.frontier))?;
-        }
+        self.let_pass(write, outlet)?;
         if from == 0 {
             return outlet.write(entry, write, data);
         }
@@ -205,6 +201,24 @@ impl Lines {
         let rest = Write { offset: write.offset.saturating_add(from as u64), ..*write };
         let stretch = Stretch { begin: from, len: data.len() - from };
         outlet.send_write(ticket, entry.seq, Some(stretch), &rest, &data[from..])
+    }
+
+    /// Whether [`Self::take`] would hand the write on as it is, so that [`Self::let_pass`] will do in its place.
+    pub fn leaves_alone(&self, write: &Write<'_>) -> bool {
+        self.ahead.is_empty() && (write.origin != Origin::Write || self.limits_of(write.path).is_none())
+    }
+
+    /// Sends what comes before a write that is handed on as it is.
+    ///
+    /// # Errors
+    /// A [`SinkError`] if the sink cannot go on.
+    pub fn let_pass(&mut self, write: &Write<'_>, outlet: &mut impl Onward) -> Result<(), SinkError> {
+        if self.joiner.is_empty() {
+            return Ok(());
+        }
+        self.joiner.pass_time(write.time_ns, &mut into(outlet, &self.frontier))?;
+        // Its own line comes before it.
+        self.joiner.flush(write.handle, &mut into(outlet, &self.frontier))
     }
 
     /// How many of a record's bytes a publisher before this one has delivered with an earlier record.

@@ -1,7 +1,7 @@
 //! Standard output, a line an event. Lines count as delivered once the system has taken them.
 
 use std::{
-    io::IsTerminal as _,
+    io::{IoSlice, IsTerminal as _},
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     time::{Duration, Instant},
@@ -13,6 +13,10 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd::write,
 };
+use rustix::{
+    fs::{FileType, fstat},
+    io::{ReadWriteFlags, pwritev2},
+};
 
 use crate::delivery::{Frontier, Message, Outcome, SendError, Sink, SinkError, Ticket};
 
@@ -20,6 +24,8 @@ use crate::delivery::{Frontier, Message, Outcome, SendError, Sink, SinkError, Ti
 const BUFFER_BYTES: usize = 64 << 10;
 /// A pipe or terminal that is ready takes this many bytes without blocking (PIPE_BUF, pipe(7)).
 const READY_BYTES: usize = 4096;
+/// The offset with which pwritev2(2) goes on where the last write has ended.
+const AT_POSITION: u64 = u64::MAX;
 /// How long the sink waits for a reader that does not read before it lets the drain go on.
 const READER_WAIT: Duration = Duration::from_millis(100);
 
@@ -34,23 +40,63 @@ pub struct StdoutSink<F> {
     lines: Vec<(usize, Ticket)>,
     /// People look at it: what a terminal would obey is shown instead.
     is_terminal: bool,
+    /// It can be told to take what it takes without blocking: pipes can from Linux 6.4 on.
+    takes_at_once: bool,
+    /// What is written at a time where it cannot.
+    piece_bytes: usize,
 }
 
 impl<F: AsFd> StdoutSink<F> {
     /// A sink that writes to `out`.
     pub fn new(out: F, frontier: Arc<Frontier>) -> Self {
         let is_terminal = out.as_fd().is_terminal();
-        Self { out, frontier, buffer: Vec::new(), written: 0, lines: Vec::new(), is_terminal }
+        // Nobody reads a file so slowly that writing to it waits.
+        let is_file = fstat(&out).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
+        let piece_bytes = if is_file { usize::MAX } else { READY_BYTES };
+        let (buffer, lines, takes_at_once) = (Vec::new(), Vec::new(), !is_file);
+        Self { out, frontier, buffer, written: 0, lines, is_terminal, takes_at_once, piece_bytes }
+    }
+
+    /// Writes as much of `parts` as is taken without blocking; gives how many bytes that is.
+    fn write_at_once(&mut self, parts: [&[u8]; 2]) -> Result<usize, SinkError> {
+        if !self.takes_at_once {
+            return Ok(0);
+        }
+        match pwritev2(&self.out, &parts.map(IoSlice::new), AT_POSITION, ReadWriteFlags::NOWAIT) {
+            Ok(n) => Ok(n),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
+            Err(rustix::io::Errno::PIPE) => Err(SinkError::Closed),
+            // It cannot be asked for that. Of what else is wrong the plain write says as much.
+            Err(_) => {
+                self.takes_at_once = false;
+                Ok(0)
+            }
+        }
+    }
+
+    /// Takes a message that is long enough to be worth a system call of its own, without copying it; gives how many of its
+    /// bytes, with the end of its line, were written.
+    fn write_long(&mut self, payload: &[u8]) -> Result<usize, SinkError> {
+        let is_long = payload.len() >= BUFFER_BYTES && self.buffer.is_empty() && !self.is_terminal;
+        if !is_long {
+            return Ok(0);
+        }
+        let end: &[u8] = if payload.ends_with(b"\n") { b"" } else { b"\n" };
+        self.write_at_once([payload, end])
     }
 
     /// Writes what the reader takes within `wait`. Never blocks longer, so that a stalled reader cannot hold up a stop.
     fn write_out(&mut self, wait: Duration) -> Result<(), SinkError> {
         let deadline = Instant::now() + wait;
         while self.written < self.buffer.len() {
-            if !is_writable(self.out.as_fd(), deadline)? {
+            let buffer = std::mem::take(&mut self.buffer);
+            let at_once = self.write_at_once([&buffer[self.written..], &[]]);
+            self.buffer = buffer;
+            self.written += at_once?;
+            if self.written == self.buffer.len() || !is_writable(self.out.as_fd(), deadline)? {
                 break;
             }
-            let end = self.buffer.len().min(self.written + READY_BYTES);
+            let end = self.buffer.len().min(self.written.saturating_add(self.piece_bytes));
             match write(self.out.as_fd(), &self.buffer[self.written..end]) {
                 Ok(n) => self.written += n,
                 Err(Errno::EINTR | Errno::EAGAIN) => {}
@@ -92,10 +138,16 @@ impl<F: AsFd> Sink for StdoutSink<F> {
                 return Err(SendError::Full);
             }
         }
+        let payload = message.payload;
+        let written = self.write_long(payload)?;
+        if written > payload.len() || (written == payload.len() && payload.ends_with(b"\n")) {
+            self.frontier.settle(ticket, Outcome::Delivered);
+            return Ok(());
+        }
         if self.is_terminal {
-            self.buffer.extend_from_slice(in_lines(message.payload, "\n").to_string().as_bytes());
+            self.buffer.extend_from_slice(in_lines(payload, "\n").to_string().as_bytes());
         } else {
-            self.buffer.extend_from_slice(message.payload);
+            self.buffer.extend_from_slice(&payload[written..]);
         }
         // A message that is a line by itself is no two.
         if self.buffer.last() != Some(&b'\n') {
@@ -177,6 +229,33 @@ mod tests {
         Box::new(sink).close(Instant::now() + Duration::from_secs(60));
         assert_eq!(reader_gets.join().unwrap(), taken * (BUFFER_BYTES + 1));
         assert_eq!(frontier.in_flight(), 1);
+    }
+
+    #[test]
+    fn long_lines_arrive_whole_and_in_order_however_much_is_taken_at_once() {
+        let (mut reader, writer) = pipe().unwrap();
+        let frontier = testing::frontier();
+        let mut sink = StdoutSink::new(writer, Arc::clone(&frontier));
+        let lines: Vec<Vec<u8>> = [1, 3, 1, 40, 2]
+            .iter()
+            .zip(b'a'..)
+            .map(|(pages, byte)| {
+                [vec![byte; pages * READY_BYTES], vec![b'\n'; usize::from(byte == b'd')]].concat()
+            })
+            .collect();
+        let reader_gets = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            all
+        });
+        for (i, line) in lines.iter().enumerate() {
+            let ticket = frontier.open(record(i as u64));
+            while sink.send(&message(line), ticket).is_err() {}
+        }
+        Box::new(sink).close(Instant::now() + Duration::from_secs(60));
+        let wanted = lines.iter().flat_map(|line| [line.strip_suffix(b"\n").unwrap_or(line), b"\n"].concat());
+        assert!(reader_gets.join().unwrap().into_iter().eq(wanted));
+        assert_eq!(frontier.in_flight(), 0);
     }
 
     #[test]
