@@ -81,11 +81,16 @@ impl Commands {
     }
 
     fn process_at(&self, thread: u32, uid: u32, now: Instant) -> Arc<Process> {
-        let known = self.lock().get(&thread).filter(|known| now < known.expires).cloned();
-        if let Some(Known { process, program, read, ran, .. }) = known {
-            if now.saturating_duration_since(ran) < EXEC_TIME_MIN {
-                return process;
+        let known = {
+            let entries = self.lock();
+            match entries.get(&thread).filter(|known| now < known.expires) {
+                Some(known) if now.saturating_duration_since(known.ran) < EXEC_TIME_MIN => {
+                    return Arc::clone(&known.process);
+                }
+                known => known.cloned(),
             }
+        };
+        if let Some(Known { process, program, read, .. }) = known {
             match program.runs() {
                 Runs::TheSame => self.note_running(thread, &program, now),
                 Runs::Perhaps if now.saturating_duration_since(read) < BELIEVED_UNSURE_FOR => {}

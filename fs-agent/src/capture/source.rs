@@ -4,7 +4,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -30,14 +30,16 @@ pub struct Source {
     /// How many bytes of a path are the directory's own, with the slash behind it.
     root_len: usize,
     rules: RwLock<Rules>,
+    /// What of the rules each write asks for, so that it need not wait for the lock. Changed under the lock alone.
+    /// Which patterns these are: the same for the same ones, in a successor too. Of 63 bits, and never 0.
+    edition: AtomicU64,
+    has_quota: AtomicBool,
     /// Where the quota's clock begins.
     begin: Instant,
 }
 
 /// What a reload can change.
 struct Rules {
-    /// Which patterns these are: the same for the same ones, in a successor too. Of 63 bits, and never 0.
-    edition: u64,
     exclude: Globs,
     quota: Option<Mutex<Quota>>,
 }
@@ -47,8 +49,14 @@ impl Source {
     pub fn new(capture: Arc<Capture>, directory: &DirectoryConfig) -> Self {
         let DirectoryConfig { path, exclude, quota, .. } = directory;
         let quota = quota.map(|config| Mutex::new(Quota::new(config)));
-        let rules = RwLock::new(Rules { edition: edition_of(exclude), exclude: exclude.clone(), quota });
-        Self { capture, root_len: path.as_os_str().len(), rules, begin: Instant::now() }
+        Self {
+            capture,
+            root_len: path.as_os_str().len(),
+            edition: AtomicU64::new(edition_of(exclude)),
+            has_quota: AtomicBool::new(quota.is_some()),
+            rules: RwLock::new(Rules { exclude: exclude.clone(), quota }),
+            begin: Instant::now(),
+        }
     }
 
     /// The ring that it leads into.
@@ -61,29 +69,31 @@ impl Source {
         let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
         if rules.exclude != directory.exclude {
             rules.exclude = directory.exclude.clone();
-            rules.edition = edition_of(&rules.exclude);
+            self.edition.store(edition_of(&rules.exclude), Ordering::Release);
         }
         if rules.quota.as_ref().map(|quota| lock(quota).config()) != directory.quota {
             if let Some(old) = rules.quota.take() {
                 self.say_all(&mut lock(&old));
             }
             rules.quota = directory.quota.map(|config| Mutex::new(Quota::new(config)));
+            self.has_quota.store(rules.quota.is_some(), Ordering::Release);
         }
     }
 
     /// Whether what is written through an open file is excluded. That is decided once, by whether its path is one that
     /// matches, as `has_path` says, and written into the file's `note`, until the patterns change.
     pub fn excludes(&self, note: &AtomicU64, has_path: impl FnOnce(&dyn Fn(&[u8]) -> bool) -> bool) -> bool {
-        let rules = self.rules();
         // The edition, and in the lowest bit what it says.
         let noted = note.load(Ordering::Relaxed);
-        if noted >> 1 == rules.edition {
+        if noted >> 1 == self.edition.load(Ordering::Acquire) {
             return noted & 1 == 1;
         }
+        let rules = self.rules();
+        let edition = self.edition.load(Ordering::Acquire);
         let matches =
             |path: &[u8]| path.get(self.root_len..).is_some_and(|below| rules.exclude.match_path(below));
         let excluded = has_path(&matches);
-        note.store(rules.edition << 1 | u64::from(excluded), Ordering::Relaxed);
+        note.store(edition << 1 | u64::from(excluded), Ordering::Relaxed);
         excluded
     }
 
@@ -110,6 +120,9 @@ impl Source {
     }
 
     fn quota_lets_pass(&self, file: FileId, path: &Arc<[u8]>, bytes: u64) -> bool {
+        if !self.has_quota.load(Ordering::Acquire) {
+            return true;
+        }
         let rules = self.rules();
         let Some(quota) = &rules.quota else { return true };
         let time_ns = now_ns();
