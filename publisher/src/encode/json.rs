@@ -180,8 +180,29 @@ fn clean_prefix(text: &[u8]) -> usize {
     let (chunks, _) = text.as_chunks::<LANES>();
     let is_clean = |chunk: &&[u8; LANES]| !chunk.iter().fold(false, |found, b| found | is_special(*b));
     let clean = chunks.iter().take_while(is_clean).count() * LANES;
-    let tail = &text[clean..];
-    clean + tail.iter().position(|b| is_special(*b)).unwrap_or(tail.len())
+    clean + first_special(&text[clean..])
+}
+
+/// Where the first byte is that does not stand in a JSON string as it is; all of them if there is none. Eight at a time.
+fn first_special(text: &[u8]) -> usize {
+    let (words, rest) = text.as_chunks::<8>();
+    for (i, word) in words.iter().enumerate() {
+        // The lowest bit that is set is the first one's: a byte that is found by mistake stands behind one that is not.
+        let found = specials_in(u64::from_le_bytes(*word));
+        if found != 0 {
+            return i * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    words.len() * 8 + rest.iter().position(|b| is_special(*b)).unwrap_or(rest.len())
+}
+
+/// The upper bits of bytes that [`is_special`], up to the first at least.
+fn specials_in(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 0xff;
+    // Of bytes below `n`, which is at most 0x80.
+    let below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word & (ONES * 0x80);
+    let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    below(word, 0x20) | equal(b'"') | equal(b'\\')
 }
 
 fn is_special(byte: u8) -> bool {
@@ -226,6 +247,17 @@ mod tests {
             push_str(&text, &mut out);
             prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), &text[..]);
             prop_assert_eq!(out.len(), 2 + text.bytes().map(escaped_len).sum::<usize>());
+        }
+
+        /// Most bytes are next to those that are special.
+        #[test]
+        fn the_first_special_byte_is_found_wherever_it_is(
+            bytes in prop::collection::vec(prop_oneof![
+                any::<u8>(), 0x1e..0x24_u8, 0x5b..0x5e_u8, 0x7e..0x82_u8, 0xfe..=0xff_u8,
+            ], 0..40),
+        ) {
+            let naive = bytes.iter().position(|b| is_special(*b)).unwrap_or(bytes.len());
+            prop_assert_eq!((first_special(&bytes), clean_prefix(&bytes)), (naive, naive));
         }
 
         #[test]
