@@ -33,13 +33,16 @@ mkdir -p "$group" && echo $$ >"$group/cgroup.procs"
 exec systemd-nspawn -q -D "$2" -M "$1" --boot --register=no --keep-unit --bind=/dev/fuse --capability=all --console=pipe
 "#;
 
+/// systemd-nspawn's exit code when the machine wants to be started again.
+const REBOOT: i32 = 133;
+
 /// A running machine. It is gone when this is dropped.
 pub struct Machine {
     process: Process,
     root: PathBuf,
     name: String,
     // Removed after the process is gone: fields are dropped in order.
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Machine {
@@ -72,21 +75,18 @@ impl Machine {
         process::must_run(Command::new("cp").args(["-a", "--reflink=auto"]).args([original, &root]));
         fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n").expect("a table of hosts");
         let name = format!("{PREFIX}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let start = ["-c", START, "sh", &name, root.to_str().expect("a path of UTF-8")];
-        let process =
-            Process::spawn("machine", Path::new("/bin/sh"), start, directory.path(), Signal::SIGKILL);
-        let mut machine = Self { process, root, name, _directory: directory };
-        machine.is_up(None);
+        let process = start(&name, &root, directory.path());
+        let mut machine = Self { process, root, name, directory };
+        machine.is_up();
         machine
     }
 
-    /// Waits for a boot to end, one with another first process than `before`.
+    /// Waits for a boot to end.
     #[track_caller]
-    fn is_up(&mut self, before: Option<Pid>) {
+    fn is_up(&mut self) {
         wait::until("the machine to be up", BOOT_TIME_MAX, || {
             assert!(self.process.ended().is_none(), "the machine has ended");
-            let first = self.first_process().filter(|first| Some(*first) != before);
-            first.ok_or_else(|| "it has no first process yet".to_owned())?;
+            self.first_process().ok_or_else(|| "it has no first process yet".to_owned())?;
             let state = self.run("systemctl is-system-running");
             match state.stdout.trim() {
                 // A kernel that takes no modules from a container makes no difference here.
@@ -140,16 +140,14 @@ impl Machine {
         self.must(&format!("systemctl show --value -p {name} {unit}"))
     }
 
-    /// Reboots it in an orderly way; `meanwhile` happens while it does.
+    /// Reboots it in an orderly way.
     #[track_caller]
     pub fn reboot(&mut self) {
-        let before = self.first_process();
         self.must("systemctl reboot");
-        wait::until("the machine to end", HALT_TIME_MAX, || {
-            let now = self.first_process();
-            if now == before { Err("it runs".to_owned()) } else { Ok(()) }
-        });
-        self.is_up(before);
+        let status = self.process.wait(HALT_TIME_MAX);
+        assert_eq!(status.code(), Some(REBOOT), "the machine ended with {status}");
+        self.process = start(&self.name, &self.root, self.directory.path());
+        self.is_up();
     }
 
     /// Has a program with everything that programs have in a directory live in a new one, as a unit of that name.
@@ -194,6 +192,11 @@ impl Machine {
     pub fn journal(&self, unit: &str) -> String {
         self.run(&format!("journalctl --no-pager -q -b -u {unit} | tail -n 40")).stdout
     }
+}
+
+fn start(name: &str, root: &Path, log_directory: &Path) -> Process {
+    let start = ["-c", START, "sh", name, root.to_str().expect("a path of UTF-8")];
+    Process::spawn("machine", Path::new("/bin/sh"), start, log_directory, Signal::SIGKILL)
 }
 
 impl Drop for Machine {
