@@ -33,7 +33,7 @@ SEARCH ?= 20
 # How long `make simulate` takes beside its build, unless SEEDS says how many runs there are (bash has a SECONDS of its own).
 SIMULATE_SECONDS = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),$(if $(SEEDS),,60))
 
-.PHONY: help setup build deb rpm packages-test demo test simulate faults hostile survival conformance bench model fuzz lint clean clean-up
+.PHONY: help setup build deb rpm packages-test demo test instructions simulate faults hostile survival conformance bench model fuzz lint clean clean-up
 .DEFAULT_GOAL := help
 
 help: ## Shows this list
@@ -63,7 +63,7 @@ demo: ## Shows an event on its way, a broker that stands still, a publisher that
 	@tests/tools/build.sh quick fs-agent publisher bywash-tests
 	@trap tests/tools/clean-up.sh EXIT; "$$CARGO_TARGET_DIR/quick/demo" --sink $(SINK)
 
-test: setup lint model fuzz ## Checks the code, then runs the model, fuzz, unit, property and end-to-end tests
+test: setup lint model fuzz instructions ## Checks the code, then runs the model, fuzz, unit, property and end-to-end tests
 	cargo build --locked $(TESTED)
 	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile $(PROFILE)
 
@@ -107,6 +107,10 @@ bench: ## Measures each part beside others that do the same, 2 minutes each or l
 model: ## Runs the ring's protocol through every interleaving
 	RUSTFLAGS="--cfg loom" cargo nextest run --locked --release --target-dir "$$CARGO_TARGET_DIR/loom" \
 		-p bywash-common --profile $(PROFILE) loom_tests
+
+instructions: ## Counts the instructions of the hot paths, and fails if they have become more; ACCEPT=1 takes them as they are
+	cargo build --locked --release -p bywash-instructions
+	@"$$CARGO_TARGET_DIR/release/bywash-instructions" $(if $(ACCEPT),accept,check)
 
 fuzz: ## Feeds hostile bytes to the ring for FUZZ_SECONDS
 	@trap tests/tools/clean-up.sh EXIT; tests/tools/fuzz.sh $(FUZZ_SECONDS)

@@ -1,57 +1,7 @@
-//! fs-agent: a FUSE overlay in place over directories; every write under them becomes a record in a ring in shared
-//! memory, which the publisher drains.
-
-mod capture;
-mod check;
-mod cleanup;
-mod cli;
-mod event;
-mod fifo;
-mod fuse;
-mod keeper;
-mod manager;
-mod mount;
-mod overlay;
-mod privilege;
-mod process;
-mod refused;
-mod run;
-mod services;
-mod sleep;
-mod state;
-mod status;
-mod supervise;
-mod sync;
-mod sys;
-mod worker_pool;
+//! fs-agent: see the library of the same name.
 
 use std::process::ExitCode;
 
-use bywash_common::exit::Exit;
-
-use cli::{Cli, Command};
-
 fn main() -> ExitCode {
-    let Cli { global, command } = match bywash_common::cli::parse() {
-        Ok(cli) => cli,
-        Err(exit) => return exit.into(),
-    };
-    global.log.init(&[]);
-    let result = match command {
-        Command::Probe => return ExitCode::from(mount::probe::run()),
-        Command::Run => run::run(&global),
-        Command::Status { json } => status::status(&global, json),
-        Command::Check { print } => check::check(&global, print),
-        Command::Supervise { .. } => supervise::supervise(),
-        Command::Cleanup { now } => cleanup::cleanup(&global, now),
-        Command::Sleep => sleep::sleep(&global),
-        Command::Wake => sleep::wake(&global),
-        Command::Completions { shell } => cli::completions(shell),
-        Command::Man => cli::man(),
-    };
-    let exit = result.unwrap_or_else(|error| {
-        tracing::error!("{error:#}");
-        check::exit_of(&error)
-    });
-    Exit::into(exit)
+    fs_agent::main()
 }

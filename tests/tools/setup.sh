@@ -42,7 +42,7 @@ sqlite3                                  | sqlite3              | a test that ru
 rsync                                    | rsync                | a test that copies a tree into an overlay
 /usr/share/zookeeper/bin/zkServer.sh     | zookeeper            | a test that looks brokers up there (brings a Java runtime)
 tar                                      | tar                  | a test that unpacks an archive inside an overlay
-valgrind                                 | valgrind             | a test that looks for misused memory in fs-agent
+valgrind                                 | valgrind             | a test that looks for misused memory in fs-agent, and counting instructions
 '
 
 readonly PACKAGING_PACKAGES='

@@ -38,6 +38,9 @@ const BELIEVED_UNASKED_FOR: Duration = Duration::from_millis(20);
 /// 350 us for a small static program: whoever executes one after the other is told apart.
 const BELIEVED_UNSURE_FOR: Duration = Duration::from_micros(500);
 
+/// How long one is believed while something is measured: longer than that takes.
+const UNCHANGING_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Less than an exec takes, with the way from one write to the next.
 const EXEC_TIME_MIN: Duration = Duration::from_micros(60);
 
@@ -58,6 +61,8 @@ pub struct Commands {
     known: Mutex<HashMap<u32, Known>>,
     writers_max: usize,
     patience: Patience,
+    /// [`BELIEVED_FOR`], unless something is measured.
+    believed_for: Duration,
 }
 
 impl Default for Commands {
@@ -68,11 +73,17 @@ impl Default for Commands {
             known: Mutex::default(),
             writers_max: share.clamp(WRITERS_MIN, WRITERS_MAX),
             patience: Patience::default(),
+            believed_for: BELIEVED_FOR,
         }
     }
 }
 
 impl Commands {
+    /// Those of writers who never change their command line, which are read once.
+    pub fn unchanging() -> Self {
+        Self { believed_for: UNCHANGING_FOR, ..Self::default() }
+    }
+
     /// The process that `thread` belongs to, which waits for its write by `uid` to be answered. Where /proc does not tell
     /// (the writer is in a namespace that this process does not see), its command is empty; where the process does not
     /// give its arguments, the command is its name.
@@ -122,7 +133,7 @@ impl Commands {
         let answer = self.patience.ask(uid, move || command_of(thread).ok());
         let believed_for = match answer {
             // Whoever has not answered is not asked again soon.
-            Ok(_) | Err(Silence::Unanswered) => BELIEVED_FOR,
+            Ok(_) | Err(Silence::Unanswered) => self.believed_for,
             Err(Silence::NotAsked) => BELIEVED_UNASKED_FOR,
         };
         let Ok(command) = answer.or_else(|_| name_of(thread)) else { return unknown() };

@@ -80,6 +80,11 @@ impl Capture {
         Self { live: Live::new(ring), commands: Commands::default() }
     }
 
+    /// As [`Self::new`], for [`crate::measured`]: when command lines are read again does not depend on the clock.
+    pub fn measured(ring: AgentRing) -> Self {
+        Self { live: Live::new(ring), commands: Commands::unchanging() }
+    }
+
     /// The longest write in bytes that the ring takes for sure once it is empty: half of what it holds. Descriptions of
     /// parts, and what is left free where it wraps round, take up room as well.
     pub fn write_bytes_max(&self) -> u64 {

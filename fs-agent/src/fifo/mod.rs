@@ -11,6 +11,7 @@ mod batch;
 mod intake;
 mod keep;
 pub mod leftovers;
+mod measured;
 mod memory;
 mod promise;
 mod reader;
@@ -33,6 +34,7 @@ use bywash_common::{
 use crate::{capture::Capture, keeper::Store, state::journal::RecordId};
 use intake::Intake;
 use keep::Left;
+pub use measured::Lines;
 use promise::Promises;
 use reader::{Control, Reader};
 use source::{Opened, Unlocked};

@@ -8,6 +8,7 @@ mod control;
 mod convert;
 pub mod device;
 pub mod handshake;
+pub mod measured;
 mod modes;
 mod operations;
 pub mod prune;

@@ -14,6 +14,7 @@
 
 mod buffer;
 mod lane;
+mod measured;
 mod sentinel;
 mod turns;
 
@@ -27,6 +28,7 @@ use std::{
 
 pub use buffer::{DATA_BYTES_MAX, HEAD_BYTES};
 pub use lane::Serve;
+pub use measured::Hand;
 pub use turns::Asker;
 
 use buffer::Buffer;
@@ -122,16 +124,16 @@ impl WorkerPool {
     /// # Errors
     /// If there can be no thread to wait for requests.
     pub fn new() -> io::Result<Arc<Self>> {
-        let free_slots = (0..WORKERS_MAX).rev().collect();
-        let idle = Idle { parked: Vec::new(), free_slots, starved: VecDeque::new() };
-        let pool = Arc::new(Self {
-            turns: Turns::new(WORKERS_MAX),
-            sentinel: Sentinel::new()?,
-            idle: Mutex::new(idle),
-        });
+        let pool = Arc::new(Self::without_threads()?);
         let sentinel = Arc::clone(&pool);
         thread::Builder::new().name("sentinel".to_owned()).spawn(move || sentinel.keep_watch())?;
         Ok(pool)
+    }
+
+    fn without_threads() -> io::Result<Self> {
+        let free_slots = (0..WORKERS_MAX).rev().collect();
+        let idle = Idle { parked: Vec::new(), free_slots, starved: VecDeque::new() };
+        Ok(Self { turns: Turns::new(WORKERS_MAX), sentinel: Sentinel::new()?, idle: Mutex::new(idle) })
     }
 
     /// Serves one more overlay, until its end.
@@ -211,32 +213,37 @@ impl Worker {
 
     /// Does requests of `lane` until enough others wait for them, or there were none for long.
     fn watch(&mut self, lane: &Arc<Lane>) {
-        loop {
-            self.buffer.make_resident(lane.longest());
-            let len = match lane.read(self.buffer.space()) {
-                Taken::Request(len) => len,
-                Taken::End => return self.pool.sentinel.remove(lane),
-            };
-            let asker = lane.serve().asker(self.buffer.request(len));
-            if asker == Asker::Pool {
-                if lane.is_touched() {
-                    continue;
-                }
-                return self.leave(lane);
+        while self.watch_once(lane) {}
+    }
+
+    /// Waits for a request of `lane` and does it. Gives whether this worker is to wait for the next.
+    fn watch_once(&mut self, lane: &Arc<Lane>) -> bool {
+        self.buffer.make_resident(lane.longest());
+        let len = match lane.read(self.buffer.space()) {
+            Taken::Request(len) => len,
+            Taken::End => {
+                self.pool.sentinel.remove(lane);
+                return false;
             }
-            lane.touch();
-            if lane.begin() {
-                self.pool.call(lane);
+        };
+        let asker = lane.serve().asker(self.buffer.request(len));
+        if asker == Asker::Pool {
+            if !lane.is_touched() {
+                self.leave(lane);
+                return false;
             }
-            // From right before the answer on: else who asked may come with the next request before this worker counts as
-            // waiting again, and one that is parked is called for nothing.
-            let mut watches = false;
-            self.take_turn(lane, asker, len, &mut || watches = watches || lane.watch());
-            let watches = self.do_what_waits(lane, watches);
-            if !watches && !lane.watch() {
-                return;
-            }
+            return true;
         }
+        lane.touch();
+        if lane.begin() {
+            self.pool.call(lane);
+        }
+        // From right before the answer on: else who asked may come with the next request before this worker counts as
+        // waiting again, and one that is parked is called for nothing.
+        let mut watches = false;
+        self.take_turn(lane, asker, len, &mut || watches = watches || lane.watch());
+        let watches = self.do_what_waits(lane, watches);
+        watches || lane.watch()
     }
 
     /// Waits for requests of `lane` no more.

@@ -22,7 +22,7 @@ const FS_AGENT: Floors = &[
     &["keeper", "state", "worker_pool"],
     &["capture", "overlay"],
     &["fifo", "fuse", "process"],
-    &["mount", "sleep"],
+    &["measured", "mount", "sleep"],
     &["cleanup", "services"],
     &["check"],
     &["refused", "supervise"],
