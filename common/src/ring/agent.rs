@@ -1,6 +1,9 @@
 //! The agent's end of a ring.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
 
 use nix::unistd::Gid;
 
@@ -197,9 +200,8 @@ impl AgentRing {
         // The configuration may have been another one when it was made.
         set_access(&opened.data, Role::Data, group)?;
         set_access(&opened.ack, Role::Ack, group)?;
-        // A writer would wait for the faults.
-        segments.data.populate(Access::Write);
         let segments = Arc::new(segments);
+        populate(&segments);
         let producer = Producer::resume(Arc::clone(&segments), &config.name)?;
         Ok((segments, producer))
     }
@@ -254,4 +256,13 @@ enum Resumed {
 pub(super) fn agent_holds(name: &str) -> RingError {
     let pid = inspect(name).ok().map(|ring| ring.agent(AgentCounter::Pid));
     RingError::AgentHolds { name: name.to_owned(), pid }
+}
+
+/// Has a thread enter the ring's memory into the page table: a writer would wait for the faults. Nobody waits for the thread, since
+/// callers wait for an agent that follows another one, and 64 MiB take some 20 ms.
+fn populate(segments: &Arc<Segments>) {
+    let segments = Arc::clone(segments);
+    let populate = move || segments.data.populate(Access::Write);
+    // Without a thread it is left to the faults.
+    let _ = thread::Builder::new().name("populate".to_owned()).spawn(populate);
 }

@@ -32,7 +32,7 @@ use nix::{
     sys::{
         signal::{SigSet, Signal, kill},
         signalfd::{SfdFlags, SignalFd},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
     unistd::Pid,
 };
@@ -290,10 +290,12 @@ impl Supervisor {
         None
     }
 
-    /// Takes what is left of children: the agent, and whoever has lost its parent.
+    /// Takes what is left of children: the agent, and whoever has lost its parent. An agent that follows is started before: with
+    /// many files open, what the kernel has of an agent in /proc takes it 20 ms to take away.
     fn reap(&mut self) -> Option<Exit> {
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         loop {
-            let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            let status = match waitid(Id::All, look) {
                 Ok(WaitStatus::StillAlive) | Err(_) => return None,
                 Ok(status) => status,
             };
@@ -303,10 +305,13 @@ impl Supervisor {
                 WaitStatus::Signaled(_, signal, _) => Some(How::Signal(signal)),
                 _ => None,
             };
-            if let (true, Some(how)) = (is_agent, how)
-                && let Some(exit) = self.agent_ended(how)
-            {
-                return Some(exit);
+            let exit = how.filter(|_| is_agent).and_then(|how| self.agent_ended(how));
+            if self.start_at.is_some_and(|at| at <= Instant::now()) {
+                self.start();
+            }
+            let _ = waitpid(status.pid(), Some(WaitPidFlag::WNOHANG));
+            if exit.is_some() {
+                return exit;
             }
         }
     }
