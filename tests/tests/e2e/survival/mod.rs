@@ -132,9 +132,13 @@ fn report(resident: &mut Process) -> Report {
 }
 
 #[track_caller]
-fn assert_nothing_was_noticed(report: &Report, longest_max: Duration) {
+fn assert_nothing_was_noticed(report: &Report) {
     let errors = report.errors();
     assert!(errors.is_empty(), "{} errors: {errors:#?}", errors.len());
+}
+
+#[track_caller]
+fn assert_nobody_waited_long(report: &Report, longest_max: Duration) {
     let (longest_ms, whose) = report.longest();
     println!("longest wait: {longest_ms} ms, of {whose}; writes: {:?}", report.written());
     assert!(u128::from(longest_ms) <= longest_max.as_millis(), "{whose} waited {longest_ms} ms");
@@ -172,8 +176,10 @@ fn live_through(signal: Signal, times: u32, files: u32, interval: Duration, long
     books.take(&mut capture);
     let waits = Waits::of(&report, &gaps);
     println!("{signal} {times} times, {files} files open: {waits}");
-    assert_nothing_was_noticed(&report, longest_max);
+    assert_nothing_was_noticed(&report);
     books.assert_complete(&report, supervised.bywash.directory());
+    println!("0 errors, 0 writes lost, 0 captured twice");
+    assert_nobody_waited_long(&report, longest_max);
     waits
 }
 
