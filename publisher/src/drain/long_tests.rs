@@ -5,7 +5,7 @@ use bywash_common::config::Framing;
 use super::*;
 
 /// More than comes out of the ring at a time.
-const LONG_BYTES: usize = 50_000;
+const LONG_BYTES: usize = 5_000;
 
 fn long_text() -> String {
     "a \"line\" of log, with ünïcode 😀\n".chars().cycle().take(LONG_BYTES).collect()

@@ -108,7 +108,7 @@ pub fn drain(format: &str, len: usize) -> Result<Box<dyn Bench>> {
 struct All<'a>(&'a mut Early);
 
 impl Follow for All<'_> {
-    const PIECE_BYTES: usize = 4 << 10;
+    const PIECE_BYTES: usize = 128 << 10;
 
     fn begin(&mut self) {
         self.0.begin();
