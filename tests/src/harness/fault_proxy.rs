@@ -102,6 +102,8 @@ struct State {
     /// A key's records may share a request.
     is_relaxed: AtomicBool,
     has_short_sessions: AtomicBool,
+    /// Nobody may list shards.
+    denies_listing: AtomicBool,
 }
 
 /// A running proxy.
@@ -124,6 +126,7 @@ impl FaultProxy {
             moved: Condvar::new(),
             is_relaxed: AtomicBool::new(false),
             has_short_sessions: AtomicBool::new(false),
+            denies_listing: AtomicBool::new(false),
         });
         let serving = Arc::clone(&state);
         acceptor.start(move |client| serve(&serving, client));
@@ -143,6 +146,11 @@ impl FaultProxy {
     /// Lets records of one key share a request.
     pub fn allow_shared_requests(&self) {
         self.state.is_relaxed.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets nobody list shards.
+    pub fn deny_listing(&self) {
+        self.state.denies_listing.store(true, Ordering::Relaxed);
     }
 
     /// Makes the credentials of assumed roles expire soon.
@@ -223,6 +231,11 @@ fn serve(state: &State, client: &TcpStream) -> io::Result<()> {
                 Some(answer) => answer.write(&mut &*client)?,
                 None => return client.shutdown(Shutdown::Both),
             }
+        } else if state.denies_listing.load(Ordering::Relaxed)
+            && request.header("x-amz-target").is_some_and(|target| target.ends_with(".ListShards"))
+        {
+            error(400, "AccessDeniedException", "not authorized to perform: kinesis:ListShards")
+                .write(&mut &*client)?;
         } else {
             let mut answer = forward(&request)?;
             state.note_session(&request, &mut answer);

@@ -1,12 +1,14 @@
 //! `publisher check --connect`: whether Kinesis answers, and knows the streams.
 
 use anyhow::{Context as _, bail};
+use aws_sdk_kinesis::Client;
 use bywash_common::config::Config;
 
 use super::{
     client::ready,
-    record::SLICES,
-    trouble::{Trouble, text_of},
+    shards::list,
+    slices::{EQUAL_SLICES, Slices},
+    trouble::{Failure, Trouble},
 };
 
 /// Asks Kinesis for the streams, and gives what it says, a line each. Changes nothing.
@@ -31,18 +33,14 @@ async fn ask(config: &Config, streams: &[&str]) -> anyhow::Result<Vec<String>> {
                 let summary = answer.stream_description_summary();
                 let status = summary.map_or("unknown", |s| s.stream_status().as_str());
                 let shards = summary.map_or(0, |s| s.open_shard_count());
-                let shards_max = SLICES as i32;
-                if config.kinesis.aggregate && shards > shards_max {
-                    bail!(
-                        "stream `{stream}` has {shards} shards, and kinesis.aggregate fills {shards_max} at most: set it to false, \
-                         or give the stream fewer shards"
-                    );
-                }
                 lines.push(format!("stream {stream}: {status}, {shards} shards"));
+                if config.kinesis.aggregate {
+                    lines.extend(ask_for_shards(&ready.client, stream).await?);
+                }
             }
             Err(error) => {
-                let text = text_of(&error);
-                match Trouble::of(&error, &text) {
+                let Failure { trouble, text } = Failure::of(&error);
+                match trouble {
                     // Sending needs no right to describe.
                     Trouble::Denied => {
                         lines.push(format!("stream {stream}: it cannot be described ({text})"));
@@ -53,4 +51,18 @@ async fn ask(config: &Config, streams: &[&str]) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(lines)
+}
+
+/// Whether aggregation can fill all shards of a stream; a line if that cannot be told.
+async fn ask_for_shards(client: &Client, stream: &str) -> anyhow::Result<Option<String>> {
+    match list(client, stream).await {
+        Ok(shards) => match Slices::of(&shards) {
+            Ok(_) => Ok(None),
+            Err(error) => bail!("stream `{stream}`: {error}"),
+        },
+        Err(Failure { text, .. }) => Ok(Some(format!(
+            "stream {stream}: its shards cannot be listed ({text}), so kinesis.aggregate fills {EQUAL_SLICES} equal shards at most: \
+             give the user or role the right kinesis:ListShards"
+        ))),
+    }
 }

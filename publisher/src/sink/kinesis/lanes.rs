@@ -13,8 +13,9 @@ use std::{
 
 use super::{
     aggregate::Packer,
-    record::{Record, SLICES, hash_key_of, slice_of},
+    record::Record,
     retry::{BACK_OFF_MAX, back_off},
+    slices::Slices,
 };
 
 /// How long lanes that become ready at different times gather to share a request, at most, while another request is on its
@@ -118,7 +119,12 @@ pub struct Lanes {
     /// By the moment that ends the hold.
     held: BTreeMap<(Instant, u64), Arc<str>>,
     load: Load,
-    slices_held: [Option<Instant>; SLICES],
+    slices: Slices,
+    /// The slices that are to take the place of those, once nothing is out: a lane's order holds over the change.
+    next_slices: Option<Slices>,
+    /// Until when each slice is held.
+    slices_held: Vec<Option<Instant>>,
+    /// The explicit hash key of each slice, where it decides.
     hash_keys: Vec<Arc<str>>,
     arrivals: u64,
     /// Since when something is ready that was not taken.
@@ -149,15 +155,17 @@ impl Lane {
 impl Lanes {
     /// Without anything.
     pub fn new(limits: Limits) -> Self {
-        let hash_keys = (0..SLICES).filter(|_| limits.aggregate).map(|slice| hash_key_of(slice).into());
+        let slices = Slices::equal();
         Self {
             limits,
+            slices_held: vec![None; slices.count()],
+            hash_keys: if limits.aggregate { slices.hash_keys() } else { Vec::new() },
+            slices,
+            next_slices: None,
             lanes: HashMap::new(),
             ready: BTreeMap::new(),
             held: BTreeMap::new(),
             load: Load::default(),
-            slices_held: [None; SLICES],
-            hash_keys: hash_keys.collect(),
             arrivals: 0,
             ready_since: None,
             is_flushing: false,
@@ -178,7 +186,7 @@ impl Lanes {
     pub fn push(&mut self, mut record: Record, now: Instant) {
         self.arrivals += 1;
         record.arrival = self.arrivals;
-        let packed = self.limits.aggregate.then(|| slice_of(&record.partition_key));
+        let packed = self.limits.aggregate.then(|| self.slices.slice_of(&record.partition_key));
         let name = packed.map_or(record.partition_key.as_str(), |slice| &self.hash_keys[slice]);
         if let Some(lane) = self.lanes.get_mut(name) {
             let before = lane.load(&self.limits);
@@ -194,7 +202,7 @@ impl Lanes {
         let name: Arc<str> = packed.map_or_else(|| name.into(), |slice| Arc::clone(&self.hash_keys[slice]));
         let lane = Lane {
             bytes: record.bytes(),
-            slice: packed.unwrap_or_else(|| slice_of(&record.partition_key)),
+            slice: packed.unwrap_or_else(|| self.slices.slice_of(&record.partition_key)),
             queue: VecDeque::from([record]),
             place: Place::Out,
             failures: 0,
@@ -221,11 +229,43 @@ impl Lanes {
 
     /// Holds what falls into a slice until a moment, or lets it go.
     pub fn hold(&mut self, slice: usize, until: Option<Instant>) {
-        self.slices_held[slice] = until;
+        if let Some(held) = self.slices_held.get_mut(slice) {
+            *held = until;
+        }
+    }
+
+    /// Cuts the hash space otherwise from now on, or as soon as what is out has come back: until then nothing more goes out.
+    /// Gives whether that is done already; [`Self::settle`] does it otherwise.
+    pub fn cut(&mut self, slices: Slices, now: Instant) -> bool {
+        self.next_slices = Some(slices).filter(|slices| *slices != self.slices);
+        self.cut_if_idle(now)
+    }
+
+    /// The slices that the hash space is cut into.
+    pub fn slices(&self) -> &Slices {
+        &self.slices
+    }
+
+    fn cut_if_idle(&mut self, now: Instant) -> bool {
+        if self.lanes.values().any(|lane| lane.place == Place::Out) {
+            return false;
+        }
+        let Some(slices) = self.next_slices.take() else { return false };
+        let waiting = self.give_up();
+        self.slices_held = vec![None; slices.count()];
+        self.hash_keys = if self.limits.aggregate { slices.hash_keys() } else { Vec::new() };
+        self.slices = slices;
+        for record in waiting {
+            self.push(record, now);
+        }
+        true
     }
 
     /// When [`Self::is_due`] may come true without anything else happening.
     pub fn next_due(&self, is_idle: bool) -> Option<Instant> {
+        if self.next_slices.is_some() {
+            return None;
+        }
         let ripe = self.ripe_at(is_idle);
         let released = self.held.first_key_value().map(|((until, _), _)| *until);
         ripe.into_iter().chain(released).min()
@@ -235,6 +275,9 @@ impl Lanes {
     /// `is_idle` says that no other request is on its way.
     pub fn is_due(&mut self, is_idle: bool, now: Instant) -> bool {
         self.end_holds(now);
+        if self.next_slices.is_some() {
+            return false;
+        }
         self.load.records >= self.limits.batch_records
             || self.load.bytes >= self.limits.batch_bytes
             || self.ripe_at(is_idle).is_some_and(|at| at <= now)
@@ -306,8 +349,9 @@ impl Lanes {
         }
     }
 
-    /// Takes a request's records back that are not done, and lets their lanes go on.
-    pub fn settle(&mut self, batch: Vec<(Entry, Fate)>, now: Instant) {
+    /// Takes a request's records back that are not done, and lets their lanes go on. Gives whether the hash space is cut
+    /// otherwise from now on.
+    pub fn settle(&mut self, batch: Vec<(Entry, Fate)>, now: Instant) -> bool {
         let mut names: Vec<Arc<str>> = Vec::with_capacity(batch.len());
         // The last first, so that each lane's front is in order again.
         for (entry, fate) in batch.into_iter().rev() {
@@ -337,6 +381,7 @@ impl Lanes {
         for name in names {
             self.release(name, now);
         }
+        self.next_slices.is_some() && self.cut_if_idle(now)
     }
 
     fn oldest_ready(&self) -> Option<Instant> {

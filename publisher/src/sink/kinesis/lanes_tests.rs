@@ -1,11 +1,11 @@
 use std::collections::HashSet;
 
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
 use crate::{
     delivery::{Ticket, testing},
-    sink::kinesis::aggregate::unpack,
+    sink::kinesis::{aggregate::unpack, slices::equal_shards},
 };
 
 const LIMITS: Limits = Limits {
@@ -136,7 +136,7 @@ fn a_held_slice_holds_its_lanes_and_no_others() {
     let mut lanes = Lanes::new(LIMITS);
     lanes.push(record(0, "a", 8, now), now);
     lanes.push(record(1, "b", 8, now), now);
-    lanes.hold(slice_of("a"), Some(until));
+    lanes.hold(lanes.slices().slice_of("a"), Some(until));
     assert_eq!(numbers(&lanes.take(now)), [1]);
     assert_eq!(lanes.next_due(true), Some(until));
     lanes.push(record(2, "a", 8, now), now);
@@ -205,6 +205,37 @@ fn an_aggregate_holds_a_slices_records_up_to_a_records_size() {
 }
 
 #[test]
+fn the_hash_space_is_cut_otherwise_when_nothing_is_out() {
+    let now = Instant::now();
+    let mut lanes = Lanes::new(Limits { aggregate: true, batch_records: 1, ..LIMITS });
+    lanes.flush();
+    for number in 0..400 {
+        lanes.push(record(number, &number.to_string(), 8, now), now);
+    }
+    let out = lanes.take(now);
+    let slices = Slices::of(&equal_shards(100)).unwrap();
+    assert!(!lanes.cut(slices.clone(), now) && !lanes.is_due(true, now) && lanes.next_due(true).is_none());
+    assert_eq!(lanes.slices(), &Slices::equal());
+    let first = numbers(&out);
+    assert!(lanes.settle(out.into_iter().map(|entry| (entry, Fate::Again)).collect(), now));
+    assert_eq!(lanes.slices(), &slices);
+    assert!(lanes.is_due(true, now));
+    let mut shards = HashSet::new();
+    let mut seen = Vec::new();
+    while !lanes.is_empty() {
+        let batch = lanes.take(now);
+        shards.insert(slices.shard_of(batch[0].slice).unwrap());
+        seen.extend(numbers(&batch));
+        settle_all(&mut lanes, batch, Fate::Done, now);
+    }
+    assert_eq!(seen[0], first[0], "the oldest is first again");
+    assert!(shards.len() > 90, "{} shards of 100 got something of 400 keys", shards.len());
+    seen.sort_unstable();
+    assert_eq!(seen, (0..400).collect::<Vec<_>>());
+    assert!(!lanes.cut(slices, now), "there is nothing to change");
+}
+
+#[test]
 fn what_is_given_up_is_all_that_waits() {
     let now = Instant::now();
     let mut lanes = Lanes::new(Limits { batch_records: 1, ..LIMITS });
@@ -238,18 +269,23 @@ proptest! {
         strict_order: bool,
         aggregate: bool,
         out_max in 1..4_usize,
+        cuts in vec(option::weighted(0.2, 1..300_usize), 0..60),
     ) {
         let limits = Limits { strict_order, aggregate, batch_records: 7, batch_bytes: 1500, record_bytes: 900, ..LIMITS };
         let mut now = Instant::now();
         let mut lanes = Lanes::new(limits);
         lanes.flush();
         let mut fates = fates.into_iter();
+        let mut cuts = cuts.into_iter();
         let mut waiting = keys.iter().enumerate();
         let mut out: Vec<Vec<Entry>> = Vec::new();
         let mut delivered = Vec::new();
         loop {
             for (number, (key, bytes)) in waiting.by_ref().take(5) {
                 lanes.push(record(number as u64, &format!("key {key}"), *bytes, now), now);
+            }
+            if let Some(Some(shards)) = cuts.next() {
+                lanes.cut(Slices::of(&equal_shards(shards)).unwrap(), now);
             }
             while out.len() < out_max && lanes.is_due(true, now) {
                 let batch = lanes.take(now);

@@ -17,8 +17,9 @@
 //!
 //! **Order.** Records of one partition key form a lane ([`lanes`]); a lane has at most one request on its way, which in
 //! strict order holds one record of it. Failed records go back to the front of their lane, so nothing of a key is ever
-//! sent before what was written earlier is confirmed. With aggregation a lane is one 64th of the hash space, and its
-//! record holds all that waits in it ([`aggregate`]).
+//! sent before what was written earlier is confirmed. With aggregation a lane is a slice of the hash space ([`slices`]), of which
+//! each shard holds one at least, and its record holds all that waits in it ([`aggregate`]). When shards are split or merged, the
+//! space is cut otherwise as soon as nothing is on its way.
 //!
 //! **Threads.** The drain hands records over in small batches, without waiting; [`service`] runs the SDK on a thread of
 //! its own. What waits in it is bounded by `publisher.in_flight_*`, as for every sink.
@@ -34,7 +35,10 @@ mod record;
 mod renewal;
 mod retry;
 mod service;
+mod shards;
 mod sink;
+mod slices;
+mod stream;
 mod trouble;
 
 pub use client::{Ready, ready};

@@ -1,10 +1,13 @@
 //! How fast each shard takes records.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Instant,
+};
 
 use super::{
     lanes::Lanes,
-    record::SLICES,
     retry::{BACK_OFF_MAX, back_off},
 };
 
@@ -22,53 +25,86 @@ pub struct Said {
 /// Kinesis throttles shards, and names the shard of each record that it takes. So slices of the hash space that have
 /// been seen in one shard are held together; one whose shard is not known yet is held by itself.
 pub struct Paces {
-    shards: [Option<Arc<str>>; SLICES],
+    slices: Vec<Slice>,
+    /// The number of each shard that was seen.
+    shards: HashMap<Arc<str>, usize>,
+}
+
+#[derive(Clone, Default)]
+struct Slice {
+    /// The number of the shard that it was seen in last.
+    shard: Option<usize>,
     /// Throttled answers in a row.
-    failures: [u32; SLICES],
+    failures: u32,
+}
+
+/// What is held together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Group {
+    Shard(usize),
+    Slice(usize),
+}
+
+/// What a request said of a group, and the throttled answers in a row before it.
+#[derive(Default)]
+struct Heard {
+    said: Said,
+    failures: u32,
+}
+
+/// What follows for a group.
+struct Verdict {
+    failures: u32,
+    held_until: Option<Instant>,
 }
 
 impl Paces {
-    /// Nothing is known.
-    pub fn new() -> Self {
-        Self { shards: [const { None }; SLICES], failures: [0; SLICES] }
+    /// Nothing is known of that many slices.
+    pub fn new(slices: usize) -> Self {
+        Self { slices: vec![Slice::default(); slices], shards: HashMap::new() }
     }
 
     /// A record of `slice` was put into `shard`.
     pub fn learn(&mut self, slice: usize, shard: &str) {
-        if self.shards[slice].as_deref() == Some(shard) {
-            return;
+        let Some(slice) = self.slices.get_mut(slice) else { return };
+        let next = self.shards.len();
+        let number = match self.shards.get(shard) {
+            Some(number) => *number,
+            None => *self.shards.entry(shard.into()).or_insert(next),
+        };
+        slice.shard = Some(number);
+    }
+
+    fn group(&self, slice: usize) -> Group {
+        self.slices.get(slice).and_then(|slice| slice.shard).map_or(Group::Slice(slice), Group::Shard)
+    }
+
+    /// Takes in what a request said of each slice that it had records of, and holds the lanes of shards that take no more for
+    /// now.
+    pub fn heed(&mut self, said: &BTreeMap<usize, Said>, lanes: &mut Lanes, now: Instant) {
+        let mut heard: HashMap<Group, Heard> = HashMap::new();
+        for (&slice, said) in said {
+            let group = heard.entry(self.group(slice)).or_default();
+            group.said.delivered |= said.delivered;
+            group.said.throttled |= said.throttled;
+            group.failures = group.failures.max(self.slices.get(slice).map_or(0, |slice| slice.failures));
         }
-        let known = self.shards.iter().flatten().find(|known| &***known == shard);
-        self.shards[slice] = Some(known.cloned().unwrap_or_else(|| shard.into()));
-    }
-
-    /// Whether two slices are known to be in one shard.
-    fn is_one_shard(&self, a: usize, b: usize) -> bool {
-        a == b || self.shards[a].is_some() && self.shards[a] == self.shards[b]
-    }
-
-    /// Takes in what a request said, and holds the lanes of shards that take no more for now.
-    pub fn heed(&mut self, said: &[Said; SLICES], lanes: &mut Lanes, now: Instant) {
-        let mut is_done = [false; SLICES];
-        for slice in 0..SLICES {
-            if is_done[slice] || !(said[slice].delivered || said[slice].throttled) {
-                continue;
-            }
-            let shard: Vec<usize> =
-                (slice..SLICES).filter(|&other| self.is_one_shard(slice, other)).collect();
-            let delivered = shard.iter().any(|&s| said[s].delivered);
-            let throttled = shard.iter().any(|&s| said[s].throttled);
+        let verdict = |heard: Heard| {
             // A shard that takes a part is full, not stuck: it is asked again soon.
-            let failures = match (delivered, throttled) {
+            let failures = match (heard.said.delivered, heard.said.throttled) {
                 (_, false) => 0,
                 (true, true) => 1,
-                (false, true) => self.failures[slice] + 1,
+                (false, true) => heard.failures + 1,
             };
-            let until = throttled.then(|| now + back_off(failures, BACK_OFF_MAX));
-            for &slice in &shard {
-                is_done[slice] = true;
-                self.failures[slice] = failures;
-                lanes.hold(slice, until);
+            let held_until = heard.said.throttled.then(|| now + back_off(failures, BACK_OFF_MAX));
+            Verdict { failures, held_until }
+        };
+        let verdicts: HashMap<_, _> =
+            heard.into_iter().map(|(group, heard)| (group, verdict(heard))).collect();
+        for slice in 0..self.slices.len() {
+            if let Some(Verdict { failures, held_until }) = verdicts.get(&self.group(slice)) {
+                self.slices[slice].failures = *failures;
+                lanes.hold(slice, *held_until);
             }
         }
     }
@@ -80,14 +116,15 @@ mod tests {
 
     #[test]
     fn slices_seen_in_one_shard_are_one() {
-        let mut paces = Paces::new();
-        assert!(!paces.is_one_shard(1, 2));
+        let mut paces = Paces::new(5);
+        assert_ne!(paces.group(1), paces.group(2));
         for slice in [1, 2] {
             paces.learn(slice, "a");
         }
         paces.learn(3, "b");
-        assert!(paces.is_one_shard(1, 2) && !paces.is_one_shard(1, 3) && !paces.is_one_shard(3, 4));
+        assert_eq!(paces.group(1), paces.group(2));
+        assert!(paces.group(1) != paces.group(3) && paces.group(3) != paces.group(4));
         paces.learn(2, "b");
-        assert!(paces.is_one_shard(2, 3) && !paces.is_one_shard(1, 2));
+        assert!(paces.group(2) == paces.group(3) && paces.group(1) != paces.group(2));
     }
 }

@@ -7,10 +7,6 @@ use md5::{Digest, Md5};
 
 use crate::delivery::{EVENT_ID_BYTES_MAX, EventId, Message, Ticket};
 
-/// The hash space is looked at in this many equal slices: what aggregation packs together, and what is paced together as
-/// long as nobody knows the shards. A shard of a stream with at most as many shards is one or more of them.
-pub const SLICES: usize = 64;
-const SLICE_BITS: u32 = SLICES.trailing_zeros();
 /// The most bytes of a partition key: its characters take up to four.
 const KEY_BYTES_MAX: usize = PARTITION_KEY_CHARS_MAX * 4;
 
@@ -58,20 +54,8 @@ pub fn partition_key_bytes_max(key_bytes: usize) -> usize {
 }
 
 /// Where Kinesis puts a partition key: its MD5, as a number (API reference, `PutRecord`).
-fn hash(key: &[u8]) -> u128 {
+pub fn hash(key: &[u8]) -> u128 {
     u128::from_be_bytes(Md5::digest(key).into())
-}
-
-/// The slice of the hash space that a partition key falls into.
-pub fn slice_of(partition_key: &str) -> usize {
-    // Below SLICES by the shift.
-    (hash(partition_key.as_bytes()) >> (u128::BITS - SLICE_BITS)) as usize
-}
-
-/// The explicit hash key that stands for a slice: its middle, so that it is in one shard for certain.
-pub fn hash_key_of(slice: usize) -> String {
-    let begin = (slice as u128) << (u128::BITS - SLICE_BITS);
-    (begin + (1 << (u128::BITS - SLICE_BITS - 1))).to_string()
 }
 
 #[cfg(test)]
@@ -111,14 +95,5 @@ mod tests {
         {
             assert!(key_of(Some(key)).len() <= partition_key_bytes_max(key.len()));
         }
-    }
-
-    #[test]
-    fn a_slice_is_where_kinesis_puts_the_key() {
-        // MD5("a") begins with 0x0c, MD5("b") with 0x92.
-        assert_eq!((slice_of("a"), slice_of("b")), (0x0c >> 2, 0x92 >> 2));
-        let middle: u128 = hash_key_of(SLICES - 1).parse().unwrap();
-        assert_eq!(middle >> 122, SLICES as u128 - 1);
-        assert_eq!(hash_key_of(0), (1_u128 << 121).to_string());
     }
 }

@@ -1,12 +1,10 @@
 //! The other side of the sink: requests, their answers, and what follows from them, on one thread.
 
-use std::{future::pending, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, future::pending, sync::Arc, time::Instant};
 
 use aws_sdk_kinesis::{
     Client,
-    config::http::HttpResponse,
-    error::SdkError,
-    operation::put_records::{PutRecordsError, PutRecordsOutput},
+    operation::put_records::PutRecordsOutput,
     primitives::Blob,
     types::{PutRecordsRequestEntry, PutRecordsResultEntry},
 };
@@ -24,12 +22,15 @@ use crate::{
 
 use super::{
     client::{Ready, ready},
-    lanes::{Entry, Fate, Lanes, Limits},
-    paces::{Paces, Said},
-    record::{Record, SLICES},
+    lanes::{Entry, Fate, Limits},
+    paces::Said,
+    record::Record,
     renewal::{Generation, Renewal},
-    retry::{OPERATOR_BACK_OFF_MAX, back_off},
-    trouble::{LogRates, Trouble, text_of},
+    retry::OPERATOR_BACK_OFF_MAX,
+    shards::{Listing, list},
+    slices::Shard,
+    stream::Stream,
+    trouble::{Failure, Trouble},
 };
 
 /// How many batches of records are taken in before requests are looked at again.
@@ -45,19 +46,6 @@ pub struct Handed {
     pub record: Record,
 }
 
-/// A stream, and how it is doing.
-struct Stream {
-    name: Arc<str>,
-    lanes: Lanes,
-    paces: Paces,
-    log_rates: LogRates,
-    /// Requests on their way.
-    requests: u32,
-    /// Requests that failed as a whole, in a row.
-    failures: u32,
-    held_until: Option<Instant>,
-}
-
 /// What came of a request.
 struct Answer {
     stream: usize,
@@ -66,10 +54,10 @@ struct Answer {
     result: Result<PutRecordsOutput, Failure>,
 }
 
-/// Why a request failed as a whole.
-struct Failure {
-    trouble: Trouble,
-    text: String,
+/// What shards a stream has.
+struct Listed {
+    stream: usize,
+    result: Result<Vec<Shard>, Failure>,
 }
 
 /// Sends what it is handed.
@@ -82,58 +70,13 @@ pub struct Service {
     /// The stream whose turn it is.
     turn: usize,
     requests: JoinSet<Answer>,
+    /// One at most for each stream.
+    listings: JoinSet<Listed>,
     renewal: Renewal,
     /// The client that will be the next, one at most.
     clients: JoinSet<Result<Ready, String>>,
     /// Nothing more is handed over.
     is_ending: bool,
-}
-
-impl Stream {
-    fn new(name: Arc<str>, limits: Limits) -> Self {
-        Self {
-            name,
-            lanes: Lanes::new(limits),
-            paces: Paces::new(),
-            log_rates: LogRates::new(),
-            requests: 0,
-            failures: 0,
-            held_until: None,
-        }
-    }
-
-    /// Whether a request may be made now. After a failure a single one finds out whether that is over.
-    fn may_send(&self, now: Instant) -> bool {
-        self.held_until.is_none_or(|until| until <= now) && (self.failures == 0 || self.requests == 0)
-    }
-
-    /// When a request may become due without an answer or a record coming in.
-    fn next_due(&self) -> Option<Instant> {
-        if self.failures > 0 && self.requests > 0 {
-            return None;
-        }
-        self.lanes.next_due(self.requests == 0).map(|due| self.held_until.map_or(due, |until| until.max(due)))
-    }
-
-    /// A request failed as a whole.
-    fn fail(&mut self, failure: &Failure, now: Instant) {
-        self.log_rates.trouble(&self.name, failure.trouble, &failure.text);
-        // Those that were on their way with one that failed before are no further failure.
-        if self.held_until.is_none_or(|until| until <= now) {
-            self.failures += 1;
-            // Where credentials are to blame, all streams wait until those are read again, and no longer.
-            if failure.trouble.is_of_credentials() {
-                return;
-            }
-            self.held_until = Some(now + back_off(self.failures, failure.trouble.back_off_max()));
-        }
-    }
-
-    /// A request succeeded; what of its records did shows by themselves.
-    fn succeed(&mut self) {
-        self.failures = 0;
-        self.held_until = None;
-    }
 }
 
 impl Service {
@@ -147,6 +90,7 @@ impl Service {
             streams: Vec::new(),
             turn: 0,
             requests: JoinSet::new(),
+            listings: JoinSet::new(),
             renewal: Renewal::default(),
             clients: JoinSet::new(),
             is_ending: false,
@@ -162,11 +106,13 @@ impl Service {
         tracing::info!("sending to Kinesis, {place}");
         while !(self.is_ending && self.streams.iter().all(|stream| stream.lanes.is_empty())) {
             self.renew();
+            self.list(&client);
             self.send(&client);
             let due = self.next_due();
             tokio::select! {
                 _ = &mut end => return,
                 Some(answer) = self.requests.join_next() => self.heed(answer),
+                Some(listed) = self.listings.join_next() => self.heed_listed(listed),
                 Some(ready) = self.clients.join_next() => self.turn_to(ready, &mut client),
                 batch = handed.recv(), if !self.is_ending => self.take_in(batch, &mut handed),
                 () = wait(due) => {}
@@ -231,6 +177,36 @@ impl Service {
         }
     }
 
+    /// Asks for the shards of streams where that is due.
+    fn list(&mut self, client: &Client) {
+        if self.renewal.due().is_some() {
+            return;
+        }
+        let now = Instant::now();
+        for (index, stream) in self.streams.iter_mut().enumerate() {
+            if stream.listing.due().is_some_and(|due| due <= now) {
+                stream.listing = Listing::Out;
+                let (client, name) = (client.clone(), Arc::clone(&stream.name));
+                self.listings
+                    .spawn(async move { Listed { stream: index, result: list(&client, &name).await } });
+            }
+        }
+    }
+
+    /// Takes in what shards a stream has.
+    fn heed_listed(&mut self, listed: Result<Listed, JoinError>) {
+        let Listed { stream, result } =
+            listed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        let (stream, now) = (&mut self.streams[stream], Instant::now());
+        match result {
+            Ok(shards) => {
+                stream.listing.listed(now);
+                stream.turn_to(&shards, now);
+            }
+            Err(failure) => stream.listing.failed(&stream.name, &failure, now),
+        }
+    }
+
     /// Makes the requests that are due, as far as there may be more. Streams take turns, a request each, so that a stream
     /// with a backlog cannot take all the places.
     fn send(&mut self, client: &Client) {
@@ -265,10 +241,11 @@ impl Service {
         if let Some(due) = self.renewal.due() {
             return Some(due).filter(|_| self.clients.is_empty());
         }
+        let listing = self.streams.iter().filter_map(|stream| stream.listing.due()).min();
         if self.requests.len() >= self.config.requests_max as usize {
-            return None;
+            return listing;
         }
-        self.streams.iter().filter_map(Stream::next_due).min()
+        self.streams.iter().filter_map(Stream::next_due).chain(listing).min()
     }
 
     /// Draws the conclusions from an answer.
@@ -301,7 +278,7 @@ impl Service {
                 entries.into_iter().map(|entry| (entry, Fate::Again)).collect()
             }
         };
-        stream.lanes.settle(settled, now);
+        stream.settle(settled, now);
         if gives_up && self.frontier.keeps_letters() {
             for record in stream.lanes.give_up() {
                 self.frontier.give_up(record.ticket, letter(&stream.name, &record, &reason));
@@ -337,14 +314,9 @@ async fn put(client: Client, by: Generation, stream: usize, name: Arc<str>, entr
             Err(Failure { trouble: Trouble::Server, text })
         }
         Ok(output) => Ok(output),
-        Err(error) => Err(failure(&error)),
+        Err(error) => Err(Failure::of(&error)),
     };
     Answer { stream, by, entries, result }
-}
-
-fn failure(error: &SdkError<PutRecordsError, HttpResponse>) -> Failure {
-    let text = text_of(error);
-    Failure { trouble: Trouble::of(error, &text), text }
 }
 
 /// Deals with each record as its result says.
@@ -355,18 +327,21 @@ fn settle_each(
     results: &[PutRecordsResultEntry],
     now: Instant,
 ) -> Vec<(Entry, Fate)> {
-    let mut said = [Said::default(); SLICES];
+    let mut said: BTreeMap<usize, Said> = BTreeMap::new();
     let mut has_failures = false;
     let settled: Vec<_> = entries
         .into_iter()
         .zip(results)
         .map(|(entry, result)| {
-            let said = &mut said[entry.slice];
+            let said = said.entry(entry.slice).or_default();
             let fate = match result.error_code() {
                 None => {
                     said.delivered = true;
                     if let Some(shard) = result.shard_id() {
                         stream.paces.learn(entry.slice, shard);
+                        if stream.lanes.slices().shard_of(entry.slice) != Some(shard) {
+                            stream.listing.outdated(now);
+                        }
                     }
                     entry
                         .records

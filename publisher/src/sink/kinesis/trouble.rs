@@ -126,7 +126,9 @@ impl Trouble {
         match self {
             Self::Throttled => "if that lasts, give the stream more shards or on-demand capacity",
             Self::Unreachable => "look at the network, kinesis.endpoint_url and kinesis.region",
-            Self::Server => "if that lasts, look at AWS's health dashboard",
+            Self::Server => {
+                "if that lasts, look at kinesis.region and kinesis.endpoint_url, and at AWS's health dashboard"
+            }
             Self::Missing => {
                 "create the stream, or mend kinesis.stream_name, a directory's topic, kinesis.region or the account"
             }
@@ -159,6 +161,23 @@ pub fn text_of<E: ProvideErrorMetadata + Error + 'static>(error: &SdkError<E, Ht
     let whole = DisplayErrorContext(error).to_string();
     // Behind the causes come the values in Rust's notation.
     whole.split_once(" (").map_or(whole.clone(), |(causes, _)| causes.to_owned())
+}
+
+/// Why a request failed as a whole.
+#[derive(Debug)]
+pub struct Failure {
+    /// Of what kind that is.
+    pub trouble: Trouble,
+    /// What Kinesis says.
+    pub text: String,
+}
+
+impl Failure {
+    /// What the SDK's error stands for.
+    pub fn of<E: ProvideErrorMetadata + Error + 'static>(error: &SdkError<E, HttpResponse>) -> Self {
+        let text = text_of(error);
+        Self { trouble: Trouble::of(error, &text), text }
+    }
 }
 
 /// What the log has said about a stream.

@@ -6,6 +6,7 @@ mod delivery;
 mod fairness;
 mod faults;
 mod kill;
+mod shards;
 mod trouble;
 
 use std::path::PathBuf;

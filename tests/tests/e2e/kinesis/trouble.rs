@@ -172,19 +172,6 @@ fn missing_credentials_and_a_missing_region_are_named() {
 }
 
 #[test]
-fn a_stream_of_more_shards_than_aggregates_reach_is_named() {
-    let kinesis = Kinesis::start();
-    kinesis.create_stream("logs", 65);
-    let proxy = FaultProxy::start(&kinesis);
-    let bywash = Bywash::for_kinesis(&proxy.url(), &Settings { kinesis: "aggregate = true", ..SMALL });
-    let check = bywash.publisher_command(&["check", "--connect"]);
-    assert_eq!(check.code, Some(1), "{check:?}");
-    assert!(check.stderr.contains("65 shards") && check.stderr.contains("kinesis.aggregate"), "{check:?}");
-    bywash.edit("aggregate = true", "aggregate = false");
-    assert_eq!(bywash.publisher_command(&["check", "--connect"]).code, Some(0));
-}
-
-#[test]
 fn settings_that_kinesis_cannot_have_are_refused_at_the_start() {
     let bywash = Bywash::for_kinesis("http://localhost:9", &Settings { topic: "", ..SMALL });
     let check = bywash.publisher_command(&["check"]);
