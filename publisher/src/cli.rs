@@ -1,10 +1,15 @@
 //! The command line.
 
-use bywash_common::{cli::GlobalArgs, exit::Exit, output};
+use bywash_common::{
+    cli::GlobalArgs,
+    config::{Config, ConfigArgs, Unusable},
+    exit::Exit,
+    output,
+};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{check, consume, failed, run, status};
+use crate::{check, consume, failed, run, sink::OpenError, status};
 
 /// Sends what fs-agent captures to Kafka or Kinesis.
 #[derive(Debug, Parser)]
@@ -46,6 +51,11 @@ impl Cli {
     /// # Errors
     /// What went wrong, for people.
     pub fn execute(self) -> anyhow::Result<Exit> {
+        let args = self.global.config.clone();
+        self.obey().map_err(|error| placed(&args, error))
+    }
+
+    fn obey(self) -> anyhow::Result<Exit> {
         let config = || self.global.load_config();
         match self.command {
             Command::Run => run::run(&self.global),
@@ -67,6 +77,15 @@ impl Cli {
             }
         }
     }
+}
+
+/// An error that names the place of what is wrong with the configuration, if that is what is wrong.
+fn placed(args: &ConfigArgs, error: anyhow::Error) -> anyhow::Error {
+    let unusable = match error.downcast_ref::<OpenError>() {
+        Some(error) => error.unusable(),
+        None => error.downcast_ref::<Unusable>(),
+    };
+    unusable.map(|unusable| Config::placed(args, unusable).into()).unwrap_or(error)
 }
 
 #[cfg(test)]

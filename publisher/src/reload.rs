@@ -97,7 +97,10 @@ impl Reader {
     fn read(&self) -> Result<Config, Refusal> {
         let new = self.args.read_config()?;
         let changed = self.current.changed_keys(&new);
-        let accepted = accepted(&self.current, new)?;
+        let accepted = accepted(&self.current, new).map_err(|error| match error.unusable() {
+            Some(unusable) => Refusal::Config(Config::placed(&self.args.config, unusable)),
+            None => Refusal::Sink(error),
+        })?;
         for key in changed {
             if !AT_ONCE.iter().any(|known| key.starts_with(known)) {
                 tracing::warn!(

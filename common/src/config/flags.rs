@@ -151,6 +151,31 @@ impl ConfigArgs {
         self.apply_kinesis(config, as_fifo2kinesis, &mut refuse);
     }
 
+    /// The flag, or its variable, that a key has its value from, if one was given.
+    pub(super) fn flag_of(&self, key: &str) -> Option<&'static str> {
+        let is_named = self.names_fifo_as_fifo2kinesis();
+        let flags = [
+            ("directory.path", "directory", !self.directory.is_empty()),
+            ("event.encoder", "encoder", self.encoder.is_some()),
+            ("failed.dir", "failed-attempts-dir", self.failed_attempts_dir.is_some()),
+            ("fifo.path", "fifo-name", is_named),
+            ("fifo.path", "fifo", !is_named && !self.fifo.is_empty()),
+            ("kafka.brokers", "brokers", !self.brokers.is_empty()),
+            ("kafka.topic", "topic", self.topic.is_some()),
+            ("kinesis.partition_key", "partition-key", self.partition_key.is_some()),
+            ("kinesis.region", "region", self.region.is_some()),
+            ("kinesis.role_arn", "role-arn", self.role_arn.is_some()),
+            ("kinesis.role_session_name", "role-session-name", self.role_session_name.is_some()),
+            ("kinesis.stream_name", "stream-name", self.stream_name.is_some()),
+            ("publisher.batch_records", "buffer-queue-limit", self.buffer_queue_limit.is_some()),
+            ("publisher.flush_interval", "flush-interval", self.flush_interval.is_some()),
+            ("publisher.sink", "sink", self.sink.is_some()),
+            ("ring.name", "ring", self.ring.is_some()),
+            ("ring.size", "ring-size", self.ring_size.is_some()),
+        ];
+        flags.into_iter().find_map(|(of, flag, is_given)| (is_given && of == key).then_some(flag))
+    }
+
     /// The paths that a flag that may be given more than once holds. A variable holds several with colons between, as PATH does.
     fn paths(&self, flag: &str, paths: &[PathBuf]) -> Vec<PathBuf> {
         if !self.layers.is_variable(flag) {

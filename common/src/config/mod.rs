@@ -45,6 +45,7 @@ pub use kinesis::{
     KinesisConfig, PARTITION_KEY_CHARS_MAX, PartitionKey, RECORD_BYTES_MAX, checked_stream_name,
 };
 pub use layers::{Layers, Precedence};
+pub use locate::Key;
 pub use log::{LogConfig, LogLevel};
 pub use metrics::MetricsConfig;
 pub use spool::{Fsync, SpoolConfig};
@@ -235,6 +236,23 @@ pub struct Problem {
     pub message: String,
 }
 
+/// A value that can be read, and that what works with it cannot use.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{key}: {message}")]
+pub struct Unusable {
+    /// The key.
+    pub key: Key,
+    /// Why, and the way out.
+    pub message: String,
+}
+
+impl Unusable {
+    /// A key whose parts hold no dots, and why.
+    pub fn new(key: &str, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into() }
+    }
+}
+
 /// Where a value of the configuration comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -328,6 +346,11 @@ impl Config {
     /// it cannot be found.
     pub fn place_of(args: &ConfigArgs, key: &str, path: &Path) -> Option<String> {
         Self::with_places(args, |places| whole::place_of(places, key, path))
+    }
+
+    /// What cannot be used, with the file and line, flag or variable that it comes from.
+    pub fn placed(args: &ConfigArgs, unusable: &Unusable) -> ConfigError {
+        ConfigError::Wrong(vec![Self::with_places(args, |places| places.of_unusable(unusable))])
     }
 
     fn with_places<T>(args: &ConfigArgs, ask: impl FnOnce(&Places<'_>) -> T) -> T {

@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{Config, ConfigArgs, Origin, Problem, Sink, kafka, kinesis, locate};
+use super::{Config, ConfigArgs, Key, Origin, Problem, Sink, Unusable, kafka, kinesis, locate};
 
 /// As many symbolic links the kernel follows in one path (path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -19,37 +19,32 @@ pub(super) struct Places<'a> {
 }
 
 impl Places<'_> {
-    /// Of a key's value, or of the key if the value stands in no line of its own.
-    fn of(&self, key: &str, value: &str) -> Origin {
-        let args = self.args;
-        let flag = match key {
-            "failed.dir" if args.failed_attempts_dir.is_some() => Some("failed-attempts-dir"),
-            "directory.path" if !args.directory.is_empty() => Some("directory"),
-            "fifo.path" if args.names_fifo_as_fifo2kinesis() => Some("fifo-name"),
-            "fifo.path" if !args.fifo.is_empty() => Some("fifo"),
-            _ => None,
-        };
-        if let Some(flag) = flag {
-            return args.layers.origin(flag);
+    /// Of a key's value, or of the key if the value is not found as it is.
+    fn of(&self, key: &Key, value: &str) -> Origin {
+        if let Some(flag) = self.args.flag_of(&key.to_string()) {
+            return self.args.layers.origin(flag);
         }
-        let quoted = locate::line_of_value(self.text, key, &format!("\"{value}\""));
-        let line = quoted.or_else(|| locate::line_of_value(self.text, key, value));
-        match line.or_else(|| locate::line_of_key(self.text, key)) {
-            Some(line) => Origin::File(self.file.to_owned(), line),
-            None => Origin::Default,
-        }
+        let line =
+            locate::line_of_value(self.text, key, value).or_else(|| locate::line_of_key(self.text, key));
+        line.map_or(Origin::Default, |line| Origin::File(self.file.to_owned(), line))
     }
 
     fn problem(&self, key: &str, value: &str, message: String) -> Problem {
-        Problem { origin: self.of(key, value), key: key.to_owned(), message }
+        Problem { origin: self.of(&key.into(), value), key: key.to_owned(), message }
+    }
+
+    /// What a service cannot use, and where it stands.
+    pub fn of_unusable(&self, unusable: &Unusable) -> Problem {
+        let Unusable { key, message } = unusable;
+        Problem { origin: self.of(key, ""), key: key.to_string(), message: message.clone() }
     }
 }
 
 /// Where a path that a key is set to stands, and the key; nothing if it stands nowhere for sure.
 pub(super) fn place_of(places: &Places<'_>, key: &str, path: &Path) -> Option<String> {
     let shown = path.display().to_string();
-    let is_there = || locate::line_of_value(places.text, key, &shown).is_some();
-    match places.of(key, &shown) {
+    let is_there = || locate::line_of_value(places.text, &key.into(), &shown).is_some();
+    match places.of(&key.into(), &shown) {
         Origin::Default => None,
         Origin::File(..) if !is_there() => None,
         origin => Some(format!("{origin}: {key}")),

@@ -33,12 +33,13 @@ pub enum FailedCommand {
     /// Have the running publisher send all of them again now
     Retry,
     /// Remove them for good
+    #[command(group = clap::ArgGroup::new("which").required(true).args(["event_ids", "all"]))]
     Drop {
         /// Those of these events
-        #[arg(value_name = "EVENT_ID", required_unless_present = "all")]
+        #[arg(value_name = "EVENT_ID")]
         event_ids: Vec<String>,
         /// All of them
-        #[arg(long, conflicts_with = "event_ids")]
+        #[arg(long)]
         all: bool,
     },
 }

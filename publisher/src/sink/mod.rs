@@ -6,7 +6,7 @@ mod stdout;
 
 use std::sync::Arc;
 
-use bywash_common::config::{Config, Delivery, Sink as SinkKind};
+use bywash_common::config::{Config, Delivery, Sink as SinkKind, Unusable};
 
 use crate::delivery::{Frontier, Sink};
 
@@ -21,11 +21,11 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether the configuration has to change.
-    pub fn is_config(&self) -> bool {
+    /// What of the configuration has to change.
+    pub fn unusable(&self) -> Option<&Unusable> {
         match self {
-            Self::Kafka(error) => error.is_config(),
-            Self::Kinesis(error) => error.is_config(),
+            Self::Kafka(error) => error.unusable(),
+            Self::Kinesis(error) => error.unusable(),
         }
     }
 }

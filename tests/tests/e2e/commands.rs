@@ -204,6 +204,45 @@ fn check_names_file_line_key_and_value_of_what_is_wrong() {
 }
 
 #[test]
+fn what_the_sink_cannot_use_is_named_with_file_line_and_key() {
+    let bywash = Bywash::new("localhost:9", &Settings::default());
+    let kinesis = "[publisher]\nsink = \"kinesis\"\n";
+    let wrong = [
+        ("[kafka]\nproperties = { \"linger.ms\" = 5, acks = 1 }\n".to_owned(), 2, "kafka.properties.acks"),
+        ("[kafka.properties]\n\n\"no.such\" = 1\n".to_owned(), 3, "kafka.properties.\"no.such\""),
+        ("kafka.properties.\"bootstrap.servers\" = \"a:1\"\n".to_owned(), 1, "bootstrap.servers"),
+        (
+            "[kafka]\ndelivery = \"exactly_once\"\n[[directory]]\npath = \"/a\"\nframing = \"line\"\n"
+                .to_owned(),
+            2,
+            "kafka.delivery",
+        ),
+        (
+            "[kafka.properties]\n\"security.protocol\" = \"ssl\"\n\"ssl.ca.location\" = \"/gone\"\n"
+                .to_owned(),
+            3,
+            "kafka.properties.\"ssl.ca.location\"",
+        ),
+        ("[publisher]\nflush_interval = \"1000000s\"\n".to_owned(), 2, "publisher.flush_interval"),
+        (
+            format!("{kinesis}batch_records = 501\n[kinesis]\nstream_name = \"s\"\n"),
+            3,
+            "publisher.batch_records",
+        ),
+    ];
+    for (text, line, key) in wrong {
+        fs::write(&bywash.config, text).unwrap();
+        let place = format!("{}:{line}: ", bywash.config.display());
+        for command in ["check", "run"] {
+            assert_says(&bywash::command("publisher", &[command], &bywash.config), 78, &[&place, key]);
+        }
+    }
+    fs::write(&bywash.config, kinesis.to_owned() + "[kinesis]\nstream_name = \"s\"\n").unwrap();
+    let by_flag = bywash.publisher_command(&["check", "--buffer-queue-limit", "501"]);
+    assert_says(&by_flag, 78, &["--buffer-queue-limit: publisher.batch_records: "]);
+}
+
+#[test]
 fn an_unreadable_configuration_is_78_and_named() {
     let bywash = Bywash::new("localhost:9", &Settings::default());
     let missing = bywash.root().join("missing.toml");

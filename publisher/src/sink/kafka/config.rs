@@ -1,6 +1,6 @@
 //! librdkafka's properties: what the configuration says, what the guarantees ask for, and what contradicts them.
 
-use bywash_common::config::Config;
+use bywash_common::config::{Config, Key, Unusable, is_sensitive};
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel, error::KafkaError};
 
 /// How long a message waits for others unless `publisher.flush_interval` says otherwise.
@@ -13,6 +13,9 @@ const RESPONSE_BYTES_MAX: &str = "1073741824";
 const QUEUE_HEADROOM: u64 = 2;
 /// The largest value of librdkafka's `queue.buffering.max.*`.
 const QUEUE_MAX: u64 = 2_147_483_647;
+
+/// The table of the properties.
+const PROPERTIES: &str = "kafka.properties";
 
 /// Has librdkafka stop where it gives a message up.
 pub const GAPLESS: &str = "enable.gapless.guarantee";
@@ -61,22 +64,34 @@ const FIXED: [(&[&str], &str); 7] = [
     (&["delivery.report.only.error"], "without delivery reports nothing would ever count as delivered"),
 ];
 
-/// librdkafka properties of the configuration cannot be used: which, why, and the way out.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("kafka.properties: {0}")]
-pub struct PropertyError(pub String);
+/// What is wrong with a librdkafka property.
+fn wrong(property: &str, message: impl Into<String>) -> Unusable {
+    Unusable { key: Key::from(PROPERTIES).with(property), message: message.into() }
+}
 
-impl PropertyError {
-    fn new(property: &str, message: impl AsRef<str>) -> Self {
-        Self(format!("`{property}`: {}", message.as_ref()))
+/// What librdkafka says is wrong with a client's properties as a whole: of the one that it names, as far as that is the user's.
+pub fn wrong_as_a_whole(config: &Config, text: String) -> Unusable {
+    let named = config.kafka.properties.keys().filter(|property| text.contains(property.as_str()));
+    match named.max_by_key(|property| property.len()) {
+        Some(property) => wrong(property, unreadable(config, property).unwrap_or(text)),
+        None => Unusable::new(PROPERTIES, text),
     }
+}
+
+/// Why the file cannot be read that a property names, which TLS libraries say in words of their own.
+fn unreadable(config: &Config, property: &str) -> Option<String> {
+    let path = config.kafka.properties.get(property).filter(|_| property.ends_with(".location"))?;
+    let read = std::fs::metadata(path)
+        .and_then(|found| if found.is_file() { std::fs::File::open(path).map(drop) } else { Ok(()) });
+    let shown = if is_sensitive(property) { "the file" } else { path };
+    read.err().map(|error| format!("cannot read {shown}: {error}"))
 }
 
 /// The producer's properties.
 ///
 /// # Errors
-/// A [`PropertyError`] for a property that is unknown, wrong, set twice or against the guarantees.
-pub fn producer_config(config: &Config) -> Result<ClientConfig, PropertyError> {
+/// An [`Unusable`] for a property that is unknown, wrong, set twice or against the guarantees.
+pub fn producer_config(config: &Config) -> Result<ClientConfig, Unusable> {
     let mut client = base_config(config)?;
     // Java's default partitioner: consumers that partition likewise find a key where they look for it.
     set_default(&mut client, "partitioner", "murmur2_random");
@@ -99,7 +114,7 @@ pub fn producer_config(config: &Config) -> Result<ClientConfig, PropertyError> {
             return Err(set_twice(twice, key));
         }
         client.set(names[0], &value);
-        validate(&client).map_err(|error| PropertyError(format!("{} (`{key}` sets it)", error.0)))?;
+        validate(&client).map_err(|error| Unusable::new(key, format!("{}: {}", error.key, error.message)))?;
     }
     if client.get("queue.buffering.max.ms").is_none() {
         set_default(&mut client, "linger.ms", LINGER_MS);
@@ -115,8 +130,8 @@ pub fn producer_config(config: &Config) -> Result<ClientConfig, PropertyError> {
 /// The properties of a producer that writes in transactions.
 ///
 /// # Errors
-/// A [`PropertyError`] as for the other producer.
-pub fn transactional_config(config: &Config, transactional_id: &str) -> Result<ClientConfig, PropertyError> {
+/// An [`Unusable`] as for the other producer.
+pub fn transactional_config(config: &Config, transactional_id: &str) -> Result<ClientConfig, Unusable> {
     let mut client = producer_config(config)?;
     client.set("transactional.id", transactional_id);
     // A message that is given up fails its transaction.
@@ -130,8 +145,8 @@ pub fn transactional_config(config: &Config, transactional_id: &str) -> Result<C
 /// The properties of a client that only reads: it assigns partitions to itself and commits nothing.
 ///
 /// # Errors
-/// A [`PropertyError`] as for the producer.
-pub fn consumer_config(config: &Config) -> Result<ClientConfig, PropertyError> {
+/// An [`Unusable`] as for the producer.
+pub fn consumer_config(config: &Config) -> Result<ClientConfig, Unusable> {
     let mut client = base_config(config)?;
     // librdkafka assigns no partitions without a group's name. Nobody joins that group, so it comes to no trace.
     set_default(&mut client, "group.id", &format!("bywash-{}", std::process::id()));
@@ -144,8 +159,8 @@ pub fn consumer_config(config: &Config) -> Result<ClientConfig, PropertyError> {
 /// The properties of a client that makes topics.
 ///
 /// # Errors
-/// A [`PropertyError`] as for the producer.
-pub fn admin_config(config: &Config) -> Result<ClientConfig, PropertyError> {
+/// An [`Unusable`] as for the producer.
+pub fn admin_config(config: &Config) -> Result<ClientConfig, Unusable> {
     let mut client = base_config(config)?;
     // The other clients say all that there is to be said.
     client.set_log_level(RDKafkaLogLevel::Emerg);
@@ -182,27 +197,24 @@ pub fn hint(reason: &str) -> &'static str {
     }
 }
 
-fn base_config(config: &Config) -> Result<ClientConfig, PropertyError> {
+fn base_config(config: &Config) -> Result<ClientConfig, Unusable> {
     for property in config.kafka.properties.keys() {
         let named = |names: &[&str]| names.contains(&property.as_str());
         if let Some((_, key)) = FIRST_CLASS.iter().find(|(names, _)| named(names)) {
             return Err(set_twice(property, key));
         }
         if let Some((_, reason)) = FIXED.iter().find(|(names, _)| named(names)) {
-            return Err(PropertyError::new(
-                property,
-                format!("it cannot be changed: {reason}; leave it out"),
-            ));
+            return Err(wrong(property, format!("it cannot be changed: {reason}; leave it out")));
         }
     }
     if config.kafka.properties.get(GAPLESS).is_some_and(|value| value.parse() != Ok(true)) {
         let message = "it cannot be switched off: events would overtake those that a broker refuses for a moment; leave it out";
-        return Err(PropertyError::new(GAPLESS, message));
+        return Err(wrong(GAPLESS, message));
     }
     let is_set = |name: &&str| config.kafka.properties.contains_key(*name);
     if let Some([one, other]) = ALIASES.iter().find(|names| names.iter().all(is_set)) {
         let message = format!("`{other}` is another name for it, and sets it too: keep one of the two");
-        return Err(PropertyError::new(one, message));
+        return Err(wrong(one, message));
     }
     let mut client = ClientConfig::new();
     client.extend(config.kafka.properties.iter().map(|(k, v)| (k.clone(), v.clone())));
@@ -220,17 +232,17 @@ fn set_default(client: &mut ClientConfig, property: &str, value: &str) {
     }
 }
 
-fn set_twice(property: &str, key: &str) -> PropertyError {
-    PropertyError::new(property, format!("`{key}` sets it already: keep one of the two"))
+fn set_twice(property: &str, key: &str) -> Unusable {
+    wrong(property, format!("`{key}` sets it already: keep one of the two"))
 }
 
 /// Asks librdkafka what it thinks of the properties, one by one.
-fn validate(client: &ClientConfig) -> Result<(), PropertyError> {
+fn validate(client: &ClientConfig) -> Result<(), Unusable> {
     match client.create_native_config() {
         Ok(_) => Ok(()),
         // The value is left out: it may be a secret. librdkafka's text has it where that helps.
-        Err(KafkaError::ClientConfig(_, text, property, _)) => Err(PropertyError::new(&property, text)),
-        Err(error) => Err(PropertyError(error.to_string())),
+        Err(KafkaError::ClientConfig(_, text, property, _)) => Err(wrong(&property, text)),
+        Err(error) => Err(Unusable::new(PROPERTIES, error.to_string())),
     }
 }
 
@@ -288,8 +300,8 @@ mod tests {
 
     #[test]
     fn what_would_void_a_guarantee_is_refused_with_the_reason() {
-        refused(&with("acks", "1"), &["`acks`", "loses events"]);
-        refused(&with("request.required.acks", "1"), &["`request.required.acks`"]);
+        refused(&with("acks", "1"), &["acks", "loses events"]);
+        refused(&with("request.required.acks", "1"), &["request.required.acks"]);
         refused(&with("enable.idempotence", "false"), &["reorders"]);
         refused(&with("message.timeout.ms", "1000"), &["drop"]);
         refused(&with("delivery.timeout.ms", "1000"), &["drop"]);
@@ -297,23 +309,23 @@ mod tests {
         refused(&with(GAPLESS, "false"), &["overtake"]);
         assert!(producer_config(&with(GAPLESS, "true")).is_ok());
         refused(&with("test.mock.num.brokers", "3"), &["made up"]);
-        refused(&with("enable.auto.commit", "true"), &["`enable.auto.commit`"]);
+        refused(&with("enable.auto.commit", "true"), &["enable.auto.commit"]);
     }
 
     #[test]
     fn a_property_that_another_key_sets_is_refused_with_both_names() {
-        refused(&with("bootstrap.servers", "a:1"), &["`bootstrap.servers`", "`kafka.brokers`"]);
-        refused(&with("metadata.broker.list", "a:1"), &["`metadata.broker.list`", "`kafka.brokers`"]);
-        refused(&with("transactional.id", "x"), &["`transactional.id`", "`kafka.transactional_id`"]);
+        refused(&with("bootstrap.servers", "a:1"), &["bootstrap.servers", "`kafka.brokers`"]);
+        refused(&with("metadata.broker.list", "a:1"), &["metadata.broker.list", "`kafka.brokers`"]);
+        refused(&with("transactional.id", "x"), &["transactional.id", "`kafka.transactional_id`"]);
         refused(&with("allow.auto.create.topics", "true"), &["`kafka.create_topic`"]);
         refused(&with("log_level", "7"), &["`log.level`"]);
         let mut config = with("queue.buffering.max.ms", "7");
         assert_eq!(producer_config(&config).unwrap().get("linger.ms"), None);
         config.publisher.flush_interval = Some(Span(std::time::Duration::from_secs(1)));
-        refused(&config, &["`queue.buffering.max.ms`", "`publisher.flush_interval`"]);
+        refused(&config, &["queue.buffering.max.ms", "`publisher.flush_interval`"]);
         let mut config = with("batch.size", "100");
         config.publisher.batch_bytes = Some(ByteSize(1));
-        refused(&config, &["`batch.size`", "`publisher.batch_bytes`"]);
+        refused(&config, &["batch.size", "`publisher.batch_bytes`"]);
     }
 
     #[test]
@@ -340,12 +352,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_read_is_named_in_plain_words() {
+        let mut config = with("security.protocol", "ssl");
+        config.kafka.properties.insert("ssl.ca.location".to_owned(), "/gone/ca.pem".to_owned());
+        let refused = super::super::check(&config).unwrap_err();
+        let unusable = refused.unusable().unwrap();
+        assert_eq!(unusable.key, Key::from(PROPERTIES).with("ssl.ca.location"));
+        assert!(unusable.message.contains("cannot read /gone/ca.pem: No such file"), "{unusable}");
+    }
+
+    #[test]
     fn unknown_and_wrong_properties_are_named() {
-        refused(&with("no.such.thing", "1"), &["`no.such.thing`"]);
-        refused(&with("compression.type", "rar"), &["`compression.type`", "rar"]);
+        refused(&with("no.such.thing", "1"), &["no.such.thing"]);
+        refused(&with("compression.type", "rar"), &["compression.type", "rar"]);
         let mut config = Config::default();
         config.publisher.flush_interval = Some(Span(std::time::Duration::from_secs(100_000)));
-        refused(&config, &["`linger.ms`", "`publisher.flush_interval`"]);
+        refused(&config, &["linger.ms", "publisher.flush_interval: "]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use bywash_common::config::Config;
+use bywash_common::config::{Config, Unusable};
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
@@ -15,10 +15,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-use super::{
-    config::{PropertyError, consumer_config},
-    zookeepers::locate,
-};
+use super::{config::consumer_config, zookeepers::locate};
 
 /// How long the brokers have for an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,8 +62,8 @@ impl Lookup {
     /// Connects to nothing yet.
     ///
     /// # Errors
-    /// A [`PropertyError`] if the properties are wrong.
-    pub fn new(config: &Config) -> Result<Self, PropertyError> {
+    /// An [`Unusable`] if the properties are wrong.
+    pub fn new(config: &Config) -> Result<Self, Unusable> {
         Ok(Self { client: consumer_config(config)? })
     }
 

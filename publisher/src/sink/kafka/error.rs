@@ -1,18 +1,15 @@
 //! Why a Kafka sink cannot be set up.
 
-use super::{config::PropertyError, zookeepers::LookUpError};
+use bywash_common::config::Unusable;
+
+use super::zookeepers::LookUpError;
 
 /// A Kafka sink cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The configuration is wrong.
     #[error(transparent)]
-    Property(#[from] PropertyError),
-    /// Lines are made of several writes, which a checkpoint between records cannot tell apart.
-    #[error(
-        "kafka.delivery: `exactly_once` cannot be had with framing = \"line\", which `{0}` has: keep one of the two"
-    )]
-    LinesInTransactions(String),
+    Setting(#[from] Unusable),
     /// ZooKeeper knows no brokers.
     #[error(transparent)]
     Zookeepers(#[from] LookUpError),
@@ -22,8 +19,11 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether the configuration has to change.
-    pub fn is_config(&self) -> bool {
-        matches!(self, Self::Property(_) | Self::LinesInTransactions(_))
+    /// What of the configuration has to change.
+    pub fn unusable(&self) -> Option<&Unusable> {
+        match self {
+            Self::Setting(unusable) => Some(unusable),
+            Self::Zookeepers(_) | Self::Producer(_) => None,
+        }
     }
 }

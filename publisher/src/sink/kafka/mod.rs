@@ -19,11 +19,20 @@
 //! not sent, the brokers have [`sink`] two seconds for the answers to what it has, and another producer sends everything
 //! unconfirmed again in the ring's order. That costs a new producer's id (two round trips), for a code that is final to
 //! librdkafka alone, and nothing else: what brokers have confirmed meanwhile is not sent twice.
+//!
+//! A request that librdkafka has built before it reads the failure still goes out, under the same producer's id and with the sequence
+//! numbers that follow the failed batch. Either the broker has that batch after all, and the order is right; or it has not, and
+//! refuses the gap: "the next request will fail with ...ERR_OUT_OF_ORDER_SEQUENCE_NUMBER", as librdkafka says where it ends the
+//! producer for that reason (`rd_kafka_handle_Produce_error`, 2.12). Its mock cluster takes such a request: it compares
+//! numbers in transactions alone (`rd_kafka_mock_validate_records`). What nobody can refuse is such a request where the batch that
+//! failed was the first of that id in its partition: a broker that knows nothing of an id takes any number (Kafka's
+//! `ProducerAppendInfo.checkSequence`). Only `exactly_once` excludes that: a failure there takes the whole transaction back.
 
 mod config;
 mod connect;
 mod error;
 mod gathered;
+mod making;
 mod polled;
 mod retry;
 mod service;
@@ -35,7 +44,7 @@ mod transaction;
 mod verdict;
 mod zookeepers;
 
-pub use config::{PropertyError, consumer_config};
+pub use config::consumer_config;
 pub use connect::connect;
 pub use error::OpenError;
 pub use service::ENCODER_HEADER;

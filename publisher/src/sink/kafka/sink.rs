@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bywash_common::config::{Config, Delivery, Framing};
+use bywash_common::config::{Config, Delivery, Framing, Unusable};
 use rdkafka::{
     ClientConfig,
     config::FromClientConfigAndContext,
@@ -22,8 +22,9 @@ use crate::{
 };
 
 use super::{
-    config::{PropertyError, message_bytes_max, producer_config, transactional_config, without_token},
+    config::{message_bytes_max, producer_config, transactional_config, without_token, wrong_as_a_whole},
     error::OpenError,
+    making::Making,
     polled::{Gather as _, Polled},
     retry::Failed,
     service::{Company, ENCODER_HEADER, EVENT_ID_HEADER, Link, Opaque, Service},
@@ -49,6 +50,9 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 const RENEWAL_WAIT_MIN: Duration = Duration::from_millis(100);
 /// The longest that a producer which delivers nothing has.
 const RENEWAL_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long the drain waits for a producer that is being set up, before it does other things: setting one up takes some
+/// milliseconds where nothing hangs.
+const SUCCESSOR_WAIT: Duration = Duration::from_millis(20);
 /// How long brokers have for the answers that a producer waits for while it is replaced. What they have confirmed need not be
 /// sent again.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
@@ -75,12 +79,13 @@ pub struct KafkaSink {
 }
 
 /// What a producer that is being replaced still waits for.
-#[derive(Clone, Copy, Debug)]
 enum Leaving {
     /// Answers to what it has sent, until then.
     Waits(Instant),
     /// Nothing.
     GivesAll,
+    /// Its successor: setting that up takes files, and may wait for a name server or a token.
+    Succeeds(Making<Result<Polled<Link>, OpenError>>),
 }
 
 /// Checks the properties, one by one and against each other, without reaching for a broker.
@@ -92,7 +97,12 @@ pub fn check(config: &Config) -> Result<(), OpenError> {
         Delivery::AtLeastOnce => producer_config(config)?,
         Delivery::ExactlyOnce => {
             if let Some(directory) = config.directories.iter().find(|d| d.framing.by == Framing::Line) {
-                return Err(OpenError::LinesInTransactions(directory.path.display().to_string()));
+                let message = format!(
+                    "`exactly_once` cannot be had with framing = \"line\", which `{}` has: keep one of the two",
+                    directory.path.display()
+                );
+                // Lines are made of several writes, which a checkpoint between records cannot tell apart.
+                return Err(Unusable::new("kafka.delivery", message).into());
             }
             transactional_config(config, &config.transactional_id())?
         }
@@ -103,7 +113,7 @@ pub fn check(config: &Config) -> Result<(), OpenError> {
     without_token(&mut client);
     match client.create::<BaseProducer>() {
         Ok(_) => Ok(()),
-        Err(KafkaError::ClientCreation(text)) => Err(PropertyError(text).into()),
+        Err(KafkaError::ClientCreation(text)) => Err(wrong_as_a_whole(config, text).into()),
         Err(error) => Err(OpenError::Producer(error.to_string())),
     }
 }
@@ -184,10 +194,26 @@ impl KafkaSink {
             }
             return Ok(());
         }
-        self.producer.client().context().retire();
-        self.service.renew();
-        let producer =
-            produce(&self.client, &self.service).map_err(|error| SinkError::Kafka(error.to_string()))?;
+        if !matches!(self.leaving, Some(Leaving::Succeeds(_))) {
+            self.producer.client().context().retire();
+            self.service.renew();
+            let (client, service) = (self.client.clone(), Arc::clone(&self.service));
+            let making = Making::start("producer", move || produce(&client, &service));
+            self.leaving =
+                Some(Leaving::Succeeds(making.map_err(|error| SinkError::Kafka(error.to_string()))?));
+        }
+        let Some(Leaving::Succeeds(making)) = &self.leaving else { return Ok(()) };
+        let producer = match making.take(SUCCESSOR_WAIT) {
+            Ok(None) => return Ok(()),
+            Ok(Some(Ok(producer))) => producer,
+            Ok(Some(Err(error))) => return Err(SinkError::Kafka(error.to_string())),
+            Err(error) => return Err(SinkError::Kafka(error.to_string())),
+        };
+        self.succeed(producer)
+    }
+
+    /// Turns to the producer that takes another one's place.
+    fn succeed(&mut self, producer: Polled<Link>) -> Result<(), SinkError> {
         let old = std::mem::replace(&mut self.producer, producer);
         // Its threads may be long in ending, and nobody needs to wait.
         let ended = thread::Builder::new().name("destroy".to_owned()).spawn(move || drop(old));

@@ -18,8 +18,9 @@ use rdkafka::{
 use crate::{rate::LogRate, topics::topics};
 
 use super::{
-    config::{PropertyError, admin_config},
+    config::admin_config,
     connect::{Lookup, Presence},
+    error::OpenError,
 };
 
 /// Has the brokers take their own `num.partitions` or `default.replication.factor`.
@@ -53,8 +54,8 @@ impl TopicMaker {
     /// Starts with the topics that the configuration names; nothing if it does not ask for that.
     ///
     /// # Errors
-    /// A [`PropertyError`] if the properties are wrong; or what the system says.
-    pub fn start(config: &Config) -> Result<Option<Self>, PropertyError> {
+    /// An [`OpenError`] that names what is wrong.
+    pub fn start(config: &Config) -> Result<Option<Self>, OpenError> {
         if !config.kafka.create_topic {
             return Ok(None);
         }
@@ -65,7 +66,7 @@ impl TopicMaker {
         let worker =
             Worker { shared: Arc::clone(&shared), admin, lookup, log_rate: LogRate::new(LOG_INTERVAL) };
         let spawned = thread::Builder::new().name("topics".to_owned()).spawn(|| worker.run());
-        spawned.map_err(|error| PropertyError(error.to_string()))?;
+        spawned.map_err(|error| OpenError::Producer(error.to_string()))?;
         Ok(Some(Self { shared }))
     }
 

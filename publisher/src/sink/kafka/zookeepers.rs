@@ -75,6 +75,7 @@ pub fn locate(config: &Config) -> Result<(Cow<'_, Config>, Option<Watch>), LookU
         protocol: protocol(config),
         found: Arc::downgrade(&found),
         first: sender,
+        has_found: false,
         log_rate: LogRate::new(LOG_INTERVAL),
     };
     let spawned = thread::Builder::new().name("zookeepers".to_owned()).spawn(|| watcher.run());
@@ -102,6 +103,8 @@ struct Watcher {
     protocol: String,
     found: Weak<Mutex<Found>>,
     first: mpsc::Sender<Vec<String>>,
+    /// It has found some.
+    has_found: bool,
     log_rate: LogRate,
 }
 
@@ -156,6 +159,7 @@ impl Watcher {
         if let Some(found) = self.found.upgrade() {
             found.lock().unwrap_or_else(PoisonError::into_inner).news = Some(brokers.clone());
         }
+        self.has_found = true;
         // Only the first is waited for.
         let _ = self.first.send(brokers);
     }
@@ -164,11 +168,10 @@ impl Watcher {
         if let Some(found) = self.found.upgrade() {
             reason.clone_into(&mut found.lock().unwrap_or_else(PoisonError::into_inner).reason);
         }
+        let kept =
+            if self.has_found { "the brokers known so far are kept" } else { "no broker is known yet" };
         if let Some(others) = self.log_rate.pass() {
-            tracing::warn!(
-                "ZooKeeper at {}: {reason}; the brokers known so far are kept{others}",
-                self.servers
-            );
+            tracing::warn!("ZooKeeper at {}: {reason}; {kept}{others}", self.servers);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bywash_common::{
-    config::{Config, RECORD_BYTES_MAX, checked_stream_name},
+    config::{Config, RECORD_BYTES_MAX, Unusable, checked_stream_name},
     units::ByteSize,
 };
 
@@ -16,28 +16,20 @@ const REQUEST_BYTES: u64 = 5 << 20;
 /// How long a record waits for others unless `publisher.flush_interval` says otherwise.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The configuration asks for what Kinesis does not do: the key, why, and the way out.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{key}: {message}")]
-pub struct SettingError {
-    key: &'static str,
-    message: String,
-}
-
 /// Checks what can be checked without reaching for AWS.
 ///
 /// # Errors
-/// A [`SettingError`] that names what is wrong.
-pub fn check(config: &Config) -> Result<(), SettingError> {
+/// An [`Unusable`] that names what is wrong.
+pub fn check(config: &Config) -> Result<(), Unusable> {
     limits(config).map(drop)
 }
 
 /// What a request may hold, and when it is sent.
 ///
 /// # Errors
-/// A [`SettingError`] that names what is wrong.
-pub fn limits(config: &Config) -> Result<Limits, SettingError> {
-    let refuse = |key, message: String| Err(SettingError { key, message });
+/// An [`Unusable`] that names what is wrong.
+pub fn limits(config: &Config) -> Result<Limits, Unusable> {
+    let refuse = |key: &str, message: String| Err(Unusable::new(key, message));
     let (publisher, kinesis) = (&config.publisher, &config.kinesis);
     if kinesis.stream_name.is_empty() {
         return refuse(

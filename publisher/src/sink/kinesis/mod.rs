@@ -42,7 +42,7 @@ mod stream;
 mod trouble;
 
 pub use client::{Ready, ready};
-pub use config::{SettingError, check};
+pub use config::check;
 pub use connect::connect;
 pub use error::OpenError;
 pub use sink::KinesisSink;
