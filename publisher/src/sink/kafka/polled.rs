@@ -95,6 +95,13 @@ fn take_together<C: ProducerContext + Gather>(producer: &BaseProducer<C>, ended:
     }
 }
 
+impl<C: ProducerContext + 'static> Polled<C> {
+    /// The producer, for another thread: it is taken down when that has let go of it too.
+    pub fn shared(&self) -> Arc<BaseProducer<C>> {
+        Arc::clone(&self.producer)
+    }
+}
+
 impl<C: ProducerContext + 'static> Deref for Polled<C> {
     type Target = BaseProducer<C>;
 

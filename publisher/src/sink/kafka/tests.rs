@@ -7,6 +7,7 @@ use bywash_common::config::Config;
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
+    message::{BorrowedMessage, Headers as _},
     mocking::MockCluster,
     producer::DefaultProducerContext,
     types::{RDKafkaApiKey, RDKafkaRespErr},
@@ -67,6 +68,11 @@ fn until(sink: &mut KafkaSink, frontier: &Frontier, done: impl Fn(&Frontier) -> 
 
 /// The payloads in the topic, in order.
 fn payloads(cluster: &Cluster, count: usize) -> Vec<Vec<u8>> {
+    read(cluster, count, |message| message.payload().unwrap().to_vec())
+}
+
+/// What `of` makes of each message in the topic, in order.
+fn read<T>(cluster: &Cluster, count: usize, of: impl Fn(&BorrowedMessage<'_>) -> T) -> Vec<T> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", cluster.bootstrap_servers())
         .set("group.id", "test")
@@ -76,13 +82,13 @@ fn payloads(cluster: &Cluster, count: usize) -> Vec<Vec<u8>> {
     all.add_partition_offset("t", 0, Offset::Beginning).unwrap();
     consumer.assign(&all).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    let mut payloads = Vec::new();
-    while payloads.len() < count && Instant::now() < deadline {
+    let mut made = Vec::new();
+    while made.len() < count && Instant::now() < deadline {
         if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
-            payloads.push(message.payload().unwrap().to_vec());
+            made.push(of(&message));
         }
     }
-    payloads
+    made
 }
 
 /// Waits until a failure was reported that has messages wait to be sent again.
@@ -331,6 +337,170 @@ fn in_transactions_nothing_passes_a_refused_message_and_its_news_are_not_taken_f
     let records = [Outcome::Delivered, Outcome::Lost].map(|outcome| outcomes.of(outcome).records);
     assert_eq!(records, [2, 1]);
     sink.close(Instant::now());
+}
+
+#[test]
+fn in_transactions_what_an_operator_can_mend_is_never_refused_for_good() {
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let frontier = testing::frontier();
+    frontier.set_keeps_letters(true);
+    let mut config = Config::default();
+    config.kafka.brokers = cluster.bootstrap_servers().split(',').map(str::to_owned).collect();
+    config.kafka.topic = "t".to_owned();
+    config.failed.give_up_after = bywash_common::units::Span(Duration::ZERO);
+    let mut sink: Box<dyn Sink> = Box::new(TransactionalSink::open(&config, Arc::clone(&frontier)).unwrap());
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
+    );
+    let deadline = Instant::now() + PATIENCE;
+    let ticket = frontier.open(record(0));
+    while let Err(error) = sink.send(&message(b"waits"), ticket) {
+        assert!(matches!(error, SendError::Full) && Instant::now() < deadline, "{error}");
+        sink.poll().unwrap();
+    }
+    while !frontier.has_refused() {
+        assert!(Instant::now() < deadline, "it is not given up");
+        sink.poll().unwrap();
+        sink.push().unwrap();
+    }
+    let refused = frontier.take_refused();
+    assert_eq!(refused.len(), 1);
+    assert!(refused[0].is_mendable, "a full store would lose it");
+    // As the drain does where there is no room for it: it is handed over again, and goes out once it may.
+    frontier.set_keeps_letters(false);
+    sink.send(&message(b"waits"), ticket).unwrap();
+    frontier.replaced();
+    while frontier.in_flight() > 0 {
+        assert!(Instant::now() < deadline, "it is not committed");
+        sink.poll().unwrap();
+        sink.push().unwrap();
+    }
+    assert_eq!(payloads(&cluster, 1), [b"waits".to_vec()]);
+    sink.close(Instant::now());
+}
+
+#[test]
+fn in_transactions_an_end_without_brokers_is_within_its_bound() {
+    const END: Duration = Duration::from_secs(1);
+    /// How long librdkafka waits for the coordinator's next chance, whatever it is told.
+    const RECONNECT: Duration = Duration::from_secs(10);
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let frontier = testing::frontier();
+    let mut config = Config::default();
+    config.kafka.brokers = cluster.bootstrap_servers().split(',').map(str::to_owned).collect();
+    config.kafka.topic = "t".to_owned();
+    let wait = RECONNECT.as_millis().to_string();
+    for property in ["reconnect.backoff.ms", "reconnect.backoff.max.ms"] {
+        config.kafka.properties.insert(property.to_owned(), wait.clone());
+    }
+    let mut sink: Box<dyn Sink> = Box::new(TransactionalSink::open(&config, Arc::clone(&frontier)).unwrap());
+    let deadline = Instant::now() + PATIENCE;
+    for (number, payload) in [(0, b"one"), (1, b"two")] {
+        let ticket = frontier.open(record(number));
+        let id = testing::id(number);
+        let event_id = &id.to_string();
+        while let Err(error) = sink.send(&Message { id, event_id, ..message(payload) }, ticket) {
+            assert!(matches!(error, SendError::Full) && Instant::now() < deadline, "{error}");
+            sink.poll().unwrap();
+        }
+        if number == 0 {
+            while frontier.in_flight() > 0 {
+                assert!(Instant::now() < deadline, "it is not committed");
+                sink.poll().unwrap();
+                sink.push().unwrap();
+            }
+            cluster.broker_down(1).unwrap();
+        }
+    }
+    let begun = Instant::now();
+    sink.close(Instant::now() + END);
+    assert!(begun.elapsed() < RECONNECT / 2, "{:?}", begun.elapsed());
+    assert_eq!(frontier.in_flight(), 1);
+}
+
+#[test]
+fn a_letter_for_a_topic_that_takes_nothing_is_given_back_at_once_and_stops_no_other_topic() {
+    let cluster = cluster();
+    for topic in ["t", "gone"] {
+        cluster.create_topic(topic, 1, 1).unwrap();
+    }
+    let barred = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    cluster.topic_error("gone", barred).unwrap();
+    let (mut sink, frontier) = sink(&cluster);
+    let letter = frontier.open_beside(1);
+    sink.send(&Message { topic: "gone", is_letter: true, ..message(b"letter") }, letter).unwrap();
+    until(&mut sink, &frontier, Frontier::has_refused);
+    assert!(!sink.service().retries.is_holding(), "nothing waits for it");
+    let refused = frontier.take_refused();
+    assert_eq!(refused.iter().map(|refused| refused.ticket).collect::<Vec<_>>(), [letter]);
+    frontier.settle_refused(letter, Outcome::DeadLettered);
+    for number in 0..3_u8 {
+        sink.send(&message(&[number]), frontier.open(record(u64::from(number)))).unwrap();
+    }
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
+    assert_eq!(payloads(&cluster, 3), [vec![0], vec![1], vec![2]]);
+    Box::new(sink).close(Instant::now());
+}
+
+/// The processor time of this thread.
+fn thread_time() -> Duration {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+    Duration::from(now)
+}
+
+#[test]
+fn an_end_while_messages_wait_for_a_topic_takes_no_processor() {
+    const END: Duration = Duration::from_secs(1);
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (mut sink, frontier) = sink(&cluster);
+    // More often than it is tried until the end.
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 100],
+    );
+    sink.send(&message(b"waits"), frontier.open(record(0))).unwrap();
+    until_holding(&sink);
+    let (begun, before) = (Instant::now(), thread_time());
+    Box::new(sink).close(Instant::now() + END);
+    let (took, used) = (begun.elapsed(), thread_time() - before);
+    assert!(took >= END, "it waits for the topic: {took:?}");
+    assert!(used < END / 4, "{used:?} of {took:?}");
+    assert_eq!(frontier.in_flight(), 1);
+}
+
+#[test]
+fn what_waits_over_a_reload_keeps_the_header_of_its_own_encoder() {
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (mut sink, frontier) = sink(&cluster);
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
+    );
+    sink.send(&message(b"before"), frontier.open(record(0))).unwrap();
+    until_holding(&sink);
+    let mut config = Config::default();
+    config.event.encoder = bywash_common::config::Encoder::Raw;
+    sink.reconfigure(&config);
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
+    sink.send(&message(b"after"), frontier.open(record(1))).unwrap();
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
+    assert_eq!(encoders(&cluster, 2), ["logstash_base64", "raw"]);
+    Box::new(sink).close(Instant::now());
+}
+
+/// The encoder that each message in the topic names, in order.
+fn encoders(cluster: &Cluster, count: usize) -> Vec<String> {
+    let encoder = |message: &BorrowedMessage<'_>| {
+        let headers = message.headers().unwrap();
+        let header = headers.iter().find(|header| header.key == ENCODER_HEADER).unwrap();
+        String::from_utf8(header.value.unwrap().to_vec()).unwrap()
+    };
+    read(cluster, count, encoder)
 }
 
 #[test]

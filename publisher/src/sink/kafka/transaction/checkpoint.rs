@@ -175,16 +175,15 @@ impl ConsumerContext for Quiet {}
 pub struct Store {
     /// Needed until the checkpoint is read.
     consumer: Option<BaseConsumer<Quiet>>,
-    group: ConsumerGroupMetadata,
     topic: String,
 }
 
 impl Store {
-    /// The checkpoints of a transactional id. Nothing is asked of a broker yet.
+    /// The checkpoints of a transactional id, and the group that they are committed for. Nothing is asked of a broker yet.
     ///
     /// # Errors
     /// An [`OpenError`] that names what is wrong.
-    pub fn open(config: &Config, transactional_id: &str) -> Result<Self, OpenError> {
+    pub fn open(config: &Config, transactional_id: &str) -> Result<(Self, ConsumerGroupMetadata), OpenError> {
         let mut client = consumer_config(config)?;
         client.set("group.id", transactional_id).set("isolation.level", "read_committed");
         let consumer: BaseConsumer<Quiet> =
@@ -192,7 +191,7 @@ impl Store {
         let group = consumer
             .group_metadata()
             .ok_or_else(|| OpenError::Producer("there is no consumer group for the checkpoint".to_owned()))?;
-        Ok(Self { consumer: Some(consumer), group, topic: config.kafka.topic.clone() })
+        Ok((Self { consumer: Some(consumer), topic: config.kafka.topic.clone() }, group))
     }
 
     /// The committed checkpoint; none if there is none yet. Once it was read the client is taken down: it is of no more
@@ -246,11 +245,6 @@ impl Store {
         element.set_offset(offset)?;
         element.set_metadata(checkpoint.metadata());
         Ok(offsets)
-    }
-
-    /// The group that it is committed for.
-    pub fn group(&self) -> &ConsumerGroupMetadata {
-        &self.group
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a transaction would take along if it were taken back.
 
-use crate::delivery::{EventId, Message, Ticket};
+use crate::delivery::{EventId, Letter, Message, Ticket};
 
 /// A message that is not committed.
 pub struct Kept {
@@ -44,5 +44,11 @@ impl Kept {
             event_id: &self.event_id,
             is_letter: self.is_letter,
         }
+    }
+
+    /// The letter that it becomes.
+    pub fn into_letter(self, reason: String) -> (Ticket, Letter) {
+        let Self { ticket, topic, key, payload, id, .. } = self;
+        (ticket, Letter { topic, key, payload, id, reason })
     }
 }

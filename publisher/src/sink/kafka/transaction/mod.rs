@@ -16,6 +16,7 @@
 //! the transaction, whose events then go into the next, a *fatal* one ends the publisher. While nothing is committed nothing is
 //! complete, so that the ring keeps everything.
 
+mod calls;
 mod checkpoint;
 mod kept;
 mod reports;

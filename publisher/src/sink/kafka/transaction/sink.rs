@@ -34,6 +34,7 @@ use crate::{
 };
 
 use super::{
+    calls::{Call, Calls},
     checkpoint::{Progress, Store},
     kept::Kept,
     reports::Reports,
@@ -41,8 +42,6 @@ use super::{
 
 /// How long closing waits where nothing is on its way before it looks again.
 const CLOSE_STEP: Duration = Duration::from_millis(20);
-/// How long one call for a transaction may hold up the drain; one that takes longer is called again.
-const STEP_TIMEOUT: Duration = Duration::from_millis(500);
 /// A transaction ends with this many messages at the latest.
 const TRANSACTION_MESSAGES_MAX: usize = 20_000;
 /// How long the first attempt after an abort waits; each further one twice as long.
@@ -72,6 +71,7 @@ enum State {
 /// Sends to Kafka in transactions.
 pub struct TransactionalSink {
     producer: Polled<Reports>,
+    calls: Calls,
     watch: Option<Watch>,
     /// Those that it began with.
     brokers: Vec<String>,
@@ -112,13 +112,15 @@ impl TransactionalSink {
         let producer = BaseProducer::from_config_and_context(&client, Reports::new(service))
             .map_err(|error| failed(&error))?;
         let producer = Polled::start(producer).map_err(|error| failed(&error))?;
-        let store = Store::open(config, &transactional_id)?;
+        let (store, group) = Store::open(config, &transactional_id)?;
+        let calls = Calls::start(producer.shared(), group).map_err(|error| failed(&error))?;
         tracing::info!(
             "sending to Kafka at {} in transactions as `{transactional_id}`",
             config.kafka.brokers.join(",")
         );
         Ok(Self {
             producer,
+            calls,
             watch,
             brokers: config.kafka.brokers.clone(),
             store,
@@ -168,8 +170,10 @@ impl TransactionalSink {
     /// Ends what a predecessor has left, and reads how far it came.
     fn start(&mut self, is_fenced: bool) -> Result<(), SinkError> {
         if !is_fenced {
-            if let Err(error) = self.producer.init_transactions(STEP_TIMEOUT) {
-                return self.judge("beginning with transactions", &error);
+            match self.call(Call::Begin)? {
+                None => return Ok(()),
+                Some(Err(error)) => return self.judge("beginning with transactions", &error),
+                Some(Ok(())) => {}
             }
             self.state = State::Starting { is_fenced: true };
         }
@@ -220,7 +224,7 @@ impl TransactionalSink {
             code => {
                 let is_barred = verdict(code) == Verdict::Barred;
                 if is_barred && self.reports().service.barred(message.topic, code) {
-                    return Err(SendError::Refused(code.to_string()));
+                    return Err(SendError::GivenUp(code.to_string()));
                 }
                 self.complain(message.topic, code);
                 self.state = State::Aborting;
@@ -246,7 +250,8 @@ impl TransactionalSink {
                     self.pending.push_front(kept);
                     return Ok(());
                 }
-                Err(SendError::Refused(reason) | SendError::GivenUp(reason)) => self.refuse(kept, reason),
+                Err(SendError::Refused(reason)) => self.refuse(kept, reason),
+                Err(SendError::GivenUp(reason)) => self.give_up(kept, reason),
                 Err(SendError::Broken(error)) => return Err(error),
             }
         }
@@ -279,9 +284,10 @@ impl TransactionalSink {
                 Ok(offsets) => offsets,
                 Err(error) => return self.judge("making the checkpoint", &error),
             };
-            let group = self.store.group();
-            if let Err(error) = self.producer.send_offsets_to_transaction(&offsets, group, STEP_TIMEOUT) {
-                return self.judge("writing the checkpoint", &error);
+            match self.call(Call::Checkpoint(offsets))? {
+                None => return Ok(()),
+                Some(Err(error)) => return self.judge("writing the checkpoint", &error),
+                Some(Ok(())) => {}
             }
         }
         FailPoint::CheckpointSent.reach();
@@ -294,7 +300,8 @@ impl TransactionalSink {
     }
 
     fn commit(&mut self) -> Result<(), SinkError> {
-        if let Err(error) = self.producer.commit_transaction(STEP_TIMEOUT) {
+        let Some(committed) = self.call(Call::Commit)? else { return Ok(()) };
+        if let Err(error) = committed {
             if matches!(error, KafkaError::Flush(_)) {
                 // In a transaction that has failed, messages wait for its abort, and a flush for the messages, for good:
                 // it does not tell. Writing the checkpoint does.
@@ -312,6 +319,11 @@ impl TransactionalSink {
             self.frontier.settle(kept.ticket, Outcome::Delivered);
         }
         Ok(())
+    }
+
+    /// Makes a call for the transaction; gives none while it takes its time, and is to be asked for again.
+    fn call(&mut self, call: Call) -> Result<Option<Result<(), KafkaError>>, SinkError> {
+        self.calls.make(call).map_err(|error| SinkError::Kafka(error.to_string()))
     }
 
     /// Does what an error asks for.
@@ -387,7 +399,7 @@ impl Sink for TransactionalSink {
             return Err(SendError::Full);
         }
         if self.reports().service.refuses(message.topic) {
-            return Err(SendError::Refused(format!("the topic `{}` takes nothing", message.topic)));
+            return Err(SendError::GivenUp(format!("the topic `{}` takes nothing", message.topic)));
         }
         self.produce(message)?;
         self.open.push(Kept::of(message, ticket));
@@ -425,8 +437,9 @@ impl Sink for TransactionalSink {
         }
         if matches!(self.state, State::Open { .. } | State::Aborting) {
             // Readers of what is committed would else wait for this transaction until it times out.
-            let _ = self.producer.abort_transaction(STEP_TIMEOUT);
+            let _ = self.call(Call::Abort);
         }
+        drop(self.calls);
         destroy(self.producer);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use rdkafka::{error::RDKafkaErrorCode, producer::Producer};
 
 use crate::{
-    delivery::{Letter, SinkError},
+    delivery::SinkError,
     sink::kafka::{
         sink::TOPIC_LOOK_TIMEOUT,
         verdict::{Verdict, is_missing, verdict},
@@ -13,15 +13,17 @@ use crate::{
 };
 
 use super::{
-    super::{kept::Kept, reports::Failure},
-    BACK_OFF_MAX, STEP_TIMEOUT, State, TransactionalSink,
+    super::{calls::Call, kept::Kept, reports::Failure},
+    BACK_OFF_MAX, State, TransactionalSink,
 };
 
 impl TransactionalSink {
     /// Takes the transaction back; its messages go into the next.
     pub(super) fn abort(&mut self) -> Result<(), SinkError> {
-        if let Err(error) = self.producer.abort_transaction(STEP_TIMEOUT) {
-            return self.judge("aborting", &error);
+        match self.call(Call::Abort)? {
+            None => return Ok(()),
+            Some(Err(error)) => return self.judge("aborting", &error),
+            Some(Ok(())) => {}
         }
         self.state = State::Idle;
         self.progress.take_back();
@@ -54,7 +56,7 @@ impl TransactionalSink {
         if verdict(code) == Verdict::Barred && self.reports().service.barred(&topic, code) {
             // Messages of other topics go on.
             let given_up = self.open.extract_if(.., |kept| kept.topic == topic).collect::<Vec<_>>();
-            given_up.into_iter().for_each(|kept| self.refuse(kept, code.to_string()));
+            given_up.into_iter().for_each(|kept| self.give_up(kept, code.to_string()));
         }
     }
 
@@ -74,7 +76,13 @@ impl TransactionalSink {
 
     /// A message will never be taken.
     pub(super) fn refuse(&mut self, kept: Kept, reason: String) {
-        let Kept { ticket, topic, key, payload, id, .. } = kept;
-        self.frontier.refuse(ticket, Letter { topic, key, payload, id, reason });
+        let (ticket, letter) = kept.into_letter(reason);
+        self.frontier.refuse(ticket, letter);
+    }
+
+    /// An operator has had time enough to make a message possible: where it cannot be kept, it waits on for that.
+    pub(super) fn give_up(&mut self, kept: Kept, reason: String) {
+        let (ticket, letter) = kept.into_letter(reason);
+        self.frontier.give_up(ticket, letter);
     }
 }
