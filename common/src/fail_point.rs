@@ -3,7 +3,8 @@
 //!
 //! There is one at every side effect that the ring's kill table speaks of. `BYWASH_FAIL_POINT=NAME` kills the process
 //! with SIGKILL when it reaches the place, `NAME:N` when it has passed it N times before. With `BYWASH_HANG_POINT` the thread
-//! that reaches the place stays there for ever instead, as in a system call that does not return.
+//! that reaches the place stays there for ever instead, as in a system call that does not return, and with
+//! `BYWASH_PANIC_POINT` it panics.
 
 /// A place at which the process may be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +114,7 @@ mod armed {
 
     static DEATH: OnceLock<Plan> = OnceLock::new();
     static HANG: OnceLock<Plan> = OnceLock::new();
+    static PANIC: OnceLock<Plan> = OnceLock::new();
 
     fn plan(variable: &str) -> Plan {
         let text = std::env::var(variable).ok()?;
@@ -127,10 +129,14 @@ mod armed {
         })
     }
 
+    #[allow(clippy::panic, reason = "it is what a test asks for")]
     pub(super) fn reach(point: FailPoint) {
         if is_due(DEATH.get_or_init(|| plan("BYWASH_FAIL_POINT")), point) {
             // Nothing runs after this: the kernel ends the process before kill(2) returns.
             let _ = kill(nix::unistd::Pid::this(), Signal::SIGKILL);
+        }
+        if is_due(PANIC.get_or_init(|| plan("BYWASH_PANIC_POINT")), point) {
+            panic!("a test has this thread panic at {point:?}");
         }
         while is_due(HANG.get_or_init(|| plan("BYWASH_HANG_POINT")), point) {
             std::thread::park();

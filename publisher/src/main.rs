@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Err(exit) => return exit.into(),
     };
     cli.global.log.init(&QUIET);
+    end_with_any_thread();
     match cli.execute() {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -28,4 +29,14 @@ fn main() -> ExitCode {
             ExitCode::from(if is_config { Exit::Config } else { Exit::Failed })
         }
     }
+}
+
+/// A thread that panics ends the process, after it has been logged: others would wait for ever for what it was to do. What was
+/// on its way is in the ring, and whatever starts the publisher again sends it again.
+fn end_with_any_thread() {
+    let log = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        log(panic);
+        std::process::abort();
+    }));
 }

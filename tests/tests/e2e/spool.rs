@@ -2,15 +2,20 @@
 
 use std::{
     fs,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use bywash_common::fail_point::FailPoint;
 use bywash_tests::harness::{
     Broker, Bywash, Event, Load, LoadReport, Settings, bywash, ledger,
     wait::{self, PATIENCE},
 };
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::signal::Signal,
+};
 use serde_json::Value;
 
 use crate::append;
@@ -236,4 +241,29 @@ fn a_directory_that_cannot_be_the_spool_is_refused_with_the_way_out() {
     assert_eq!(publisher.wait(PATIENCE).code(), Some(1));
     let log = publisher.log();
     assert!(log.contains("spool.dir") && log.contains(bywash.spool().to_str().unwrap()), "{log}");
+}
+
+#[test]
+fn a_thread_that_panics_ends_the_publisher_and_the_next_one_goes_on() {
+    let broker = Broker::start();
+    let mut bywash = Bywash::new(&broker.address(), &SMALL_RING);
+    bywash.start_agent();
+    bywash.environment.push(format!("BYWASH_PANIC_POINT={:?}", FailPoint::SpoolWritten));
+    bywash.start_publisher();
+    broker.stop();
+    // The ring has room for all, as nobody drains it for a while.
+    let load = Load { count: 3_000, ..load(&bywash) };
+    let report = load.start(bywash.root()).finish(WRITING_TIME_MAX);
+    let status = wait::until("the publisher to end", PATIENCE, || {
+        let publisher = bywash.publisher();
+        publisher.ended().ok_or_else(|| publisher.log())
+    });
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status}");
+    let log = bywash.publisher().log();
+    assert!(log.contains("a test has this thread panic at SpoolWritten"), "{log}");
+    bywash.environment.pop();
+    broker.resume();
+    bywash.start_publisher();
+    let (events, _) = read_all(&broker, load.count);
+    assert_all_arrived(&events, &load, &report);
 }
