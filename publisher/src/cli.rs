@@ -9,7 +9,7 @@ use bywash_common::{
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{check, consume, failed, run, sink::OpenError, status};
+use crate::{check, consume, discard, failed, run, sink::OpenError, status};
 
 /// Sends what fs-agent captures to Kafka or Kinesis.
 #[derive(Debug, Parser)]
@@ -36,6 +36,8 @@ enum Command {
     /// List, send again or drop the messages that cannot be delivered
     #[command(subcommand)]
     Failed(failed::FailedCommand),
+    /// Give up for good what waits in the ring and the spool, while no publisher runs
+    Discard(discard::DiscardArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -62,6 +64,7 @@ impl Cli {
             Command::Status(args) => status::status(&config()?, &args),
             Command::Check(args) => check::check(&config()?, &args),
             Command::Failed(command) => failed::failed(&config()?, &command),
+            Command::Discard(args) => discard::discard(&config()?, &args),
             Command::Consume(args) => consume::consume(&config()?, &args),
             Command::Completions { shell } => {
                 let mut text = Vec::new();

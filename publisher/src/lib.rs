@@ -7,6 +7,7 @@ pub mod cli;
 mod clock;
 mod consume;
 pub mod delivery;
+mod discard;
 pub mod disk;
 pub mod drain;
 pub mod encode;

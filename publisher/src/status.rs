@@ -57,6 +57,8 @@ pub struct Report {
     pub dead_lettered_records: u64,
     pub undeliverable_records: u64,
     pub passed_over_records: u64,
+    /// Writes that an operator has discarded.
+    pub discarded_records: u64,
     /// Part of what is behind, in bytes that are on disk and in records.
     pub spool_bytes: u64,
     pub spool_records: u64,
@@ -179,6 +181,7 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
         dead_lettered_records: counter(Counter::DeadLetteredEvents),
         undeliverable_records: counter(Counter::UndeliverableEvents),
         passed_over_records: counter(Counter::PassedOverEvents),
+        discarded_records: counter(Counter::DiscardedEvents),
         spool_bytes: counter(Counter::SpoolBytes),
         spool_records: counter(Counter::SpoolRecords),
         spool_errors: counter(Counter::SpoolErrors),
@@ -227,6 +230,9 @@ impl Report {
                  passed over",
                 self.passed_over_records
             );
+        }
+        if self.discarded_records > 0 {
+            let _ = write!(text, "\ndiscarded by an operator: {} writes", self.discarded_records);
         }
         if self.spool_bytes + self.spool_errors + self.spool_lost > 0 {
             let _ = write!(

@@ -137,6 +137,18 @@ pub enum PublisherCounter {
     UndeliverableEvents = 21,
     /// Records that needed no delivery: it was done before, by a publisher before this one.
     PassedOverEvents = 22,
+    /// Records that an operator has discarded (`publisher discard`).
+    DiscardedEvents = 23,
+    /// Bytes of captured data in them.
+    DiscardedBytes = 24,
+    /// When the first of those was captured that no event has told of, in nanoseconds since the epoch.
+    DiscardedFirstNs = 25,
+    /// When the last one was.
+    DiscardedLastNs = 26,
+    /// How many of them an event has told of.
+    DiscardedToldEvents = 27,
+    /// How many bytes of them.
+    DiscardedToldBytes = 28,
 }
 
 /// For how many FIFOs there are counters of their own.
@@ -146,7 +158,7 @@ const FIFO_COUNTERS: usize = FifoCounter::Missing as usize + 1;
 const FIFO_COUNTERS_AT: usize = 64;
 
 const AGENT_COUNTERS: usize = AgentCounter::HandoverFilesLost as usize + 1;
-const PUBLISHER_COUNTERS: usize = PublisherCounter::PassedOverEvents as usize + 1;
+const PUBLISHER_COUNTERS: usize = PublisherCounter::DiscardedToldBytes as usize + 1;
 const _: () = assert!(AGENT_COUNTERS <= FIFO_COUNTERS_AT);
 const _: () = assert!((FIFO_COUNTERS_AT + FIFO_SLOTS * FIFO_COUNTERS) * 8 <= layout::COUNTERS_LEN);
 const _: () = assert!(PUBLISHER_COUNTERS * 8 <= layout::COUNTERS_LEN);
@@ -397,6 +409,10 @@ impl PublisherStatus {
             DeadLetteredEvents,
             UndeliverableEvents,
             PassedOverEvents,
+            DiscardedEvents,
+            DiscardedBytes,
+            DiscardedToldEvents,
+            DiscardedToldBytes,
         ] {
             self.add(counter, former.word(counter as usize).load(Ordering::Relaxed));
         }
@@ -404,8 +420,11 @@ impl PublisherStatus {
         if started_ns > 0 {
             self.set(StartedNs, started_ns);
         }
-        let last_ns = former.word(LastDeliveryNs as usize).load(Ordering::Relaxed);
-        self.word(LastDeliveryNs as usize).fetch_max(last_ns, Ordering::Relaxed);
+        let of_former = |counter: PublisherCounter| former.word(counter as usize).load(Ordering::Relaxed);
+        for counter in [LastDeliveryNs, DiscardedLastNs] {
+            self.word(counter as usize).fetch_max(of_former(counter), Ordering::Relaxed);
+        }
+        self.set(DiscardedFirstNs, of_former(DiscardedFirstNs));
     }
 
     /// All counters, in their order.

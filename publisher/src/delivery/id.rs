@@ -9,6 +9,7 @@
 //! | the news that a record will never be delivered | `<ring>-<sequence>.undeliverable` |
 //! | the news that part of the ring is damaged, by position | `<ring>-damage.<begin>+<length>` |
 //! | the news that records of the spool are missing | `<ring>-gap.<first>+<records>` |
+//! | the news that an operator has discarded records: those before, and how many | `<ring>-discarded.<before>+<records>` |
 //!
 //! The ring is its uuid. Whatever is sent again has the same id, and one id never stands for two contents: a part is named
 //! after its bytes, as limits may have changed when it is sent again.
@@ -76,6 +77,13 @@ pub enum News {
         /// How many; 0 if nobody knows. None in the version before.
         records: Option<u64>,
     },
+    /// An operator has discarded records.
+    Discarded {
+        /// How many were discarded that other news have told of.
+        before: u64,
+        /// How many these are.
+        records: u64,
+    },
 }
 
 impl News {
@@ -85,7 +93,7 @@ impl News {
             Self::Lost { sequence } | Self::Corrupt { sequence } | Self::Undeliverable { sequence } => {
                 Some(sequence)
             }
-            Self::Damage { .. } | Self::Gap { .. } => None,
+            Self::Damage { .. } | Self::Gap { .. } | Self::Discarded { .. } => None,
         }
     }
 }
@@ -136,6 +144,7 @@ impl Display for Subject {
                 News::Damage { position, len: None } => write!(f, "corrupt-{position}"),
                 News::Gap { first, records: Some(records) } => write!(f, "gap.{first}+{records}"),
                 News::Gap { first, records: None } => write!(f, "gap-{first}"),
+                News::Discarded { before, records } => write!(f, "discarded.{before}+{records}"),
             },
         }
     }
@@ -169,6 +178,10 @@ impl Subject {
         if let Some(rest) = text.strip_prefix("gap.") {
             let (first, records) = numbers(rest)?;
             return Some(Self::News(News::Gap { first, records: Some(records) }));
+        }
+        if let Some(rest) = text.strip_prefix("discarded.") {
+            let (before, records) = numbers(rest)?;
+            return Some(Self::News(News::Discarded { before, records }));
         }
         if let Some(rest) = text.strip_prefix("corrupt-") {
             return Some(Self::News(News::Damage { position: number(rest)?, len: None }));
@@ -227,11 +240,12 @@ mod tests {
     use super::*;
 
     fn any_subject() -> impl Strategy<Value = Subject> {
-        let news = (any::<(u64, Option<u64>)>(), 0..5).prop_map(|((a, b), kind)| match kind {
+        let news = (any::<(u64, Option<u64>)>(), 0..6).prop_map(|((a, b), kind)| match kind {
             0 => News::Lost { sequence: a },
             1 => News::Corrupt { sequence: a },
             2 => News::Undeliverable { sequence: a },
             3 => News::Damage { position: a, len: b },
+            4 => News::Discarded { before: a, records: b.unwrap_or_default() },
             _ => News::Gap { first: a, records: b },
         });
         let stretch = any::<Option<(usize, usize)>>();

@@ -17,6 +17,8 @@ use crate::{
     spool::{Head, Mark},
 };
 
+use super::discarded::Discarded;
+
 /// How often a missing ring is looked for.
 const MISSING_WAIT: Duration = Duration::from_millis(200);
 
@@ -83,6 +85,8 @@ pub struct RingLedger {
     old: Option<Uuid>,
     /// Where the ring's publisher writes down what is delivered out of turn.
     ahead: Option<AheadSlots>,
+    /// What the first event tells of: what an operator has discarded before.
+    untold: Option<Discarded>,
 }
 
 impl RingLedger {
@@ -93,12 +97,21 @@ impl RingLedger {
         old: Option<Uuid>,
         ahead: Option<AheadSlots>,
     ) -> Self {
-        Self { head, status, old, ahead }
+        Self { head, status, old, ahead, untold: None }
+    }
+
+    /// As it is where the first event tells of what was discarded.
+    pub fn telling(self) -> Self {
+        let untold = Discarded::untold(&self.status);
+        Self { untold, ..self }
     }
 }
 
 impl Ledger for RingLedger {
     fn advance(&mut self, progress: &Progress) {
+        if let Some(untold) = self.untold.take() {
+            untold.tell(&self.status);
+        }
         let Progress { end, next_sequence, .. } = *progress;
         match self.old {
             None => self.head.deliver(end, next_sequence),

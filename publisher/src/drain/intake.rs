@@ -93,8 +93,13 @@ pub fn open_spool(config: &Config, stop: &Stop) -> Result<SharedLog, SpoolError>
     }
 }
 
+/// How many records wait in a spool.
+pub fn spooled_records(log: &Arc<Mutex<Log>>) -> u64 {
+    log.lock().unwrap_or_else(PoisonError::into_inner).records()
+}
+
 /// The ring's generation behind those that hold nothing any more.
-fn attach_next(name: &str) -> Option<PublisherRing> {
+pub fn attach_next(name: &str) -> Option<PublisherRing> {
     match PublisherRing::attach(name, None) {
         Ok(ring) => {
             tracing::info!("fs-agent has begun the ring `{name}` anew ({}): it is drained next", ring.uuid);
@@ -173,12 +178,22 @@ impl Intake {
         self.source.old_stream().is_some()
     }
 
-    /// What writes down how far the stream that is read is delivered.
+    /// What writes down how far the stream that is read is delivered, and that the first event has told of what was discarded.
     pub fn ledger(&self) -> Box<dyn Ledger> {
+        Box::new(self.silent_ledger().telling())
+    }
+
+    /// The same where no event tells of anything.
+    pub fn silent_ledger(&self) -> RingLedger {
         let status = self.ring.status.clone();
         let old = self.source.old_stream();
         let ahead = old.is_none().then(|| self.ring.ahead(self.head.delivered().end).0);
-        Box::new(RingLedger::new(Arc::clone(&self.head), status, old, ahead))
+        RingLedger::new(Arc::clone(&self.head), status, old, ahead)
+    }
+
+    /// The position behind the record that was read last, in the stream that is read.
+    pub fn position(&self) -> u64 {
+        self.source.position()
     }
 
     /// The uuid with which the event ids of what is read begin.

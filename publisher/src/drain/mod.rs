@@ -6,6 +6,8 @@
 
 mod attach;
 mod dead_letters;
+mod discard;
+mod discarded;
 mod intake;
 mod namer;
 mod outlet;
@@ -29,7 +31,7 @@ use uuid::Uuid;
 
 use crate::{
     clock,
-    delivery::{Bounds, Frontier, Outcome, Record, Sink, SinkError},
+    delivery::{Bounds, Frontier, News, Outcome, Record, Sink, SinkError},
     lines::Lines,
     names::Names,
     reload::Reload,
@@ -38,8 +40,10 @@ use crate::{
 
 pub use attach::attach;
 pub use dead_letters::DeadLetters;
+pub use discard::{Emptied, EmptyError, empty_ring, empty_spool};
+use discarded::Discarded;
 use intake::IntakeError;
-pub use intake::{Intake, open_spool};
+pub use intake::{Intake, open_spool, spooled_records};
 use outlet::Outlet;
 use source::Taken;
 
@@ -100,6 +104,8 @@ pub struct Drain {
     said_broken: Option<Uuid>,
     /// Where in which ring the log, and an event, have said that its tail is damaged.
     said_tail: Option<(Uuid, u64)>,
+    /// What an operator has discarded, until the first event tells of it.
+    untold: Option<Discarded>,
 }
 
 impl Drain {
@@ -124,6 +130,7 @@ impl Drain {
             &intake,
         );
         let lines = Lines::new(config, Arc::clone(&frontier), intake.ahead());
+        let untold = Discarded::untold(&intake.ring.status);
         Self {
             intake,
             ring_name: config.ring.name.clone(),
@@ -137,6 +144,7 @@ impl Drain {
             seen_superseded: None,
             said_broken: None,
             said_tail: None,
+            untold,
         }
     }
 
@@ -166,6 +174,9 @@ impl Drain {
             self.outlet.reconfigure(&config);
         }
         self.outlet.poll()?;
+        if let Some(untold) = self.untold.take() {
+            self.tell_of(&untold)?;
+        }
         self.keep_room()?;
         self.take_turn()
     }
@@ -254,6 +265,18 @@ impl Drain {
             }
         }
         self.outlet.corrupt(entry, read_bytes)
+    }
+
+    /// Sends the news that an operator has discarded writes, in front of what is read next.
+    fn tell_of(&mut self, discarded: &Discarded) -> Result<(), SinkError> {
+        let Discarded { before, records, bytes, first_ns, last_ns } = *discarded;
+        tracing::warn!(
+            "{records} writes ({bytes} bytes) were discarded by publisher discard; an event says so"
+        );
+        let ticket = self.frontier.open(Record::of_news(self.intake.position(), None, last_ns));
+        let news = News::Discarded { before, records };
+        let numbers = [records, bytes, first_ns, last_ns];
+        self.outlet.send_news(ticket, news, "discarded_by_operator", None, numbers).map(drop)
     }
 
     /// A line without an end must not keep others waiting.

@@ -340,7 +340,7 @@ impl Outlet {
     }
 
     /// `numbers` are events, bytes, first and last time. Gives false if a stop came first.
-    fn send_news(
+    pub(super) fn send_news(
         &mut self,
         ticket: Ticket,
         news: News,

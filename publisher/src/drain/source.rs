@@ -131,6 +131,11 @@ impl Source {
         self.old.front().copied().unwrap_or(self.head.uuid())
     }
 
+    /// The position behind what was read last, in that stream.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// The former ring whose stream is read, if it is one's.
     pub fn old_stream(&self) -> Option<Uuid> {
         self.old.front().copied()

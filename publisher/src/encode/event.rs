@@ -60,7 +60,7 @@ pub struct WriteEvent<'a> {
 /// Writes that will not arrive.
 #[derive(Clone, Copy, Debug)]
 pub struct LossEvent<'a> {
-    /// Why: a [`bywash_common::record::LossReason`]'s name, `corrupt` or `undeliverable`.
+    /// Why: a [`bywash_common::record::LossReason`]'s name, `corrupt`, `undeliverable` or `discarded_by_operator`.
     pub reason: &'a str,
     /// The file that it is about, where it is about one.
     pub path: Option<&'a [u8]>,
@@ -94,6 +94,7 @@ impl LossEvent<'_> {
             "corrupt" => "the ring's content was damaged",
             "quota" => "faster than the quota of their file",
             "undeliverable" => "the sink refuses them for good",
+            "discarded_by_operator" => "an operator discarded them (publisher discard)",
             other => other,
         };
         let of = self.path.map_or(String::new(), |path| format!(" to {}", String::from_utf8_lossy(path)));

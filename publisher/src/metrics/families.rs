@@ -201,6 +201,13 @@ pub const FAMILIES: &[Family] = &[
             to.put(seen.report.passed_over_records);
         },
     ),
+    counter(
+        "bywash_discarded_records_total",
+        "Writes that an operator has discarded (publisher discard).",
+        |seen, to| {
+            to.put(seen.report.discarded_records);
+        },
+    ),
     gauge("bywash_spool_bytes", "What the spool takes on disk; part of the lag.", |seen, to| {
         to.put(seen.report.spool_bytes);
     }),

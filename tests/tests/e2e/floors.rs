@@ -36,7 +36,7 @@ const PUBLISHER: Floors = &[
     &["sink"],
     &["reload", "status"],
     &["drain", "metrics"],
-    &["check", "consume"],
+    &["check", "consume", "discard"],
     &["run"],
     &["cli"],
 ];

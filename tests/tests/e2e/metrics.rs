@@ -61,6 +61,7 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ("publisher", "/dead_lettered_records", "bywash_dead_lettered_records_total"),
     ("publisher", "/undeliverable_records", "bywash_undeliverable_records_total"),
     ("publisher", "/passed_over_records", "bywash_passed_over_records_total"),
+    ("publisher", "/discarded_records", "bywash_discarded_records_total"),
     ("publisher", "/spool_bytes", "bywash_spool_bytes"),
     ("publisher", "/spool_records", "bywash_spool_records"),
     ("publisher", "/spool_errors", "bywash_spool_errors_total"),
