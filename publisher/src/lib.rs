@@ -7,6 +7,7 @@ pub mod cli;
 mod clock;
 mod consume;
 pub mod delivery;
+mod destination;
 mod discard;
 pub mod disk;
 pub mod drain;

@@ -19,6 +19,7 @@ use bywash_common::{
 
 use crate::{
     delivery::{Frontier, Sink},
+    destination::{self, Waiting},
     drain::{self, DeadLetters, Drain, Intake},
     metrics,
     names::Names,
@@ -55,6 +56,14 @@ pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
     let spool = drain::open_spool(config, &stop)?;
     let Some(ring) = drain::attach(&config.ring.name, &stop)? else { return Ok(Exit::Ok) };
     let has_spool = spool.is_some();
+    destination::note(
+        config,
+        Waiting {
+            ring_bytes: ring.fill().0,
+            spool_records: spool.as_ref().map_or(0, drain::spooled_records),
+            letters_bytes: dead_letters.bytes(),
+        },
+    );
     let intake = Intake::open(ring, spool, config.spool.high_mark)?;
     let frontier = Arc::new(Frontier::new(drain::bounds(config), intake.ledger()));
     let Some(sink) = open_sink(config, &frontier, intake.nudge().as_ref(), &stop)? else {

@@ -225,6 +225,139 @@ fn a_second_publisher_is_refused() {
     assert!(message.contains("held by another publisher"), "{message}");
 }
 
+/// Runs `publisher discard` and gives its exit code and what it prints.
+fn discard(ring: &TestRing, args: &[&str]) -> (Option<i32>, String) {
+    let output = ring.command("discard", args).output().unwrap();
+    let both = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&both).into_owned())
+}
+
+#[test]
+fn what_an_operator_discards_is_counted_and_the_next_event_tells_of_it() {
+    let ring = TestRing::new("discard");
+    for data in [&b"one"[..], b"second", b"3"] {
+        ring.push(data);
+    }
+    let (code, said) = discard(&ring, &[]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("3 records wait") && said.contains("--yes"), "{said}");
+    assert!(ring.agent.producer.fill().0 > 0, "nothing is discarded without --yes");
+
+    let mut running = Running::start(&mut ring.command("run", &["--sink", "stdout", "--encoder", "ecs"]));
+    let mut lines = running.lines();
+    assert!(lines.next().unwrap().unwrap().contains("one"));
+    let (code, said) = discard(&ring, &["--yes"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("stop it first") && said.contains("held by another publisher"), "{said}");
+    assert_eq!(running.stop().code(), Some(0));
+
+    for data in [&b"fourth"[..], b"fifth"] {
+        ring.push(data);
+    }
+    let (code, said) = discard(&ring, &["--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("2 writes (11 bytes)"), "{said}");
+    ring.push(b"sixth");
+    let (code, said) = discard(&ring, &["--yes"]);
+    assert!(code == Some(0) && said.contains("1 writes (5 bytes)"), "{said}");
+
+    ring.push(b"after");
+    let mut running = Running::start(&mut ring.command("run", &["--sink", "stdout"]));
+    let mut lines = running.lines();
+    let news: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(news["lost"]["reason"], "discarded_by_operator", "{news}");
+    assert_eq!((&news["lost"]["events"], &news["lost"]["bytes"]), (&3.into(), &16.into()), "{news}");
+    assert_eq!(event(&lines.next().unwrap().unwrap()).0, 6);
+    let status = ring.command("status", &["--json"]).output().unwrap();
+    let report: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(report["discarded_records"], 3, "{report}");
+    assert_eq!(running.stop().code(), Some(0));
+
+    ring.push(b"last");
+    let mut running = Running::start(&mut ring.command("run", &["--sink", "stdout"]));
+    assert_eq!(event(&running.lines().next().unwrap().unwrap()).0, 7, "it is told of once");
+    assert_eq!(running.stop().code(), Some(0));
+}
+
+/// A configuration with a spool, and a broker that nobody reaches.
+fn with_spool(dir: &std::path::Path) -> String {
+    let path = dir.join("bywash.toml");
+    let text =
+        "[publisher]\nshutdown_timeout = \"10s\"\n[failed]\nsize_max = 0\n[spool]\ndir = \"DIR/spool\"\n";
+    std::fs::write(&path, text.replace("DIR", dir.to_str().unwrap())).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_spool_is_discarded_with_the_ring_and_without_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = with_spool(dir.path());
+    let into_the_spool = |ring: &TestRing, in_flight: u64| {
+        ring.push(b"kept");
+        let args = ["--brokers", DEAD_BROKER, "--config", &config];
+        let mut running = Running::start(&mut ring.command("run", &args));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let status = ring.command("status", &["--json"]).output().unwrap();
+            let report: Value = serde_json::from_slice(&status.stdout).unwrap();
+            if report["in_flight_records"] == in_flight {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{report}");
+        }
+        assert_eq!(running.stop().code(), Some(0));
+        assert_eq!(ring.agent.producer.fill().0, 0, "it is in the spool");
+    };
+    let ring = TestRing::new("discard-spool");
+    into_the_spool(&ring, 1);
+    let (code, said) = discard(&ring, &["--yes", "--config", &config]);
+    assert!(code == Some(0) && said.contains("1 writes (4 bytes)"), "{said}");
+
+    // The news of what was discarded are on their way too.
+    into_the_spool(&ring, 2);
+    drop(ring);
+    let gone = TestRing::new("discard-spool");
+    drop(std::fs::remove_file(format!("{SEGMENT_DIR}/{}.1.ring", gone.name)));
+    drop(std::fs::remove_file(format!("{SEGMENT_DIR}/{}.1.ack", gone.name)));
+    let (code, said) = discard(&gone, &["--yes", "--config", &config]);
+    assert!(code == Some(0) && said.contains("1 records") && said.contains("no event will say so"), "{said}");
+    let (code, said) = discard(&gone, &["--config", &config]);
+    assert!(code == Some(0) && said.contains("nothing waits"), "{said}");
+}
+
+#[test]
+fn what_waits_for_another_sink_is_named_once_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = with_spool(dir.path());
+    let ring = TestRing::new("elsewhere");
+    let run = |args: &[&str]| {
+        let mut command = ring.command("run", &["--config", &config]);
+        let mut running = Running::start(command.args(args).stderr(Stdio::piped()));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut log = String::new();
+        for line in BufReader::new(running.0.stderr.take().unwrap()).lines().map_while(Result::ok) {
+            assert!(Instant::now() < deadline, "{log}");
+            log.push_str(&line);
+            log.push('\n');
+            if line.contains("sending to Kafka") {
+                break;
+            }
+        }
+        running.stop();
+        log
+    };
+    run(&["--brokers", DEAD_BROKER]);
+    ring.push(b"for Kafka");
+    let said = run(&["--brokers", DEAD_BROKER]);
+    assert!(!said.contains("publisher discard"), "{said}");
+    let said = run(&["--brokers", DEAD_BROKER, "--topic", "other"]);
+    for word in ["topic logs", "topic other", "publisher discard", "in the ring"] {
+        assert!(said.contains(word), "`{word}` is not in: {said}");
+    }
+    let said = run(&["--brokers", DEAD_BROKER, "--topic", "other"]);
+    assert!(!said.contains("publisher discard"), "{said}");
+}
+
 #[test]
 fn a_wrong_configuration_is_78_and_says_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
@@ -234,7 +367,8 @@ fn a_wrong_configuration_is_78_and_says_what_is_wrong() {
         let output = publisher(command, &["--config", path.to_str().unwrap()]).output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(78), "{message}");
-        assert!(message.contains("`acks`"), "{message}");
+        let place = format!("{}:2: kafka.properties.acks: ", path.display());
+        assert!(message.contains(&place), "{message}");
     }
     let output = publisher("check", &["--sink", "fax"]).output().unwrap();
     assert_eq!(output.status.code(), Some(78));

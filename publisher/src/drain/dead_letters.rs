@@ -102,6 +102,11 @@ impl DeadLetters {
         self.store.as_ref().is_some_and(Store::has_room)
     }
 
+    /// The bytes of what is kept.
+    pub fn bytes(&self) -> u64 {
+        self.store.as_ref().map_or(0, Store::bytes)
+    }
+
     /// Takes over what the sink has refused, and keeps it once it is worth the while. Gives what cannot be kept.
     pub fn poll(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Refused> {
         for refused in frontier.take_refused() {

@@ -64,6 +64,11 @@ impl Store {
         })
     }
 
+    /// The bytes of the letters that are kept.
+    pub fn bytes(&self) -> u64 {
+        self.used
+    }
+
     /// Keeps letters: when this returns, they are on disk.
     ///
     /// # Errors

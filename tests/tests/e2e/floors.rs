@@ -30,7 +30,7 @@ const FS_AGENT: Floors = &[
 ];
 
 const PUBLISHER: Floors = &[
-    &["clock", "disk", "names", "rate", "signals", "state_dir", "topics"],
+    &["clock", "destination", "disk", "names", "rate", "signals", "state_dir", "topics"],
     &["delivery"],
     &["encode", "failed", "lines", "spool"],
     &["sink"],
