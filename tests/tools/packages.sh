@@ -30,10 +30,11 @@ for release in $1; do
         mkdir -p "$made/roots"
         debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,procps "$release" "$root" >"$root.log" ||
             { tail -n 20 "$root.log"; exit 1; }
-        # The package's dependencies are there, so that a test of the package waits for no mirror.
+        # The package's dependencies are there, so that a test of the package waits for no mirror; and what the program
+        # that lives in a watched directory meanwhile takes.
         cp /etc/resolv.conf "$root/etc/"
         DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get satisfy -q -y --no-install-recommends \
-            "$(dpkg-deb -f "$first" Depends)" >>"$root.log"
+            "$(dpkg-deb -f "$first" Depends), python3" >>"$root.log"
         rm -f "$root"/var/cache/apt/archives/*.deb
         touch "$root/complete"
     fi

@@ -59,7 +59,8 @@ impl Machine {
         if Command::new("systemd-nspawn").arg("--version").output().is_err() {
             return Some("systemd-nspawn is not there: make packages-test installs it".to_owned());
         }
-        let is_root = root.join("usr/bin/systemctl").exists();
+        let is_root =
+            ["usr/bin/systemctl", "usr/bin/python3"].iter().all(|program| root.join(program).exists());
         (!is_root).then(|| format!("there is no root in {}: make packages-test makes it", root.display()))
     }
 
@@ -157,8 +158,9 @@ impl Machine {
         if !resident.exists() {
             fs::copy(program("resident"), resident).expect("a copy of the resident");
         }
+        // What maps files is a process of its own, which is told by the resident to end.
         self.must(&format!(
-            "mkdir {directory} && systemd-run -q --unit={name} -p StandardOutput=file:/root/{name}.json \
+            "mkdir {directory} && systemd-run -q --unit={name} -p StandardOutput=file:/root/{name}.json -p StandardError=journal -p KillMode=mixed \
              -p LimitNOFILE=65536 -p TimeoutStopSec=120 /root/resident --files={files} --pause-us=5000 {directory}"
         ));
         wait::until("the resident to settle", wait::PATIENCE, || {

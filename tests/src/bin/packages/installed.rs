@@ -43,11 +43,12 @@ impl Installed {
         Self { machine, broker, arrivals }
     }
 
-    /// The configuration of most rows, with more sections behind it.
+    /// The configuration of most rows, with more sections behind it. Pages of a resident's mappings come as often as the kernel
+    /// writes them: they are left out.
     pub fn configuration(&self, more: &str) -> String {
         let broker = self.broker.address();
         format!(
-            "[ring]\ngroup = \"bywash\"\nsize = \"128MiB\"\n\n[[directory]]\npath = {WATCHED:?}\ncreate = true\n\n\
+            "[ring]\ngroup = \"bywash\"\nsize = \"128MiB\"\n\n[[directory]]\npath = {WATCHED:?}\ncreate = true\nexclude = [\"mapped-*\"]\n\n\
              [kafka]\nbrokers = [{broker:?}]\ntopic = {TOPIC:?}\n\n{more}"
         )
     }
