@@ -13,6 +13,7 @@ pub mod disk;
 pub mod drain;
 pub mod encode;
 pub mod failed;
+mod faults;
 pub mod lines;
 mod metrics;
 mod names;

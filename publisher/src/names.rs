@@ -77,6 +77,14 @@ impl Names {
         Self::new(system_name, FIRST_WAIT)
     }
 
+    /// Numbers alone: nobody is asked.
+    #[cfg(test)]
+    pub fn none() -> Self {
+        let ((requests, _), (_, answers)) = (mpsc::sync_channel(1), mpsc::channel());
+        let (known, first_wait) = (HashMap::new(), FIRST_WAIT);
+        Self { known, requests, answers, outstanding: 0, is_stuck: false, first_wait }
+    }
+
     fn new(
         look_up: impl Fn(Id) -> Option<String> + Send + 'static,
         first_wait: Duration,

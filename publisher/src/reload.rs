@@ -57,6 +57,25 @@ impl Reload {
         Ok(Self { ready, is_ready })
     }
 
+    /// Without a thread: see [`Self::offer`].
+    #[cfg(test)]
+    pub fn by_hand() -> Self {
+        Self { ready: Arc::default(), is_ready: Arc::default() }
+    }
+
+    /// The same one, for who offers.
+    #[cfg(test)]
+    pub fn another(&self) -> Self {
+        Self { ready: Arc::clone(&self.ready), is_ready: Arc::clone(&self.is_ready) }
+    }
+
+    /// Has a configuration be taken by the next look.
+    #[cfg(test)]
+    pub fn offer(&self, config: &Config) {
+        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = Some(config.clone());
+        self.is_ready.store(true, Ordering::Release);
+    }
+
     /// The configuration that is in force from now on, if another one was asked for and can be used. What has to wait for a
     /// restart is in it as it was, and the log names it.
     pub fn poll(&self) -> Option<Config> {

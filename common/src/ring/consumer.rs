@@ -21,6 +21,9 @@ const NAP: Duration = Duration::from_micros(200);
 /// The capacity in bytes from which on a ring holds what comes during a nap, at a gigabyte a second.
 const NAP_CAPACITY_MIN: u64 = 1 << 20;
 
+/// So many damaged records in a row are passed over one by one.
+const DAMAGED_MAX: usize = 64;
+
 /// Payloads of fewer bytes are fetched as fast without being asked for.
 const CHUNKED_BYTES_MIN: usize = 512;
 /// Payloads of more bytes are copied in one piece: the processor's own string copy, which fetches ahead itself, is then
@@ -117,6 +120,33 @@ impl Follow for () {
     fn came(&mut self, _: &mut Vec<u8>, _: usize) {}
 }
 
+/// What was passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skipped {
+    /// One record, of which the number and the end are known.
+    Record(Entry),
+    /// So many bytes, with nobody knows how many records in them; 0 for nothing.
+    Stretch(u64),
+}
+
+impl Skipped {
+    /// Where reading goes on behind what began at a position.
+    pub fn end(&self, begin: u64) -> u64 {
+        match self {
+            Self::Record(entry) => entry.end,
+            Self::Stretch(bytes) => begin + bytes,
+        }
+    }
+
+    /// The number of the record behind it, if that is known.
+    pub fn next_seq(&self) -> Option<u64> {
+        match self {
+            Self::Record(entry) => Some(entry.seq.wrapping_add(1)),
+            Self::Stretch(_) => None,
+        }
+    }
+}
+
 /// The reading end of a ring.
 pub struct Consumer<M> {
     memory: Arc<M>,
@@ -133,6 +163,11 @@ pub struct Consumer<M> {
 /// The handle with which delivered records are given back to the agent; see [`Consumer::acker`].
 pub struct Acker<M>(Arc<M>);
 
+/// The number of the record at a position, where nothing was read before.
+fn first_seq(position: u64) -> Option<u64> {
+    (position == 0).then_some(0)
+}
+
 impl<M: Memory> Consumer<M> {
     /// Begins to read at the shared head: what was not acknowledged is read again.
     pub(crate) fn attach(memory: Arc<M>) -> Self {
@@ -140,7 +175,7 @@ impl<M: Memory> Consumer<M> {
         // A waiter's word that a killed consumer left odd would cost a wake-up; and a new wait must differ.
         let waits = (memory.waiter().load(Ordering::Relaxed) | 1).wrapping_add(1);
         memory.waiter().store(waits, Ordering::Relaxed);
-        Self { memory, position, tail: position, next_seq: None, waits, is_busy: false }
+        Self { memory, position, tail: position, next_seq: first_seq(position), waits, is_busy: false }
     }
 
     /// Begins to read at a position, and leaves no trace of that. It must never [`Self::wait`].
@@ -309,6 +344,68 @@ impl<M: Memory> Consumer<M> {
         skipped
     }
 
+    /// Gives up on what is damaged at the position, after a [`ReadError`]. That is one record if its header is as it must be but
+    /// for the checksum, and headers lead from it to a record that is whole and has the number that follows, or to the tail:
+    /// reading goes on behind it. Otherwise it is everything before the tail, see [`Self::skip_to_tail`]: nothing else says
+    /// where records begin. To look for a place where a checksum holds would find records that somebody has written into a file.
+    pub fn skip_damage(&mut self) -> Skipped {
+        let damaged = self.plausible_header().filter(|header| self.is_followed(header));
+        let Some(RecordHeader { len, kind, seq, .. }) = damaged else {
+            return Skipped::Stretch(self.skip_to_tail());
+        };
+        let kind = Kind::from_byte(kind).unwrap_or(Kind::Write);
+        let end = self.position + u64::from(len).next_multiple_of(ALIGN);
+        self.seek(end, Some(seq.wrapping_add(1)));
+        Skipped::Record(Entry { kind, seq, end })
+    }
+
+    /// Whether what follows a damaged record shows that it ends where its header says, and has the number that that says.
+    fn is_followed(&self, header: &RecordHeader) -> bool {
+        let mut follower =
+            Self { tail: self.tail, ..Self::look_from(Arc::clone(&self.memory), self.position) };
+        let (mut damaged, mut payload) = (*header, Vec::new());
+        for _ in 0..DAMAGED_MAX {
+            follower.position += u64::from(damaged.len).next_multiple_of(ALIGN);
+            follower.next_seq = Some(damaged.seq.wrapping_add(1));
+            let next = loop {
+                if follower.position == follower.tail {
+                    // It is the last one, and ends where the tail says so; its number is right if it was expected.
+                    return self.next_seq.is_some();
+                }
+                match follower.take_record(&mut payload, &mut ()) {
+                    Ok(Some(_)) => return true,
+                    // A padding comes between.
+                    Ok(None) => {}
+                    Err(_) => break follower.plausible_header(),
+                }
+            };
+            match next {
+                Some(header) => damaged = header,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    /// The header at the position, if only its checksum is wrong.
+    fn plausible_header(&self) -> Option<RecordHeader> {
+        let capacity = self.memory.capacity();
+        let offset = self.position % capacity;
+        let available = self.tail.checked_sub(self.position)?.min(capacity - offset);
+        if available < RECORD_HEADER {
+            return None;
+        }
+        let mut bytes = [0; RECORD_HEADER as usize];
+        self.memory.read(offset, &mut bytes).ok()?;
+        let header = RecordHeader::decode(&bytes);
+        let len = u64::from(header.len);
+        let fits = len >= RECORD_HEADER
+            && len.next_multiple_of(ALIGN) <= available
+            && len <= self.memory.record_len_max();
+        let is_due = self.next_seq.is_none_or(|seq| seq == header.seq);
+        (fits && is_due && Kind::from_byte(header.kind).is_some()).then_some(header)
+    }
+
     /// Turns to another position, the end of a record. Nothing between the shared head and the tail is lost by that.
     /// `next_seq` is the number that the next record must have, if that is known.
     pub fn seek(&mut self, position: u64, next_seq: Option<u64>) {
@@ -321,7 +418,8 @@ impl<M: Memory> Consumer<M> {
     pub fn another(&self) -> Self {
         let memory = Arc::clone(&self.memory);
         let position = memory.head().load(Ordering::Acquire);
-        Self { memory, position, tail: position, next_seq: None, waits: self.waits, is_busy: false }
+        let next_seq = first_seq(position);
+        Self { memory, position, tail: position, next_seq, waits: self.waits, is_busy: false }
     }
 
     /// Sleeps until there may be something to read, at most for `timeout`. Call it once [`Self::next`] has

@@ -136,6 +136,12 @@
 //!
 //! Lost by nature: the segments live in memory, so a reboot ends them.
 //!
+//! # A damaged record
+//!
+//! A record that fails its checks is passed over alone if its header says where it ends, and headers lead from there to a record
+//! that is whole and has the number that follows, or to the tail. Otherwise reading goes on at the tail: a payload may hold
+//! bytes that are a record, checksum included, as anybody writes there, so that none is looked for.
+//!
 //! # A ring that is cut, damaged or removed
 //!
 //! The owner, root, and for the consumer segment the group can do that. An access to memory that is missing yields zeros and a
@@ -174,7 +180,7 @@ pub mod status;
 pub use agent::AgentRing;
 #[cfg(not(loom))]
 pub use ahead::{AHEAD_MAX, Ahead, AheadSlots};
-pub use consumer::{Entry, Follow, ReadError};
+pub use consumer::{Entry, Follow, ReadError, Skipped};
 #[cfg(not(loom))]
 pub use inspect::{Inspected, inspect, inspect_to_show};
 pub use layout::{CAPACITY_MAX, CAPACITY_MIN, VERSION};

@@ -4,6 +4,8 @@ use std::io::{self, ErrorKind};
 
 use nix::errno::Errno;
 
+use crate::faults::Fault;
+
 /// What follows from an error for the data that could not be had.
 ///
 /// Every error of something that holds events on disk or in memory has a class. Only [`Self::Damage`] is ever passed over.
@@ -32,6 +34,7 @@ impl Class {
             Some(Errno::EIO) if tries >= EIO_TRIES => Self::Damage,
             // Checksums of the filesystem's own (btrfs, XFS).
             Some(Errno::EBADMSG | Errno::EUCLEAN) => Self::Damage,
+            _ if Fault::ErrorsAreDamage.is_back() => Self::Damage,
             _ => Self::Retry,
         }
     }

@@ -18,7 +18,7 @@ use bywash_common::{
     ring::{Ahead, Entry},
 };
 
-use crate::clock;
+use crate::{clock, faults::Fault};
 
 use super::{
     letter::Letter,
@@ -331,7 +331,9 @@ impl Frontier {
     pub fn announce(&self, ticket: Ticket) -> bool {
         let mut state = self.lock();
         let Some(pending) = state.get(ticket) else { return false };
-        pending.outcome = Outcome::Lost;
+        if !Fault::LossesCountAsDelivered.is_back() {
+            pending.outcome = Outcome::Lost;
+        }
         !std::mem::replace(&mut pending.announced, true)
     }
 

@@ -15,6 +15,7 @@ use crate::{
     clock,
     delivery::{Frontier, Outcome, Refused, Ticket},
     failed::{Again, FailedError, Retry, Store},
+    faults::Fault,
     rate::LogRate,
 };
 
@@ -110,7 +111,8 @@ impl DeadLetters {
     /// Takes over what the sink has refused, and keeps it once it is worth the while. Gives what cannot be kept.
     pub fn poll(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Refused> {
         for refused in frontier.take_refused() {
-            if self.retry.as_mut().is_some_and(|retry| retry.takes_back(refused.ticket)) {
+            let is_letter = self.retry.as_mut().is_some_and(|retry| retry.takes_back(refused.ticket));
+            if is_letter && !Fault::LetterKeptTwice.is_back() {
                 frontier.settle_refused(refused.ticket, Outcome::DeadLettered);
                 continue;
             }
@@ -221,7 +223,8 @@ impl DeadLetters {
         frontier.set_keeps_letters(self.keeps());
         if !matches!(kept, Ok(true)) {
             self.look_at_room = clock::now() + ROOM_INTERVAL;
-            let (mendable, lost): (Vec<_>, Vec<_>) = refused.into_iter().partition(|one| one.is_mendable);
+            let waits = |one: &Refused| one.is_mendable && !Fault::MendableIsLost.is_back();
+            let (mendable, lost): (Vec<_>, Vec<_>) = refused.into_iter().partition(waits);
             self.wait(mendable, kept.as_ref().err());
             refused = lost;
         }
@@ -237,8 +240,12 @@ impl DeadLetters {
                     );
                 }
                 status.add(PublisherCounter::DeadLetters, count as u64);
+                let outcome = match Fault::LettersCountAsDelivered.is_back() {
+                    true => Outcome::Delivered,
+                    false => Outcome::DeadLettered,
+                };
                 for refused in &refused {
-                    frontier.settle_refused(refused.ticket, Outcome::DeadLettered);
+                    frontier.settle_refused(refused.ticket, outcome);
                 }
                 return Vec::new();
             }

@@ -163,9 +163,10 @@ impl Emptying {
                     return Err(error.into());
                 }
                 Err(_) => {
-                    let (begin, damaged_bytes) = self.intake.pass_damage();
-                    self.emptied.damaged_bytes += damaged_bytes;
-                    self.pass(begin + damaged_bytes, None);
+                    let (begin, skipped) = self.intake.pass_damage();
+                    let end = skipped.end(begin);
+                    self.emptied.damaged_bytes += end - begin;
+                    self.pass(end, skipped.next_seq());
                 }
             }
         }

@@ -9,7 +9,7 @@ use std::{
 
 use bywash_common::{
     config::Config,
-    ring::{Ahead, Follow, PublisherRing, ReadError},
+    ring::{Ahead, Follow, PublisherRing, ReadError, Skipped},
 };
 use nix::errno::Errno;
 use uuid::Uuid;
@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::{
     clock,
     delivery::Ledger,
+    faults::Fault,
     rate::LogRate,
     signals::Stop,
     spool::{Feeder, Head, Log, Nudge, SpoolError},
@@ -233,20 +234,18 @@ impl Intake {
         self.source.next_stream()
     }
 
-    /// Passes over what is damaged in the ring; gives the position where it begins, and how many bytes it is. None where the
-    /// spool has what is there.
-    pub fn pass_damage(&mut self) -> (u64, u64) {
+    /// Passes over what is damaged in the ring; gives the position where it begins, and what it is. Nothing where the spool
+    /// has what is there.
+    pub fn pass_damage(&mut self) -> (u64, Skipped) {
         let consumer = &mut self.ring.consumer;
         let begin = consumer.position();
-        let passed = self.head.pass(begin, || {
-            consumer.skip_to_tail();
-            consumer.position()
-        });
-        // Else it is in the spool by now, or was: what is read there says what is missing.
-        let Some(end) = passed else { return (begin, 0) };
-        consumer.seek(end, None);
-        self.source.pass(end);
-        (begin, end - begin)
+        // Where it is not passed it is in the spool by now, or was: what is read there says what is missing.
+        let Some(skipped) = self.head.pass(begin, || consumer.skip_damage()) else {
+            return (begin, Skipped::Stretch(0));
+        };
+        consumer.seek(skipped.end(begin), skipped.next_seq());
+        self.source.pass(skipped.end(begin), skipped.next_seq());
+        (begin, skipped)
     }
 
     /// Puts what the ring `name` still holds into the spool, all generations of it, until `deadline` at the latest. Gives how
@@ -259,6 +258,7 @@ impl Intake {
         let mut used_bytes = ring.fill().0;
         let Some(log) = log else { return used_bytes };
         while used_bytes == 0
+            && !Fault::GenerationsStay.is_back()
             && is_superseded(name, &ring)
             && let Some(next) = attach_next(name)
         {

@@ -24,7 +24,7 @@ use bywash_common::{
     clock::now_ns,
     config::Config,
     record::{Loss, Write},
-    ring::{Entry, Kind, ReadError, RingError},
+    ring::{Entry, Kind, ReadError, RingError, Skipped},
     status::PublisherCounter,
 };
 use uuid::Uuid;
@@ -434,13 +434,18 @@ impl Drain {
     }
 
     fn pass_damage(&mut self, error: &ReadError) -> Result<(), SinkError> {
-        let (begin, skipped_bytes) = self.intake.pass_damage();
-        if skipped_bytes == 0 {
+        let (begin, skipped) = self.intake.pass_damage();
+        let bytes = skipped.end(begin) - begin;
+        if bytes == 0 {
             return Ok(());
         }
-        tracing::error!(
-            "the ring is damaged: {error}; {skipped_bytes} bytes of it are lost, reading goes on behind"
-        );
-        self.outlet.damage(begin, skipped_bytes)
+        tracing::error!("the ring is damaged: {error}; {bytes} bytes of it are lost, reading goes on behind");
+        match skipped {
+            Skipped::Record(entry) => {
+                self.lines.meet(entry.seq);
+                self.outlet.corrupt(entry, bytes)
+            }
+            Skipped::Stretch(bytes) => self.outlet.damage(begin, bytes),
+        }
     }
 }

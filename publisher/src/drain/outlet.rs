@@ -26,6 +26,7 @@ use crate::{
         Stretch, Subject, Ticket,
     },
     encode::{self, Early, Encode, LossEvent, Part, WriteEvent},
+    faults::Fault,
     lines::Onward,
     names::Names,
     signals::Stop,
@@ -163,7 +164,7 @@ impl Outlet {
 
     /// Whether dead letters wait before they are sent again: everything that is on its way has to arrive first.
     pub fn hold_letters(&mut self, holds: bool) {
-        self.holds_letters = holds;
+        self.holds_letters = holds && !Fault::LettersNotHeld.is_back();
     }
 
     /// Sends dead letters again whose time has come.
@@ -284,6 +285,10 @@ impl Outlet {
         self.status.add(PublisherCounter::CorruptSkips, 1);
         let now_ns = now_ns();
         let ticket = self.frontier.open(Record::of_news(entry.end, Some(entry.seq), now_ns));
+        if Fault::DamageUnannounced.is_back() {
+            self.frontier.settle(ticket, Outcome::PassedOver);
+            return Ok(());
+        }
         let news = News::Corrupt { sequence: entry.seq };
         self.send_news(ticket, news, "corrupt", None, [1, bytes, now_ns, now_ns]).map(drop)
     }
@@ -451,6 +456,7 @@ fn letter(message: &Message<'_>, reason: String) -> Letter {
 /// The id of a part: it is named after its bytes, whatever the whole is.
 fn part_id(whole: EventId, bytes: Range<usize>) -> EventId {
     let subject = match whole.subject {
+        shared if Fault::PartsShareIds.is_back() => shared,
         Subject::Bytes { sequence, stretch } => {
             let begin = stretch.map_or(0, |stretch| stretch.begin) + bytes.start;
             Subject::Bytes { sequence, stretch: Some(Stretch { begin, len: bytes.len() }) }

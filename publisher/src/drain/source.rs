@@ -78,7 +78,12 @@ impl Source {
         let position = ring.consumer.position();
         let mut source = Self { head, spool: None, old: VecDeque::new(), position, next_seq: None };
         let Some(log) = log else {
-            ring.status.set(PublisherCounter::DeliveredEnd, 0);
+            // A publisher with a spool may have been killed.
+            for counter in
+                [PublisherCounter::DeliveredEnd, PublisherCounter::SpoolBytes, PublisherCounter::SpoolRecords]
+            {
+                ring.status.set(counter, 0);
+            }
             return source;
         };
         {
@@ -225,12 +230,12 @@ impl Source {
         }
     }
 
-    /// Turns to the position behind damage in the ring.
-    pub fn pass(&mut self, position: u64) {
-        (self.position, self.next_seq) = (position, None);
+    /// Turns to the position behind damage in the ring, and to the number that follows, if that is known.
+    pub fn pass(&mut self, position: u64, next_seq: Option<u64>) {
+        (self.position, self.next_seq) = (position, next_seq);
         if let Some(spool) = &mut self.spool {
             // What is missing there is announced.
-            spool.reader = Reader::new(spool.reader.uuid(), None);
+            spool.reader = Reader::new(spool.reader.uuid(), next_seq);
         }
     }
 }

@@ -37,7 +37,7 @@ mod joiner;
 #[cfg(test)]
 mod tests;
 
-use std::{cmp::Ordering, collections::HashMap, os::unix::ffi::OsStrExt, sync::Arc, time::Instant};
+use std::{cmp::Ordering, collections::HashMap, os::unix::ffi::OsStrExt, sync::Arc};
 
 use bywash_common::{
     config::{Config, Framing, FramingConfig},
@@ -45,7 +45,10 @@ use bywash_common::{
     ring::{Ahead, Entry},
 };
 
-use crate::delivery::{Frontier, Outcome, Record as Pending, SinkError, Span, Stretch, Ticket};
+use crate::{
+    clock,
+    delivery::{Frontier, Outcome, Record as Pending, SinkError, Span, Stretch, Ticket},
+};
 
 use joiner::{End, Joiner, Limits, Line, Record};
 
@@ -181,7 +184,7 @@ impl Lines {
             }
             ticket
         };
-        self.joiner.take(&record, limits, Instant::now(), open, &mut into(outlet, frontier))
+        self.joiner.take(&record, limits, clock::now(), open, &mut into(outlet, frontier))
     }
 
     /// Sends a write from `from` on that does not become lines.
@@ -236,7 +239,7 @@ impl Lines {
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
     pub fn idle(&mut self, outlet: &mut impl Onward) -> Result<(), SinkError> {
-        self.joiner.flush_stale(Instant::now(), &mut into(outlet, &self.frontier))
+        self.joiner.flush_stale(clock::now(), &mut into(outlet, &self.frontier))
     }
 
     /// Sends everything that is pending as it is: nothing will join it any more.

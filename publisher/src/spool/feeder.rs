@@ -11,7 +11,7 @@ use std::{
 };
 
 use bywash_common::{
-    ring::{Consumer, Gauge, PublisherRing, ReadError},
+    ring::{Consumer, Entry, Gauge, Kind, PublisherRing, ReadError, Skipped},
     status::{PublisherCounter, PublisherStatus},
 };
 
@@ -195,6 +195,8 @@ struct Work {
     is_refused: bool,
     paused_until: Instant,
     batch: Batch,
+    /// Where damage ends that was passed over with this batch, behind the last record that was read.
+    passed: Option<u64>,
     payload: Vec<u8>,
     log_rate: LogRate,
 }
@@ -214,6 +216,7 @@ impl Work {
             is_refused: false,
             paused_until: clock::now(),
             batch: Batch::default(),
+            passed: None,
             payload: Vec::new(),
             log_rate: LogRate::new(LOG_INTERVAL),
         }
@@ -277,6 +280,7 @@ impl Work {
         if self.consumer.position() < from {
             let last = if delivered.end > spooled.end { delivered } else { spooled };
             self.consumer.seek(from, last.known_seq());
+            self.passed = None;
         }
         if delivered.end > spooled.end {
             // Before anything follows in the spool: what is missing there in between is delivered, not lost.
@@ -290,13 +294,11 @@ impl Work {
             }
         }
         self.batch.clear();
+        let passed = self.passed;
         let begun = self.consumer.position();
         while self.batch.bytes() < BATCH_BYTES {
             match self.consumer.next(&mut self.payload) {
-                Ok(Some(entry)) => {
-                    let payload = &self.payload;
-                    self.batch.push(&Record { kind: entry.kind, seq: entry.seq, end: entry.end, payload });
-                }
+                Ok(Some(entry)) => self.take(entry),
                 Ok(None) => break,
                 Err(error) => {
                     tracing::debug!("the spool stops in front of {error}");
@@ -321,27 +323,51 @@ impl Work {
             Err(error) => {
                 let first = self.batch.first_seq();
                 self.consumer.seek(begun, first);
+                self.passed = passed;
                 self.pause(&error)
             }
         }
     }
 
-    /// Goes on behind damage, which shows in the numbers of records. Gives whether that is possible: where deliveries have
-    /// moved the head meanwhile, and the agent has written, reading goes on from the new head.
+    /// Goes on behind damage. Gives whether that is possible: where deliveries have moved the head meanwhile, and the agent has
+    /// written, reading goes on from the new head. A record that cannot be read has one in the spool that cannot be, either,
+    /// so that its loss is announced once, under its number, whoever reads it where.
     fn pass_damage(&mut self, error: &ReadError) -> bool {
         if matches!(error, ReadError::Truncated | ReadError::Tail { .. }) {
             return false;
         }
         let begin = self.consumer.position();
         let consumer = &mut self.consumer;
-        let passed = self.head.pass(begin, || {
-            consumer.skip_to_tail();
-            consumer.position()
-        });
-        if let Some(end) = passed {
-            self.consumer.seek(end, None);
+        let Some(skipped) = self.head.pass(begin, || consumer.skip_damage()) else { return false };
+        let end = skipped.end(begin);
+        self.consumer.seek(end, skipped.next_seq());
+        match skipped {
+            Skipped::Record(Entry { seq, end, .. }) => self.batch.push(&unreadable(seq, end)),
+            Skipped::Stretch(_) => self.passed = Some(end),
         }
-        passed.is_some_and(|end| end > begin)
+        end > begin
+    }
+
+    /// Takes a record that was read. Behind damage of which nobody knows what it was, one that cannot be read stands for the
+    /// last record that was there: those before it show as missing in the numbers.
+    fn take(&mut self, entry: Entry) {
+        if let Some(end) = self.passed.take()
+            && let Some(seq) = entry.seq.checked_sub(1)
+            && self.last_seq() != Some(seq)
+        {
+            self.batch.push(&unreadable(seq, end));
+        }
+        let payload = &self.payload;
+        self.batch.push(&Record { kind: entry.kind, seq: entry.seq, end: entry.end, payload });
+    }
+
+    /// The number of the last record in the batch, or of that before it, if it is known.
+    fn last_seq(&self) -> Option<u64> {
+        let mark = self.batch.mark(self.head.uuid()).unwrap_or_else(|| {
+            let (delivered, spooled) = (self.head.delivered(), self.head.spooled());
+            if delivered.end > spooled.end { delivered } else { spooled }
+        });
+        mark.known_seq()?.checked_sub(1)
     }
 
     /// Goes on with the ring alone for a while.
@@ -388,6 +414,11 @@ impl Work {
     }
 }
 
+/// A record in place of one that cannot be read: it is neither a write nor a loss.
+fn unreadable(seq: u64, end: u64) -> Record<'static> {
+    Record { kind: Kind::Write, seq, end, payload: &[] }
+}
+
 /// Notes in the spool what is delivered.
 fn note_delivered(log: &mut Log, head: &Head) -> Result<(), SpoolError> {
     let (mark, ahead) = head.oldest();
@@ -396,100 +427,5 @@ fn note_delivered(log: &mut Log, head: &Head) -> Result<(), SpoolError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use bywash_common::{
-        config::SpoolConfig,
-        ring::{Kind, Weight},
-    };
-
-    use super::*;
-    use crate::{
-        delivery::testing::TestRing,
-        spool::{Item, Mark, Reader},
-    };
-
-    /// So often the last record is delivered while the feeder looks.
-    const RACES: u64 = 200;
-
-    fn push(ring: &TestRing, data: &[u8]) {
-        ring.agent.producer.push(Kind::Write, &[data], Weight { bytes: 1, time_ns: 1 }).unwrap();
-    }
-
-    /// What the spool holds behind a mark: numbers of records, and how many are missing in front of them.
-    fn spooled(log: &Mutex<Log>, delivered: Mark) -> Vec<Result<u64, u64>> {
-        let mut reader = Reader::new(delivered.uuid, delivered.known_seq());
-        let mut payload = Vec::new();
-        let mut all = Vec::new();
-        while let Some(item) = reader.next(log, delivered.end, None, &mut payload).unwrap() {
-            all.push(match item {
-                Item::Record(entry) => Ok(entry.seq),
-                Item::Gap { records, .. } => Err(records),
-            });
-        }
-        all
-    }
-
-    #[test]
-    fn damage_in_the_ring_does_not_stop_it() {
-        let test = TestRing::new("feeder-damage");
-        let ring = PublisherRing::attach(&test.name, None).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(dir.path(), &SpoolConfig::default(), "feeder", None, 1).unwrap();
-        let log = Arc::new(Mutex::new(log));
-        let head = Arc::new(Head::new(&ring, true));
-        let mut work = Work::new(Arc::clone(&log), &ring, Arc::clone(&head), 0);
-        for data in [&b"first"[..], b"DAMAGEME", b"behind"] {
-            push(&test, data);
-        }
-        test.damage(b"DAMAGEME");
-        assert!(work.feed());
-        push(&test, b"after");
-        assert!(work.feed());
-        assert_eq!(spooled(&log, head.delivered()), [Ok(0), Err(2), Ok(3)]);
-    }
-
-    #[test]
-    fn damage_that_was_passed_over_and_announced_does_not_stop_it() {
-        let test = TestRing::new("feeder-passed");
-        let ring = PublisherRing::attach(&test.name, None).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(dir.path(), &SpoolConfig::default(), "feeder", None, 1).unwrap();
-        let log = Arc::new(Mutex::new(log));
-        let head = Arc::new(Head::new(&ring, true));
-        let mut work = Work::new(Arc::clone(&log), &ring, Arc::clone(&head), 0);
-        push(&test, b"first");
-        push(&test, b"DAMAGEME");
-        test.damage(b"DAMAGEME");
-        // As the drain does: the first record is delivered, then the news of the damage.
-        let mut consumer = ring.consumer.another();
-        let first = consumer.next(&mut Vec::new()).unwrap().unwrap();
-        head.deliver(first.end, Some(1));
-        consumer.next(&mut Vec::new()).unwrap_err();
-        consumer.skip_to_tail();
-        head.deliver(consumer.position(), None);
-        push(&test, b"after");
-        assert!(work.feed());
-        assert_eq!(spooled(&log, head.delivered()), [Ok(2)]);
-    }
-
-    #[test]
-    fn whoever_sleeps_has_shown_that_nothing_is_left() {
-        let ring = TestRing::new("feeder");
-        let ring = PublisherRing::attach(&ring.name, None).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(dir.path(), &SpoolConfig::default(), "feeder", None, 1).unwrap();
-        let log = Arc::new(Mutex::new(log));
-        let former = uuid::Uuid::from_u128(1);
-        let mut work = Work::new(Arc::clone(&log), &ring, Arc::new(Head::new(&ring, true)), u64::MAX);
-        for seq in 0..RACES {
-            let mut batch = Batch::default();
-            batch.push(&Record { kind: Kind::Write, seq, end: (seq + 1) * 64, payload: b"late" });
-            log.lock().unwrap().append(former, &batch).unwrap();
-            thread::scope(|scope| {
-                scope.spawn(|| log.lock().unwrap().forget(former).unwrap());
-                while work.round() != Some(IDLE_WAIT) {}
-            });
-            assert_eq!(ring.status.snapshot()[PublisherCounter::SpoolRecords as usize], 0, "in race {seq}");
-        }
-    }
-}
+#[path = "feeder_tests.rs"]
+mod tests;

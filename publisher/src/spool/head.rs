@@ -9,10 +9,12 @@ use std::{
 };
 
 use bywash_common::{
-    ring::{Acker, Ahead, PublisherRing},
+    ring::{Acker, Ahead, PublisherRing, Skipped},
     status::{PublisherCounter, PublisherStatus},
 };
 use uuid::Uuid;
+
+use crate::faults::Fault;
 
 use super::positions::Mark;
 
@@ -23,8 +25,8 @@ struct State {
     spooled: Mark,
     /// How far the spool's oldest stream is delivered, while that is not the ring's.
     old: Option<Mark>,
-    /// Damage that was passed over: where it begins and ends.
-    passed: BTreeMap<u64, u64>,
+    /// Damage that was passed over, by where it begins.
+    passed: BTreeMap<u64, Skipped>,
     /// What of the records behind a position is delivered, in the stream that is.
     ahead: (u64, Vec<Ahead>),
     /// Where the ring's head is: it never moves back, as the agent has written behind it since.
@@ -89,7 +91,7 @@ impl Head {
             state.delivered = Mark { end: self.start, next_seq: 0, ..state.delivered };
         }
         let delivered = state.delivered;
-        state.passed.retain(|_, passed_end| *passed_end > delivered.end);
+        state.passed.retain(|begin, skipped| skipped.end(*begin) > delivered.end);
         if self.has_spool {
             self.status.set(PublisherCounter::DeliveredEnd, delivered.end);
         }
@@ -111,10 +113,9 @@ impl Head {
         self.lock().delivered = delivered;
     }
 
-    /// Where reading goes on behind damage at `begin`: where the first of the ring's readers goes on that finds it, as `skip`
-    /// says. So what one of them announces and what the other one keeps are the same. None if what is there is delivered or in
+    /// What is passed over of damage at `begin`: what the first of the ring's readers does that finds it, as `skip` says. So what one of them announces and what the other one keeps are the same. None if what is there is delivered or in
     /// the spool: the agent may have written over it, and nothing is damaged.
-    pub fn pass(&self, begin: u64, skip: impl FnOnce() -> u64) -> Option<u64> {
+    pub fn pass(&self, begin: u64, skip: impl FnOnce() -> Skipped) -> Option<Skipped> {
         let mut state = self.lock();
         if begin < state.delivered.end.max(state.spooled.end) {
             return None;
@@ -144,7 +145,7 @@ impl Head {
     }
 
     fn give_back(&self, state: &mut State, mark: &Mark) {
-        if mark.end <= state.head {
+        if mark.end <= state.head && !Fault::HeadMovesBack.is_back() {
             return;
         }
         state.head = mark.end;
@@ -188,5 +189,41 @@ impl Head {
         let mark = state.old.unwrap_or(state.delivered);
         let (end, ahead) = &state.ahead;
         (mark, if *end == mark.end { ahead.clone() } else { Vec::new() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bywash_common::ring::{Kind, Weight};
+
+    use super::*;
+    use crate::{delivery::testing::TestRing, faults::testing::put_back};
+
+    /// How many bytes of a ring are in use that were all delivered, once the spool turns out to end before the ring's head.
+    fn used_behind_the_spool(name: &str) -> u64 {
+        let test = TestRing::new(name);
+        let mut ends = Vec::new();
+        let ring = PublisherRing::attach(&test.name, None).unwrap();
+        let mut reader = ring.consumer.another();
+        for _ in 0..3 {
+            let weight = Weight { bytes: 1, time_ns: 1 };
+            test.agent.producer.push(Kind::Write, &[b"a record"], weight).unwrap();
+            ends.push(reader.next(&mut Vec::new()).unwrap().unwrap().end);
+        }
+        let head = Head::new(&ring, true);
+        head.deliver(ends[2], Some(3));
+        let mark = |end| Mark { uuid: head.uuid(), end, next_seq: 0 };
+        head.resume(mark(ends[0]));
+        head.spool(mark(ends[1]));
+        ring.gauge().used()
+    }
+
+    #[test]
+    fn the_shared_head_never_moves_back() {
+        assert_eq!(used_behind_the_spool("head"), 0);
+        put_back(Some(Fault::HeadMovesBack));
+        let used = used_behind_the_spool("head-back");
+        put_back(None);
+        assert!(used > 0);
     }
 }

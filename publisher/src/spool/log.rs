@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     disk::{self, Access, Disk, Open, Stored, SystemDisk},
+    faults::Fault,
     state_dir::StateDir,
 };
 
@@ -308,7 +309,8 @@ impl Log {
         let (Some(file), Some(segment)) = (&self.active, self.segments.back()) else { return Ok(()) };
         let written = disk::write_all_at(&**file, bytes, segment.bytes).and_then(|()| {
             FailPoint::SpoolWritten.reach();
-            if self.fsync == Fsync::Always { file.sync() } else { Ok(()) }
+            let syncs = self.fsync == Fsync::Always && !Fault::AppendUnsynced.is_back();
+            if syncs { file.sync() } else { Ok(()) }
         });
         let Err(error) = written else { return Ok(()) };
         let path = segment.path.clone();
@@ -368,7 +370,7 @@ impl Log {
         let is_done = |first: &Segment| {
             first.uuid == mark.uuid && (is_all || first.last.is_some_and(|last| last.end <= mark.end))
         };
-        if self.segments.front().is_some_and(is_done) {
+        if self.segments.front().is_some_and(is_done) && !Fault::RemovedBeforeMark.is_back() {
             self.rely_on_marks()?;
         }
         while self.segments.front().is_some_and(is_done) {
@@ -386,7 +388,9 @@ impl Log {
             if self.delivered(uuid).is_none_or(|noted| noted.end < delivered.end) {
                 self.write_positions(Marks { delivered, ..self.positions.marks() })?;
             }
-            self.rely_on_marks()?;
+            if !Fault::ForgottenBeforeMark.is_back() {
+                self.rely_on_marks()?;
+            }
         }
         while self.segments.front().is_some_and(|first| first.uuid == uuid) {
             self.remove_first()?;

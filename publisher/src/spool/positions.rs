@@ -5,7 +5,10 @@ use std::{io, path::Path};
 use crc_fast::{CrcAlgorithm, checksum};
 use uuid::Uuid;
 
-use crate::disk::{Access, Disk, Open, Stored, read_up_to_at, write_all_at};
+use crate::{
+    disk::{Access, Disk, Open, Stored, read_up_to_at, write_all_at},
+    faults::Fault,
+};
 
 /// A place behind a record, in its ring's terms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,7 +114,9 @@ impl Positions {
         }
         let (kept, count, marks) = newest.unwrap_or((Slot::First, 0, Marks::default()));
         // Nobody knows whether the disk has what the last process wrote.
-        file.sync()?;
+        if !Fault::MarksUnsyncedAtStart.is_back() {
+            file.sync()?;
+        }
         Ok(Self { file, count, marks, kept, other: Other::Stale })
     }
 
@@ -128,6 +133,9 @@ impl Positions {
         let count = self.count + 1;
         if self.other == Other::Written {
             self.other = Other::Doubtful;
+        }
+        if Fault::MarksBeforeDisk.is_back() {
+            (self.count, self.marks, self.other) = (count, marks, Other::Written);
         }
         write_all_at(&*self.file, &encode(count, &marks), self.kept.other().offset())?;
         (self.count, self.marks, self.other) = (count, marks, Other::Written);

@@ -103,7 +103,7 @@ fuzz_target!(|input: &[u8]| {
             let _ = Loss::decode(&payload);
             publisher.consumer.acker().ack(entry.end);
         }
-        publisher.consumer.skip_to_tail();
+        publisher.consumer.skip_damage();
     }
     // The agent goes on with it, or makes a new generation, which is removed so that the next input meets the first.
     if let Ok(agent) = AgentRing::open(&target.config) {

@@ -30,6 +30,7 @@ const FS_AGENT: Floors = &[
 ];
 
 const PUBLISHER: Floors = &[
+    &["faults"],
     &["clock", "destination", "disk", "names", "rate", "signals", "state_dir", "topics"],
     &["delivery"],
     &["encode", "failed", "lines", "spool"],

@@ -1,5 +1,6 @@
 //! The ring over real shared memory.
 
+mod damage;
 mod peers;
 mod property;
 mod replace;
