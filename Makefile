@@ -33,7 +33,11 @@ SEARCH ?= 20
 # How long `make simulate` takes beside its build, unless SEEDS says how many runs there are (bash has a SECONDS of its own).
 SIMULATE_SECONDS = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),$(if $(SEEDS),,60))
 
-.PHONY: help setup build deb rpm packages-test demo test instructions simulate faults hostile survival conformance bench model fuzz lint clean clean-up
+# What is simulated is optimised, and asserts what it asserts in tests.
+SIMULATOR := --locked --config profile.dev.package.publisher.opt-level=3 \
+	--config profile.dev.package.bywash-common.opt-level=3 -p publisher --lib
+
+.PHONY: help setup build deb rpm packages-test demo test instructions simulate mutants faults hostile survival conformance bench model fuzz lint clean clean-up
 .DEFAULT_GOAL := help
 
 help: ## Shows this list
@@ -69,7 +73,10 @@ test: setup lint model fuzz instructions ## Checks the code, then runs the model
 
 simulate: ## Searches for faults of the delivery by simulated runs: SEEDS=COUNT or FROM..TO, SECONDS=; SEED= with STEPS= replays one
 	SIMULATE_SEEDS="$(SEEDS)" SIMULATE_SECONDS="$(SIMULATE_SECONDS)" SIMULATE_SEED="$(SEED)" SIMULATE_STEPS="$(STEPS)" \
-		cargo test --locked --release -p publisher --lib simulation::simulate -- --nocapture
+		SIMULATE_THREADS="$(or $(THREADS),$(shell nproc))" cargo test $(SIMULATOR) simulation::simulate -- --nocapture
+
+mutants: ## Puts faults of the past back into the delivery, one at a time, and prints which simulated run finds each
+	SIMULATE_SECONDS="$(filter-out 60,$(SIMULATE_SECONDS))" cargo test $(SIMULATOR) simulation::mutants -- --nocapture --include-ignored
 
 faults: ## Brings about each fault on the way to Kafka, and prints what became of the writes: 7 minutes, as root
 	@tests/tools/setup.sh

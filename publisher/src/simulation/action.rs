@@ -25,6 +25,12 @@ pub enum Action {
     CutPower,
     /// The agent begins another generation of the ring.
     Generation,
+    /// Another configuration: whether payloads are base64, and whether writes become lines.
+    Reload { is_base64: bool, has_lines: bool },
+    /// From the next start on there is no spool (`spool.size_max = 0`), or there is.
+    Spool(bool),
+    /// A byte of the ring changes, so far of 1000 behind the head.
+    Damage { of_1000: u64 },
     /// The disk begins to fail.
     DiskTrouble { of_1000: u64, errno: Option<i32> },
     /// The disk works again.

@@ -12,7 +12,10 @@ use crate::{
     failed::Patience,
 };
 
-use super::fate::Fate;
+use super::{
+    content::{self, Event, Piece},
+    fate::Fate,
+};
 
 /// So many messages are on their way at most.
 const FLIGHTS_MAX: usize = 40;
@@ -23,9 +26,7 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Accepted {
     pub id: EventId,
-    pub topic: String,
-    pub key: Vec<u8>,
-    pub payload: Vec<u8>,
+    pub event: Event,
     pub is_letter: bool,
 }
 
@@ -38,15 +39,19 @@ pub struct Mood {
     pub is_mute: bool,
     /// Topics that take nothing until an operator acts.
     pub barred: BTreeSet<String>,
-    /// Messages with such a number are never taken.
-    pub poison_every: u64,
+    /// Some messages are never taken.
+    pub has_poison: bool,
 }
 
 #[derive(Default)]
 struct State {
     log: Vec<Accepted>,
-    /// Numbers of messages that were refused once: they have lost their place.
-    refused: BTreeSet<u64>,
+    /// What was refused once: it has lost its place.
+    refused: BTreeSet<Piece>,
+    /// What was refused for good, and by nobody's fault but its own.
+    poisoned: BTreeSet<Piece>,
+    /// The first message that nobody understands.
+    nonsense: Option<String>,
     mood: Mood,
 }
 
@@ -60,29 +65,82 @@ impl Broker {
     }
 
     /// Everything that it has, in the order in which it came.
-    pub fn log(&self) -> Vec<Accepted> {
-        self.lock().log.clone()
+    ///
+    /// # Errors
+    /// What is wrong with a message that was sent.
+    pub fn log(&self) -> Result<Vec<Accepted>, String> {
+        let state = self.lock();
+        state.nonsense.clone().map_or_else(|| Ok(state.log.clone()), Err)
     }
 
-    /// Whether it has refused a message once.
-    pub fn has_refused(&self, number: u64) -> bool {
-        self.lock().refused.contains(&number)
+    /// What it has refused once.
+    pub fn refused(&self) -> BTreeSet<Piece> {
+        self.lock().refused.clone()
+    }
+
+    /// What it never takes, where there is poison, and was asked to.
+    pub fn poisoned(&self) -> BTreeSet<Piece> {
+        self.lock().poisoned.clone()
+    }
+
+    /// What it does.
+    pub fn mood(&self) -> Mood {
+        self.lock().mood.clone()
     }
 
     /// Changes what it does.
     pub fn change(&self, change: impl FnOnce(&mut Mood)) {
         change(&mut self.lock().mood);
     }
+
+    /// Takes a message.
+    pub fn take(&self, message: Accepted) {
+        self.lock().log.push(message);
+    }
+
+    /// Notes that a message was refused.
+    pub fn refuse(&self, event: &Event, is_poison: bool) {
+        let mut state = self.lock();
+        state.refused.extend(event.piece());
+        if is_poison {
+            state.poisoned.extend(event.piece());
+        }
+    }
+
+    /// What a message says.
+    pub fn read(&self, payload: &[u8]) -> Event {
+        content::read(payload).unwrap_or_else(|error| {
+            self.lock().nonsense.get_or_insert(error);
+            Event::Lost { reason: "nonsense".to_owned(), events: 0 }
+        })
+    }
 }
 
 /// A message on its way.
 struct Flight {
     message: Accepted,
+    topic: String,
+    key: Vec<u8>,
+    payload: Vec<u8>,
     ticket: Ticket,
-    /// The broker has it, and has not said so.
-    is_taken: bool,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Waits,
     /// Its topic took nothing.
-    is_held: bool,
+    Held,
+    /// The broker has it, and has not said so.
+    Taken,
+    /// The broker refuses it.
+    Refused(Reason),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    Poison,
+    Barred,
 }
 
 struct Line {
@@ -98,20 +156,20 @@ pub struct Network {
     fate: Fate,
     frontier: Arc<Frontier>,
     line: Arc<Mutex<Line>>,
-}
-
-/// The number in a payload that the world has written, if it is one of those.
-pub fn marker(payload: &[u8]) -> Option<u64> {
-    let at = payload.windows(2).position(|two| two == b"<#")?;
-    let digits = payload.get(at + 2..at + 10)?;
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    payload_bytes_max: usize,
 }
 
 impl Network {
     /// A new connection.
-    pub fn new(broker: Broker, fate: Fate, frontier: Arc<Frontier>, patience: Patience) -> Self {
+    pub fn new(
+        broker: Broker,
+        fate: Fate,
+        frontier: Arc<Frontier>,
+        patience: Patience,
+        payload_bytes_max: usize,
+    ) -> Self {
         let line = Line { flights: VecDeque::new(), patience, not_before: clock::now() };
-        Self { broker, fate, frontier, line: Arc::new(Mutex::new(line)) }
+        Self { broker, fate, frontier, line: Arc::new(Mutex::new(line)), payload_bytes_max }
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -120,81 +178,82 @@ impl Network {
 
     /// Some of what is on its way arrives, and some answers do.
     pub fn step(&self) {
-        let mood = self.broker.lock().mood.clone();
+        let mood = self.broker.mood();
         if mood.is_stalled {
             return;
         }
-        let mut line = self.line();
-        let may_try = clock::now() >= line.not_before;
-        let mut refused = Vec::new();
-        let mut blocked: BTreeSet<Vec<u8>> = BTreeSet::new();
-        let Line { flights, patience, not_before } = &mut *line;
-        for flight in flights.iter_mut().filter(|flight| !flight.is_taken) {
-            let message = &flight.message;
-            let waits =
-                flight.is_held && !may_try || blocked.contains(&message.key) || self.fate.happens(300);
-            if waits {
-                blocked.insert(message.key.clone());
-                continue;
-            }
-            let is_poison = mood.poison_every > 0
-                && marker(&message.payload).is_some_and(|number| number % mood.poison_every == 0);
-            if is_poison {
-                refused.push((flight.ticket, "it is poison", false));
-            } else if mood.barred.contains(&message.topic) {
-                // A letter that fails again is refused at once.
-                let is_over = patience.failed(&message.topic) && self.frontier.keeps_letters();
-                if message.is_letter || is_over {
-                    refused.push((flight.ticket, "its topic takes nothing", true));
-                } else {
-                    flight.is_held = true;
-                    *not_before = clock::now() + BACK_OFF;
-                    blocked.insert(message.key.clone());
-                }
-            } else {
-                patience.delivered(&message.topic);
-                flight.is_taken = true;
-                flight.is_held = false;
-                self.fate.note(|| format!("the broker takes {}", message.id));
-                self.broker.lock().log.push(message.clone());
-            }
-        }
-        let mut refusals = Vec::new();
-        for (ticket, reason, is_barred) in refused {
-            // Of several messages with one ticket the first that is not taken.
-            let at = line.flights.iter().position(|flight| flight.ticket == ticket && !flight.is_taken);
-            if let Some(flight) = at.and_then(|at| line.flights.remove(at)) {
-                refusals.push((flight, reason, is_barred));
-            }
-        }
-        let mut answers = Vec::new();
-        if !mood.is_mute {
+        self.arrive(&mood);
+        let mut reports = Vec::new();
+        {
+            let mut line = self.line();
             let mut i = 0;
             while i < line.flights.len() {
-                if line.flights[i].is_taken && self.fate.happens(700) {
-                    answers.extend(line.flights.remove(i));
+                let is_told = match line.flights[i].progress {
+                    Progress::Taken => !mood.is_mute && self.fate.happens(700),
+                    Progress::Refused(_) => true,
+                    Progress::Waits | Progress::Held => false,
+                };
+                if is_told {
+                    reports.extend(line.flights.remove(i));
                 } else {
                     i += 1;
                 }
             }
         }
-        drop(line);
-        for (flight, reason, is_mendable) in refusals {
-            let Accepted { id, topic, key, payload, .. } = flight.message;
-            self.broker.lock().refused.extend(marker(&payload));
-            self.fate.step("a refusal");
-            self.fate.note(|| format!("{id} is refused: {reason}"));
-            let letter = Letter { topic, key: Some(key), payload, id, reason: reason.to_owned() };
-            if is_mendable {
-                self.frontier.give_up(flight.ticket, letter);
+        reports.into_iter().for_each(|flight| self.report(flight));
+    }
+
+    fn arrive(&self, mood: &Mood) {
+        let mut line = self.line();
+        let may_try = clock::now() >= line.not_before;
+        let mut blocked: Vec<Vec<u8>> = Vec::new();
+        let Line { flights, patience, not_before } = &mut *line;
+        let waiting =
+            flights.iter_mut().filter(|flight| matches!(flight.progress, Progress::Waits | Progress::Held));
+        for flight in waiting {
+            let is_held = flight.progress == Progress::Held;
+            if is_held && !may_try || blocked.contains(&flight.key) || self.fate.happens(300) {
+                blocked.push(flight.key.clone());
+                continue;
+            }
+            let Flight { message, topic, progress, .. } = flight;
+            if mood.has_poison && message.event.is_poison() {
+                self.broker.refuse(&message.event, true);
+                *progress = Progress::Refused(Reason::Poison);
+            } else if mood.barred.contains(topic) {
+                // A letter that fails again is refused at once.
+                let is_over = patience.failed(topic) && self.frontier.keeps_letters();
+                if message.is_letter || is_over {
+                    self.broker.refuse(&message.event, false);
+                    *progress = Progress::Refused(Reason::Barred);
+                } else {
+                    *progress = Progress::Held;
+                    *not_before = clock::now() + BACK_OFF;
+                    blocked.push(flight.key.clone());
+                }
             } else {
-                self.frontier.refuse(flight.ticket, letter);
+                patience.delivered(topic);
+                *progress = Progress::Taken;
+                self.fate.note(|| format!("the broker takes {}", message.id));
+                self.broker.take(message.clone());
             }
         }
-        for flight in answers {
+    }
+
+    fn report(&self, flight: Flight) {
+        let Flight { message, topic, key, payload, ticket, progress } = flight;
+        let id = message.id;
+        let Progress::Refused(reason) = progress else {
             self.fate.step("a report");
-            self.fate.note(|| format!("{} is reported", flight.message.id));
-            self.frontier.settle(flight.ticket, Outcome::Delivered);
+            self.fate.note(|| format!("{id} is reported"));
+            return self.frontier.settle(ticket, Outcome::Delivered);
+        };
+        self.fate.step("a refusal");
+        self.fate.note(|| format!("{id} is refused: {reason:?}"));
+        let letter = Letter { topic, key: Some(key), payload, id, reason: format!("{reason:?}") };
+        match reason {
+            Reason::Poison => self.frontier.refuse(ticket, letter),
+            Reason::Barred => self.frontier.give_up(ticket, letter),
         }
     }
 }
@@ -204,33 +263,30 @@ pub struct SimulatedSink(pub Network);
 
 impl Sink for SimulatedSink {
     fn payload_bytes_max(&self, _: usize) -> usize {
-        1 << 20
+        self.0.payload_bytes_max
     }
 
     fn send(&mut self, message: &Message<'_>, ticket: Ticket) -> Result<(), SendError> {
         let network = &self.0;
         network.fate.step("a send");
         let mut line = network.line();
-        let is_held = line.flights.iter().any(|flight| flight.is_held);
+        let is_held = line.flights.iter().any(|flight| flight.progress == Progress::Held);
         if line.flights.len() >= FLIGHTS_MAX || is_held || network.fate.happens(50) {
             return Err(SendError::Full);
         }
-        if !message.is_letter && network.frontier.keeps_letters() && line.patience.refuses(message.topic) {
-            network.broker.lock().refused.extend(marker(message.payload));
+        let Message { topic, key, payload, id, is_letter, .. } = *message;
+        let event = network.broker.read(payload);
+        if !is_letter && network.frontier.keeps_letters() && line.patience.refuses(topic) {
+            network.broker.refuse(&event, false);
             return Err(SendError::GivenUp("the topic takes nothing".to_owned()));
         }
-        let Message { topic, key, payload, id, is_letter, .. } = *message;
         line.flights.push_back(Flight {
-            message: Accepted {
-                id,
-                topic: topic.to_owned(),
-                key: key.unwrap_or_default().to_vec(),
-                payload: payload.to_vec(),
-                is_letter,
-            },
+            message: Accepted { id, event, is_letter },
+            topic: topic.to_owned(),
+            key: key.unwrap_or_default().to_vec(),
+            payload: payload.to_vec(),
             ticket,
-            is_taken: false,
-            is_held: false,
+            progress: Progress::Waits,
         });
         Ok(())
     }

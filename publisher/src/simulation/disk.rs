@@ -13,6 +13,9 @@ use crate::disk::{Disk, Open, Stored};
 
 use super::fate::Fate;
 
+/// What the names of files with letters end with.
+const LETTERS: &str = "jsonl";
+
 /// What a power cut keeps or takes as a whole.
 const SECTOR_BYTES: usize = 512;
 
@@ -85,6 +88,8 @@ struct State {
     next: u64,
     capacity: u64,
     locked: BTreeSet<PathBuf>,
+    /// Lines of the files that were ever there in one piece under a name that ends so.
+    lines: BTreeSet<Vec<u8>>,
 }
 
 impl State {
@@ -160,16 +165,30 @@ impl SimulatedDisk {
             .collect()
     }
 
+    /// Names of files below a directory.
+    pub fn names(&self, dir: &Path) -> Vec<String> {
+        let state = self.lock();
+        let below = state.names.keys().filter(|path| path.parent() == Some(dir));
+        below.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+    }
+
+    /// All letters that were ever there, line by line.
+    pub fn letters_ever(&self) -> BTreeSet<Vec<u8>> {
+        self.lock().lines.clone()
+    }
+
     /// Bytes below a directory.
     pub fn bytes(&self, dir: &Path) -> u64 {
-        self.files(dir).iter().map(|(_, content)| content.len() as u64).sum()
+        let state = self.lock();
+        let below = state.names.iter().filter(|(path, _)| path.parent() == Some(dir));
+        below.map(|(_, id)| state.inodes[id].seen.len() as u64).sum()
     }
 }
 
 impl Disk for SimulatedDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.fate.call("list", &[Errno::EMFILE, Errno::ENFILE, Errno::EIO, Errno::ENOMEM])?;
-        Ok(self.files(dir).into_iter().map(|(name, _)| name).collect())
+        Ok(self.names(dir))
     }
 
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn Stored>> {
@@ -209,6 +228,10 @@ impl Disk for SimulatedDisk {
             // In one step, also for the journal.
             state.names.remove(from);
             state.names.insert(to.to_owned(), id);
+            if to.extension().is_some_and(|suffix| suffix == LETTERS) {
+                let State { inodes, lines, .. } = &mut *state;
+                lines.extend(inodes[&id].seen.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec));
+            }
             state.changes.push(Change::Named(to.to_owned(), id));
             state.changes.push(Change::Removed(from.to_owned()));
         }

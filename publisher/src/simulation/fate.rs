@@ -29,6 +29,8 @@ struct State {
     kill_in: Option<u64>,
     /// So often the process may wait within one action.
     waits_left: u64,
+    /// How often the process was killed.
+    kills: u64,
     trace: Option<Vec<String>>,
 }
 
@@ -44,6 +46,7 @@ impl Fate {
             weather: Weather::default(),
             kill_in: None,
             waits_left: 0,
+            kills: 0,
             trace: is_traced.then(Vec::new),
         })))
     }
@@ -77,6 +80,16 @@ impl Fate {
         self.lock().kill_in = kill_in;
     }
 
+    /// How often the process was killed so far.
+    pub fn kills(&self) -> u64 {
+        self.lock().kills
+    }
+
+    /// The process is killed from outside.
+    pub fn count_kill(&self) {
+        self.lock().kills += 1;
+    }
+
     /// How often the process may wait from now on.
     pub fn set_patience(&self, waits: u64) {
         self.lock().waits_left = waits;
@@ -89,6 +102,7 @@ impl Fate {
             state.waits_left -= 1;
             return;
         }
+        state.kills += 1;
         drop(state);
         self.note(|| "killed as it only waits".to_owned());
         panic_any(Killed);
@@ -120,6 +134,7 @@ impl Fate {
         };
         if is_killed {
             state.kill_in = None;
+            state.kills += 1;
             drop(state);
             self.note(|| format!("killed before {what}"));
             panic_any(Killed);

@@ -1,100 +1,224 @@
 //! What must hold once everything has come to rest.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use serde_json::Value;
-
-use crate::delivery::EventId;
-
-use super::{
-    broker::marker,
-    world::{POISON_EVERY, World},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
 };
 
-/// What the broker was told of losses: by reason, events.
-type Losses = BTreeMap<String, u64>;
+use bywash_common::{record::LossReason, status::PublisherCounter};
+
+use crate::delivery::{EventId, Letter, News, Subject};
+
+use super::{
+    content::{self, Cover, Event, PATHS, Piece},
+    world::World,
+};
+
+/// What has become of what was written, as the broker and the disk have it.
+struct Found {
+    /// What has arrived.
+    arrived: Cover,
+    /// What has arrived, or is a dead letter.
+    safe: Cover,
+    /// What was announced, by the event that says so: reason and writes.
+    announced: BTreeMap<EventId, (String, u64)>,
+}
+
+impl Found {
+    fn announced(&self, reason: &str) -> u64 {
+        self.announced.values().filter(|(of, _)| of == reason).map(|(_, events)| events).sum()
+    }
+}
 
 /// Compares what was written with what has become of it.
 ///
 /// # Errors
 /// What does not hold.
 pub fn check(world: &World) -> Result<(), String> {
-    let log = world.broker.log();
-    let mut contents: BTreeMap<EventId, &[u8]> = BTreeMap::new();
-    let mut ids: BTreeMap<u64, EventId> = BTreeMap::new();
-    let mut arrived: BTreeSet<u64> = BTreeSet::new();
-    let mut announced: BTreeMap<EventId, (String, u64)> = BTreeMap::new();
-    let mut newest: BTreeMap<&[u8], u64> = BTreeMap::new();
-    for event in &log {
-        let id = event.id;
-        if let Some(other) = contents.insert(id, &event.payload)
-            && other != event.payload
-            // The time of news is that of their making.
-            && marker(&event.payload).is_some() == marker(other).is_some()
-            && marker(&event.payload).is_some()
-        {
-            return Err(format!("{id} stands for two contents"));
-        }
-        let Some(number) = marker(&event.payload) else {
-            let value: Value = serde_json::from_slice(&event.payload).map_err(|error| error.to_string())?;
-            let reason = value["lost"]["reason"].as_str().ok_or("an event that is neither")?.to_owned();
-            announced.insert(id, (reason, value["lost"]["events"].as_u64().unwrap_or(0)));
-            continue;
-        };
-        if let Some(other) = ids.insert(number, id)
-            && other != id
-        {
-            return Err(format!("write {number} has two ids: {id} and {other}"));
-        }
-        if arrived.insert(number) && !event.is_letter && !world.broker.has_refused(number) {
-            let newest = newest.entry(&event.key).or_insert(number);
-            if *newest > number {
-                return Err(format!("write {number} arrives behind {newest} of the same file"));
-            }
-            *newest = number;
-        }
+    let mut found = read_log(world)?;
+    let letters = letters(world.letters())?;
+    for (_, event) in &letters {
+        found.safe.add(*event);
     }
-    let kept: Vec<u64> = world.letters().iter().filter_map(|line| marker(line)).collect();
-    let mut losses = Losses::new();
-    for (reason, events) in announced.values() {
-        *losses.entry(reason.clone()).or_default() += events;
-    }
-    everything_is_somewhere(world, &arrived, &kept, &losses, &announced)
+    everything_is_somewhere(world, &found)?;
+    losses_are_announced(world, &found)?;
+    counters_are_true(world, &found, &letters)
 }
 
-fn everything_is_somewhere(
-    world: &World,
-    arrived: &BTreeSet<u64>,
-    kept: &[u64],
-    losses: &Losses,
-    announced: &BTreeMap<EventId, (String, u64)>,
-) -> Result<(), String> {
-    let kept_once: BTreeSet<u64> = kept.iter().copied().collect();
-    let captured = |number: &u64| world.written[*number as usize].is_captured;
-    let missing: Vec<u64> = (0..world.written.len() as u64)
-        .filter(captured)
-        .filter(|number| !arrived.contains(number) && !kept_once.contains(number))
-        .filter(|number| !world.forgotten.contains(number))
-        .collect();
-    let of = |reason: &str| losses.get(reason).copied().unwrap_or(0);
-    if missing.len() as u64 > of("undeliverable") {
-        return Err(format!("writes are nowhere: {missing:?}; losses that were announced: {losses:?}"));
+/// Reads what the broker has: one id stands for one content, one content has one id, and nothing overtakes what it follows.
+fn read_log(world: &World) -> Result<Found, String> {
+    let refused: Vec<Piece> = world.broker.refused().into_iter().collect();
+    let mut contents: BTreeMap<EventId, Piece> = BTreeMap::new();
+    let mut ids: BTreeMap<Piece, EventId> = BTreeMap::new();
+    let mut newest = [0; PATHS.len()];
+    let (arrived, announced) = (Cover::default(), BTreeMap::new());
+    let mut found = Found { arrived, safe: Cover::default(), announced };
+    for message in world.broker.log()? {
+        let id = message.id;
+        let piece = match message.event {
+            Event::Bytes(piece) => piece,
+            Event::Lost { reason, events } => {
+                found.announced.insert(id, (reason, events));
+                continue;
+            }
+        };
+        if contents.insert(id, piece).is_some_and(|other| other != piece) {
+            return Err(format!("{id} stands for two contents"));
+        }
+        if let Some(other) = ids.insert(piece, id).filter(|other| *other != id) {
+            return Err(format!("one content has two ids: {id} and {other} for {piece:?}"));
+        }
+        let first_new = found.arrived.missing(piece);
+        if found.arrived.add(piece)
+            && let Some(first_new) = first_new
+        {
+            let has_lost_its_place = message.is_letter || refused.iter().any(|other| other.meets(&piece));
+            if !has_lost_its_place && first_new < newest[piece.file] {
+                let (path, newest) = (PATHS[piece.file], newest[piece.file]);
+                return Err(format!("an event overtakes: byte {first_new} of {path} behind {newest}; {id}"));
+            }
+            newest[piece.file] = newest[piece.file].max(piece.end);
+        }
     }
-    // What an operator can make possible is never lost for want of room.
-    if let Some(number) = missing.iter().find(|number| !number.is_multiple_of(POISON_EVERY)) {
-        return Err(format!("write {number} was announced as undeliverable, and is not"));
+    found.safe = found.arrived.clone();
+    Ok(found)
+}
+
+/// The events of dead letters, with their ids.
+fn letters(lines: impl IntoIterator<Item = Vec<u8>>) -> Result<Vec<(EventId, Piece)>, String> {
+    let mut letters = Vec::new();
+    for line in lines {
+        let (letter, _) = Letter::from_line(&line).map_err(|error| error.to_string())?;
+        if let Event::Bytes(piece) = content::read(&letter.payload)? {
+            letters.push((letter.id, piece));
+        }
     }
+    Ok(letters)
+}
+
+fn everything_is_somewhere(world: &World, found: &Found) -> Result<(), String> {
+    let damaged = &world.agent.damaged;
+    let poisoned = world.broker.poisoned();
+    let mut undeliverable = BTreeSet::new();
+    let (mut missing, mut by_damage) = (String::new(), 0);
+    for (number, written) in world.agent.written.iter().enumerate() {
+        let Some((ring, _)) = written.record else { continue };
+        let Some(at) = found.safe.missing(written.piece) else { continue };
+        if world.agent.forgotten.contains(&number) {
+            continue;
+        }
+        if damaged.writes.contains(&number) || damaged.rings.contains(&ring) {
+            by_damage += 1;
+            continue;
+        }
+        let poison: Vec<&Piece> = poisoned.iter().filter(|piece| piece.file == written.piece.file).collect();
+        let is_poison = |at: u64| poison.iter().any(|piece| (piece.begin..piece.end).contains(&at));
+        // An event that is announced in place of another one stands for the write in which that begins.
+        let begins = poison.iter().filter(|piece| piece.meets(&written.piece)).map(|piece| piece.begin);
+        match is_poison(at) {
+            true => undeliverable.extend(begins.map(|begin| (written.piece.file, begin))),
+            false => drop(write!(missing, " {number} (byte {at} of {})", PATHS[written.piece.file])),
+        }
+    }
+    if !missing.is_empty() {
+        return Err(format!("writes are nowhere:{missing}; announced: {:?}", found.announced));
+    }
+    if !undeliverable.is_empty() && found.announced("undeliverable") == 0 {
+        return Err(format!("{undeliverable:?} are nowhere, and nobody says so"));
+    }
+    if by_damage > 0 && !found.announced.values().any(|(reason, _)| reason == "corrupt") {
+        return Err(format!("{by_damage} writes are gone with the ring's damage, and nobody says so"));
+    }
+    // Where it is known which records those are, each is counted.
+    if damaged.rings.is_empty() && by_damage > found.announced("corrupt") {
+        let announced = found.announced("corrupt");
+        return Err(format!(
+            "{by_damage} writes are gone with the ring's damage, {announced} were announced"
+        ));
+    }
+    Ok(())
+}
+
+fn losses_are_announced(world: &World, found: &Found) -> Result<(), String> {
+    let agent = &world.agent;
+    let is_gone = |number: &&usize| found.arrived.missing(agent.written[**number].piece).is_some();
     // A batch that was not synced when the power was cut may be there in parts. What is not there is lost, with the ring.
-    let lost = world.forgotten.iter().filter(|number| !arrived.contains(number)).count() as u64;
-    if of("corrupt") > lost {
-        return Err(format!("a loss was announced, and there is none: {announced:?}"));
+    let forgotten = agent.forgotten.iter().filter(is_gone).count() as u64;
+    if !agent.damaged.is_any && found.announced("corrupt") > forgotten {
+        return Err(format!("a loss was announced, and there is none: {:?}", found.announced));
     }
-    let uncaptured = world.written.iter().filter(|written| !written.is_captured).count() as u64;
-    if world.forgets_losses() {
+    let uncaptured = agent.written.iter().filter(|written| written.record.is_none()).count() as u64;
+    let announced = found.announced("ring_full");
+    if announced > uncaptured {
+        return Err(format!("{uncaptured} writes found no room, and {announced} were announced"));
+    }
+    let may_miss = world.has_forgotten_losses || agent.damaged.has_news || !agent.damaged.rings.is_empty();
+    if !may_miss && announced < uncaptured {
+        return Err(format!("{uncaptured} writes found no room, and {announced} were announced"));
+    }
+    if !may_miss && agent.generations == 0 {
+        let losses = agent.look().ok_or("there is no ring")?.losses;
+        let said =
+            losses.iter().find(|(reason, ..)| *reason == LossReason::RingFull).map_or(0, |loss| loss.1);
+        if said != uncaptured {
+            return Err(format!("{uncaptured} writes found no room, and status says {said}"));
+        }
+    }
+    Ok(())
+}
+
+/// What `status` and the metrics say is what has happened.
+fn counters_are_true(world: &World, found: &Found, letters: &[(EventId, Piece)]) -> Result<(), String> {
+    let agent = &world.agent;
+    let counted = agent.count();
+    let of = |counter: PublisherCounter| counted.get(&(counter as usize)).copied().unwrap_or(0);
+    let delivered = of(PublisherCounter::DeliveredEvents);
+    let buried = of(PublisherCounter::DeadLetteredEvents);
+    let lost = of(PublisherCounter::UndeliverableEvents);
+    let passed = of(PublisherCounter::PassedOverEvents);
+    let captured = agent.written.iter().filter(|written| written.record.is_some()).count() as u64;
+    let says = |what: &str, says: u64, is: u64| match says == is {
+        true => Ok(()),
+        false => Err(format!("status says {says} {what}, and it is {is}")),
+    };
+    let is_killed = world.fate.kills() > 0;
+    // A kill in front of another generation takes along what was counted in the one before.
+    let is_whole =
+        !world.has_forgotten_losses && !agent.damaged.is_any && (!is_killed || agent.generations == 0);
+    if !is_whole {
         return Ok(());
     }
-    if of("ring_full") != uncaptured {
-        return Err(format!("{uncaptured} writes found no room, and {} were announced", of("ring_full")));
+    says("writes at their end", delivered + buried + lost + passed, captured)?;
+    let kept = self::letters(world.disk.letters_ever())?;
+    let number_of = |id: &EventId| id.sequence().and_then(|sequence| agent.number_of(id.ring, sequence));
+    let ever_buried: BTreeSet<usize> = kept.iter().filter_map(|(id, _)| number_of(id)).collect();
+    let announced: BTreeSet<usize> = found
+        .announced
+        .keys()
+        .filter(|id| matches!(id.subject, Subject::News(News::Undeliverable { .. })))
+        .filter_map(number_of)
+        .collect();
+    if buried > ever_buried.len() as u64 || lost > announced.len() as u64 {
+        return Err(format!(
+            "status says {buried} dead letters' writes of {}, {lost} undeliverable of {}",
+            ever_buried.len(),
+            announced.len()
+        ));
+    }
+    if is_killed || !world.is_calm {
+        return Ok(());
+    }
+    says("undeliverable writes", lost, announced.len() as u64)?;
+    says("dead letters' writes", buried, ever_buried.difference(&announced).count() as u64)?;
+    says("dead letters", of(PublisherCounter::DeadLetters), world.disk.letters_ever().len() as u64)?;
+    let left = of(PublisherCounter::DeadLetters).saturating_sub(of(PublisherCounter::RevivedLetters));
+    says("dead letters left", left, letters.len() as u64)?;
+    let messages: BTreeSet<&EventId> = letters.iter().map(|(id, _)| id).collect();
+    says("dead letters left", left, messages.len() as u64)?;
+    if buried + lost + passed == 0 {
+        let written = agent.written.iter().filter(|written| written.record.is_some());
+        let bytes = written.map(|written| written.piece.end - written.piece.begin).sum();
+        says("delivered bytes", of(PublisherCounter::DeliveredBytes), bytes)?;
     }
     Ok(())
 }

@@ -1,53 +1,54 @@
 //! An agent, a publisher, a disk and a broker in one thread.
 
 use std::{
-    collections::BTreeSet,
-    fs::remove_file,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    path::{Path, PathBuf},
-    process,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bywash_common::{
-    config::{Config, DirectoryConfig, Encoder, RingConfig, SpoolConfig},
-    record::{Origin, Write},
-    ring::{AgentRing, Kind, PublisherRing, SEGMENT_DIR, Weight},
+    config::{Config, DirectoryConfig, Encoder, Framing, SpoolConfig},
+    ring::{Gauge, Inspected},
+    status::PublisherCounter,
     units::{ByteSize, Span},
 };
 use nix::errno::Errno;
+use uuid::Uuid;
 
 use crate::{
     clock::simulated,
-    delivery::Frontier,
+    delivery::{Frontier, Letter},
     disk::{Access, Disk},
     drain::{self, DeadLetters, Drain, Intake},
     failed::{Directory, Patience, Store},
     names::Names,
+    reload::Reload,
     signals::Stop,
     spool::{Log, stepped},
 };
 
 use super::{
     action::Action,
-    broker::{Broker, Network, SimulatedSink, marker},
+    agent::Agent,
+    broker::{Broker, Network, SimulatedSink},
+    content,
     disk::SimulatedDisk,
     fate::{Fate, Killed, Weather},
 };
 
 const TOPICS: [&str; 2] = ["even", "odd"];
-/// Writes with such a number are poison, where there is poison.
-pub const POISON_EVERY: u64 = 13;
-const KEYS: usize = 4;
 const SPOOL: &str = "/spool";
 const FAILED: &str = "/failed";
 /// So often the publisher may wait within an action.
 const WAITS_MAX: u64 = 100;
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// A batch that was refused may not be cut off yet, and the marks and the ring's name are beside.
+const SPOOL_SLACK_BYTES: u64 = (1 << 20) + (16 << 10);
+/// So many turns everything must have been at rest.
+const TURNS_AT_REST: u64 = 12;
+/// So many turns it may take at most.
+const TURNS_MAX: u64 = 5000;
 
 /// How large things are in a run.
 #[derive(Clone, Copy, Debug)]
@@ -56,48 +57,63 @@ pub struct Sizes {
     pub spool: u64,
     pub letters: u64,
     pub in_flight: u64,
-}
-
-/// A write that a program was told of.
-#[derive(Clone, Debug)]
-pub struct Written {
-    /// The ring had room for it.
-    pub is_captured: bool,
+    /// Of a message.
+    pub payload: usize,
+    /// Whether writes become lines at the beginning.
+    pub has_lines: bool,
 }
 
 struct Publisher {
     drain: Drain,
     network: Network,
     frontier: Arc<Frontier>,
+    reload: Reload,
+    /// The ring to which it attached at its start.
+    ring: (Uuid, Gauge),
 }
 
 /// All there is.
 pub struct World {
     pub fate: Fate,
+    pub agent: Agent,
     pub disk: SimulatedDisk,
     pub broker: Broker,
-    pub written: Vec<Written>,
-    /// Numbers of writes that were in a ring alone when the machine lost its memory.
-    pub forgotten: BTreeSet<u64>,
     pub sizes: Sizes,
-    has_forgotten_losses: bool,
+    /// The machine has lost its memory, with losses in it that were not announced.
+    pub has_forgotten_losses: bool,
+    /// Nothing was killed, cut off or damaged, and no disk has failed: everything was counted once.
+    pub is_calm: bool,
     config: Config,
-    ring: RingConfig,
-    agent: Option<AgentRing>,
     publisher: Option<Publisher>,
     /// For what goes on while the drain waits.
     network: Arc<Mutex<Option<Network>>>,
+    /// How far the shared head of a ring was.
+    head: (Uuid, u64),
 }
 
-static RUNS: AtomicU64 = AtomicU64::new(0);
+fn set_framing(config: &mut Config, has_lines: bool) {
+    config.directories[0].framing.by = if has_lines { Framing::Line } else { Framing::Write };
+}
 
 impl World {
     pub fn new(seed: u64, sizes: Sizes, is_traced: bool) -> Self {
         let fate = Fate::new(seed, is_traced);
-        let run = RUNS.fetch_add(1, Ordering::Relaxed);
-        let name = format!("bywash-test-{}-sim{run}", process::id());
-        let ring = RingConfig { name: name.clone(), size: ByteSize(sizes.ring), group: None };
-        let mut config = Config { ring: ring.clone(), ..Config::default() };
+        fastrand::seed(seed);
+        let network: Arc<Mutex<Option<Network>>> = Arc::default();
+        let (meanwhile, chance) = (Arc::clone(&network), fate.clone());
+        simulated::begin(move |_| {
+            chance.wait();
+            if chance.happens(500) {
+                stepped::step();
+            }
+            let network = meanwhile.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(network) = network {
+                network.step();
+            }
+        });
+        let agent = Agent::new(fate.clone(), sizes.ring);
+        let mut config = Config::default();
+        config.ring.name = agent.name().to_owned();
         config.event.encoder = Encoder::Logstash;
         config.publisher.in_flight_records = u32::try_from(sizes.in_flight).unwrap();
         config.spool = SpoolConfig {
@@ -116,32 +132,21 @@ impl World {
                 ..DirectoryConfig::at(format!("/{topic}").into())
             })
             .collect();
-        let network: Arc<Mutex<Option<Network>>> = Arc::default();
-        let (meanwhile, chance) = (Arc::clone(&network), fate.clone());
-        simulated::begin(move |_| {
-            chance.wait();
-            if chance.happens(500) {
-                stepped::step();
-            }
-            let network = meanwhile.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            if let Some(network) = network {
-                network.step();
-            }
-        });
-        let agent = AgentRing::open(&ring).expect("a ring");
+        config.directories[0].framing.line_bytes_max = ByteSize(700);
+        config.directories[0].framing.line_wait = Span(Duration::from_millis(500));
+        set_framing(&mut config, sizes.has_lines);
         Self {
             disk: SimulatedDisk::new(fate.clone(), 4 << 20),
             fate,
+            agent,
             broker: Broker::default(),
-            written: Vec::new(),
-            forgotten: BTreeSet::new(),
             sizes,
             has_forgotten_losses: false,
+            is_calm: true,
             config,
-            ring,
-            agent: Some(agent),
             publisher: None,
             network,
+            head: (Uuid::nil(), 0),
         }
     }
 
@@ -153,7 +158,7 @@ impl World {
         self.fate.note(|| format!("-- {action:?}"));
         self.fate.set_patience(WAITS_MAX);
         match action {
-            Action::Write { writes, bytes } => (0..writes).for_each(|_| self.write(bytes)),
+            Action::Write { writes, bytes } => (0..writes).for_each(|_| self.agent.write(bytes)),
             Action::Drain(turns) => (0..turns).try_for_each(|_| self.drain_once())?,
             Action::Feed(rounds) => (0..rounds).try_for_each(|_| self.feed_once())?,
             Action::Network(steps) => (0..steps).try_for_each(|_| {
@@ -169,23 +174,27 @@ impl World {
                 self.stop();
                 self.start()?;
             }
-            Action::Reboot => {
-                self.fate.set_weather(Weather::default());
-                // However many stops are cut off, the last one is not.
-                self.fate.set_kill(None);
-                self.start()?;
-                self.stop();
-                self.fate.note(|| format!("the spool at the end: {:?}", self.spool()));
-                // A small spool may have no room for all.
-                self.lose_memory(self.sizes.spool < 1 << 20);
-            }
+            Action::Reboot => self.reboot()?,
             Action::CutPower => {
                 self.kill();
                 self.lose_memory(true);
                 self.disk.cut_power();
             }
-            Action::Generation => self.begin_generation(),
+            Action::Generation => self.agent.begin_generation(),
+            Action::Reload { is_base64, has_lines } => {
+                self.config.event.encoder =
+                    if is_base64 { Encoder::LogstashBase64 } else { Encoder::Logstash };
+                set_framing(&mut self.config, has_lines);
+                if let Some(publisher) = &self.publisher {
+                    publisher.reload.offer(&self.config);
+                }
+            }
+            Action::Spool(is_on) => {
+                self.config.spool.size_max = ByteSize(if is_on { self.sizes.spool } else { 0 });
+            }
+            Action::Damage { of_1000 } => self.agent.damage(of_1000),
             Action::DiskTrouble { of_1000, errno } => {
+                self.is_calm = false;
                 let errno = errno.map(Errno::from_raw);
                 self.fate.set_weather(Weather { disk_errors: of_1000, errno, short: 100 });
             }
@@ -200,66 +209,23 @@ impl World {
                     mood.barred.remove(&topic)
                 };
             }),
-            Action::Poison(is_on) => {
-                self.broker.change(|mood| mood.poison_every = if is_on { POISON_EVERY } else { 0 })
-            }
+            Action::Poison(is_on) => self.broker.change(|mood| mood.has_poison = is_on),
         }
         self.check_bounds()
-    }
-
-    fn write(&mut self, bytes: usize) {
-        let number = self.written.len() as u64;
-        let key = self.fate.below(KEYS as u64) as usize;
-        let path = format!("/{}/{key}", TOPICS[key % TOPICS.len()]);
-        let mut data = format!("<#{number:08}>").into_bytes();
-        data.resize(data.len().max(bytes), b'.');
-        let write = Write {
-            path: path.as_bytes(),
-            pid: 0,
-            uid: 0,
-            gid: 0,
-            time_ns: 1_000_000 + number,
-            command: b"",
-            offset: 0,
-            handle: 0,
-            origin: Origin::Fifo,
-            part: 0,
-            parts: 1,
-        };
-        let mut description = Vec::new();
-        write.encode_into(&mut description);
-        let weight = Weight { bytes: data.len() as u64, time_ns: write.time_ns };
-        let agent = self.agent.as_ref().expect("an agent");
-        let is_captured = agent.producer.push(Kind::Write, &[&description, &data], weight).is_ok();
-        if !is_captured {
-            self.fate.note(|| format!("write {number} finds no room"));
-        }
-        self.written.push(Written { is_captured });
-    }
-
-    fn begin_generation(&mut self) {
-        self.agent = None;
-        // The publisher's counters, and what it is to deliver, are in the former one.
-        let larger = self.ring.size.0 + 8192;
-        self.ring.size = ByteSize(larger);
-        self.agent = Some(AgentRing::open(&self.ring).expect("a generation"));
     }
 
     /// Runs a part of the publisher, if it runs. A kill leaves nothing of it.
     fn within(&mut self, part: impl FnOnce(&mut Publisher) -> Result<(), String>) -> Result<(), String> {
         let Some(mut publisher) = self.publisher.take() else { return Ok(()) };
         let ran = catch_unwind(AssertUnwindSafe(|| part(&mut publisher)));
+        self.publisher = Some(publisher);
         match ran {
-            Ok(Ok(())) => self.publisher = Some(publisher),
+            Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                self.publisher = Some(publisher);
                 self.kill();
                 return Err(error);
             }
-            Err(panic) if panic.is::<Killed>() => {
-                self.publisher = Some(publisher);
-                self.kill();
-            }
+            Err(panic) if panic.is::<Killed>() => self.kill(),
             Err(panic) => resume_unwind(panic),
         }
         Ok(())
@@ -278,9 +244,15 @@ impl World {
 
     fn kill(&mut self) {
         self.fate.set_kill(None);
-        *self.network.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
-        self.publisher = None;
+        self.set_network(None);
+        if self.publisher.take().is_some() {
+            self.fate.count_kill();
+        }
         self.disk.unlock_all();
+    }
+
+    fn set_network(&self, network: Option<Network>) {
+        *self.network.lock().unwrap_or_else(PoisonError::into_inner) = network;
     }
 
     /// Starts the publisher, unless it runs. While the disk fails, that may take several attempts.
@@ -291,8 +263,7 @@ impl World {
         let opened = catch_unwind(AssertUnwindSafe(|| self.open()));
         match opened {
             Ok(Ok(publisher)) => {
-                *self.network.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
-                    Some(publisher.network.clone());
+                self.set_network(Some(publisher.network.clone()));
                 self.publisher = Some(publisher);
                 self.fate.note(|| "the publisher runs".to_owned());
             }
@@ -311,32 +282,41 @@ impl World {
         let directory = Directory::on(Arc::clone(&disk), Path::new(FAILED), access);
         let store = Store::open_on(directory, self.config.failed.size_max).map_err(|_| None)?;
         let letters = DeadLetters::in_store(store, RETRY_INTERVAL);
-        let log = Log::open_on(disk, Path::new(SPOOL), access, &self.config.spool, &self.ring.name, 1);
-        let log = match log {
-            Ok(log) => Some(Arc::new(Mutex::new(log))),
-            Err(error) if error.to_try_again().is_some() => return Err(None),
-            Err(error) => return Err(Some(format!("the spool is refused: {error}"))),
+        let name = self.agent.name();
+        let log = if self.config.spool.size_max.0 == 0 && !self.has_segments() {
+            None
+        } else {
+            match Log::open_on(disk, Path::new(SPOOL), access, &self.config.spool, name, 1) {
+                Ok(log) => Some(Arc::new(Mutex::new(log))),
+                Err(error) if error.to_try_again().is_some() => return Err(None),
+                Err(error) => return Err(Some(format!("the spool is refused: {error}"))),
+            }
         };
         let stop = Stop::default();
-        let ring = drain::attach(&self.ring.name, &stop).map_err(|error| Some(error.to_string()))?;
-        let ring = ring.ok_or(None)?;
+        let ring = drain::attach(name, &stop).map_err(|error| Some(error.to_string()))?.ok_or(None)?;
+        let watched = (ring.uuid, ring.gauge());
         let intake = Intake::open(ring, log, self.config.spool.high_mark).map_err(|e| Some(e.to_string()))?;
         let frontier = Arc::new(Frontier::new(drain::bounds(&self.config), intake.ledger()));
         let patience = Patience::new(&self.config.failed);
-        let network = Network::new(self.broker.clone(), self.fate.clone(), Arc::clone(&frontier), patience);
+        let (fate, to) = (self.fate.clone(), Arc::clone(&frontier));
+        let network = Network::new(self.broker.clone(), fate, to, patience, self.sizes.payload);
         let sink = Box::new(SimulatedSink(network.clone()));
-        let names = Names::of_the_system().map_err(|error| Some(error.to_string()))?;
-        let drain = Drain::new(&self.config, intake, sink, Arc::clone(&frontier), names, stop, letters);
-        Ok(Publisher { drain, network, frontier })
+        let told = Arc::clone(&frontier);
+        let mut drain = Drain::new(&self.config, intake, sink, told, Names::none(), stop, letters);
+        let reload = Reload::by_hand();
+        drain.follow_reloads(reload.another());
+        Ok(Publisher { drain, network, frontier, reload, ring: watched })
     }
 
     fn stop(&mut self) {
         let Some(publisher) = self.publisher.take() else { return };
-        let Publisher { drain, .. } = publisher;
+        let Publisher { drain, frontier, .. } = publisher;
         let ended = catch_unwind(AssertUnwindSafe(|| {
             drain.finish(Duration::from_secs(2), Duration::from_secs(2));
         }));
         self.kill();
+        // A letter may be kept of what the next publisher delivers, as it lies behind something that is not confirmed.
+        self.is_calm &= frontier.in_flight() == 0;
         match ended {
             Ok(()) => {}
             Err(panic) if panic.is::<Killed>() => {}
@@ -344,60 +324,47 @@ impl World {
         }
     }
 
-    /// The rings go. `is_sudden` says whether what they held may be lost with them.
+    fn reboot(&mut self) -> Result<(), String> {
+        self.fate.set_weather(Weather::default());
+        // However many stops are cut off, the last one is not.
+        self.fate.set_kill(None);
+        self.start()?;
+        self.stop();
+        self.fate.note(|| format!("the spool at the end: {:?}", self.spool()));
+        // A small spool may have no room for all, and there may be none.
+        self.lose_memory(self.sizes.spool < 1 << 20 || self.config.spool.size_max.0 == 0);
+        Ok(())
+    }
+
     fn lose_memory(&mut self, is_sudden: bool) {
-        if is_sudden {
-            let mut payload = Vec::new();
-            // One generation after the other.
-            while let Ok(mut ring) = PublisherRing::attach(&self.ring.name, None) {
-                while let Ok(Some(entry)) = ring.consumer.next(&mut payload) {
-                    if entry.kind == Kind::Write
-                        && let Some(number) = marker(&payload)
-                    {
-                        self.forgotten.insert(number);
-                    }
-                }
-                let end = ring.consumer.position();
-                let newest = !ring.has_successor().unwrap_or(false);
-                ring.consumer.acker().ack(end);
-                if newest {
-                    break;
-                }
-            }
-        }
+        self.is_calm = false;
         // What was to be announced is forgotten, too.
         self.has_forgotten_losses = true;
-        self.agent = None;
-        self.remove_rings();
-        self.agent = Some(AgentRing::open(&self.ring).expect("a ring after a reboot"));
+        self.agent.lose_memory(is_sudden);
     }
 
-    fn remove_rings(&self) {
-        for generation in 1..=64 {
-            for role in ["ring", "ack"] {
-                let path: PathBuf = format!("{SEGMENT_DIR}/{}.{generation}.{role}", self.ring.name).into();
-                if remove_file(path).is_err() && role == "ring" && generation > 40 {
-                    return;
-                }
-            }
-        }
-    }
-
-    fn check_bounds(&self) -> Result<(), String> {
+    fn check_bounds(&mut self) -> Result<(), String> {
         let spool = self.disk.bytes(Path::new(SPOOL));
-        // Both marks and the ring's name are beside; a batch that was refused may not be cut off yet.
-        if spool > self.sizes.spool + 4096 + (1 << 20) {
+        if spool > self.sizes.spool + SPOOL_SLACK_BYTES {
             return Err(format!("the spool takes {spool} bytes"));
         }
         let letters = self.disk.bytes(Path::new(FAILED));
         if letters > 2 * self.sizes.letters {
             return Err(format!("dead letters take {letters} bytes"));
         }
-        if let Some(publisher) = &self.publisher
-            && publisher.frontier.in_flight() as u64 > self.sizes.in_flight + 64
-        {
-            return Err(format!("{} records are on their way", publisher.frontier.in_flight()));
+        let Some(publisher) = &self.publisher else { return Ok(()) };
+        let in_flight = publisher.frontier.in_flight() as u64;
+        // Letters of a file go together, whatever else is on its way.
+        let bound = self.sizes.in_flight + 64;
+        if in_flight > bound && in_flight > bound + self.letters().len() as u64 {
+            return Err(format!("{in_flight} records are on their way"));
         }
+        let (uuid, gauge) = &publisher.ring;
+        let head = gauge.tail() - gauge.used();
+        if *uuid == self.head.0 && head < self.head.1 {
+            return Err(format!("the ring's head moves back from {} to {head}", self.head.1));
+        }
+        self.head = (*uuid, head);
         Ok(())
     }
 
@@ -410,50 +377,58 @@ impl World {
         self.fate.set_weather(Weather::default());
         self.fate.set_kill(None);
         self.fate.set_patience(10_000);
+        if self.broker.mood().is_mute {
+            // Answers that were lost are asked for again by the next publisher alone.
+            self.kill();
+        }
         self.broker.change(|mood| {
             mood.is_stalled = false;
             mood.is_mute = false;
             mood.barred.clear();
         });
-        // Answers that were lost are asked for again by the next publisher alone.
-        self.kill();
         self.start()?;
         let mut turns_at_rest = 0;
-        for turn in 0..5000 {
-            if turn % 50 == 0
-                && let Some(agent) = &self.agent
-            {
-                agent.producer.announce_losses();
-            }
+        for _ in 0..TURNS_MAX {
+            self.agent.announce_losses();
             self.drain_once()?;
             self.feed_once()?;
             if self.publisher.is_none() {
                 return Err("the publisher does not run".to_owned());
             }
             simulated::advance(Duration::from_millis(200));
-            turns_at_rest += u64::from(self.is_at_rest());
-            // As long as several rounds of letters, which are on their way again now and then.
-            if turns_at_rest > 150 && self.is_at_rest() {
-                return self.check_bounds();
+            // Letters are on their way again now and then.
+            if self.is_at_rest() {
+                turns_at_rest += 1;
+                if turns_at_rest == TURNS_AT_REST {
+                    return self.check_bounds();
+                }
             }
         }
         let in_flight = self.publisher.as_ref().map(|publisher| publisher.frontier.in_flight());
-        let ring = bywash_common::ring::inspect(&self.ring.name).map(|ring| (ring.used, ring.used_records));
+        let ring = self.agent.look().map(|ring| (ring.used, ring.used_records));
         Err(format!(
-            "it does not come to rest: in flight {in_flight:?}, ring {ring:?}, spool {:?}",
-            self.spool()
+            "it does not come to rest: in flight {in_flight:?}, ring {ring:?}, spool {:?}, letters {}",
+            self.spool(),
+            self.letters().len()
         ))
     }
 
     fn is_at_rest(&self) -> bool {
-        let Ok(ring) = bywash_common::ring::inspect(&self.ring.name) else { return false };
-        // Letters may be on their way once more.
-        ring.used == 0 && !self.spool().iter().any(|(name, _)| name.ends_with(".spool"))
+        // What is on its way then is letters, which are refused again and again. A file that could not be made, nor removed, is
+        // the next start's.
+        let is_empty = |ring: Inspected| ring.used == 0 && ring.publisher(PublisherCounter::SpoolBytes) == 0;
+        self.letters().iter().all(|letter| self.is_refused_for_good(letter))
+            && self.agent.look().is_some_and(is_empty)
     }
 
-    /// Whether the machine has lost its memory with losses in it that were not announced.
-    pub fn forgets_losses(&self) -> bool {
-        self.has_forgotten_losses
+    /// Whether a letter stays one.
+    fn is_refused_for_good(&self, line: &[u8]) -> bool {
+        let Ok((letter, _)) = Letter::from_line(line) else { return false };
+        self.broker.mood().has_poison && content::read(&letter.payload).is_ok_and(|event| event.is_poison())
+    }
+
+    fn has_segments(&self) -> bool {
+        self.disk.names(Path::new(SPOOL)).iter().any(|name| name.ends_with(".spool"))
     }
 
     /// Names and sizes in the spool.
@@ -476,8 +451,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.publisher = None;
-        self.agent = None;
-        self.remove_rings();
+        self.agent.end();
         simulated::end();
     }
 }
