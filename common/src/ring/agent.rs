@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use nix::unistd::Gid;
@@ -41,6 +41,7 @@ pub struct AgentRing {
     pub(super) seen: Mutex<Seen>,
     /// Generations that may not be drained yet.
     pub(super) older: Mutex<Vec<Generation>>,
+    _populating: Populating,
 }
 
 /// A generation that is attached.
@@ -201,7 +202,6 @@ impl AgentRing {
         set_access(&opened.data, Role::Data, group)?;
         set_access(&opened.ack, Role::Ack, group)?;
         let segments = Arc::new(segments);
-        populate(&segments);
         let producer = Producer::resume(Arc::clone(&segments), &config.name)?;
         Ok((segments, producer))
     }
@@ -222,6 +222,7 @@ impl AgentRing {
             generation,
             headers: opened.headers()?,
             seen: Mutex::new(Seen::of(&segments)),
+            _populating: Populating::begin(&segments),
             segments,
             opened,
             older: Mutex::new(older),
@@ -258,11 +259,23 @@ pub(super) fn agent_holds(name: &str) -> RingError {
     RingError::AgentHolds { name: name.to_owned(), pid }
 }
 
-/// Has a thread enter the ring's memory into the page table: a writer would wait for the faults. Nobody waits for the thread, since
-/// callers wait for an agent that follows another one, and 64 MiB take some 20 ms.
-fn populate(segments: &Arc<Segments>) {
-    let segments = Arc::clone(segments);
-    let populate = move || segments.data.populate(Access::Write);
-    // Without a thread it is left to the faults.
-    let _ = thread::Builder::new().name("populate".to_owned()).spawn(populate);
+/// A thread that enters the ring's memory into the page table: a writer would wait for the faults. Nobody who starts an agent
+/// waits for the thread, since callers wait for an agent that follows another one, and 64 MiB take some 20 ms. Who drops this
+/// does: the thread's mapping holds the role's lock.
+struct Populating(Option<JoinHandle<()>>);
+
+impl Populating {
+    fn begin(segments: &Arc<Segments>) -> Self {
+        let segments = Arc::clone(segments);
+        let populate = move || segments.data.populate(Access::Write);
+        // Without a thread it is left to the faults.
+        Self(thread::Builder::new().name("populate".to_owned()).spawn(populate).ok())
+    }
+}
+
+impl Drop for Populating {
+    fn drop(&mut self) {
+        // It cannot panic.
+        let _ = self.0.take().map(JoinHandle::join);
+    }
 }
