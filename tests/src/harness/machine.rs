@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use nix::{sys::signal::Signal, unistd::Pid};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use super::{
     PREFIX, Process,
@@ -204,7 +207,10 @@ fn start(name: &str, root: &Path, log_directory: &Path) -> Process {
 impl Drop for Machine {
     fn drop(&mut self) {
         if self.process.ended().is_none() {
-            self.process.signal(Signal::SIGKILL);
+            // systemd-nspawn that is killed leaves its machine running; one whose machine dies ends.
+            if let Some(first) = self.first_process() {
+                kill(first, Signal::SIGKILL).ok();
+            }
             wait::quietly(wait::PATIENCE, || self.process.ended().is_some());
         }
         // What was in it dies with its first process, a moment later; then its control groups can be removed.
