@@ -82,9 +82,17 @@ pub fn prepare() -> Result<Prepared> {
     Ok(Prepared { identity })
 }
 
+/// The signals that the agent handles: who starts it has them blocked until it does.
+pub fn handled() -> SigSet {
+    HANDLED.into_iter().collect()
+}
+
 /// Blocks signals in this thread and all that it will start; [`watch_signals`] takes those that are handled.
-fn block_signals() -> Result<()> {
-    let mut signals: SigSet = HANDLED.into_iter().collect();
+///
+/// # Errors
+/// If the system refuses.
+pub fn block_signals() -> Result<()> {
+    let mut signals = handled();
     // A write over this process's own file size limit shall fail with EFBIG, not end it.
     signals.add(Signal::SIGXFSZ);
     signals.thread_block().context("cannot block signals")
@@ -95,7 +103,7 @@ fn block_signals() -> Result<()> {
 /// # Errors
 /// If the thread cannot be started.
 pub fn watch_signals(_blocked: &Prepared, events: Sender<Event>) -> Result<JoinHandle<()>> {
-    let signals: SigSet = HANDLED.into_iter().collect();
+    let signals = handled();
     let watch = move || {
         while let Ok(signal) = signals.wait() {
             if events.send(Event::Signal(signal)).is_err() {

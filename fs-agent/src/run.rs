@@ -37,6 +37,7 @@ const TIDY_INTERVAL: Duration = Duration::from_millis(500);
 /// # Errors
 /// What keeps it from starting. Nothing is then left mounted.
 pub fn run(args: &GlobalArgs) -> Result<Exit> {
+    process::block_signals()?;
     // Before anything else is opened: what is handed over has the first numbers.
     let store = Arc::new(Store::from_environment());
     let config = match check::load(args) {

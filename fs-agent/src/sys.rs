@@ -412,8 +412,8 @@ fn require_one_thread() -> Result<()> {
 }
 
 /// Starts `program` with `arguments` and with `environment`, which learns the process's id, as a child of this process. It is
-/// handed `descriptors` under the numbers from [`FIRST_HANDED`] on. Its signals are not blocked. If it cannot be started, it
-/// ends with [`NOT_STARTED`].
+/// handed `descriptors` under the numbers from [`FIRST_HANDED`] on. Of its signals those in `blocked` are, and come once it lets
+/// them. If it cannot be started, it ends with [`NOT_STARTED`].
 ///
 /// # Errors
 /// `EBUSY` if this process has other threads; what fork(2) says.
@@ -422,6 +422,7 @@ pub fn spawn(
     arguments: &[CString],
     environment: impl FnOnce(Pid) -> Vec<CString>,
     descriptors: &[BorrowedFd<'_>],
+    blocked: &SigSet,
 ) -> Result<Pid> {
     require_one_thread()?;
     // SAFETY: this is the only thread, so no lock of the allocator or of anything else is held by one that is not there in the
@@ -430,7 +431,7 @@ pub fn spawn(
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
             let environment = environment(Pid::this());
-            if hand_over(descriptors).is_ok() && SigSet::empty().thread_set_mask().is_ok() {
+            if hand_over(descriptors).is_ok() && blocked.thread_set_mask().is_ok() {
                 let _ = execve(program, arguments, &environment);
             }
             // SAFETY: ends this process at once: what its parent has to do at an end is not the child's.

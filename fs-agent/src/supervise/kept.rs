@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::sys::resource::{Resource, getrlimit};
+
 use crate::keeper::{KEPT_MAX, STOP_NAME};
 
 /// The longest name of a descriptor, in bytes.
@@ -35,49 +37,63 @@ impl Label {
     }
 }
 
+/// How many descriptors a supervisor has for other things than what it keeps.
+const OTHERS_MAX: usize = 32;
+
+/// How many can be kept with this process's limit of open files: while they are handed over, each is there twice.
+pub fn most() -> usize {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
+    let room = usize::try_from(soft).unwrap_or(usize::MAX).saturating_sub(OTHERS_MAX);
+    (room / 2).min(KEPT_MAX)
+}
+
 /// Descriptors by their names.
-pub struct Kept(Vec<(Label, OwnedFd)>);
+pub struct Kept {
+    all: Vec<(Label, OwnedFd)>,
+    /// How many there can be.
+    most: usize,
+}
 
 impl Kept {
-    /// Nothing yet, and room for all.
-    pub fn new() -> Self {
-        Self(Vec::with_capacity(KEPT_MAX))
+    /// Nothing yet, and room for `most`.
+    pub fn new(most: usize) -> Self {
+        Self { all: Vec::with_capacity(most), most }
     }
 
     /// Keeps a descriptor. Gives whether there is room, and the name fit.
     pub fn keep(&mut self, name: &str, fd: OwnedFd) -> bool {
         let Some(label) = Label::new(name) else { return false };
         let taken: usize = self.names().map(|name| name.len() + 1).sum();
-        let has_room = self.0.len() < KEPT_MAX && taken + name.len() < NAMES_BYTES_MAX;
+        let has_room = self.all.len() < self.most && taken + name.len() < NAMES_BYTES_MAX;
         if has_room {
-            self.0.push((label, fd));
+            self.all.push((label, fd));
         }
         has_room
     }
 
     /// Lets go of all that is kept under a name.
     pub fn let_go(&mut self, name: &str) {
-        self.0.retain(|(label, _)| label.as_str() != name);
+        self.all.retain(|(label, _)| label.as_str() != name);
     }
 
     /// Lets go of everything.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.all.clear();
     }
 
     /// Whether nothing is kept.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     /// The names of what is kept.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(label, _)| label.as_str())
+        self.all.iter().map(|(label, _)| label.as_str())
     }
 
     /// What is kept, as the names are.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.iter().map(|(_, fd)| fd.as_fd())
+        self.all.iter().map(|(_, fd)| fd.as_fd())
     }
 }
 
@@ -93,7 +109,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_there_until_it_is_let_go_of() {
-        let mut kept = Kept::new();
+        let mut kept = Kept::new(KEPT_MAX);
         assert!(kept.keep("a", descriptor()) && kept.keep("b", descriptor()) && kept.keep("a", descriptor()));
         assert_eq!(kept.names().collect::<Vec<_>>(), ["a", "b", "a"]);
         kept.let_go("a");
@@ -106,7 +122,7 @@ mod tests {
 
     #[test]
     fn names_that_cannot_be_handed_over_are_refused() {
-        let mut kept = Kept::new();
+        let mut kept = Kept::new(KEPT_MAX);
         for name in ["", "a:b", "a b", "a\n", "é", STOP_NAME, &"n".repeat(NAME_BYTES_MAX + 1)] {
             assert!(!kept.keep(name, descriptor()), "{name}");
         }
@@ -114,8 +130,14 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_kept_than_there_is_room_for() {
+        let mut kept = Kept::new(2);
+        assert_eq!(["a", "b", "c"].map(|name| kept.keep(name, descriptor())), [true, true, false]);
+    }
+
+    #[test]
     fn no_more_is_kept_than_an_environment_can_name() {
-        let mut kept = Kept::new();
+        let mut kept = Kept::new(KEPT_MAX);
         let name = "n".repeat(NAME_BYTES_MAX);
         let held = File::open("/dev/null").unwrap();
         // Each takes a descriptor of this process, of which there may be few.

@@ -68,13 +68,18 @@ const HEEDED: [Signal; 6] =
 /// # Errors
 /// What keeps it from starting.
 pub fn supervise() -> Result<Exit> {
-    let mut kept = Kept::new();
-    let left = succession::take(&mut kept)?;
-    let commands = Commands::from_own()?;
-    let config = check::load(commands.global())?;
     // For what is kept.
     if let Err(errno) = process::raise_descriptor_limit() {
         tracing::warn!("cannot raise the limit of open files: {errno}");
+    }
+    let mut kept = Kept::new(kept::most());
+    let is_trial = succession::is_trial();
+    let left = succession::take(&mut kept)?;
+    let commands = Commands::from_own()?;
+    let config = check::load(commands.global())?;
+    if is_trial {
+        left.map(|left| socket::path_of(&left.notify)).transpose()?;
+        return Ok(Exit::Ok);
     }
     let signals: SigSet = HEEDED.into_iter().collect();
     signals.thread_block().context("cannot block signals")?;
@@ -84,7 +89,7 @@ pub fn supervise() -> Result<Exit> {
         Some(Left { child, notify, stop }) => {
             let child =
                 child.map(|(pid, ready)| Child { ready: ready.then(Instant::now), ..Child::new(pid) });
-            (child, Inbox::kept(notify, &config)?, stop)
+            (child, Inbox::kept(notify)?, stop)
         }
         None => (None, Inbox::bind(&config)?, pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?),
     };
@@ -227,6 +232,9 @@ impl Supervisor {
 
     fn start(&mut self) {
         self.start_at = None;
+        if let Err(error) = self.inbox.be_there() {
+            tracing::error!("{error:#}");
+        }
         match self.program.start(self.commands.run(), &self.kept, self.stop.0.as_fd()) {
             Ok(pid) => self.child = Some(Child::new(pid)),
             Err(error) => {

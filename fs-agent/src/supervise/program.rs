@@ -14,12 +14,18 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::unistd::{Pid, execve};
+use nix::{
+    sys::signal::SigSet,
+    unistd::{Pid, execve},
+};
 
-use super::{WATCHDOG_TIME, kept::Kept};
+use super::{
+    WATCHDOG_TIME,
+    kept::{self, Kept},
+};
 use crate::{
-    keeper::{HANDED_COUNT, HANDED_NAMES, HANDED_TO, KEPT_MAX, NOTIFY, STOP_NAME, STORE_MAX},
-    sys,
+    keeper::{HANDED_COUNT, HANDED_NAMES, HANDED_TO, NOTIFY, STOP_NAME, STORE_MAX},
+    process, sys,
 };
 
 /// What the agent finds in its environment from its supervisor alone.
@@ -27,8 +33,8 @@ const OWN_VARIABLES: [&str; 7] =
     [HANDED_TO, HANDED_COUNT, HANDED_NAMES, NOTIFY, STORE_MAX, "WATCHDOG_PID", WATCHDOG];
 const WATCHDOG: &str = "WATCHDOG_USEC";
 
-/// How long a program may take to say its version, before a supervisor becomes that program.
-const VERSION_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a program may take to say that it can follow, before a supervisor becomes that program.
+const TRIAL_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether it has.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -49,7 +55,7 @@ impl Program {
         let inherited = env::vars_os().filter(|(name, _)| OWN_VARIABLES.iter().all(|own| name != own));
         let own = [
             (OsString::from(NOTIFY), notify.to_owned()),
-            (OsString::from(STORE_MAX), OsString::from(KEPT_MAX.to_string())),
+            (OsString::from(STORE_MAX), OsString::from(kept::most().to_string())),
             (OsString::from(WATCHDOG), OsString::from(WATCHDOG_TIME.as_micros().to_string())),
         ];
         let environment =
@@ -62,7 +68,8 @@ impl Program {
     /// # Errors
     /// If the system refuses.
     pub fn start(&self, arguments: &[CString], kept: &Kept, stop: BorrowedFd<'_>) -> Result<Pid> {
-        self.start_at(&self.path, arguments, kept, stop)
+        // One that is told something before it listens hears it later.
+        self.start_at(&self.path, arguments, (kept, stop), &process::handled())
     }
 
     /// As [`Self::start`], with this process's own program, whatever is at its path by now.
@@ -70,10 +77,16 @@ impl Program {
     /// # Errors
     /// If the system refuses.
     pub fn start_this(&self, arguments: &[CString], kept: &Kept, stop: BorrowedFd<'_>) -> Result<Pid> {
-        self.start_at(c"/proc/self/exe", arguments, kept, stop)
+        self.start_at(c"/proc/self/exe", arguments, (kept, stop), &SigSet::empty())
     }
 
-    fn start_at(&self, path: &CStr, arguments: &[CString], kept: &Kept, stop: BorrowedFd<'_>) -> Result<Pid> {
+    fn start_at(
+        &self,
+        path: &CStr,
+        arguments: &[CString],
+        (kept, stop): (&Kept, BorrowedFd<'_>),
+        blocked: &SigSet,
+    ) -> Result<Pid> {
         let descriptors: Vec<_> = kept.descriptors().chain([stop]).collect();
         let names: Vec<_> = kept.names().chain([STOP_NAME]).collect();
         let said =
@@ -83,7 +96,7 @@ impl Program {
             let to = CString::new(format!("{HANDED_TO}={pid}")).unwrap_or_default();
             self.environment.iter().cloned().chain(said).chain([to]).collect()
         };
-        sys::spawn(path, arguments, environment, &descriptors).context("cannot start a process")
+        sys::spawn(path, arguments, environment, &descriptors, blocked).context("cannot start a process")
     }
 
     /// Becomes it, with `arguments` and one more variable in this process's own environment. Descriptors that are not closed at
@@ -91,8 +104,7 @@ impl Program {
     ///
     /// # Errors
     /// Always, if it returns: why it could not.
-    pub fn become_it(&self, arguments: &[CString], name: &str, value: &str) -> Result<()> {
-        self.check()?;
+    pub fn become_it(&self, arguments: &[CString], (name, value): (&str, &str)) -> Result<()> {
         let inherited = env::vars_os().filter(|(other, _)| other != name);
         let own = (OsString::from(name), OsString::from(value));
         let environment: Vec<_> =
@@ -100,24 +112,29 @@ impl Program {
         match execve(&self.path, arguments, &environment)? {}
     }
 
-    /// Whether what is at the path by now can be run at all.
-    fn check(&self) -> Result<()> {
-        let path = PathBuf::from(OsString::from_vec(self.path.as_bytes().to_vec()));
+    /// Has what is at the path by now say whether it could follow with `arguments`: `variables` in its environment ask for that.
+    ///
+    /// # Errors
+    /// If it could not, or is no such program. It has then said why on its standard error.
+    pub fn try_out(&self, arguments: &[CString], variables: [(&str, &str); 2]) -> Result<()> {
+        let text = |text: &CStr| OsString::from_vec(text.to_bytes().to_vec());
+        let path = PathBuf::from(text(&self.path));
         let mut asked = Command::new(&path);
-        asked.arg("--version").stdin(Stdio::null()).stdout(Stdio::null());
+        asked.args(arguments.iter().skip(1).map(|argument| text(argument))).envs(variables);
+        asked.stdin(Stdio::null()).stdout(Stdio::null());
         let mut asked = asked.spawn().with_context(|| format!("cannot run {}", path.display()))?;
-        let deadline = Instant::now() + VERSION_TIME_MAX;
+        let deadline = Instant::now() + TRIAL_TIME_MAX;
         loop {
             match asked.try_wait()? {
                 Some(status) => {
-                    ensure!(status.success(), "{} --version: {status}", path.display());
+                    ensure!(status.success(), "{} cannot follow: {status}", path.display());
                     return Ok(());
                 }
                 None if Instant::now() < deadline => thread::sleep(LOOK_INTERVAL),
                 None => {
                     // One that cannot be killed is reaped as an orphan is.
                     let _ = asked.kill();
-                    bail!("{} --version: no answer within {VERSION_TIME_MAX:?}", path.display());
+                    bail!("{}: does not say within {TRIAL_TIME_MAX:?} whether it can follow", path.display());
                 }
             }
         }

@@ -8,12 +8,15 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::PermissionsExt,
+        unix::{
+            ffi::OsStrExt,
+            fs::{MetadataExt, PermissionsExt},
+        },
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bywash_common::config::Config;
 use nix::unistd::Pid;
 use rustix::{
@@ -21,8 +24,9 @@ use rustix::{
     io::Errno,
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SocketAddrUnix,
-        SocketFlags, SocketType, bind, recvmsg, socket_with, sockopt,
+        SocketFlags, SocketType, bind, getsockname, recvmsg, socket_with, sockopt,
     },
+    process::geteuid,
 };
 
 use crate::{
@@ -51,41 +55,27 @@ impl Inbox {
     /// If there can be none.
     pub fn bind(config: &Config) -> Result<Self> {
         let path = path_of_this_process(config);
-        if let Some(directory) = path.parent() {
-            sleep::make_state_dir(directory)
-                .with_context(|| format!("cannot make {}: set agent.state_dir", directory.display()))?;
-        }
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let bound = || {
-            // Of an earlier process with the same number.
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
-            sockopt::set_socket_passcred(&socket, true)?;
-            bind(&socket, &SocketAddrUnix::new(&path)?)?;
-            // Who has connected before is not heard: no agent runs yet.
-            fs::set_permissions(&path, fs::Permissions::from_mode(MODE))?;
-            Ok(socket)
-        };
-        let socket = bound().with_context(|| {
-            format!(
-                "cannot make the socket {}: set agent.state_dir to a short path of a directory",
-                path.display()
-            )
-        })?;
+        Ok(Self::with(bound(&path)?, path))
+    }
+
+    /// The one that this process had before it became another program: where it was, whatever the configuration says by now.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn kept(socket: OwnedFd) -> Result<Self> {
+        let path = path_of(&socket)?;
         Ok(Self::with(socket, path))
     }
 
-    /// The one that this process had before it became another program.
+    /// Has it at its path again, if somebody has taken it away: the next agent could say nothing.
     ///
     /// # Errors
-    /// If it is gone.
-    pub fn kept(socket: OwnedFd, config: &Config) -> Result<Self> {
-        let path = path_of_this_process(config);
-        fs::symlink_metadata(&path).with_context(|| format!("the socket {} is gone", path.display()))?;
-        Ok(Self::with(socket, path))
+    /// If it cannot be.
+    pub fn be_there(&mut self) -> Result<()> {
+        if fs::symlink_metadata(&self.path).is_err() {
+            self.socket = bound(&self.path)?;
+        }
+        Ok(())
     }
 
     fn with(socket: OwnedFd, path: PathBuf) -> Self {
@@ -142,6 +132,62 @@ impl Drop for Inbox {
         // Nobody listens there any more; what cannot be removed is in nobody's way.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Where a socket is bound to.
+///
+/// # Errors
+/// If it is not bound to a path.
+pub fn path_of(socket: &OwnedFd) -> Result<PathBuf> {
+    let address = SocketAddrUnix::try_from(getsockname(socket)?)?;
+    let path = address.path_bytes().context("what was left is not bound to a path")?;
+    Ok(PathBuf::from(OsStr::from_bytes(path)))
+}
+
+/// A socket at `path`.
+fn bound(path: &Path) -> Result<OwnedFd> {
+    if let Some(directory) = path.parent() {
+        sleep::make_state_dir(directory)
+            .with_context(|| format!("cannot make {}: set agent.state_dir", directory.display()))?;
+        check_is_safe(directory)?;
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let bound = || {
+        // Of an earlier process with the same number.
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+        sockopt::set_socket_passcred(&socket, true)?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        // Who has connected before is not heard: no agent runs yet.
+        fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
+        Ok(socket)
+    };
+    bound().with_context(|| {
+        format!(
+            "cannot make the socket {}: set agent.state_dir to a short path of a directory",
+            path.display()
+        )
+    })
+}
+
+/// The agent sends what it has open to whoever listens at a path in `directory`: nobody else may put anything there.
+fn check_is_safe(directory: &Path) -> Result<()> {
+    /// Others' files in it are nobody else's to remove (S_ISVTX).
+    const STICKY: u32 = 0o1000;
+    let found = fs::metadata(directory).with_context(|| directory.display().to_string())?;
+    let is_ours = found.uid() == 0 || found.uid() == geteuid().as_raw();
+    let is_closed = found.mode() & 0o022 == 0 || found.mode() & STICKY != 0;
+    ensure!(
+        is_ours && is_closed,
+        "others may change what is in {} (uid {}, mode {:o}): chown it, chmod go-w it, or set another agent.state_dir",
+        directory.display(),
+        found.uid(),
+        found.mode() & 0o7777
+    );
+    Ok(())
 }
 
 fn path_of_this_process(config: &Config) -> PathBuf {

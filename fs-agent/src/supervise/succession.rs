@@ -1,6 +1,10 @@
 //! A supervisor that is replaced: it becomes the program that is at its path by then, with all that it keeps.
 //!
 //! The process stays the same, and so do its children and its descriptors; a memory file says which descriptor is what.
+//!
+//! A supervisor that could not go on would leave its agent alone, and end a container. So the program that is to follow is tried
+//! out before: it says whether it understands what is left and what it is configured to do. A version that does not know of
+//! that takes itself for the one that follows, finds that it has another process number, and fails.
 
 use std::{
     env,
@@ -8,7 +12,7 @@ use std::{
     fs::File,
     io::{Read, Seek, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-    str::Lines,
+    str::{FromStr, Lines},
 };
 
 use anyhow::{Context, Result};
@@ -23,6 +27,9 @@ use crate::sys;
 
 /// The number of the memory file, in the environment of the supervisor that follows.
 const VARIABLE: &str = "BYWASH_SUPERVISED";
+
+/// In the environment of one that is tried out: the number of the process that it would be.
+const TRIAL: &str = "BYWASH_SUPERVISED_TRIAL";
 
 /// The first line of the memory file. Another version of the supervisor that says something else has another one.
 const HEAD: &str = "bywash supervise 1";
@@ -66,7 +73,11 @@ pub fn follow(
     let failed = all()
         .try_for_each(|fd| fcntl_setfd(fd, FdFlags::empty()))
         .map_err(anyhow::Error::from)
-        .and_then(|()| program.become_it(arguments, VARIABLE, &said.as_raw_fd().to_string()));
+        .and_then(|()| {
+            let number = said.as_raw_fd().to_string();
+            program.try_out(arguments, [(VARIABLE, &number), (TRIAL, &Pid::this().to_string())])?;
+            program.become_it(arguments, (VARIABLE, &number))
+        });
     for fd in all() {
         fcntl_setfd(fd, FdFlags::CLOEXEC).context("a descriptor would be left to the agent")?;
     }
@@ -79,17 +90,16 @@ pub fn follow(
 /// # Errors
 /// If it cannot be understood.
 pub fn take(kept: &mut Kept) -> Result<Option<Left>> {
-    let Some(number) = env::var(VARIABLE).ok().and_then(|number| number.parse::<RawFd>().ok()) else {
-        return Ok(None);
-    };
-    sys::remove_variables(&[VARIABLE]).context("cannot change the environment")?;
+    let Some(number) = variable::<RawFd>(VARIABLE) else { return Ok(None) };
+    let owner = variable(TRIAL).unwrap_or_else(|| Pid::this().as_raw());
+    sys::remove_variables(&[VARIABLE, TRIAL]).context("cannot change the environment")?;
     let path = format!("/proc/self/fd/{number}");
     let mut text = String::new();
     File::open(&path)
         .and_then(|mut file| file.read_to_string(&mut text))
         .context("cannot read what was left")?;
     let mut lines = text.lines();
-    let is_for_this = lines.next() == Some(HEAD) && lines.next() == Some(&*Pid::this().to_string());
+    let is_for_this = lines.next() == Some(HEAD) && lines.next() == Some(&*owner.to_string());
     let (child, own) = is_for_this
         .then(|| Some((parse_child(lines.next()?)?, parse_own(&mut lines)?)))
         .flatten()
@@ -108,6 +118,15 @@ pub fn take(kept: &mut Kept) -> Result<Option<Left>> {
         kept.keep(name, next()?);
     }
     Ok(Some(Left { child, notify, stop }))
+}
+
+/// Whether this process is only to say whether it could follow. To be asked before [`take`].
+pub fn is_trial() -> bool {
+    env::var_os(TRIAL).is_some()
+}
+
+fn variable<T: FromStr>(name: &str) -> Option<T> {
+    env::var(name).ok()?.parse().ok()
 }
 
 fn parse_child(line: &str) -> Option<Option<(Pid, bool)>> {
