@@ -19,6 +19,7 @@ mod process;
 mod refused;
 mod run;
 mod services;
+mod shares;
 mod sleep;
 mod state;
 mod status;

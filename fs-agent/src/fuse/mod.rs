@@ -120,6 +120,8 @@ impl Adapter {
         if let Some(file) = closed {
             self.has_closed(&file);
         }
+        // The kernel's own is nobody's who could take too much.
+        let noted = noted.of(Some(request.header.uid).filter(|uid| *uid != KERNEL).unwrap_or(0));
         // Its notes go once the answer has left.
         let _answered = noted.during(|| self.answer(&request, reply, &mut desk.room));
     }

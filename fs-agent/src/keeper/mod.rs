@@ -14,9 +14,11 @@ mod name;
 mod notify;
 mod successor;
 mod systemd;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -27,7 +29,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::io::Errno;
+use rustix::{fs::fstat, io::Errno};
 
 use environment::Environment;
 pub use environment::{HANDED_COUNT, HANDED_NAMES, HANDED_TO, NOTIFY, STOP_NAME, STORE_MAX};
@@ -38,10 +40,16 @@ pub use notify::{SENT_MAX, Socket};
 pub use successor::{Successor, follows_ended};
 pub use systemd::Unit;
 
+use crate::shares::{NoneLeft, Share, Shares};
+
 /// The most descriptors that are kept. Their names are handed over in one variable of the environment, of which the kernel
 /// takes 128 KiB (MAX_ARG_STRLEN): with more, no agent could be started. `FileDescriptorStoreMax=` of the unit is the same.
 pub const KEPT_MAX: usize = 4096;
 const _: () = assert!(HANDED_NAMES.len() + 1 + KEPT_MAX * (NAME_BYTES_MAX + 1) < 128 << 10);
+
+/// Which part of what is kept can be files that users have deleted while they were open: three of so many. The rest is for what
+/// no restart goes well without: overlays and FIFOs.
+const PARKED_PARTS: usize = 4;
 
 /// How long the manager may take to read what it was sent.
 const BARRIER_TIME_MAX: Duration = Duration::from_secs(5);
@@ -57,6 +65,18 @@ pub enum NotKept {
     Full {
         /// How many it keeps.
         most: usize,
+    },
+    /// There are too many of one user's.
+    #[error(
+        "of the {most} deleted files that the manager keeps open for this process, {has} are of user {uid}"
+    )]
+    Share {
+        /// How many it keeps.
+        most: usize,
+        /// How many of them are this user's.
+        has: usize,
+        /// Whose the file is.
+        uid: u32,
     },
     /// It could not be sent.
     #[error("cannot send a descriptor to the manager: {0}")]
@@ -81,8 +101,10 @@ pub struct Store {
     socket: Option<Socket>,
     /// How many descriptors are kept at most.
     most: usize,
-    /// What is kept, as far as this process knows.
-    kept: Mutex<HashSet<Name>>,
+    /// What is kept, as far as this process knows, and what counts it for a user if it is one's.
+    kept: Mutex<HashMap<Name, Option<Share>>>,
+    /// Of what is users'.
+    shares: Shares,
     /// What was kept for this process and is not taken yet.
     handed: Mutex<Vec<(Name, OwnedFd)>>,
     next_overlay: AtomicU32,
@@ -125,9 +147,12 @@ impl Store {
                 None => strangers.push(text),
             }
         }
-        let kept: HashSet<Name> = known.iter().map(|(name, _)| *name).collect();
+        let shares = Shares::new(most / PARKED_PARTS * (PARKED_PARTS - 1));
+        let share =
+            |(name, fd): &(Name, OwnedFd)| (*name, owner(name, fd.as_fd()).map(|uid| shares.keep(uid)));
+        let kept: HashMap<Name, Option<Share>> = known.iter().map(share).collect();
         let next = |number: fn(&Name) -> Option<u32>| {
-            let last = kept.iter().filter_map(number).max();
+            let last = kept.keys().filter_map(number).max();
             AtomicU32::new(last.map_or(0, |last| last.wrapping_add(1)))
         };
         let next_overlay = next(|name| if let Name::Overlay(n, _) = name { Some(*n) } else { None });
@@ -138,6 +163,7 @@ impl Store {
             socket,
             most,
             kept: Mutex::new(kept),
+            shares,
             handed: Mutex::new(known),
             next_overlay,
             next_directory,
@@ -215,7 +241,7 @@ impl Store {
     pub fn put(&self, name: &Name, fd: BorrowedFd<'_>) -> Result<(), NotKept> {
         let put = self.try_put(name, fd);
         if let Err(why) = put
-            && why != NotKept::NoStore
+            && !matches!(why, NotKept::NoStore | NotKept::Share { .. })
             && !self.complained.swap(true, Ordering::Relaxed)
         {
             tracing::error!(
@@ -230,21 +256,30 @@ impl Store {
             return Err(NotKept::NoStore);
         };
         let mut kept = self.kept();
-        if kept.contains(name) {
+        let share = if let Some(former) = kept.remove(name) {
             self.let_go(&name.to_string());
+            former
         } else if kept.len() >= self.most {
             return Err(NotKept::Full { most: self.most });
-        }
+        } else {
+            let take = |uid| {
+                let refused = |NoneLeft { has }| NotKept::Share { most: self.shares.max(), has, uid };
+                self.shares.take(uid).map_err(refused)
+            };
+            owner(name, fd).map(take).transpose()?
+        };
         // Without FDPOLL=0 systemd lets go of a connection that has ended, and of other things that poll as such.
         let message = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
         socket.send(&message, &[fd]).map_err(NotKept::Refused)?;
-        kept.insert(*name);
+        kept.insert(*name, share);
         Ok(())
     }
 
     /// Has what is kept under `name` kept no longer.
     pub fn remove(&self, name: &Name) {
-        if self.kept().remove(name) {
+        // Under the lock: nobody puts another one under the name before this one is let go of.
+        let mut kept = self.kept();
+        if kept.remove(name).is_some() {
             self.let_go(&name.to_string());
         }
     }
@@ -252,7 +287,7 @@ impl Store {
     /// As [`Self::remove`], with all of an overlay.
     pub fn remove_overlay(&self, number: u32) {
         let of_it = |name: &&Name| matches!(name, Name::Overlay(n, _) if *n == number);
-        let names: Vec<Name> = self.kept().iter().filter(of_it).copied().collect();
+        let names: Vec<Name> = self.kept().keys().filter(of_it).copied().collect();
         names.iter().for_each(|name| self.remove(name));
     }
 
@@ -290,9 +325,16 @@ impl Store {
         }
     }
 
-    fn kept(&self) -> MutexGuard<'_, HashSet<Name>> {
+    fn kept(&self) -> MutexGuard<'_, HashMap<Name, Option<Share>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whose what is kept under `name` is, if it is a file that a user has deleted: whoever deletes it, it counts for its owner, as
+/// for a quota.
+fn owner(name: &Name, fd: BorrowedFd<'_>) -> Option<u32> {
+    let is_users = matches!(name, Name::Overlay(_, OverlayPart::Parked(_)));
+    is_users.then(|| fstat(fd).map_or(0, |stat| stat.st_uid))
 }
 
 fn store_max_of(unit: &Unit) -> usize {

@@ -8,6 +8,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -25,12 +26,19 @@ use rustix::{
 /// How long a message may take to be sent: the manager may be busy.
 const SEND_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// The same, as long as the manager takes nothing: callers wait for what is sent, one after the other.
+const SEND_TIME_MAX_STUCK: Duration = Duration::from_millis(10);
+
 /// The most descriptors in one message (SCM_MAX_FD of the kernel).
 pub const SENT_MAX: usize = 253;
 
 /// The way to a manager.
 #[derive(Debug)]
-pub struct Socket(OwnedFd);
+pub struct Socket {
+    fd: OwnedFd,
+    /// The manager did not take the last message in time.
+    is_stuck: AtomicBool,
+}
 
 impl Socket {
     /// Connects to the manager at `path`; `@` begins an abstract address.
@@ -46,13 +54,13 @@ impl Socket {
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(SEND_TIME_MAX))?;
         connect(&socket, &address)?;
-        Ok(Self(socket))
+        Ok(Self { fd: socket, is_stuck: AtomicBool::new(false) })
     }
 
     /// Sends a message with up to [`SENT_MAX`] descriptors.
     ///
     /// # Errors
-    /// As sendmsg(2) says; `EAGAIN` if the manager takes nothing for 2 s.
+    /// As sendmsg(2) says; `EAGAIN` if the manager takes nothing for 2 s, from then on for 10 ms until it takes something again.
     pub fn send(&self, message: &str, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(SENT_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -60,12 +68,26 @@ impl Socket {
             return Err(Errno::TOOMANYREFS);
         }
         let message = [IoSlice::new(message.as_bytes())];
-        loop {
-            match sendmsg(&self.0, &message, &mut control, SendFlags::NOSIGNAL) {
+        let sent = loop {
+            match sendmsg(&self.fd, &message, &mut control, SendFlags::NOSIGNAL) {
                 Err(Errno::INTR) => {}
-                other => return other.map(drop),
+                other => break other.map(drop),
             }
+        };
+        match sent {
+            Err(Errno::AGAIN) => self.note_stuck(true)?,
+            Ok(()) => self.note_stuck(false)?,
+            Err(_) => {}
         }
+        sent
+    }
+
+    fn note_stuck(&self, is_stuck: bool) -> Result<()> {
+        if self.is_stuck.swap(is_stuck, Ordering::Relaxed) == is_stuck {
+            return Ok(());
+        }
+        let most = if is_stuck { SEND_TIME_MAX_STUCK } else { SEND_TIME_MAX };
+        sockopt::set_socket_timeout(&self.fd, sockopt::Timeout::Send, Some(most))
     }
 
     /// Waits until the manager has dealt with all that was sent before.

@@ -1,10 +1,7 @@
-//! What of this process's descriptors each user may have: all that is open under overlays is open in this process.
-//!
-//! A user may have as many handles as are left free: one alone half of all, two a third each, and so on. So whoever
-//! comes finds some, however many others have taken, without a number to be configured for each. The last are for root.
+//! What of this process's descriptors each user may have: all that is open under overlays is open in this process. How they
+//! are shared is in [`crate::shares`].
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -12,55 +9,33 @@ use std::{
 use rustix::io::Errno;
 
 use super::{Result, lock};
-
-/// Which part of all handles only root may have: one of so many.
-const ROOTS_PART: usize = 8;
+pub use crate::shares::Share;
+use crate::shares::Shares;
 
 /// How long nothing is said of a shortage that was said.
 const SAID_FOR: Duration = Duration::from_secs(60);
 
 /// The handles of all overlays of one agent, by user.
 #[derive(Clone, Debug)]
-pub struct Opens(Arc<State>);
-
-#[derive(Debug)]
-struct State {
-    max: usize,
-    open: Mutex<Open>,
-    shortage: Shortage,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    all: usize,
-    /// Nobody is here with none.
-    by_user: HashMap<u32, usize>,
-}
-
-/// One handle, counted until this is dropped.
-#[derive(Debug)]
-pub struct Share {
-    opens: Opens,
-    uid: u32,
+pub struct Opens {
+    shares: Shares,
+    shortage: Arc<Shortage>,
 }
 
 impl Opens {
     /// There can be `max` of them, of files and directories, each with a descriptor, and another for the inode.
     pub fn new(max: usize) -> Self {
-        Self(Arc::new(State { max, open: Mutex::default(), shortage: Shortage::default() }))
+        Self { shares: Shares::new(max), shortage: Arc::default() }
     }
 
     /// How many there can be.
     pub fn max(&self) -> usize {
-        self.0.max
+        self.shares.max()
     }
 
     /// One more for `uid`, which a predecessor had let have it.
     pub fn keep(&self, uid: u32) -> Share {
-        let mut open = lock(&self.0.open);
-        open.all += 1;
-        *open.by_user.entry(uid).or_default() += 1;
-        Share { opens: self.clone(), uid }
+        self.shares.keep(uid)
     }
 
     /// One more for `uid`. To be taken before anything is opened or made.
@@ -68,40 +43,17 @@ impl Opens {
     /// # Errors
     /// `ENFILE` if there is none for this user; the log says so.
     pub fn take(&self, uid: u32) -> Result<Share> {
-        let State { max, open, shortage } = &*self.0;
-        let has = {
-            let mut open = lock(open);
-            let free = max.saturating_sub(open.all);
-            let has = open.by_user.get(&uid).copied().unwrap_or_default();
-            let is_allowed = if uid == 0 { free > 0 } else { has < free && free > max / ROOTS_PART };
-            if is_allowed {
-                open.all += 1;
-                *open.by_user.entry(uid).or_default() += 1;
-                return Ok(Share { opens: self.clone(), uid });
+        self.shares.take(uid).map_err(|none_left| {
+            if self.shortage.is_to_be_said() {
+                let (has, max) = (none_left.has, self.max());
+                tracing::warn!(
+                    "user {uid} has {has} files and directories open under overlays, and may open no more (ENFILE): \
+                     fs-agent's limit of open files allows {max} for all users. To have more, raise it: LimitNOFILE= \
+                     of its unit, or `ulimit -Hn` where it is started"
+                );
             }
-            has
-        };
-        if shortage.is_to_be_said() {
-            tracing::warn!(
-                "user {uid} has {has} files and directories open under overlays, and may open no more (ENFILE): \
-                 fs-agent's limit of open files allows {max} for all users. To have more, raise it: LimitNOFILE= \
-                 of its unit, or `ulimit -Hn` where it is started"
-            );
-        }
-        Err(Errno::NFILE)
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut open = lock(&self.opens.0.open);
-        open.all -= 1;
-        if let Entry::Occupied(mut user) = open.by_user.entry(self.uid) {
-            *user.get_mut() -= 1;
-            if *user.get() == 0 {
-                user.remove();
-            }
-        }
+            Errno::NFILE
+        })
     }
 }
 
@@ -125,29 +77,11 @@ impl Shortage {
 mod tests {
     use super::*;
 
-    fn take_all(opens: &Opens, uid: u32) -> Vec<Share> {
-        std::iter::from_fn(|| opens.take(uid).ok()).collect()
-    }
-
     #[test]
-    fn whoever_comes_finds_some_and_root_the_last() {
-        let opens = Opens::new(800);
-        let first = take_all(&opens, 1);
-        let second = take_all(&opens, 2);
-        let third = take_all(&opens, 3);
-        assert_eq!([first.len(), second.len(), third.len()], [400, 200, 100]);
-        assert_eq!(opens.take(4).err(), Some(Errno::NFILE), "the rest is for root");
-        assert_eq!(take_all(&opens, 0).len(), 100);
-        drop(first);
-        assert_eq!(take_all(&opens, 4).len(), 250, "half of what is left");
-        drop((second, third));
-        assert_eq!(lock(&opens.0.open).all, 0);
-        assert!(lock(&opens.0.open).by_user.is_empty());
-    }
-
-    #[test]
-    fn root_alone_may_have_all() {
-        assert_eq!(take_all(&Opens::new(10), 0).len(), 10);
+    fn who_may_have_no_more_is_told_so() {
+        let opens = Opens::new(4);
+        let taken: Vec<Share> = std::iter::from_fn(|| opens.take(1).ok()).collect();
+        assert_eq!((taken.len(), opens.take(1).err()), (2, Some(Errno::NFILE)));
     }
 
     #[test]

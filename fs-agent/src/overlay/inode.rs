@@ -373,6 +373,12 @@ impl Inodes {
                 }
             }
         };
+        // Nothing else tells it from a file that gets its number.
+        if !inode.is_birth_known
+            && let Some(fd) = lock(&inode.fd).clone()
+        {
+            inode.keep_handle(&fd);
+        }
         let link = inode.add_link(parent, name, names_of(stat));
         match spare {
             Some(fd) => inode.keep(&Arc::new(fd)),
@@ -388,7 +394,7 @@ impl Inodes {
         let birth = birth_of(stat).map_or_else(|| Birth::Unknown(self.state.next_unborn()), Birth::At);
         let is_dir = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
         let facts = NodeFacts { id, dev, ino, birth, is_dir };
-        let slot = self.state.nodes.take();
+        let slot = self.state.nodes.take_for(journal::asker());
         journal::counting(&self.state.journal, slot.index(), 0, || facts.fill(&slot, stat.stx_size, 1));
         Inode::of(slot, &facts, fd.map(Arc::new), &self.held)
     }

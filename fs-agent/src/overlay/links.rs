@@ -21,7 +21,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{inode::Inode, lock};
 use crate::state::{
-    Slot, State,
+    Slot, State, journal,
     slots::{LinkFacts, NAME_BYTES_MAX, link},
 };
 
@@ -284,7 +284,7 @@ impl Links {
         let can_come_back = name.len() <= NAME_BYTES_MAX;
         let slot = match (self.node, parent.slot()) {
             (Some(node), Some(parent)) if can_come_back => {
-                let slot = self.state.links.take();
+                let slot = self.state.links.take_for(journal::asker());
                 let name = name.to_vec();
                 LinkFacts { node, parent, id, order, is_live: true, told_ms, name }.fill(&slot);
                 slot

@@ -17,6 +17,7 @@ use super::{
     identity::masked,
     inode::{Inode, ROOT, birth_of, key_of},
     links::Names,
+    stat_of,
 };
 use crate::state::{
     journal::{self, FileKey, Progress},
@@ -89,9 +90,10 @@ impl Overlay {
         let before = journal::cut_short();
         journal::begins_to_make();
         let fd = match self.inodes.with_descriptor(|| openat(&parent_fd, name, flags, masked(mode)?)) {
-            Err(Errno::EXIST) if self.was_made(before, (&parent_fd, name), FileType::RegularFile)? => {
-                let made =
-                    self.inodes.with_descriptor(|| openat(&parent_fd, name, PATH_ONLY, Mode::empty()))?;
+            Err(Errno::EXIST)
+                if self.was_made(before, (&parent_fd, name), FileType::RegularFile)?
+                    && let Some(made) = self.made_for(caller, &parent_fd, name)? =>
+            {
                 parent.reopen(&made, flags - (OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW))?
             }
             // The kernel has not checked whether the caller may open what is there now. At ESTALE it looks
@@ -168,6 +170,19 @@ impl Overlay {
         let found = FileType::from_raw_mode(stat.stx_mode.into());
         let below = verdict::Below { key: file_key(&stat), kind: found, birth_ns };
         Ok(verdict::is_made(&before, kind, Some(&below)))
+    }
+
+    /// The file that `name` in `parent` leads to, if it can be what was made for `caller`. Whoever opens it then has not asked
+    /// whether he may: what is another's by now, made there since by somebody whom the overlay does not see, is not for him.
+    ///
+    /// # Errors
+    /// As openat(2) and statx(2) say.
+    fn made_for(&self, caller: Caller, parent: &OwnedFd, name: &OsStr) -> Result<Option<OwnedFd>> {
+        let made = self.inodes.with_descriptor(|| openat(parent, name, PATH_ONLY, Mode::empty()))?;
+        let stat = stat_of(&made)?;
+        let is_file = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile;
+        let is_callers = !self.identity.can_act_for_others() || stat.stx_uid == caller.uid;
+        Ok(Some(made).filter(|_| is_file && is_callers && stat.stx_nlink == 1))
     }
 
     /// Gives a file another name.

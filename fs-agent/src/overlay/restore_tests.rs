@@ -481,6 +481,33 @@ fn a_write_that_was_done_is_not_done_again() {
     assert_eq!(fs::read(f.below("log")).unwrap(), b"line\nsecond\n");
 }
 
+#[test]
+fn a_file_that_somebody_else_has_made_meanwhile_is_not_opened_as_what_was_made() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: only root can give files away");
+    }
+    let user = Caller { uid: 65534, gid: 65534, thread: 0 };
+    let mut f = Fixture::new();
+    for (owner, flags, expected) in [
+        (65534, OFlags::RDWR, None),
+        (0, OFlags::RDWR, Some(Errno::STALE)),
+        (0, OFlags::RDWR | OFlags::EXCL, Some(Errno::EXIST)),
+    ] {
+        // Killed when it was about to make it, or just had.
+        let begun = f.overlay.begin(0, 7, 35);
+        let (request, ()) = begun.request.during(crate::state::journal::begins_to_make);
+        fs::write(f.below("a"), "").unwrap();
+        std::os::unix::fs::chown(f.below("a"), Some(owner), Some(owner)).unwrap();
+        std::mem::forget(request);
+        f.restart();
+        let begun = f.overlay.begin(0, 7 | RESENT, 35);
+        let create = || f.overlay.create(ROOT, OsStr::new("a"), MODE, flags.bits().cast_signed(), user);
+        let (_, created) = begun.request.during(create);
+        assert_eq!(created.err(), expected, "owned by {owner}");
+        fs::remove_file(f.below("a")).unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

@@ -106,17 +106,22 @@ impl Overlays {
         real: Option<OwnedFd>,
         back: Vec<Back>,
     ) {
-        let table = Table::read().unwrap_or_default();
+        // Without the table nobody can tell: as if all were there.
+        let table =
+            Table::read().inspect_err(|error| tracing::warn!("cannot read the table of mounts: {error}"));
+        let known = table.is_ok();
+        let table = table.unwrap_or_default();
         let (mut top, mut below, mut others) = (None, Vec::new(), Vec::new());
         for Back { at, part, served, on_agent_exit, .. } in back {
-            let is_mounted = |point: &Path| {
-                table.iter().any(|mounted| mounted.device == served.device && mounted.point == point)
+            let is_there = |is_it: &dyn Fn(&Mounted) -> bool| {
+                !known || table.iter().any(|mounted| mounted.device == served.device && is_it(mounted))
             };
+            let is_mounted = |point: &Path| is_there(&|mounted| mounted.point == point);
             match part {
                 Part::Directory if top.is_none() && is_mounted(&directory.path) => {
                     top = Some((served, on_agent_exit));
                 }
-                Part::Below if table.iter().any(|mounted| mounted.device == served.device) => {
+                Part::Below if is_there(&|_| true) => {
                     below.push(Below::new(at, Attached::Overlay(served)));
                 }
                 Part::Directory | Part::Below => others.push(served),

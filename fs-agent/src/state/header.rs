@@ -45,10 +45,12 @@ pub fn shapes(sizes: [u32; TABLES]) -> [Shape; TABLES] {
     let of = ["files", "names of files", "open files", "open directories", "requests"];
     let words =
         [slots::node::WORDS, slots::link::WORDS, slots::handle::WORDS, slots::dir::WORDS, journal::WORDS];
+    let uids = [Some(slots::node::UID), Some(slots::link::UID), None, None, None];
     let mut start = at::SLOTS;
     [0, 1, 2, 3, 4].map(|index| {
         let used_at = at::USED + index * WORD;
-        let shape = Shape { of: of[index], start, slot_words: words[index], max: sizes[index], used_at };
+        let (slot_words, max, uid_at) = (words[index], sizes[index], uids[index]);
+        let shape = Shape { of: of[index], start, slot_words, max, used_at, uid_at };
         start = shape.end().next_multiple_of(PAGE);
         shape
     })

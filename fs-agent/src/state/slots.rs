@@ -26,6 +26,8 @@ pub mod node {
     /// Length and kind of the file handle; 0 for none.
     pub const HANDLE: usize = 9;
     pub const HANDLE_BYTES: usize = 10;
+    /// Who has had the kernel told of it.
+    pub const UID: usize = 26;
     pub const WORDS: usize = 32;
 }
 
@@ -41,6 +43,8 @@ pub mod link {
     pub const TOLD_MS: usize = 5;
     pub const NAME_LEN: usize = 6;
     pub const NAME: usize = 7;
+    /// Who has had the kernel told of it.
+    pub const UID: usize = 39;
     pub const WORDS: usize = 40;
 }
 

@@ -8,6 +8,7 @@ use std::sync::{
 use bywash_common::shared::{Segment, WORD};
 
 use super::lock;
+use crate::shares::{NoneLeft, Share, Shares};
 
 /// Where a table lies, and what it holds.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,9 @@ pub struct Shape {
     pub max: u32,
     /// The word that says how many of the first slots were ever used: the memory of others is not touched.
     pub used_at: usize,
+    /// The word that says whose a slot is, where users share them: no version before this one has written there, so that of its
+    /// slots all are root's.
+    pub uid_at: Option<usize>,
 }
 
 impl Shape {
@@ -37,6 +41,8 @@ pub struct Table {
     segment: Arc<Segment>,
     shape: Shape,
     free: Mutex<Free>,
+    /// What of them each user may have.
+    shares: Option<Shares>,
     /// Slots that are given back are made free. Not while the state is taken up, nor once it is left to a successor.
     live: AtomicBool,
     /// It was said that the table is full.
@@ -62,6 +68,7 @@ impl Table {
             segment: Arc::clone(segment),
             shape,
             free: Mutex::new(free),
+            shares: shape.uid_at.map(|_| Shares::new(shape.max as usize)),
             live: AtomicBool::new(live),
             full_told: AtomicBool::new(false),
         })
@@ -76,7 +83,14 @@ impl Table {
         let (filled, free): (Vec<u32>, Vec<u32>) =
             (0..used).partition(|index| segment.word(place(&shape, *index)).load(Ordering::Acquire) != 0);
         let table = Self::with(segment, shape, Free { again: free, used }, false);
-        let slots = filled.into_iter().map(|index| Slot::in_table(&table, index)).collect();
+        let slots = filled.into_iter().map(|index| {
+            let share = table.shares.as_ref().zip(shape.uid_at).map(|(shares, uid_at)| {
+                let uid = segment.word(place(&shape, index) + uid_at * WORD).load(Ordering::Acquire);
+                shares.keep(uid as u32)
+            });
+            Slot::in_table(&table, index, share)
+        });
+        let slots = slots.collect();
         Some((table, slots))
     }
 
@@ -96,10 +110,23 @@ impl Table {
         self.live.store(false, Ordering::Release);
     }
 
-    /// A slot that nobody has. Where none is left, one that ends with this process: that is said once.
+    /// As [`Self::take_for`], for root.
+    pub fn take(self: &Arc<Self>) -> Slot {
+        self.take_for(0)
+    }
+
+    /// A slot that nobody has, for a user. Where none is left, or none for this user, one that ends with this process: that is
+    /// said once.
     ///
     /// What was in it is still there, but for the first word, which is 0.
-    pub fn take(self: &Arc<Self>) -> Slot {
+    pub fn take_for(self: &Arc<Self>, uid: u32) -> Slot {
+        let share = match self.shares.as_ref().map(|shares| shares.take(uid)).transpose() {
+            Ok(share) => share,
+            Err(NoneLeft { has }) => {
+                self.say_full(&format!("user {uid} has {has} of them"));
+                return self.private();
+            }
+        };
         let index = {
             let mut free = lock(&self.free);
             match free.again.pop() {
@@ -114,19 +141,26 @@ impl Table {
                 None => None,
             }
         };
-        index.map_or_else(|| self.take_private(), |index| Slot::in_table(self, index))
+        let Some(index) = index else {
+            self.say_full("that is all");
+            return self.private();
+        };
+        let slot = Slot::in_table(self, index, share);
+        if let Some(uid_at) = self.shape.uid_at {
+            slot.set(uid_at, uid.into());
+        }
+        slot
     }
 
-    fn take_private(&self) -> Slot {
+    fn say_full(&self, how: &str) {
         if !self.full_told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "more than {} {} under an overlay: what is over that is served as ever, and cannot come back if fs-agent is \
-                 started again",
+                "{} {} under an overlay come back if fs-agent is started again, and {how}: what is over that is served as ever, \
+                 and cannot come back",
                 self.shape.max,
                 self.shape.of
             );
         }
-        self.private()
     }
 
     /// A slot that ends with this process.
@@ -145,15 +179,16 @@ pub struct Slot(Place);
 
 #[derive(Debug)]
 enum Place {
-    /// In the segment, the byte where it begins beside.
-    Shared { table: Arc<Table>, index: u32, at: usize },
+    /// In the segment, the byte where it begins beside, and what counts it for a user.
+    Shared { table: Arc<Table>, index: u32, at: usize, _share: Option<Share> },
     /// Of this process alone.
     Private(Box<[AtomicU64]>),
 }
 
 impl Slot {
-    fn in_table(table: &Arc<Table>, index: u32) -> Self {
-        Self(Place::Shared { table: Arc::clone(table), index, at: place(&table.shape, index) })
+    fn in_table(table: &Arc<Table>, index: u32, share: Option<Share>) -> Self {
+        let at = place(&table.shape, index);
+        Self(Place::Shared { table: Arc::clone(table), index, at, _share: share })
     }
 
     /// Which it is of its table's; none if it ends with this process.
@@ -242,7 +277,7 @@ pub fn step() {
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { of: "things", start: 64, slot_words: 4, max: 3, used_at: 0 };
+    const SHAPE: Shape = Shape { of: "things", start: 64, slot_words: 4, max: 3, used_at: 0, uid_at: None };
 
     fn segment() -> Arc<Segment> {
         Arc::new(Segment::create("test", SHAPE.end()).unwrap())
@@ -295,6 +330,28 @@ mod tests {
         table.go_live();
         drop(slots);
         assert!(Table::take_up(&segment, SHAPE).unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn a_user_who_takes_all_that_he_can_leaves_slots_to_others_after_a_restart_as_well() {
+        let shape = Shape { max: 80, uid_at: Some(2), ..SHAPE };
+        let segment = Arc::new(Segment::create("test", shape.end()).unwrap());
+        let table = Table::new(&segment, shape);
+        let all_of = |table: &Arc<Table>, uid: u32| -> Vec<Slot> {
+            let taken =
+                std::iter::from_fn(|| Some(table.take_for(uid)).filter(|slot| slot.index().is_some()));
+            taken.inspect(|slot| slot.set(0, 1)).collect()
+        };
+        let greedy = all_of(&table, 7);
+        assert_eq!(greedy.len(), 40);
+        table.freeze();
+        drop(greedy);
+        let (table, slots) = Table::take_up(&segment, shape).unwrap();
+        table.go_live();
+        assert_eq!((slots.len(), table.take_for(7).index()), (40, None), "he has had his");
+        assert_eq!(all_of(&table, 8).len(), 20);
+        drop(slots);
+        assert_eq!(all_of(&table, 7).len(), 40, "given back, they are there again");
     }
 
     #[test]

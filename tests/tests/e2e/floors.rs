@@ -19,6 +19,7 @@ const COMMON: Floors = &[
 
 const FS_AGENT: Floors = &[
     &["cli", "event", "manager", "privilege", "status", "sync", "sys"],
+    &["shares"],
     &["keeper", "state", "worker_pool"],
     &["capture", "overlay"],
     &["fifo", "fuse", "process"],

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -89,7 +89,8 @@ impl Supervised {
         })
     }
 
-    fn agent_pid(&self) -> Pid {
+    /// The agent that runs.
+    pub fn agent_pid(&self) -> Pid {
         let pid = self.status()["pid"].as_i64().unwrap();
         Pid::from_raw(i32::try_from(pid).unwrap())
     }
@@ -97,6 +98,11 @@ impl Supervised {
     /// Sends a signal to the agent that runs.
     pub fn tell_agent(&self, signal: Signal) {
         kill(self.agent_pid(), signal).unwrap();
+    }
+
+    /// Sends a signal to the supervisor.
+    pub fn tell_supervisor(&self, signal: Signal) {
+        self.supervisor.signal(signal);
     }
 
     fn is_mounted(&self) -> bool {
@@ -301,6 +307,114 @@ fn a_supervisor_does_not_become_a_program_that_cannot_be_run() {
         if log.contains("this supervisor goes on") { Ok(()) } else { Err(log) }
     });
     assert_eq!(supervised.status()["running"], true);
+}
+
+#[test]
+fn a_supervisor_does_not_become_one_that_is_told_nonsense() {
+    let supervised = Supervised::start("");
+    let agent = supervised.agent_pid();
+    supervised.bywash.edit("", "nonsense = 1\n");
+    supervised.supervisor.signal(Signal::SIGUSR2);
+    wait::until("the supervisor to say so", PATIENCE, || {
+        let log = supervised.supervisor.log();
+        if log.contains("this supervisor goes on") { Ok(()) } else { Err(log) }
+    });
+    assert!(supervised.supervisor.log().contains("nonsense"), "it says what is wrong");
+    supervised.bywash.edit("nonsense = 1\n", "");
+    assert_eq!(supervised.agent_pid(), agent);
+    supervised.tell_agent(Signal::SIGKILL);
+    supervised.agent_in_a_row(2);
+}
+
+#[test]
+fn a_supervisor_hears_its_agents_whatever_becomes_of_where_its_socket_is() {
+    let mut supervised = Supervised::start("");
+    let state = supervised.bywash.root().join("state");
+    // Another directory by now, for the supervisor that follows.
+    supervised.bywash.edit("/state\"", "/elsewhere\"");
+    supervised.supervisor.signal(Signal::SIGUSR2);
+    wait::until("the other supervisor", PATIENCE, || {
+        let log = supervised.supervisor.log();
+        if log.contains("another supervisor has taken over") { Ok(()) } else { Err(log) }
+    });
+    supervised.tell_agent(Signal::SIGKILL);
+    supervised.agent_in_a_row(2);
+    // Whoever clears such directories.
+    fs::remove_dir_all(&state).unwrap();
+    supervised.tell_agent(Signal::SIGKILL);
+    supervised.agent_in_a_row(3);
+    assert_eq!(supervised.supervisor.terminate(PATIENCE).code(), Some(0));
+    assert!(!supervised.is_mounted());
+}
+
+#[test]
+fn however_few_descriptors_there_are_deleted_files_leave_enough_for_the_next_agent() {
+    let few = |bywash: &Bywash| {
+        let program = program("fs-agent").to_str().unwrap().to_owned();
+        // Root could raise the limit.
+        let root = ["setpriv", "--bounding-set=-sys_resource", "--"];
+        let root = if nix::unistd::geteuid().is_root() { &root[..] } else { &[] };
+        let line = root.iter().chain(&["prlimit", "--nofile=256:256", "--"]).map(|word| (*word).to_owned());
+        let mut line = line.chain([program]).chain(own_arguments(bywash));
+        (PathBuf::from(line.next().unwrap()), line.collect())
+    };
+    let supervised = Supervised::start_by("", few);
+    // With O_PATH the agent is not asked, and does not count them as open.
+    let held = |at: usize| {
+        let path = supervised.bywash.file(&at.to_string());
+        File::create(&path).unwrap();
+        let held = File::options().read(true).custom_flags(nix::libc::O_PATH).open(&path).unwrap();
+        fs::remove_file(path).unwrap();
+        held
+    };
+    let deleted: Vec<File> = (0..150).map(held).collect();
+    let descriptors = format!("/proc/{}/fd", supervised.supervisor.pid());
+    wait::until("the supervisor to keep what it can", PATIENCE, || {
+        let count = fs::read_dir(&descriptors).unwrap().count();
+        if count > 84 { Ok(()) } else { Err(format!("{count} descriptors")) }
+    });
+    supervised.tell_agent(Signal::SIGKILL);
+    supervised.agent_in_a_row(2);
+    let come_back = deleted.iter().filter(|file| file.metadata().is_ok()).count();
+    assert_eq!(come_back, 84, "three quarters of those 112 that a supervisor can keep");
+}
+
+#[test]
+fn a_supervisor_has_its_agent_send_nothing_to_where_others_may_listen() {
+    let bywash = Bywash::new("localhost:9", &Settings { ring_size: "1MiB", ..Settings::default() });
+    let state = bywash.root().join("state");
+    bywash.edit("", &format!("\n[agent]\nstate_dir = {state:?}\n"));
+    fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+    let (program, arguments) = (program("fs-agent"), own_arguments(&bywash));
+    let mut supervisor = Process::spawn("supervisor", &program, arguments, bywash.root(), Signal::SIGTERM);
+    assert_eq!(supervisor.wait(PATIENCE).code(), Some(1));
+    assert!(supervisor.log().contains("chmod go-w"), "{}", supervisor.log());
+}
+
+#[test]
+fn what_a_starting_agent_is_told_it_hears_when_it_listens() {
+    let copy = |bywash: &Bywash| {
+        let path = bywash.root().join("fs-agent");
+        fs::copy(program("fs-agent"), &path).unwrap();
+        (path, own_arguments(bywash))
+    };
+    let mut supervised = Supervised::start_by("", copy);
+    let (path, agent) = (supervised.bywash.root().join("fs-agent"), program("fs-agent"));
+    let starting = |told: &str| replace(&path, &format!("#!/bin/sh\n{told}\nexec {agent:?} \"$@\"\n"));
+    for (number, signal) in [(2, "HUP"), (3, "USR1")] {
+        starting(&format!("kill -{signal} $$"));
+        supervised.tell_agent(Signal::SIGKILL);
+        supervised.agent_in_a_row(number);
+    }
+    let log = supervised.supervisor.log();
+    assert!(log.contains("SIGHUP: the configuration was read again"), "{log}");
+    assert_eq!(log.matches("has ended").count(), 2, "{log}");
+    // One that is to stop before it listens stops in order.
+    starting("kill -TERM $PPID");
+    supervised.tell_agent(Signal::SIGKILL);
+    assert_eq!(supervised.supervisor.wait(PATIENCE).code(), Some(0));
+    assert!(!supervised.is_mounted());
 }
 
 /// Another program in the place of one, as an upgrade puts it there.

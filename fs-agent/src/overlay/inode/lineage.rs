@@ -51,9 +51,17 @@ impl Inode {
         }
     }
 
-    /// Whether `fd` holds this file.
+    /// Whether `fd` holds this file. Where its filesystem does not say when it came into being, another file that has got its
+    /// number is told from it by what the filesystem finds it by, if that is known: there is a generation in it.
     pub fn is_held_by(&self, fd: &OwnedFd) -> Result<bool> {
-        Ok(self.is(&statx(fd, "", AtFlags::EMPTY_PATH, ADMITTED)?))
+        if !self.is(&statx(fd, "", AtFlags::EMPTY_PATH, ADMITTED)?) {
+            return Ok(false);
+        }
+        if self.is_birth_known {
+            return Ok(true);
+        }
+        let known = FileHandle::of(&self.slot);
+        Ok(known.is_none_or(|known| self.held.handle_of(self.key.0, fd).is_none_or(|found| found == known)))
     }
 }
 

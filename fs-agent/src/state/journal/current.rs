@@ -26,7 +26,7 @@ impl Request {
         let request = CURRENT.take();
         drop(put);
         // It is there: what `work` has put in its place is off the thread by now.
-        let request = request.unwrap_or_else(|| Self { journal, slot: None, was_cut_short: false });
+        let request = request.unwrap_or_else(|| Self { journal, slot: None, was_cut_short: false, uid: 0 });
         (request, done)
     }
 }
@@ -34,6 +34,11 @@ impl Request {
 /// Whether the request that this thread does was cut short, and how far it was then.
 pub fn cut_short() -> Option<Progress> {
     with(|request| request.cut_short()).flatten()
+}
+
+/// Whose request this thread does; root's, where it does none.
+pub fn asker() -> u32 {
+    with(|request| request.uid).unwrap_or(0)
 }
 
 /// Whether an answer of the request that this thread does can tell the kernel of another node.

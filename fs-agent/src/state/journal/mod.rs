@@ -282,7 +282,8 @@ impl Journal {
             let slot = lock(&self.left).remove(&unique);
             if let Some(slot) = slot {
                 self.left_count.fetch_sub(1, Ordering::AcqRel);
-                return Request { journal: Arc::clone(self), slot: Some(slot), was_cut_short: true };
+                let journal = Arc::clone(self);
+                return Request { journal, slot: Some(slot), was_cut_short: true, uid: 0 };
             }
         }
         let slot = self.claim(hint);
@@ -300,7 +301,7 @@ impl Journal {
             }
             set(word::UNIQUE, unique);
         }
-        Request { journal: Arc::clone(self), slot, was_cut_short: false }
+        Request { journal: Arc::clone(self), slot, was_cut_short: false, uid: 0 }
     }
 
     fn claim(&self, hint: usize) -> Option<u32> {
@@ -359,6 +360,8 @@ pub struct Request {
     /// None where too many are being done.
     slot: Option<u32>,
     was_cut_short: bool,
+    /// Who asks.
+    uid: u32,
 }
 
 impl Drop for Request {
@@ -370,6 +373,13 @@ impl Drop for Request {
 }
 
 impl Request {
+    /// It is a user's: root's, where nobody says whose.
+    pub fn of(self, uid: u32) -> Self {
+        let mut request = self;
+        request.uid = uid;
+        request
+    }
+
     /// How far it was when it was cut short; none if it is done for the first time.
     pub fn cut_short(&self) -> Option<Progress> {
         let slot = self.slot.filter(|_| self.was_cut_short)?;

@@ -1,11 +1,20 @@
 //! To do what the directory below does not let one do.
 
-use std::process::Command;
+use std::{
+    fs::{self, File},
+    os::unix::fs::{FileExt, MetadataExt},
+    process::Command,
+};
 
-use bywash_tests::harness::process;
+use bywash_tests::harness::{Bywash, Settings, process, wait};
+use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 
-use crate::hostile::{Ground, assert_same, by_nobody, by_root, is_left_out};
+use crate::{
+    hostile::{Ground, assert_same, by_nobody, by_root, is_left_out},
+    overlay::NO_BROKER,
+    supervise::Supervised,
+};
 
 #[test]
 fn nobody_makes_device_files_or_changes_what_is_others() {
@@ -289,4 +298,55 @@ seen = {"inside": ran.stdout.split(), "ended": ran.returncode}
 for name in sorted(os.listdir(path)): seen[name] = [mode(name), os.lstat(f"{path}/{name}").st_uid, [a for a in os.listxattr(f"{path}/{name}")]]
 "#,
     );
+}
+
+#[test]
+fn what_is_open_comes_back_as_no_other_file_that_has_got_its_number_meanwhile() {
+    const FILES_MAX: usize = 64;
+    if is_left_out("what_is_open_comes_back_as_no_other_file_that_has_got_its_number_meanwhile") {
+        return;
+    }
+    let bywash = Bywash::new(NO_BROKER, &Settings { ring_size: "1MiB", ..Settings::default() });
+    let (image, below) = (bywash.root().join("image"), bywash.root().join("below"));
+    File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    // So small an inode does not say when it came into being.
+    let mut make = Command::new("mkfs.ext4");
+    let made = process::run(make.args(["-q", "-I", "128", "-N", "64"]).arg(&image), wait::PATIENCE);
+    if made.code != Some(0) {
+        return println!("skipped: no ext4 can be made here: {made:?}");
+    }
+    process::must_run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(bywash.directory()));
+    fs::create_dir(&below).unwrap();
+    process::must_run(Command::new("mount").arg("--bind").arg(bywash.directory()).arg(&below));
+    let supervised = Supervised::over(bywash, "");
+    let mine =
+        File::options().read(true).write(true).create_new(true).open(supervised.bywash.file("f")).unwrap();
+    let number = mine.metadata().unwrap().ino();
+    let agent = supervised.agent_pid();
+    // No agent until another file has the number.
+    supervised.tell_supervisor(Signal::SIGSTOP);
+    kill(agent, Signal::SIGKILL).unwrap();
+    wait::until("the agent to have ended", wait::PATIENCE, || {
+        let stat = fs::read_to_string(format!("/proc/{agent}/stat")).unwrap_or_default();
+        if stat.contains(") Z ") { Ok(()) } else { Err(stat) }
+    });
+    let path = below.join("f");
+    fs::remove_file(&path).unwrap();
+    let has_number = (0..FILES_MAX).any(|at| {
+        fs::write(&path, "another's").unwrap();
+        let is_it = fs::metadata(&path).unwrap().ino() == number;
+        if !is_it {
+            fs::rename(&path, below.join(format!("other-{at}"))).unwrap();
+        }
+        is_it
+    });
+    supervised.tell_supervisor(Signal::SIGCONT);
+    supervised.agent_in_a_row(2);
+    if !has_number {
+        return println!("skipped: this filesystem does not give a number again at once");
+    }
+    let read = mine.read_at(&mut [0; 16], 0).map_err(|error| error.raw_os_error());
+    let written = mine.write_at(b"mine", 0).map_err(|error| error.raw_os_error());
+    assert_eq!((read, written), (Err(Some(nix::libc::EIO)), Err(Some(nix::libc::EIO))));
+    assert_eq!(fs::read(&path).unwrap(), b"another's");
 }
