@@ -24,7 +24,8 @@ impl Disk for SystemDisk {
 
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn Stored>> {
         let mut options = OpenOptions::new();
-        options.custom_flags(OFlag::O_NOFOLLOW.bits());
+        // Nobody is waited for who would have to open a FIFO as well.
+        options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
         let access = match how {
             Open::Read => {
                 options.read(true);
@@ -47,6 +48,9 @@ impl Disk for SystemDisk {
             options.mode(access.mode);
         }
         let file = options.open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
         if let (Open::CreateNew(_) | Open::Truncate(_), Some(Access { mode, owner, group })) = (how, access) {
             // Whatever the umask.
             file.set_permissions(fs::Permissions::from_mode(mode))?;

@@ -2,6 +2,8 @@
 
 use std::{
     fmt::Write as _,
+    fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
@@ -9,6 +11,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use bywash_common::{config::Config, escape::in_line, exit::Exit, output, ring::inspect};
+use nix::unistd::{Gid, Uid, geteuid, setegid, seteuid, setgroups};
 
 use crate::delivery::Letter;
 
@@ -52,9 +55,12 @@ pub fn failed(config: &Config, command: &FailedCommand) -> anyhow::Result<Exit> 
     let Some(dir) = &config.failed_directory() else {
         bail!("there are no dead letters: failed.size_max is 0");
     };
+    // Before it acts as the directory's owner, whom the ring may be closed to.
+    let has_publisher = inspect(&config.ring.name).is_ok_and(|ring| ring.publisher_running);
+    act_as_owner(dir)?;
     match command {
         FailedCommand::List { json } => list(dir, *json),
-        FailedCommand::Retry => retry(dir, &config.ring.name),
+        FailedCommand::Retry => retry(dir, &config.ring.name, has_publisher),
         FailedCommand::Drop { event_ids, all } => drop_letters(dir, event_ids, *all),
     }
 }
@@ -94,8 +100,32 @@ fn list(dir: &Path, json: bool) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn retry(dir: &Path, ring: &str) -> anyhow::Result<Exit> {
-    if !inspect(ring).is_ok_and(|ring| ring.publisher_running) {
+/// Has root do no more than the owner of the directory could: who can replace it, or what is in it, by links would otherwise have root
+/// show and remove files that are closed to him.
+fn act_as_owner(dir: &Path) -> anyhow::Result<()> {
+    if !geteuid().is_root() || !dir.exists() {
+        return Ok(());
+    }
+    let path = || dir.display().to_string();
+    let found = fs::symlink_metadata(dir).with_context(path)?;
+    if found.is_symlink() && found.uid() != 0 {
+        bail!(
+            "{} is a link of uid {}, and root follows none: run this command as that user, or name the directory itself in failed.dir",
+            path(),
+            found.uid()
+        );
+    }
+    let owner = if found.is_symlink() { fs::metadata(dir).with_context(path)? } else { found };
+    if owner.uid() != 0 {
+        let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+        let done = setgroups(&[]).and_then(|()| setegid(gid)).and_then(|()| seteuid(uid));
+        done.with_context(|| format!("cannot act as uid {uid}, whose {} is", path()))?;
+    }
+    Ok(())
+}
+
+fn retry(dir: &Path, ring: &str, has_publisher: bool) -> anyhow::Result<Exit> {
+    if !has_publisher {
         tracing::error!("no publisher runs for the ring `{ring}`: dead letters are sent again once one does");
         return Ok(Exit::NotRunning);
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, lchown, symlink},
     path::{Path, PathBuf},
 };
 
@@ -113,6 +113,34 @@ fn a_directory_under_a_watched_one_is_refused_with_both_names() {
     for word in ["--failed-attempts-dir", inside.to_str().unwrap(), bywash.directory().to_str().unwrap()] {
         assert!(check.stderr.contains(word), "{word}: {check:?}");
     }
+}
+
+#[test]
+fn whose_the_directory_is_has_root_wait_for_nothing_and_show_and_remove_nothing_elsewhere() {
+    const PUBLISHER: u32 = 65534;
+    if !nix::unistd::geteuid().is_root() {
+        return println!("skipped: only root can give files away");
+    }
+    let bywash = Bywash::new("localhost:9", &Settings::default());
+    let (failed, secret) = (bywash.failed(), bywash.root().join("secret"));
+    fs::set_permissions(bywash.root(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(&failed).unwrap();
+    lchown(&failed, Some(PUBLISHER), Some(PUBLISHER)).unwrap();
+    nix::unistd::mkfifo(&failed.join("1.jsonl"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    lchown(failed.join("1.jsonl"), Some(PUBLISHER), Some(PUBLISHER)).unwrap();
+    let said = bywash.publisher_command(&["failed", "list"]);
+    assert!(said.code == Some(1) && said.stderr.contains("no regular file"), "{said:?}");
+    fs::remove_dir_all(&failed).unwrap();
+    fs::create_dir(&secret).unwrap();
+    fs::write(secret.join("x.jsonl"), "root's\n").unwrap();
+    symlink(&secret, &failed).unwrap();
+    lchown(&failed, Some(PUBLISHER), Some(PUBLISHER)).unwrap();
+    for command in [&["failed", "list", "--json"], &["failed", "drop", "--all"]] {
+        let said = bywash.publisher_command(command);
+        assert!(said.code == Some(1) && said.stderr.contains("link of uid 65534"), "{said:?}");
+        assert!(!said.stdout.contains("root's"), "{said:?}");
+    }
+    assert!(secret.join("x.jsonl").exists());
 }
 
 #[test]
