@@ -1,6 +1,6 @@
 //! What the command lines of both programs share.
 
-use clap::{Args, Parser};
+use clap::{Args, CommandFactory, Parser};
 
 use crate::{
     config::{Config, ConfigArgs, ConfigError, Layers, LogLevel, Precedence, legacy::fifo2kinesis},
@@ -53,7 +53,10 @@ pub struct LogArgs {
 /// # Errors
 /// The exit code where there is nothing to do: it is wrong, or asks for help, and people have been told.
 pub fn parse<C: Parser>() -> Result<C, Exit> {
-    C::try_parse().map_err(|error| {
+    let mut command = command::<C>();
+    let parsed = command.try_get_matches_from_mut(std::env::args_os());
+    let parsed = parsed.and_then(|matches| C::from_arg_matches(&matches));
+    parsed.map_err(|error| {
         if error.use_stderr() {
             output::complain(&error.render().to_string());
             return Exit::Usage;
@@ -62,6 +65,33 @@ pub fn parse<C: Parser>() -> Result<C, Exit> {
         let _ = error.print();
         Exit::Ok
     })
+}
+
+/// Commands that work by all of the configuration: their help shows every flag for it.
+const CONFIGURED: [&str; 3] = ["run", "check", "supervise"];
+/// The flags for the configuration that the help of any other command shows.
+const SHOWN: [&str; 2] = ["config", "ring"];
+
+/// The command line. Help shows what a command is about: its own flags first, and of those for the configuration, which every
+/// command takes, all with the commands that work by all of it.
+pub fn command<C: CommandFactory>() -> clap::Command {
+    let mut command = C::command();
+    // Has each command get the flags that all take.
+    command.build();
+    command.mut_subcommands(|command| {
+        let is_configured = CONFIGURED.contains(&command.get_name());
+        if is_configured { command } else { without_configuration(command) }
+    })
+}
+
+fn without_configuration(command: clap::Command) -> clap::Command {
+    let is_hidden = |arg: &clap::Arg| {
+        arg.get_help_heading() == Some("Configuration") && !SHOWN.contains(&arg.get_id().as_str())
+    };
+    let command = command.mut_args(|arg| if is_hidden(&arg) { arg.hide(true) } else { arg });
+    let command =
+        command.after_help("Every flag for the configuration is taken too: `check --help` shows them.");
+    command.mut_subcommands(without_configuration)
 }
 
 impl GlobalArgs {

@@ -14,6 +14,8 @@ pub enum Exit {
     Usage = 2,
     /// `status`: the service is not running.
     NotRunning = 3,
+    /// `publisher status --file` and `--drained`: something is not delivered yet.
+    Behind = 4,
     /// The configuration is wrong (`EX_CONFIG` of sysexits.h).
     Config = 78,
 }

@@ -13,6 +13,7 @@ pub mod config;
 pub mod escape;
 pub mod exit;
 pub mod fail_point;
+pub mod glance;
 pub mod glob;
 pub mod logging;
 pub mod make;

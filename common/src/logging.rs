@@ -5,7 +5,10 @@
 use std::{
     fmt::{self, Debug, Write as _},
     io::{self, IsTerminal, Write},
-    sync::OnceLock,
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tracing::{
@@ -13,17 +16,20 @@ use tracing::{
     field::{Field, Visit},
 };
 use tracing_subscriber::{
-    EnvFilter,
+    EnvFilter, Layer,
     fmt::{
         FmtContext, FormatEvent, FormatFields, MakeWriter,
         format::Writer,
         time::{FormatTime, SystemTime},
     },
+    layer::{Context, SubscriberExt},
     registry::LookupSpan,
     reload,
+    util::SubscriberInitExt,
 };
 
 use crate::{
+    clock::now_ns,
     escape::{in_json, in_lines},
     secrets::redacted,
 };
@@ -62,13 +68,13 @@ pub(crate) fn init(level: Level, format: LogFormat, quiet: &'static [&'static st
             let builder = builder.event_format(Line).with_filter_reloading();
             let handle = builder.reload_handle();
             let _ = REPLACE.set(Box::new(move |filter| handle.reload(filter)));
-            builder.try_init()
+            builder.finish().with(Remember).try_init()
         }
         LogFormat::Json => {
             let builder = builder.with_writer(Json).json().flatten_event(true).with_filter_reloading();
             let handle = builder.reload_handle();
             let _ = REPLACE.set(Box::new(move |filter| handle.reload(filter)));
-            builder.try_init()
+            builder.finish().with(Remember).try_init()
         }
     };
     std::panic::set_hook(Box::new(|panic| {
@@ -94,6 +100,45 @@ fn filter(level: Level) -> EnvFilter {
         }
     }
     EnvFilter::new(directives)
+}
+
+/// The last warning or error that this process has logged, for who looks at it from outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Warning {
+    /// How many there were up to this one.
+    pub number: u64,
+    /// When it was logged, in nanoseconds since the epoch.
+    pub at_ns: u64,
+    /// What it says, without secrets.
+    pub text: String,
+}
+
+static WARNINGS: AtomicU64 = AtomicU64::new(0);
+static LAST: Mutex<Warning> = Mutex::new(Warning { number: 0, at_ns: 0, text: String::new() });
+
+/// The last warning or error, unless that is number `known`.
+pub fn last_warning(known: u64) -> Option<Warning> {
+    if WARNINGS.load(Ordering::Relaxed) == known {
+        return None;
+    }
+    Some(LAST.lock().unwrap_or_else(PoisonError::into_inner).clone())
+}
+
+/// Remembers what is logged as a warning or an error.
+struct Remember;
+
+impl<S: Subscriber> Layer<S> for Remember {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if *event.metadata().level() > Level::WARN {
+            return;
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        let text = redacted(message.0);
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Warning { number: last.number + 1, at_ns: now_ns(), text };
+        WARNINGS.store(last.number, Ordering::Relaxed);
+    }
 }
 
 /// A line for people: time, level, message.

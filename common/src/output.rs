@@ -7,10 +7,20 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use crate::escape::{in_json, in_lines};
 
+/// Moves to the top left corner, and clears what is below (ECMA-48: CUP, ED).
+const HOME_AND_CLEAR: &[u8] = b"\x1b[H\x1b[J";
+
 /// Prints text for people, laid out by newlines and tabs. What others have chosen in it is to be a line of its own
 /// ([`crate::escape::in_line`]), lest it forge one; nothing else in it reaches a terminal as more than text.
 pub fn print(text: &str) -> io::Result<bool> {
     write(in_lines(text, "\n").to_string().as_bytes())
+}
+
+/// Prints the same in place of what is on a terminal; behind it where there is none.
+pub fn print_over(text: &str) -> io::Result<bool> {
+    let mut bytes = if is_terminal() { HOME_AND_CLEAR.to_vec() } else { Vec::new() };
+    bytes.extend_from_slice(in_lines(text, "\n").to_string().as_bytes());
+    write(&bytes)
 }
 
 /// Prints JSON.

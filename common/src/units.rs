@@ -135,6 +135,31 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// A number of bytes to a tenth of a unit, rounded down: `1.5KiB`.
+pub fn human_bytes(bytes: u64) -> String {
+    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if bytes >= 1 << shift {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            return format!("{}.{}{unit}", tenths / 10, tenths % 10);
+        }
+    }
+    format!("{bytes}B")
+}
+
+/// A time in two units at most: `3d 4h`, `5m 0s`, `4.2s`.
+pub fn human_seconds(seconds: f64) -> String {
+    let whole = seconds as u64;
+    let two = |large: u64, of: u64, small: u64, units: [&str; 2]| {
+        format!("{}{} {}{}", whole / large, units[0], whole % large / small % of, units[1])
+    };
+    match whole {
+        86_400.. => two(86_400, 24, 3_600, ["d", "h"]),
+        3_600.. => two(3_600, 60, 60, ["h", "m"]),
+        60.. => two(60, 60, 1, ["m", "s"]),
+        _ => format!("{seconds:.1}s"),
+    }
+}
+
 /// A value as a text or a bare number, as TOML has both.
 struct Spelled {
     expected: &'static str,
@@ -184,6 +209,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn for_people_sizes_are_rounded_down_to_tenths_and_times_have_two_units() {
+        for (bytes, text) in
+            [(0, "0B"), (1023, "1023B"), (1536, "1.5KiB"), (64 << 20, "64.0MiB"), (u64::MAX, "16777215.9TiB")]
+        {
+            assert_eq!(human_bytes(bytes), text);
+        }
+        for (seconds, text) in
+            [(0.0, "0.0s"), (59.94, "59.9s"), (61.0, "1m 1s"), (3_600.0, "1h 0m"), (90_061.0, "1d 1h")]
+        {
+            assert_eq!(human_seconds(seconds), text);
+        }
+    }
 
     #[test]
     fn durations_take_units_and_bare_seconds() {

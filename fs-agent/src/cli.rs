@@ -1,7 +1,7 @@
 //! The command line.
 
 use anyhow::Result;
-use bywash_common::{cli::GlobalArgs, exit::Exit, output};
+use bywash_common::{cli::GlobalArgs, exit::Exit, output, units::Span};
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// Mounts overlays over directories and records every write under them
@@ -22,11 +22,10 @@ pub enum Command {
     /// Mount the overlays and record, until SIGTERM or SIGINT
     Run,
     /// Show what a running agent listens to and has captured; exit code 3 if none runs
-    Status {
-        /// As a JSON object
-        #[arg(long)]
-        json: bool,
-    },
+    Status(StatusArgs),
+    /// List the rings in shared memory and what was left behind; remove what nobody uses
+    #[command(args_conflicts_with_subcommands = true)]
+    Rings(RingsArgs),
     /// Check the configuration without side effects; exit code 78 if it is wrong
     Check {
         /// Print the effective configuration, without secrets
@@ -63,6 +62,48 @@ pub enum Command {
     /// Ask the overlay that standard input is on, and say by the exit code whether it answers
     #[command(hide = true)]
     Probe,
+}
+
+/// Options of `fs-agent status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// As a JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Wait until the agent listens to everything, at most this long; then show it
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "30s")]
+    pub wait: Option<Span>,
+    /// Show it again each second, with the rates of that second, until interrupted
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Options of `fs-agent rings`.
+#[derive(Debug, clap::Args)]
+pub struct RingsArgs {
+    /// As a JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// What to do beside showing them.
+    #[command(subcommand)]
+    pub command: Option<RingsCommand>,
+}
+
+/// What to do about rings.
+#[derive(Debug, clap::Subcommand)]
+pub enum RingsCommand {
+    /// Remove rings that no agent and no publisher uses, and free their memory; as root, those of all users
+    Remove {
+        /// Their names, as `fs-agent rings` shows them
+        #[arg(value_name = "RING", required_unless_present = "leftovers")]
+        names: Vec<String>,
+        /// Also those that hold what is not delivered: it is lost then
+        #[arg(long)]
+        discard: bool,
+        /// What processes that were killed have left, in shared memory and in agent.state_dir
+        #[arg(long)]
+        leftovers: bool,
+    },
 }
 
 /// Prints the completions for a shell.

@@ -17,6 +17,7 @@ mod overlay;
 mod privilege;
 mod process;
 mod refused;
+mod rings;
 mod run;
 mod services;
 mod shares;
@@ -44,7 +45,8 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Probe => return ExitCode::from(mount::probe::run()),
         Command::Run => run::run(&global),
-        Command::Status { json } => status::status(&global, json),
+        Command::Status(args) => status::status(&global, &args),
+        Command::Rings(args) => rings::rings(&global, &args),
         Command::Check { print } => check::check(&global, print),
         Command::Supervise { .. } => supervise::supervise(),
         Command::Cleanup { now } => cleanup::cleanup(&global, now),

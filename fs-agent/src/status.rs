@@ -1,6 +1,13 @@
 //! `fs-agent status`: what the agent has left in shared memory, read without its help.
 
-use std::{fmt::Write, os::unix::ffi::OsStrExt, time::Duration};
+mod advice;
+
+use std::{
+    fmt::Write,
+    os::unix::ffi::OsStrExt,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use bywash_common::{
@@ -9,31 +16,64 @@ use bywash_common::{
     config::Config,
     escape::in_line,
     exit::Exit,
+    glance::{Glance, counted},
     output,
-    record::LossReason,
     ring::{Inspected, RingError, inspect_to_show},
     status::{AgentCounter, FIFO_SLOTS, FifoCounter, HandoverReason, Listening, ListeningKind},
-    units::ByteSize,
+    units::{human_bytes, human_seconds},
 };
 use serde_json::json;
+
+use crate::cli::StatusArgs;
+
+/// How often `--watch` and `--wait` look.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+const WAIT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What was captured at some moment, for a rate.
+#[derive(Clone, Copy)]
+struct Sample {
+    at: Instant,
+    events: u64,
+    bytes: u64,
+}
 
 /// Prints what the agent does and has done.
 ///
 /// # Errors
 /// If the configuration is wrong or the ring cannot be read.
-pub fn status(args: &GlobalArgs, as_json: bool) -> Result<Exit> {
+pub fn status(args: &GlobalArgs, asked: &StatusArgs) -> Result<Exit> {
     let name = Config::load(&args.config)?.ring.name;
-    let ring = match inspect_to_show(&name) {
-        Ok(ring) => Some(ring),
-        Err(RingError::Missing { .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    if as_json {
-        output::print_json(&as_json_text(&name, ring.as_ref()))?;
-    } else {
-        output::print(&as_text(&name, ring.as_ref()))?;
+    let begun = Instant::now();
+    let mut last = None;
+    loop {
+        let ring = look(&name)?;
+        let is_running = ring.as_ref().is_some_and(|ring| state(ring) == State::Running);
+        if !is_running && asked.wait.is_some_and(|wait| begun.elapsed() < wait.0) {
+            sleep(WAIT_INTERVAL);
+            continue;
+        }
+        let is_read = match (asked.json, asked.watch) {
+            (true, _) => output::print_json(&as_json_text(&name, ring.as_ref()))?,
+            (false, true) => output::print_over(&as_text(&name, ring.as_ref(), last))?,
+            (false, false) => output::print(&as_text(&name, ring.as_ref(), last))?,
+        };
+        if !is_read || !asked.watch {
+            return Ok(if is_running { Exit::Ok } else { Exit::NotRunning });
+        }
+        let counter = |counter| ring.as_ref().map_or(0, |ring| ring.agent(counter));
+        let (events, bytes) = (counter(AgentCounter::CapturedEvents), counter(AgentCounter::CapturedBytes));
+        last = Some(Sample { at: Instant::now(), events, bytes });
+        sleep(WATCH_INTERVAL);
     }
-    Ok(if ring.is_some_and(|ring| state(&ring) == State::Running) { Exit::Ok } else { Exit::NotRunning })
+}
+
+fn look(name: &str) -> Result<Option<Inspected>, RingError> {
+    match inspect_to_show(name) {
+        Ok(ring) => Ok(Some(ring)),
+        Err(RingError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// What the agent is at.
@@ -55,58 +95,83 @@ fn state(ring: &Inspected) -> State {
     }
 }
 
-fn as_text(name: &str, ring: Option<&Inspected>) -> String {
-    let Some(ring) = ring else { return "fs-agent is not running\n".to_owned() };
-    let mut out = String::new();
-    let pid = ring.agent(AgentCounter::Pid);
-    // Writing to a string cannot fail, here and below.
-    let _ = match state(ring) {
-        State::Running => {
-            ring.roster.iter().for_each(|listening| listening_text(ring, listening, &mut out));
-            if ring.unlisted > 0 {
-                let _ = writeln!(out, "and {} more, for whose names there is no room here", ring.unlisted);
-            }
-            write!(out, "fs-agent is running (pid {pid})")
-        }
-        State::InBetween => write!(out, "fs-agent is starting or stopping (pid {pid})"),
-        State::Gone => write!(out, "fs-agent is not running"),
+fn as_text(name: &str, ring: Option<&Inspected>, last: Option<Sample>) -> String {
+    let mut glance = Glance::default();
+    let Some(ring) = ring else {
+        glance.say("fs-agent is not running");
+        glance.wrapped("next", &format!("there is no ring `{name}`: {}", advice::START));
+        return glance.finish();
     };
-    let percent = ring.used.saturating_mul(100).checked_div(ring.capacity).unwrap_or(0);
-    let (used, capacity) = (human(ring.used), ByteSize(ring.capacity));
-    let _ = writeln!(out, ", ring {name}: {used} of {capacity} used ({percent}%)");
-    handover_text(ring, &mut out);
-    let events = ring.agent(AgentCounter::CapturedEvents);
-    let bytes = ring.agent(AgentCounter::CapturedBytes);
-    let _ = write!(out, "captured {events} events, {bytes} bytes");
-    match ring.agent(AgentCounter::UnattributedEvents) {
-        0 => out.push('\n'),
-        n => drop(writeln!(out, "; {n} of the events through shared mappings, by nobody in particular")),
+    let state = state(ring);
+    match state {
+        State::Running => {
+            let mut listening = String::new();
+            ring.roster.iter().for_each(|one| listening_text(ring, one, &mut listening));
+            glance.say(listening.trim_end_matches('\n'));
+            if ring.unlisted > 0 {
+                glance.say(format_args!("and {} more, for whose names there is no room here", ring.unlisted));
+            }
+            glance.say(format_args!("fs-agent is running ({}, ring {name})", at_work(ring)));
+        }
+        State::InBetween => {
+            glance.say(format_args!("fs-agent is starting or stopping ({}, ring {name})", at_work(ring)));
+        }
+        State::Gone => glance.say(format_args!("fs-agent is not running (ring {name})")),
     }
-    if let n @ 1.. = ring.agent(AgentCounter::UncapturedMapperOpens) {
-        let _ = writeln!(out, "{n} opens whose stores through shared mappings, if any, were not captured");
+    let mut handover = String::new();
+    handover_text(ring, &mut handover);
+    if !handover.is_empty() {
+        glance.say(handover.trim_end_matches('\n'));
     }
-    let (excluded, excluded_bytes) =
-        (ring.agent(AgentCounter::ExcludedEvents), ring.agent(AgentCounter::ExcludedBytes));
-    let (withheld, withheld_bytes) = ring.withheld();
-    if excluded + withheld > 0 {
-        let _ = writeln!(
-            out,
-            "excluded {excluded} events, {excluded_bytes} bytes; \
-             withheld by quotas {withheld} events, {withheld_bytes} bytes"
-        );
+    glance.fill("ring", ring.used, ring.capacity);
+    counts(ring, last, &mut glance);
+    glance.row("publisher", if ring.publisher_running { "running" } else { "not running" });
+    if let Some(advice) = advice::advice(ring, state == State::Gone) {
+        glance.wrapped("next", &advice);
     }
-    let lost = |pick: fn(&(LossReason, u64, u64)) -> u64| ring.lost().map(pick).sum::<u64>();
-    let _ = write!(out, "lost {} events, {} bytes", lost(|l| l.1), lost(|l| l.2));
-    let reasons: Vec<_> = ring
-        .lost()
-        .filter(|(_, events, _)| *events > 0)
-        .map(|(reason, events, bytes)| format!("{}: {events} events, {bytes} bytes", reason.name()))
-        .collect();
-    if !reasons.is_empty() {
-        let _ = write!(out, " ({})", reasons.join("; "));
+    glance.finish()
+}
+
+/// Which process it is, and for how long.
+fn at_work(ring: &Inspected) -> String {
+    let up = Duration::from_nanos(now_ns().saturating_sub(ring.agent(AgentCounter::StartedNs)));
+    format!("pid {}, for {}", ring.agent(AgentCounter::Pid), human_seconds(up.as_secs_f64()))
+}
+
+/// What became of writes.
+fn counts(ring: &Inspected, last: Option<Sample>, glance: &mut Glance) {
+    let agent = |counter| ring.agent(counter);
+    let (events, bytes) = (agent(AgentCounter::CapturedEvents), agent(AgentCounter::CapturedBytes));
+    let rate = last.map_or_else(String::new, |last| {
+        let seconds = last.at.elapsed().as_secs_f64();
+        let per_second = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+        let bytes = human_bytes(per_second(bytes, last.bytes) as u64);
+        format!("  ({:.1} events/s, {bytes}/s)", per_second(events, last.events))
+    });
+    glance.row("captured", format_args!("{}, {}{rate}", counted(events, "event"), human_bytes(bytes)));
+    if let n @ 1.. = agent(AgentCounter::UnattributedEvents) {
+        glance.row("", format_args!("{n} of them through shared mappings, by nobody in particular"));
     }
-    out.push('\n');
-    out
+    if let n @ 1.. = agent(AgentCounter::UncapturedMapperOpens) {
+        let opens = counted(n, "open");
+        glance.row("not captured", format_args!("stores through shared mappings of {opens}, if any"));
+    }
+    if let n @ 1.. = agent(AgentCounter::ExcludedEvents) {
+        let bytes = human_bytes(agent(AgentCounter::ExcludedBytes));
+        glance.row("excluded", format_args!("{}, {bytes}", counted(n, "event")));
+    }
+    if let (n @ 1.., bytes) = ring.withheld() {
+        glance.row("withheld", format_args!("{}, {} by quotas", counted(n, "event"), human_bytes(bytes)));
+    }
+    let mut name = "lost";
+    for (reason, events, bytes) in ring.lost().filter(|(_, events, _)| *events > 0) {
+        let events = counted(*events, "event");
+        glance.row(name, format_args!("{}: {events}, {}", reason.name(), human_bytes(*bytes)));
+        name = "";
+    }
+    if name == "lost" {
+        glance.row(name, "nothing");
+    }
 }
 
 /// What is listened to, and of a FIFO what came through it.
@@ -166,17 +231,6 @@ fn handover(ring: &Inspected) -> Option<serde_json::Value> {
         "files": ring.agent(AgentCounter::HandoverFiles),
         "files_lost": ring.agent(AgentCounter::HandoverFilesLost),
     }))
-}
-
-/// A size to a tenth of a unit.
-fn human(bytes: u64) -> String {
-    for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if bytes >= 1 << shift {
-            let tenths = (u128::from(bytes) * 10) >> shift;
-            return format!("{}.{}{unit}", tenths / 10, tenths % 10);
-        }
-    }
-    format!("{bytes}B")
 }
 
 fn as_json_text(name: &str, ring: Option<&Inspected>) -> String {
@@ -252,21 +306,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_rounded_down_to_tenths() {
-        for (bytes, text) in [
-            (0, "0B"),
-            (1023, "1023B"),
-            (1536, "1.5KiB"),
-            (64 << 20, "64.0MiB"),
-            (u64::MAX, "17179869183.9GiB"),
-        ] {
-            assert_eq!(human(bytes), text);
-        }
-    }
-
-    #[test]
     fn a_missing_ring_is_an_agent_that_does_not_run() {
-        assert_eq!(as_text("x", None), "fs-agent is not running\n");
+        let text = as_text("x", None, None);
+        assert!(text.starts_with("fs-agent is not running\nnext "), "{text}");
         assert_eq!(as_json_text("x", None), "{\"running\":false,\"ring\":{\"name\":\"x\"}}\n");
     }
 }

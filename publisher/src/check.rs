@@ -41,6 +41,9 @@ pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<Exit> {
         text.push_str(&lines.join("\n"));
         text.push('\n');
     }
+    if text.is_empty() {
+        text.push_str("the configuration is valid\n");
+    }
     output::print_exact(text.as_bytes())?;
     Ok(Exit::Ok)
 }

@@ -9,7 +9,7 @@ use bywash_common::{
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{check, consume, discard, failed, run, sink::OpenError, status};
+use crate::{check, consume, discard, failed, run, sink::OpenError, status, tap};
 
 /// Sends what fs-agent captures to Kafka or Kinesis.
 #[derive(Debug, Parser)]
@@ -33,6 +33,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Read events back from the configured topics and print them for people
     Consume(consume::ConsumeArgs),
+    /// Show events as they are captured, without disturbing the delivery
+    Tap(tap::TapArgs),
     /// List, send again or drop the messages that cannot be delivered
     #[command(subcommand)]
     Failed(failed::FailedCommand),
@@ -66,6 +68,7 @@ impl Cli {
             Command::Failed(command) => failed::failed(&config()?, &command),
             Command::Discard(args) => discard::discard(&config()?, &args),
             Command::Consume(args) => consume::consume(&config()?, &args),
+            Command::Tap(args) => tap::tap(&config()?, &args),
             Command::Completions { shell } => {
                 let mut text = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "publisher", &mut text);

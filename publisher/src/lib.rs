@@ -27,4 +27,5 @@ pub mod sink;
 pub mod spool;
 pub mod state_dir;
 mod status;
+mod tap;
 mod topics;

@@ -30,7 +30,7 @@ use super::{
 };
 
 /// What the name of an object ends with while it is being made.
-const TEMPORARY: &str = ".tmp";
+pub(super) const TEMPORARY: &str = ".tmp";
 /// So many names are tried. Only whoever guesses them all in time keeps a ring from being made.
 const NAME_TRIES_MAX: u32 = 16;
 /// After a name was taken at the last moment, so many numbers are chosen from.

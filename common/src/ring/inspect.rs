@@ -44,6 +44,8 @@ pub struct Inspected {
     agent: Vec<u64>,
     fifos: Vec<[u64; FifoCounter::ALL.len()]>,
     publisher: Vec<u64>,
+    /// The publisher's last warning, and when that was in nanoseconds since the epoch.
+    pub warning: Option<(u64, String)>,
 }
 
 impl Inspected {
@@ -124,6 +126,7 @@ fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {
     let agent = AgentStatus::new(Arc::clone(&segments));
     let fifo = |slot| FifoCounter::ALL.map(|counter| agent.fifo(slot, counter));
     let Roster { listed, unlisted } = read_roster(&segments);
+    let publisher = PublisherStatus::new(at_work.filter(|_| !is_at_newest).unwrap_or(Arc::clone(&segments)));
     Ok(Inspected {
         generation: newest.number,
         uuid: Uuid::from_bytes(header.uuid),
@@ -137,6 +140,7 @@ fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {
         unlisted,
         fifos: (0..FIFO_SLOTS).map(fifo).collect(),
         agent: agent.snapshot(),
-        publisher: PublisherStatus::new(at_work.filter(|_| !is_at_newest).unwrap_or(segments)).snapshot(),
+        warning: publisher.warning(),
+        publisher: publisher.snapshot(),
     })
 }

@@ -155,6 +155,8 @@ mod agent;
 mod ahead;
 #[cfg(not(loom))]
 mod attached;
+#[cfg(not(loom))]
+mod census;
 mod consumer;
 #[cfg(not(loom))]
 mod create;
@@ -175,11 +177,17 @@ mod replace;
 mod reservation;
 #[cfg(not(loom))]
 pub mod status;
+#[cfg(not(loom))]
+mod tap;
+#[cfg(not(loom))]
+mod waiting;
 
 #[cfg(not(loom))]
 pub use agent::AgentRing;
 #[cfg(not(loom))]
 pub use ahead::{AHEAD_MAX, Ahead, AheadSlots};
+#[cfg(not(loom))]
+pub use census::{Census, Leftover, Listed, NotRemoved, census, remove_ring, remove_unused};
 pub use consumer::{Entry, Follow, ReadError, Skipped};
 #[cfg(not(loom))]
 pub use inspect::{Inspected, inspect, inspect_to_show};
@@ -191,6 +199,10 @@ pub use producer::{Lost, Weight};
 pub use publisher::{Gauge, PublisherRing};
 #[cfg(not(loom))]
 pub use replace::{Handover, Retired, Unread};
+#[cfg(not(loom))]
+pub use tap::{Tap, Tapped, undelivered};
+#[cfg(not(loom))]
+pub use waiting::{Waiter, Waiting, waiter};
 
 use std::{io, path::PathBuf};
 

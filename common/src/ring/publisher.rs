@@ -161,7 +161,7 @@ impl PublisherRing {
     }
 }
 
-fn publisher_holds(name: &str) -> RingError {
+pub(super) fn publisher_holds(name: &str) -> RingError {
     let pid = inspect(name).ok().map(|ring| ring.publisher(PublisherCounter::Pid));
     RingError::PublisherHolds { name: name.to_owned(), pid }
 }

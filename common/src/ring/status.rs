@@ -151,6 +151,15 @@ pub enum PublisherCounter {
     DiscardedToldBytes = 28,
 }
 
+/// Where the publisher's last warning stands, behind its counters and some that may come, in words: its number, when that was,
+/// its length, its text.
+const WARNING_AT: usize = 384;
+const WARNING_TEXT_AT: usize = WARNING_AT + 3;
+/// The most bytes of it; what is longer is cut.
+pub const WARNING_BYTES_MAX: usize = 480;
+const _: () = assert!(PUBLISHER_COUNTERS <= WARNING_AT);
+const _: () = assert!(WARNING_TEXT_AT * 8 + WARNING_BYTES_MAX <= layout::COUNTERS_LEN);
+
 /// For how many FIFOs there are counters of their own.
 pub const FIFO_SLOTS: usize = 88;
 const FIFO_COUNTERS: usize = FifoCounter::Missing as usize + 1;
@@ -425,6 +434,36 @@ impl PublisherStatus {
             self.word(counter as usize).fetch_max(of_former(counter), Ordering::Relaxed);
         }
         self.set(DiscardedFirstNs, of_former(DiscardedFirstNs));
+    }
+
+    /// Shows the publisher's last warning to who looks at the ring.
+    pub fn set_warning(&self, at_ns: u64, text: &str) {
+        let mut bytes = [0; WARNING_BYTES_MAX];
+        let cut = text.floor_char_boundary(WARNING_BYTES_MAX);
+        bytes[..cut].copy_from_slice(&text.as_bytes()[..cut]);
+        let number = self.word(WARNING_AT).load(Ordering::Relaxed) | 1;
+        // Odd while it changes: a reader that sees that, or another number afterwards, shows none.
+        self.word(WARNING_AT).store(number, Ordering::Release);
+        self.word(WARNING_AT + 1).store(at_ns, Ordering::Release);
+        self.word(WARNING_AT + 2).store(cut as u64, Ordering::Release);
+        for (i, word) in bytes.chunks_exact(8).enumerate() {
+            let word = word.try_into().map_or(0, u64::from_ne_bytes);
+            self.word(WARNING_TEXT_AT + i).store(word, Ordering::Release);
+        }
+        self.word(WARNING_AT).store(number.wrapping_add(1), Ordering::Release);
+    }
+
+    /// The publisher's last warning and when that was, in nanoseconds since the epoch.
+    pub fn warning(&self) -> Option<(u64, String)> {
+        let number = self.word(WARNING_AT).load(Ordering::Acquire);
+        let at_ns = self.word(WARNING_AT + 1).load(Ordering::Acquire);
+        let len = usize::try_from(self.word(WARNING_AT + 2).load(Ordering::Acquire)).ok()?;
+        let words =
+            (0..WARNING_BYTES_MAX / 8).map(|i| self.word(WARNING_TEXT_AT + i).load(Ordering::Acquire));
+        let bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).take(len).collect();
+        let is_whole =
+            number > 0 && number & 1 == 0 && self.word(WARNING_AT).load(Ordering::Acquire) == number;
+        is_whole.then(|| (at_ns, String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// All counters, in their order.

@@ -19,7 +19,7 @@ use crate::{
     topics::topics,
 };
 
-use print::{Printer, Selection};
+pub use print::{Printer, Selection};
 use source::Source;
 
 /// How long the end may take: nothing is left behind, whatever it is that does not answer.

@@ -4,7 +4,7 @@ use std::{sync::Arc, thread::sleep, time::Duration};
 
 use bywash_common::{
     clock::now_ns,
-    ring::{Ahead, AheadSlots, PublisherRing, RingError, inspect},
+    ring::{Ahead, AheadSlots, PublisherRing, RingError, Waiting, inspect},
     status::{PublisherCounter, PublisherStatus},
 };
 
@@ -28,6 +28,7 @@ const MISSING_WAIT: Duration = Duration::from_millis(200);
 /// A [`RingError`] that an agent's start or a new ring of its would not end.
 pub fn attach(name: &str, stop: &Stop) -> Result<Option<PublisherRing>, RingError> {
     let mut said = None;
+    let mut waiting = None;
     while !stop.is_requested() {
         let error = match PublisherRing::attach(name, None) {
             Ok(ring) => {
@@ -44,6 +45,7 @@ pub fn attach(name: &str, stop: &Stop) -> Result<Option<PublisherRing>, RingErro
         if said.as_ref() != Some(&says) {
             match error {
                 RingError::Missing { .. } => {
+                    waiting = waiting.or_else(|| Waiting::announce(name));
                     tracing::info!("waiting for the ring `{name}`: fs-agent is not running yet")
                 }
                 _ => tracing::error!("waiting for fs-agent to begin another ring: {says}"),

@@ -23,6 +23,7 @@ use std::{
 use bywash_common::{
     clock::now_ns,
     config::Config,
+    logging::{Warning, last_warning},
     record::{Loss, Write},
     ring::{Entry, Kind, ReadError, RingError, Skipped},
     status::PublisherCounter,
@@ -106,6 +107,8 @@ pub struct Drain {
     said_tail: Option<(Uuid, u64)>,
     /// What an operator has discarded, until the first event tells of it.
     untold: Option<Discarded>,
+    /// The number of the warning that `status` shows.
+    told_warning: u64,
 }
 
 impl Drain {
@@ -145,6 +148,7 @@ impl Drain {
             said_broken: None,
             said_tail: None,
             untold,
+            told_warning: 0,
         }
     }
 
@@ -292,6 +296,7 @@ impl Drain {
     }
 
     fn wait_for_room(&mut self) -> Result<(), DrainError> {
+        self.tell_warning();
         let seen = self.frontier.events();
         // What the sink holds back to send it with more would wait for ever.
         self.outlet.push()?;
@@ -304,6 +309,7 @@ impl Drain {
 
     /// The disk does not give what comes next.
     fn wait_for_disk(&mut self) -> Result<(), SinkError> {
+        self.tell_warning();
         let seen = self.frontier.events();
         self.outlet.push()?;
         self.outlet.look_at_ring();
@@ -311,7 +317,16 @@ impl Drain {
         Ok(())
     }
 
+    /// Has `status` show what this process has warned of last.
+    fn tell_warning(&mut self) {
+        if let Some(Warning { number, at_ns, text }) = last_warning(self.told_warning) {
+            self.intake.ring.status.set_warning(at_ns, &text);
+            self.told_warning = number;
+        }
+    }
+
     fn idle(&mut self) -> Result<(), DrainError> {
+        self.tell_warning();
         let seen = self.frontier.events();
         self.lines.idle(&mut self.outlet)?;
         self.outlet.push()?;

@@ -146,6 +146,10 @@ fn retry(dir: &Path, ring: &str, has_publisher: bool) -> anyhow::Result<Exit> {
 }
 
 fn drop_letters(dir: &Path, event_ids: &[String], all: bool) -> anyhow::Result<Exit> {
+    if event_ids.is_empty() && !all {
+        tracing::error!("which? name their event ids, as `publisher failed list` shows them, or --all");
+        return Ok(Exit::Usage);
+    }
     if !dir.exists() {
         bail!("there are no dead letters in {}", dir.display());
     }

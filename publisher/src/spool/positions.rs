@@ -180,6 +180,27 @@ fn encode(count: u64, marks: &Marks) -> [u8; SLOT_BYTES] {
     slot
 }
 
+/// What another process's file says: reads, and changes nothing. A file that is not there, or says nothing sensible, says that
+/// nothing is delivered.
+///
+/// # Errors
+/// What the system says.
+pub fn look(disk: &dyn Disk, path: &Path) -> io::Result<Marks> {
+    let file = match disk.open(path, Open::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Marks::default()),
+        opened => opened?,
+    };
+    let mut newest = (0, Marks::default());
+    for slot in Slot::BOTH {
+        let mut bytes = [0; SLOT_BYTES];
+        let is_whole = read_up_to_at(&*file, &mut bytes, slot.offset())? == SLOT_BYTES;
+        if let Some(found) = decode(&bytes).filter(|(count, _)| is_whole && *count >= newest.0) {
+            newest = found;
+        }
+    }
+    Ok(newest.1)
+}
+
 fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Marks)> {
     let word = |at: usize| Some(u64::from_le_bytes(slot[at..at + 8].try_into().ok()?));
     let mark = |at: usize| {

@@ -52,7 +52,7 @@ fn what_is_excluded_is_written_and_counted_and_not_captured() {
     assert_eq!(captured(&bywash, &mut capture), taken);
     assert_eq!(excluded(&bywash), (8, (1..=8).sum()));
     let text = bywash.fs_agent(&["status"]).stdout;
-    assert!(text.contains("excluded 8 events, 36 bytes"), "{text}");
+    assert!(text.contains("excluded      8 events, 36B\n"), "{text}");
     assert_eq!(bywash.agent_status()["captured"]["events"], taken.len());
 }
 

@@ -12,19 +12,19 @@ type Floors = &'static [&'static [&'static str]];
 
 const COMMON: Floors = &[
     &["clock", "escape", "exit", "fail_point", "glob", "make", "record", "secrets", "sync", "units"],
-    &["logging", "output", "ring"],
+    &["glance", "logging", "output", "ring"],
     &["config", "shared"],
     &["cli"],
 ];
 
 const FS_AGENT: Floors = &[
-    &["cli", "event", "manager", "privilege", "status", "sync", "sys"],
+    &["cli", "event", "manager", "privilege", "sync", "sys"],
     &["shares"],
-    &["keeper", "state", "worker_pool"],
+    &["keeper", "state", "status", "worker_pool"],
     &["capture", "overlay"],
     &["fifo", "fuse", "process"],
     &["measured", "mount", "sleep"],
-    &["cleanup", "services"],
+    &["cleanup", "rings", "services"],
     &["check"],
     &["refused", "supervise"],
     &["run"],
@@ -39,7 +39,7 @@ const PUBLISHER: Floors = &[
     &["reload", "status"],
     &["drain", "metrics"],
     &["check", "consume", "discard"],
-    &["run"],
+    &["run", "tap"],
     &["cli"],
 ];
 

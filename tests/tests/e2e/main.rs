@@ -46,6 +46,7 @@ mod security;
 mod shutdown;
 mod sleep;
 mod spool;
+mod status;
 mod strangers;
 mod submounts;
 mod supervise;

@@ -89,8 +89,12 @@ const SHOWN: &[(&str, &str, &str)] = &[
 ];
 /// Keys that have no metric: what identifies a process or ring, what is computed from others by whoever scrapes, what has a metric of
 /// its own kind, and the reasons of losses, which are checked one by one.
-const NOT_SHOWN: [&str; 16] = [
+const NOT_SHOWN: [&str; 20] = [
     "running",
+    "waiting",
+    "warning",
+    "seconds_ago",
+    "text",
     "pid",
     "uptime_seconds",
     "ring",

@@ -223,7 +223,10 @@ impl File<'_> {
         }
         self.set_list("brokers", &mut config.kafka.brokers, kafka::checked_brokers);
         self.set_list("zookeepers", &mut config.kafka.zookeepers, kafka::checked_zookeepers);
-        self.set("output", &mut config.publisher.sink, |word| word.parse::<Sink>());
+        self.set("output", &mut config.publisher.sink, |word| match word.parse::<Sink>() {
+            Ok(sink @ (Sink::Kafka | Sink::Stdout)) => Ok(sink),
+            _ => Err(format!("`{word}` is none of fuse_kafka's: write `kafka` or `stdout`")),
+        });
     }
 
     /// Where fuse_kafka learned of writes. There is one way now.

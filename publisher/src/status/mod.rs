@@ -1,7 +1,11 @@
 //! `publisher status`: how far the publisher is behind.
 
+mod advice;
+mod file;
+mod text;
+
 use std::{
-    fmt::Write as _,
+    path::PathBuf,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -11,13 +15,16 @@ use bywash_common::{
     config::Config,
     exit::Exit,
     output,
-    ring::{Inspected, RingError, inspect, inspect_to_show},
+    ring::{Inspected, RingError, Waiter, inspect, inspect_to_show, waiter},
     status::PublisherCounter as Counter,
+    units::Span,
 };
 use serde::Serialize;
 
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often is looked for what is waited for.
+const WAIT_INTERVAL: Duration = Duration::from_millis(100);
 const NS_PER_SECOND: f64 = 1e9;
 
 /// Options of `publisher status`.
@@ -26,15 +33,26 @@ pub struct StatusArgs {
     /// Print a JSON object
     #[arg(long)]
     json: bool,
-    /// Print it again each second, with the rates of that second, until interrupted
+    /// Show it again each second, with the rates of that second, until interrupted
     #[arg(long)]
     watch: bool,
+    /// Wait until the publisher drains the ring, at most this long; then show it
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "30s")]
+    wait: Option<Span>,
+    /// Wait until everything that was captured is delivered, at most this long; exits with 4 if it is not by then
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "30s")]
+    drained: Option<Span>,
+    /// Show how far this file is delivered; exits with 0 if that is all of it, and 4 if not. Waits for it with --drained
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["watch", "wait"])]
+    file: Option<PathBuf>,
 }
 
 /// What is known of a publisher that runs or has run; the metrics show it too.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub running: bool,
+    /// It runs and waits for fs-agent to make the ring.
+    waiting: bool,
     pid: Option<u64>,
     pub uptime_seconds: Option<f64>,
     pub ring: String,
@@ -70,6 +88,18 @@ pub struct Report {
     lost: Vec<Lost>,
     /// What quotas withhold: as wanted, and no loss.
     withheld: Withheld,
+    /// What it has warned of last.
+    warning: Option<Warned>,
+    #[serde(skip)]
+    waiter: Option<Waiter>,
+    #[serde(skip)]
+    used_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Warned {
+    seconds_ago: f64,
+    text: String,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -93,27 +123,41 @@ pub struct Sample {
     bytes: u64,
 }
 
-/// Prints the status, once or again and again.
+/// Prints the status, once or again and again, or that of a file.
 ///
 /// # Errors
 /// If the ring cannot be looked at.
 pub fn status(config: &Config, args: &StatusArgs) -> anyhow::Result<Exit> {
+    if let Some(path) = &args.file {
+        return file::file(config, path, args.drained.map(|span| span.0), args.json);
+    }
+    let begun = Instant::now();
+    let is_awaited = |limit: Option<Span>| limit.is_some_and(|limit| begun.elapsed() < limit.0);
     let mut last = None;
     loop {
         let ring = or_none(inspect_to_show(&config.ring.name))?;
         let report = report(&config.ring.name, ring.as_ref(), last, now_ns());
+        let is_behind = args.drained.is_some() && report.lag_bytes > 0;
+        if (!report.running && is_awaited(args.wait)) || (is_behind && is_awaited(args.drained)) {
+            sleep(WAIT_INTERVAL);
+            continue;
+        }
         last = Some(Sample {
             at: Instant::now(),
             records: report.delivered_records,
             bytes: report.delivered_bytes,
         });
-        let is_read = if args.json {
-            output::print_json(&(serde_json::to_string(&report)? + "\n"))?
-        } else {
-            output::print(&(report.text() + "\n"))?
+        let is_read = match (args.json, args.watch) {
+            (true, _) => output::print_json(&(serde_json::to_string(&report)? + "\n"))?,
+            (false, true) => output::print_over(&report.text(config))?,
+            (false, false) => output::print(&report.text(config))?,
         };
         if !is_read || !args.watch {
-            return Ok(if report.running { Exit::Ok } else { Exit::NotRunning });
+            return Ok(match (is_behind, report.running) {
+                (true, _) => Exit::Behind,
+                (false, true) => Exit::Ok,
+                (false, false) => Exit::NotRunning,
+            });
         }
         sleep(WATCH_INTERVAL);
     }
@@ -160,9 +204,12 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
     let lag_bytes = ring.map_or(0, |ring| ring.used) + counter(Counter::SpoolBytes);
     let lost: Vec<_> = ring.map(|ring| ring.lost().copied().collect()).unwrap_or_default();
     let (withheld_events, withheld_bytes) = ring.map_or((0, 0), Inspected::withheld);
+    let waiter = if running { None } else { waiter(name) };
+    let warning = ring.and_then(|ring| ring.warning.as_ref());
     Report {
         running,
-        pid: running.then(|| counter(Counter::Pid)),
+        waiting: waiter.is_some(),
+        pid: if running { Some(counter(Counter::Pid)) } else { waiter.map(|waiter| waiter.pid) },
         uptime_seconds,
         ring: name.to_owned(),
         capacity_bytes: ring.map_or(0, |ring| ring.capacity),
@@ -193,62 +240,11 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
             .map(|(reason, events, bytes)| Lost { reason: reason.name(), events, bytes })
             .collect(),
         withheld: Withheld { events: withheld_events, bytes: withheld_bytes },
-    }
-}
-
-impl Report {
-    fn text(&self) -> String {
-        // Writing to a string cannot fail.
-        let mut text = String::new();
-        match (self.pid, self.uptime_seconds) {
-            (Some(pid), Some(seconds)) => {
-                let _ = writeln!(text, "publisher is running (pid {pid}, for {seconds:.0} s)");
-            }
-            _ => text.push_str("publisher is not running\n"),
-        }
-        let age = self.lag_seconds.map_or("an unknown time".to_owned(), |seconds| format!("{seconds:.1} s"));
-        let _ = writeln!(
-            text,
-            "behind: {} records, {} bytes, {age} (ring {}: {} bytes)",
-            self.lag_records, self.lag_bytes, self.ring, self.capacity_bytes
-        );
-        let _ = writeln!(
-            text,
-            "delivered: {} records, {} bytes ({:.1} records/s, {:.1} bytes/s)",
-            self.delivered_records, self.delivered_bytes, self.records_per_second, self.bytes_per_second
-        );
-        let _ = write!(
-            text,
-            "in flight: {} records; failed: {} messages, {} of them dead letters; damaged: {} times",
-            self.in_flight_records, self.failed_messages, self.dead_letters, self.corrupt_skips
-        );
-        let (kept, lost) = (self.dead_lettered_records, self.undeliverable_records);
-        if kept + lost + self.passed_over_records > 0 {
-            let _ = write!(
-                text,
-                "\nnot delivered: {kept} records kept as dead letters, {lost} refused and lost; {} delivered before and \
-                 passed over",
-                self.passed_over_records
-            );
-        }
-        if self.discarded_records > 0 {
-            let _ = write!(text, "\ndiscarded by an operator: {} writes", self.discarded_records);
-        }
-        if self.spool_bytes + self.spool_errors + self.spool_lost > 0 {
-            let _ = write!(
-                text,
-                "\nspool: {} records, {} bytes; refused {} times; lost {} records",
-                self.spool_records, self.spool_bytes, self.spool_errors, self.spool_lost
-            );
-        }
-        if self.withheld.events > 0 {
-            let Withheld { events, bytes } = self.withheld;
-            let _ = write!(text, "\nwithheld by quotas: {events} writes, {bytes} bytes");
-        }
-        for Lost { reason, events, bytes } in &self.lost {
-            let _ = write!(text, "\nlost ({reason}): {events} writes, {bytes} bytes");
-        }
-        text
+        warning: warning.and_then(|(at_ns, text)| {
+            Some(Warned { seconds_ago: seconds_since(*at_ns, now_ns)?, text: text.clone() })
+        }),
+        waiter,
+        used_bytes: ring.map_or(0, |ring| ring.used),
     }
 }
 
@@ -261,6 +257,7 @@ mod tests {
         let report = report("r", None, None, now_ns());
         assert!(!report.running);
         assert_eq!(report.lag_seconds, Some(0.0));
-        assert!(report.text().starts_with("publisher is not running\n"), "{}", report.text());
+        let text = report.text(&Config::default());
+        assert!(text.starts_with("publisher is not running (ring r)\n"), "{text}");
     }
 }
