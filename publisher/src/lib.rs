@@ -29,3 +29,4 @@ pub mod state_dir;
 mod status;
 mod tap;
 mod topics;
+mod vitals;

@@ -182,6 +182,22 @@ unpack_loggers() {
     touch "$tools/complete"
 }
 
+# Prometheus and promtool try the alert rules and the dashboard. The package would begin to watch this machine: it is unpacked
+# beside the build.
+unpack_prometheus() {
+    local tools=$target/tools/monitoring
+    [ -e "$tools/complete" ] && return 0
+    command -v apt-get >/dev/null || die "there is no apt-get here: unpack prometheus into $tools by hand"
+    say "missing: prometheus, which tries alert rules and dashboard in tests; into $tools"
+    rm -rf "$tools"
+    mkdir -p "$tools/packages"
+    (cd "$tools/packages" && apt-get download -q prometheus && dpkg -x prometheus_*.deb ..)
+    rm -r "$tools/packages"
+    ln -sfn monitoring/usr/bin/prometheus "$target/tools/prometheus"
+    ln -sfn monitoring/usr/bin/promtool "$target/tools/promtool"
+    touch "$tools/complete"
+}
+
 # What `cargo build` needs.
 set_up_build() {
     install_packages "$BUILD_PACKAGES"
@@ -192,6 +208,7 @@ set_up_tests() {
     install_packages "$BUILD_PACKAGES$DEMO_PACKAGES$TEST_PACKAGES"
     install_nextest
     unpack_loggers
+    unpack_prometheus
     install_broker
     install_kinesis
     install_crate fsx "$FSX_VERSION" 'which checks that a file reads as it was written'

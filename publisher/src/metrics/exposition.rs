@@ -12,6 +12,8 @@ pub enum Kind {
     Counter,
     /// It goes up and down.
     Gauge,
+    /// How many values there were up to each of some bounds.
+    Histogram,
 }
 
 impl Kind {
@@ -20,6 +22,7 @@ impl Kind {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
         }
     }
 }

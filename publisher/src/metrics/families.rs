@@ -8,9 +8,15 @@ use bywash_common::{
     status::{AgentCounter as Agent, FifoCounter as Fifo, ListeningKind},
 };
 
-use crate::status::{Report, look, report, seconds_since};
+use crate::{
+    status::{Report, look, report, seconds_since},
+    vitals::Histogram,
+};
 
-use super::exposition::{Kind, Page};
+use super::{
+    exposition::{Kind, Page},
+    places::{Places, Waste},
+};
 
 /// Metrics of one name.
 pub struct Family {
@@ -22,14 +28,15 @@ pub struct Family {
     pub labels: &'static [&'static str],
     /// What it is, without a line break or backslash.
     pub help: &'static str,
-    samples: fn(&Seen, &mut Samples<'_>),
+    pub(super) samples: fn(&Seen, &mut Samples<'_>),
 }
 
 /// What there was to be seen at one moment.
 pub struct Seen {
-    report: Report,
+    pub(super) report: Report,
     ring: Option<Inspected>,
-    now_ns: u64,
+    pub(super) now_ns: u64,
+    pub(super) waste: Waste,
 }
 
 impl Seen {
@@ -37,22 +44,23 @@ impl Seen {
     ///
     /// # Errors
     /// A [`RingError`] if it may not be looked at, or is damaged.
-    pub fn now(ring: &str) -> Result<Self, RingError> {
-        let (name, ring, now_ns) = (ring, look(ring)?, now_ns());
-        Ok(Self { report: report(name, ring.as_ref(), None, now_ns), ring, now_ns })
+    pub fn now(places: &Places) -> Result<Self, RingError> {
+        let (name, ring, now_ns) = (&places.ring, look(&places.ring)?, now_ns());
+        Ok(Self { report: report(name, ring.as_ref(), None, now_ns), ring, now_ns, waste: places.waste() })
     }
 
-    /// All families with what was seen, as a text.
-    pub fn page(&self) -> String {
-        let mut page = Page::default();
-        for family in FAMILIES {
-            page.family(family.name, family.kind, family.help);
-            (family.samples)(self, &mut Samples { page: &mut page, family, ring: &self.report.ring });
+    /// Whether the publisher drains the ring; says what it does if not.
+    pub fn readiness(&self) -> Result<(), String> {
+        if self.report.running {
+            return Ok(());
         }
-        page.finish()
+        Err(format!(
+            "waiting for the ring `{}`: is fs-agent running, with the same ring.name?",
+            self.report.ring
+        ))
     }
 
-    fn agent(&self, counter: Agent) -> u64 {
+    pub(super) fn agent(&self, counter: Agent) -> u64 {
         self.ring.as_ref().map_or(0, |ring| ring.agent(counter))
     }
 
@@ -81,35 +89,50 @@ fn shown(path: &Path) -> String {
 }
 
 /// Where a family's samples go.
-struct Samples<'a> {
-    page: &'a mut Page,
-    family: &'a Family,
-    ring: &'a str,
+pub(super) struct Samples<'a> {
+    pub(super) page: &'a mut Page,
+    pub(super) family: &'a Family,
+    pub(super) ring: &'a str,
 }
 
 impl Samples<'_> {
     /// The one sample of a family that has the label `ring` alone.
-    fn put(&mut self, value: impl Display) {
+    pub(super) fn put(&mut self, value: impl Display) {
         let ring = self.ring;
         self.put_labelled(&[ring], value);
     }
 
     /// The same where there is something to say.
-    fn put_known(&mut self, value: Option<impl Display>) {
+    pub(super) fn put_known(&mut self, value: Option<impl Display>) {
         if let Some(value) = value {
             self.put(value);
         }
     }
 
     /// A sample, with its labels' values in the order of their names.
-    fn put_labelled(&mut self, values: &[&str], value: impl Display) {
+    pub(super) fn put_labelled(&mut self, values: &[&str], value: impl Display) {
         let Family { name, labels, .. } = self.family;
         debug_assert_eq!(labels.len(), values.len(), "{name}");
         self.page.sample(name, labels.iter().copied().zip(values.iter().copied()), value);
     }
+
+    /// The samples of a histogram.
+    pub(super) fn put_histogram(&mut self, histogram: &Histogram) {
+        let name = self.family.name;
+        let cumulated = histogram.cumulated();
+        let count = cumulated.last().map_or(0, |(_, count)| *count);
+        for (bound, up_to) in cumulated {
+            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+            let labels = [("ring", self.ring), ("le", &bound)];
+            self.page.sample(&format!("{name}_bucket"), labels.into_iter(), up_to);
+        }
+        let ring = || [("ring", self.ring)].into_iter();
+        self.page.sample(&format!("{name}_sum"), ring(), histogram.sum());
+        self.page.sample(&format!("{name}_count"), ring(), count);
+    }
 }
 
-const fn family(
+pub(super) const fn family(
     name: &'static str,
     kind: Kind,
     labels: &'static [&'static str],
@@ -119,20 +142,28 @@ const fn family(
     Family { name, kind, labels, help, samples }
 }
 
-const fn gauge(name: &'static str, help: &'static str, samples: fn(&Seen, &mut Samples<'_>)) -> Family {
+pub(super) const fn gauge(
+    name: &'static str,
+    help: &'static str,
+    samples: fn(&Seen, &mut Samples<'_>),
+) -> Family {
     family(name, Kind::Gauge, RING, help, samples)
 }
 
-const fn counter(name: &'static str, help: &'static str, samples: fn(&Seen, &mut Samples<'_>)) -> Family {
+pub(super) const fn counter(
+    name: &'static str,
+    help: &'static str,
+    samples: fn(&Seen, &mut Samples<'_>),
+) -> Family {
     family(name, Kind::Counter, RING, help, samples)
 }
 
-const RING: &[&str] = &["ring"];
+pub(super) const RING: &[&str] = &["ring"];
 const RING_REASON: &[&str] = &["ring", "reason"];
 const RING_PATH: &[&str] = &["ring", "path"];
 
-/// All of them: the publisher's, the ring's, the agent's, those of its FIFOs.
-pub const FAMILIES: &[Family] = &[
+/// The publisher's, the ring's, the agent's, those of its FIFOs.
+pub(super) const FAMILIES: &[Family] = &[
     family("bywash_build_info", Kind::Gauge, &["version"], "1, with the publisher's version.", |_, to| {
         to.put_labelled(&[env!("CARGO_PKG_VERSION")], 1);
     }),

@@ -10,12 +10,17 @@
 //! | file | holds |
 //! |---|---|
 //! | `families.rs` | every metric: name, type, labels, meaning, and where its values come from |
+//! | `sink_families.rs` | those of sinks, dead letters and handovers |
+//! | `places.rs` | what is looked at on disks |
 //! | `exposition.rs` | the text format |
 //! | `server.rs` | the thread, its connections and their limits |
 
+mod all;
 mod exposition;
 mod families;
+mod places;
 mod server;
+mod sink_families;
 #[cfg(test)]
 mod tests;
 

@@ -27,10 +27,14 @@ use tokio::{
 
 use crate::rate::LogRate;
 
-use super::{exposition, families::Seen};
+use super::{all, exposition, families::Seen, places::Places};
 
 /// Where the metrics are.
 const PATH: &str = "/metrics";
+/// Whether the process lives: it answers.
+const HEALTH_PATH: &str = "/healthz";
+/// Whether it drains the ring.
+const READY_PATH: &str = "/readyz";
 /// What any other answer is.
 const PLAIN: &str = "text/plain; charset=utf-8";
 /// How many connections are open at most; one more closes the oldest.
@@ -87,9 +91,9 @@ impl Server {
             TcpListener::from_std(bound)?
         };
         let (alive, end) = oneshot::channel();
-        let ring = config.ring.name.clone();
+        let places = Arc::new(Places::new(config));
         // What is open when the end comes is closed with the runtime.
-        let serve = move || runtime.block_on(serve(listener, ring.into(), end));
+        let serve = move || runtime.block_on(serve(listener, places, end));
         let thread = std::thread::Builder::new().name("metrics".to_owned()).spawn(serve)?;
         tracing::info!("metrics are at http://{address}{PATH}");
         Ok(Some(Self { alive: Some(alive), thread: Some(thread) }))
@@ -107,7 +111,7 @@ impl Drop for Server {
     }
 }
 
-async fn serve(listener: TcpListener, ring: Arc<str>, mut end: oneshot::Receiver<()>) {
+async fn serve(listener: TcpListener, places: Arc<Places>, mut end: oneshot::Receiver<()>) {
     let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS_MAX);
     let mut log = LogRate::new(LOG_INTERVAL);
     loop {
@@ -124,7 +128,7 @@ async fn serve(listener: TcpListener, ring: Arc<str>, mut end: oneshot::Receiver
                     oldest.abort();
                 }
                 open.push_back(
-                    tokio::spawn(answer(stream, Arc::clone(&ring), CONNECTION_TIME_MAX)).abort_handle(),
+                    tokio::spawn(answer(stream, Arc::clone(&places), CONNECTION_TIME_MAX)).abort_handle(),
                 );
                 // Of many that come at once, each gets its answer before it can be the oldest.
                 yield_now().await;
@@ -143,8 +147,8 @@ async fn serve(listener: TcpListener, ring: Arc<str>, mut end: oneshot::Receiver
 }
 
 /// Answers the one request of a connection, which may take `time_max` in all.
-pub(super) async fn answer(stream: TcpStream, ring: Arc<str>, time_max: Duration) {
-    let service = service_fn(|request| ready(Ok::<_, Infallible>(respond(&request, &ring))));
+pub(super) async fn answer(stream: TcpStream, places: Arc<Places>, time_max: Duration) {
+    let service = service_fn(|request| ready(Ok::<_, Infallible>(respond(&request, &places))));
     let connection = http1::Builder::new()
         .keep_alive(false)
         // The time of the whole connection is limited instead.
@@ -160,22 +164,32 @@ pub(super) async fn answer(stream: TcpStream, ring: Arc<str>, time_max: Duration
 }
 
 /// The answer to a request, whatever its body.
-fn respond<B>(request: &Request<B>, ring: &str) -> Response<String> {
-    let (status, text) = match (request.uri().path(), request.method()) {
-        (PATH, &Method::GET) => match Seen::now(ring) {
-            Ok(seen) => (StatusCode::OK, seen.page()),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+fn respond<B>(request: &Request<B>, places: &Places) -> Response<String> {
+    let is_read = [Method::GET, Method::HEAD].contains(request.method());
+    let seen = || Seen::now(places).map_err(|error| error.to_string());
+    let (status, text) = match request.uri().path() {
+        PATH | HEALTH_PATH | READY_PATH if !is_read => {
+            (StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD".to_owned())
+        }
+        PATH => match seen() {
+            Ok(seen) => (StatusCode::OK, all::page(&seen)),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error),
         },
-        (PATH, _) => (StatusCode::METHOD_NOT_ALLOWED, "use GET\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, format!("metrics are at {PATH}\n")),
+        HEALTH_PATH => (StatusCode::OK, "alive".to_owned()),
+        READY_PATH => match seen().and_then(|seen| seen.readiness()) {
+            Ok(()) => (StatusCode::OK, "draining the ring".to_owned()),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+        },
+        _ => (StatusCode::NOT_FOUND, format!("there are {PATH}, {HEALTH_PATH} and {READY_PATH}")),
     };
-    let mut response = Response::new(text);
+    let is_page = status == StatusCode::OK && request.uri().path() == PATH;
+    let mut response = Response::new(if is_page { text } else { text + "\n" });
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    let content_type = if status == StatusCode::OK { exposition::CONTENT_TYPE } else { PLAIN };
+    let content_type = if is_page { exposition::CONTENT_TYPE } else { PLAIN };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(ALLOW, HeaderValue::from_static("GET"));
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
     response
 }

@@ -6,8 +6,10 @@ use std::{
 };
 
 use super::{
+    all::{families, page as page_of},
     exposition::{Kind, Page},
-    families::{FAMILIES, Family, Seen},
+    families::{Family, Seen},
+    places::Places,
     server::answer,
 };
 
@@ -15,6 +17,11 @@ fn page(fill: impl FnOnce(&mut Page)) -> String {
     let mut page = Page::default();
     fill(&mut page);
     page.finish()
+}
+
+/// A ring that there is none of, and nothing beside it.
+fn nowhere() -> Places {
+    Places::of_ring("bywash-no-such-ring")
 }
 
 #[test]
@@ -40,12 +47,12 @@ fn what_a_label_s_value_may_not_hold_is_escaped_and_all_else_stays() {
 #[test]
 fn names_are_as_prometheus_has_them() {
     let is_name = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    for (i, Family { name, kind, labels, help, .. }) in FAMILIES.iter().enumerate() {
+    for (i, Family { name, kind, labels, help, .. }) in families().enumerate() {
         assert!(name.starts_with("bywash_") && is_name(name), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
         assert!(labels.iter().all(|label| is_name(label)), "{name}: {labels:?}");
         assert!(!help.is_empty() && !help.contains(['\\', '\n', '|']), "{name}: {help}");
-        assert!(FAMILIES[..i].iter().all(|other| other.name != *name), "{name} is there twice");
+        assert!(families().take(i).all(|other| other.name != *name), "{name} is there twice");
     }
 }
 
@@ -59,7 +66,7 @@ fn the_documents_table_has_every_metric_and_no_other() {
         Some([format!("bywash_{name}"), kind.to_owned(), labels.replace('`', ""), help.replace('`', "")])
     };
     let shown: Vec<_> = document.lines().filter_map(row).collect();
-    let served = FAMILIES.iter().map(|family| {
+    let served = families().map(|family| {
         let Family { name, kind, labels, help, .. } = family;
         [(*name).to_owned(), kind.word().to_owned(), labels.join(", "), help.replace('`', "")]
     });
@@ -71,8 +78,8 @@ fn the_documents_table_has_every_metric_and_no_other() {
 
 #[test]
 fn without_a_ring_every_metric_is_there_and_says_that_nothing_runs() {
-    let text = Seen::now("bywash-no-such-ring").unwrap().page();
-    for Family { name, kind, .. } in FAMILIES {
+    let text = page_of(&Seen::now(&nowhere()).unwrap());
+    for Family { name, kind, .. } in families() {
         assert!(text.contains(&format!("# TYPE {name} {}\n", kind.word())), "{name} is not in:\n{text}");
     }
     for line in [
@@ -94,7 +101,7 @@ fn a_connection_whose_time_is_up_is_closed_with_or_without_half_a_request() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let stream = tokio::net::TcpStream::from_std(stream).unwrap();
-            answer(stream, "bywash-no-such-ring".into(), Duration::from_millis(20)).await;
+            answer(stream, nowhere().into(), Duration::from_millis(20)).await;
         });
         let mut rest = Vec::new();
         // What was not read resets the connection.

@@ -19,9 +19,9 @@ const GET: &str = "GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
 pub struct Family {
     /// What they are, in words.
     pub help: String,
-    /// `counter` or `gauge`.
+    /// `counter`, `gauge` or `histogram`.
     pub kind: String,
-    /// Labels and value of each sample.
+    /// Labels and value of each sample; those of a histogram have the label `sample`: bucket, sum or count.
     pub samples: Vec<(BTreeMap<String, String>, f64)>,
 }
 
@@ -96,7 +96,7 @@ pub fn parse(text: &str) -> Result<Scrape, String> {
         let (name, help) = described(line, "HELP")?;
         let line = lines.next().ok_or_else(|| format!("{name} ends"))?;
         let (same, kind) = described(line, "TYPE")?;
-        if same != name || !["counter", "gauge"].contains(&kind) || help.is_empty() {
+        if same != name || !["counter", "gauge", "histogram"].contains(&kind) || help.is_empty() {
             return Err(format!("{name} is followed by: {line}"));
         }
         let samples = samples(&mut lines, name, kind)?;
@@ -129,10 +129,15 @@ fn samples(lines: &mut Peekable<Lines<'_>>, name: &str, kind: &str) -> Result<Sa
     while let Some(line) = lines.next_if(|line| !line.starts_with('#')) {
         let wrong = |what: &str| format!("{what}: {line}");
         let rest = line.strip_prefix(name).ok_or_else(|| wrong("another metric's sample"))?;
-        let (labels, rest) = match rest.strip_prefix('{') {
+        let (part, rest) = match kind {
+            "histogram" => part_of(rest).ok_or_else(|| wrong("no part of a histogram"))?,
+            _ => (None, rest),
+        };
+        let (mut labels, rest) = match rest.strip_prefix('{') {
             Some(rest) => labels(rest).ok_or_else(|| wrong("labels"))?,
             None => (BTreeMap::new(), rest),
         };
+        labels.extend(part.map(|part| ("sample".to_owned(), part.to_owned())));
         let value = rest.strip_prefix(' ').ok_or_else(|| wrong("no space"))?;
         // No time stamp, and nothing behind.
         let value: f64 = value.parse().map_err(|_| wrong("no value"))?;
@@ -145,6 +150,14 @@ fn samples(lines: &mut Peekable<Lines<'_>>, name: &str, kind: &str) -> Result<Sa
         samples.push((labels, value));
     }
     Ok(samples)
+}
+
+/// Which part of a histogram a sample is, and what follows.
+fn part_of(rest: &str) -> Option<(Option<&'static str>, &str)> {
+    ["bucket", "sum", "count"].into_iter().find_map(|part| {
+        let rest = rest.strip_prefix('_')?.strip_prefix(part)?;
+        Some((Some(part), rest))
+    })
 }
 
 /// Labels behind their `{`, and what follows their `}`.

@@ -32,6 +32,7 @@ mod lines;
 mod load;
 mod loss;
 mod metrics;
+mod monitoring;
 mod moving;
 mod names;
 mod overlay;

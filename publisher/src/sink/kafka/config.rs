@@ -5,6 +5,8 @@ use rdkafka::{ClientConfig, config::RDKafkaLogLevel, error::KafkaError};
 
 /// How long a message waits for others unless `publisher.flush_interval` says otherwise.
 const LINGER_MS: &str = "5";
+/// How often librdkafka says how it is doing, where somebody wants to know, in milliseconds.
+const STATISTICS_MS: &str = "5000";
 /// librdkafka's default for `message.max.bytes`.
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
 /// Some brokers that speak Kafka's protocol do not heed how much a reader asks for at most.
@@ -118,6 +120,9 @@ pub fn producer_config(config: &Config) -> Result<ClientConfig, Unusable> {
     }
     if client.get("queue.buffering.max.ms").is_none() {
         set_default(&mut client, "linger.ms", LINGER_MS);
+    }
+    if config.metrics.listen.is_some() {
+        set_default(&mut client, "statistics.interval.ms", STATISTICS_MS);
     }
     let records = u64::from(publisher.in_flight_records).saturating_mul(QUEUE_HEADROOM);
     let kbytes = (publisher.in_flight_bytes.0 / 1024 + 1).saturating_mul(QUEUE_HEADROOM);

@@ -11,7 +11,10 @@ use std::{
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use crate::delivery::{EventId, Letter, Ticket};
+use crate::{
+    delivery::{EventId, Letter, Ticket},
+    vitals::vitals,
+};
 
 /// How long the first attempt waits after a failure; each further one twice as long.
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
@@ -89,6 +92,7 @@ impl Retries {
     /// Keeps a message that failed. The next attempt waits for the back-off from now on: all that were on their way with
     /// it are then likely back, too.
     pub fn hold(&self, failed: Failed) {
+        vitals().resent.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
         if !failed.is_suspect {
             state.back_off = state.back_off.max(BACK_OFF_MIN);
@@ -108,6 +112,7 @@ impl Retries {
 
     /// A group with this suspect in it was rejected: the next one is half as large.
     pub fn hold_suspect(&self, failed: Failed) {
+        vitals().resent.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
         state.is_group_rejected = true;
         self.insert(&mut state, Failed { is_suspect: true, ..failed });

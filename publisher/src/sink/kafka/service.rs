@@ -23,6 +23,7 @@ use crate::{
     failed::Patience,
     rate::LogRate,
     topics::topics,
+    vitals::vitals,
 };
 
 use super::{
@@ -137,6 +138,12 @@ impl ClientContext for Link {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         if !self.is_retired.load(Ordering::Relaxed) {
             self.service.log(level, facility, line);
+        }
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        if !self.is_retired.load(Ordering::Relaxed) {
+            vitals().take_statistics(statistics);
         }
     }
 }
@@ -353,6 +360,7 @@ impl Service {
     }
 
     fn failed(&self, opaque: Opaque, code: RDKafkaErrorCode, failed: Failed) {
+        vitals().failed(&format!("{code:?}"), 1);
         // What a broker has said may have ended the producer.
         self.suspect();
         match verdict(code) {
@@ -439,6 +447,9 @@ impl Service {
     pub fn error(&self, error: &KafkaError, reason: &str) {
         // The end of a producer comes under the code of what has led to it.
         self.suspect();
+        if let Some(code) = error.rdkafka_error_code() {
+            vitals().failed(&format!("{code:?}"), 1);
+        }
         match error.rdkafka_error_code() {
             // What was given up comes back, and is complained of by its topic.
             Some(RDKafkaErrorCode::GaplessGuarantee) => tracing::debug!("librdkafka: {reason}"),
@@ -477,21 +488,6 @@ impl Service {
                 if let Some(others) = rates.library.pass() {
                     tracing::warn!("librdkafka: {facility}: {line}{others}");
                 }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_ticket_survives_the_trip_through_librdkafka() {
-        for number in [0, 1, 2, u64::from(u32::MAX), (1 << 62) - 1] {
-            for company in [Company::Any, Company::Suspects, Company::Alone] {
-                let opaque = Opaque { ticket: Ticket::from_number(number), company };
-                assert_eq!(Opaque::from_number(opaque.number()), opaque);
             }
         }
     }

@@ -13,9 +13,12 @@ use rdkafka::{
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 
-use super::*;
+use super::{
+    service::{Company, Opaque},
+    *,
+};
 use crate::delivery::{
-    EventId, Frontier, Letter, Message, News, Outcome, SendError, Sink, Subject,
+    EventId, Frontier, Letter, Message, News, Outcome, SendError, Sink, Subject, Ticket,
     testing::{self, record},
 };
 
@@ -544,4 +547,14 @@ fn a_key_goes_to_the_partition_where_java_clients_look_for_it() {
     expected.sort();
     assert_eq!(found, expected);
     Box::new(sink).close(Instant::now());
+}
+
+#[test]
+fn a_ticket_survives_the_trip_through_librdkafka() {
+    for number in [0, 1, 2, u64::from(u32::MAX), (1 << 62) - 1] {
+        for company in [Company::Any, Company::Suspects, Company::Alone] {
+            let opaque = Opaque { ticket: Ticket::from_number(number), company };
+            assert_eq!(Opaque::from_number(opaque.number()), opaque);
+        }
+    }
 }

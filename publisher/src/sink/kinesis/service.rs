@@ -1,6 +1,11 @@
 //! The other side of the sink: requests, their answers, and what follows from them, on one thread.
 
-use std::{collections::BTreeMap, future::pending, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    future::pending,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use aws_sdk_kinesis::{
     Client,
@@ -18,6 +23,7 @@ use tokio::{
 use crate::{
     delivery::{Frontier, Letter, Outcome},
     failed::Patience,
+    vitals::vitals,
 };
 
 use super::{
@@ -269,6 +275,9 @@ impl Service {
                 settle_rejected(stream, &self.frontier, entries, &failure.text)
             }
             Err(failure) => {
+                vitals().failed(&format!("{:?}", failure.trouble), 1);
+                vitals().retried.fetch_add(1, Ordering::Relaxed);
+                vitals().resent.fetch_add(entries.len() as u64, Ordering::Relaxed);
                 stream.fail(&failure, now);
                 if failure.trouble.is_of_credentials() {
                     self.renewal.refused(by, now);
@@ -307,7 +316,12 @@ async fn put(client: Client, by: Generation, stream: usize, name: Arc<str>, entr
         record.build().ok()
     });
     let request = client.put_records().stream_name(&*name).set_records(Some(records.collect()));
-    let result = match request.send().await {
+    let begun = Instant::now();
+    let sent = request.send().await;
+    let messages = entries.iter().map(|entry| entry.records.len() as u64).sum();
+    let bytes = entries.iter().map(|entry| entry.data().len() as u64).sum();
+    vitals().answered(begun.elapsed(), messages, bytes);
+    let result = match sent {
         // Anything may stand between Kinesis and us.
         Ok(output) if output.records().len() != entries.len() => {
             let text = format!("an answer for {} of {} records", output.records().len(), entries.len());
@@ -355,6 +369,8 @@ fn settle_each(
                 }
                 Some(_) => Fate::AgainLater,
             };
+            vitals().failed(result.error_code().unwrap_or_default(), 1);
+            vitals().resent.fetch_add(1, Ordering::Relaxed);
             if !has_failures {
                 let text = format!(
                     "a record failed: {}: {}",

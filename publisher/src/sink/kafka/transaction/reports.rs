@@ -9,10 +9,13 @@ use rdkafka::{
     producer::{DeliveryResult, ProducerContext},
 };
 
-use crate::sink::kafka::{
-    polled::Gather,
-    service::Service,
-    verdict::{Verdict, verdict},
+use crate::{
+    sink::kafka::{
+        polled::Gather,
+        service::Service,
+        verdict::{Verdict, verdict},
+    },
+    vitals::vitals,
 };
 
 /// Receives what librdkafka reports. A delivery counts for nothing here: the commit does.
@@ -66,6 +69,7 @@ impl ProducerContext for Reports {
         if verdict(code) == Verdict::Ended {
             return;
         }
+        vitals().failed(&format!("{code:?}"), 1);
         let mut failure = self.lock();
         if failure.is_none() || verdict(code) == Verdict::Poison {
             *failure = Some(Failure { code, topic: message.topic().to_owned() });
@@ -74,6 +78,10 @@ impl ProducerContext for Reports {
 }
 
 impl ClientContext for Reports {
+    fn stats_raw(&self, statistics: &[u8]) {
+        vitals().take_statistics(statistics);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         self.service.error(&error, reason);
     }
