@@ -114,7 +114,7 @@ install_nextest() {
     fi
 }
 
-# install_crate NAME VERSION PURPOSE: a program from crates.io, beside the build.
+# install_crate NAME VERSION PURPOSE: a program that a crate holds, beside the build.
 install_crate() {
     local tools=$target/tools name=$1 version=$2
     if ! "$tools/bin/$name" --version 2>/dev/null | grep -qF "$version"; then
