@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bywash_common::record::{Origin, Write};
 use nix::unistd::{Gid, Group, Uid, User};
 
 /// The most names that are remembered.
@@ -100,6 +101,12 @@ impl Names {
         })?;
         let known = HashMap::new();
         Ok(Self { known, requests, answers, outstanding: 0, is_stuck: false, first_wait })
+    }
+
+    /// The names of the user and the group that a write is by; none where it says nobody. `now` as in [`Self::name`].
+    pub fn of_writer(&mut self, write: &Write<'_>, now: Instant) -> Option<(Arc<str>, Arc<str>)> {
+        let is_known = write.origin == Origin::Write;
+        is_known.then(|| (self.name(Id::User(write.uid), now), self.name(Id::Group(write.gid), now)))
     }
 
     /// The name, or the number as text where there is none or it is not known yet. `now` may be a moment old.

@@ -20,8 +20,9 @@ use bywash_common::{
 
 use crate::{
     consume::{Printer, Selection},
-    encode::{self, Encode, Part, WriteEvent, Writer},
-    names::{Id, Names},
+    delivery::{EventId, Subject},
+    encode::{self, Encode, WriteEvent, Writer},
+    names::Names,
     signals::{self, Hangup},
 };
 
@@ -87,7 +88,8 @@ pub fn tap(config: &Config, args: &TapArgs) -> anyhow::Result<Exit> {
             Tapped::Record(uuid, entry) => {
                 let write = (entry.kind == Kind::Write).then(|| Write::decode(&payload).ok()).flatten();
                 let Some((write, data)) = write.filter(|(write, _)| shown.wants(write)) else { continue };
-                if !shown.show(&format!("{uuid}-{}", entry.seq), entry.seq, &write, data)? {
+                let subject = Subject::Bytes { sequence: entry.seq, stretch: None };
+                if !shown.show(EventId { ring: uuid, subject }, entry.seq, &write, data)? {
                     break;
                 }
                 left -= 1;
@@ -116,34 +118,15 @@ impl Shown<'_> {
 
     fn show(
         &mut self,
-        event_id: &str,
+        id: EventId,
         sequence: u64,
         write: &Write<'_>,
         message: &[u8],
     ) -> anyhow::Result<bool> {
-        let now = Instant::now();
-        let user = self.names.name(Id::User(write.uid), now);
-        let group = self.names.name(Id::Group(write.gid), now);
-        let writer = Writer {
-            pid: write.pid,
-            uid: write.uid,
-            gid: write.gid,
-            user: &user,
-            group: &group,
-            command: write.command,
-        };
-        let event = WriteEvent {
-            path: write.path,
-            writer: (write.origin == Origin::Write).then_some(writer),
-            unattributed: write.origin == Origin::Mapping,
-            time_ns: write.time_ns,
-            offset: write.offset,
-            event_id,
-            sequence,
-            part: (write.parts != 1).then_some(Part { index: write.part, count: write.parts }),
-            piece: None,
-            message,
-        };
+        let names = self.names.of_writer(write, Instant::now());
+        let writer = names.as_ref().map(|(user, group)| Writer::of(write, user, group));
+        let event_id = id.to_string();
+        let event = WriteEvent::of(write, writer, (&event_id, sequence), message);
         let mut encoded = Vec::new();
         self.encoder.write(&event, &mut encoded);
         self.text.clear();

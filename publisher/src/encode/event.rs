@@ -1,6 +1,6 @@
 //! What an event is, whatever it is encoded as: a record of the ring, with its names resolved.
 
-use bywash_common::record::LossReason;
+use bywash_common::record::{LossReason, Origin, Write};
 
 /// Who wrote. A store through a shared mapping does not say, nor does a FIFO.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +17,13 @@ pub struct Writer<'a> {
     pub group: &'a str,
     /// The arguments, each followed by a space.
     pub command: &'a [u8],
+}
+
+impl<'a> Writer<'a> {
+    /// Who `write` is by, with the names of its user and group.
+    pub fn of(write: &Write<'a>, user: &'a str, group: &'a str) -> Self {
+        Self { pid: write.pid, uid: write.uid, gid: write.gid, user, group, command: write.command }
+    }
 }
 
 /// One of several that belong together.
@@ -55,6 +62,30 @@ pub struct WriteEvent<'a> {
     pub piece: Option<Part>,
     /// The bytes that were written.
     pub message: &'a [u8],
+}
+
+impl<'a> WriteEvent<'a> {
+    /// Of a record with its number in the ring, and of `message`, which is all of its bytes that this event is about.
+    pub fn of(
+        write: &Write<'a>,
+        writer: Option<Writer<'a>>,
+        (event_id, sequence): (&'a str, u64),
+        message: &'a [u8],
+    ) -> Self {
+        let agent_part = Part { index: write.part, count: write.parts };
+        Self {
+            path: write.path,
+            writer,
+            unattributed: write.origin == Origin::Mapping,
+            time_ns: write.time_ns,
+            offset: write.offset,
+            event_id,
+            sequence,
+            part: (write.parts != 1).then_some(agent_part),
+            piece: None,
+            message,
+        }
+    }
 }
 
 /// Writes that will not arrive.

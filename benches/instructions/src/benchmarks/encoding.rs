@@ -22,25 +22,8 @@ fn encoder_of(format: &str) -> Result<Box<dyn Encode>> {
 }
 
 fn event_of<'a>(write: &Write<'a>, message: &'a [u8]) -> WriteEvent<'a> {
-    WriteEvent {
-        path: write.path,
-        writer: Some(Writer {
-            pid: write.pid,
-            uid: write.uid,
-            gid: write.gid,
-            user: "root",
-            group: "root",
-            command: write.command,
-        }),
-        unattributed: false,
-        time_ns: write.time_ns,
-        offset: write.offset,
-        event_id: "0c4e8a52-11f2-4b6a-9a4e-7d1f2b6f6a11-1234567",
-        sequence: 1_234_567,
-        part: None,
-        piece: None,
-        message,
-    }
+    let id = ("0c4e8a52-11f2-4b6a-9a4e-7d1f2b6f6a11-1234567", 1_234_567);
+    WriteEvent::of(write, Some(Writer::of(write, "root", "root")), id, message)
 }
 
 struct Encoding {

@@ -2,16 +2,15 @@
 
 use bywash_common::{
     fail_point::FailPoint,
-    record::{Origin, Write},
+    record::Write,
     ring::{Entry, Follow},
 };
 
 use super::{Outlet, message, send};
 use crate::{
     delivery::{EventId, Record, SinkError, Stretch, Subject, Ticket},
-    encode::{Early, Part, WriteEvent, Writer},
+    encode::{Early, WriteEvent, Writer},
     lines::Lines,
-    names::Id,
 };
 
 /// What is copied out of the ring, checksummed and encoded at a time: few enough for the second-level cache, and enough for the
@@ -30,30 +29,9 @@ impl Outlet {
     ) -> T {
         let mut namer = std::mem::take(&mut self.namer);
         let (id, event_id) = namer.name(Subject::Bytes { sequence, stretch });
-        let mut name = |id| self.names.name(id, self.polled);
-        let names =
-            (write.origin == Origin::Write).then(|| (name(Id::User(write.uid)), name(Id::Group(write.gid))));
-        let writer = names.as_ref().map(|(user, group)| Writer {
-            pid: write.pid,
-            uid: write.uid,
-            gid: write.gid,
-            user,
-            group,
-            command: write.command,
-        });
-        let agent_part = Part { index: write.part, count: write.parts };
-        let event = WriteEvent {
-            path: write.path,
-            writer,
-            unattributed: write.origin == Origin::Mapping,
-            time_ns: write.time_ns,
-            offset: write.offset,
-            event_id,
-            sequence,
-            part: (write.parts != 1).then_some(agent_part),
-            piece: None,
-            message,
-        };
+        let names = self.names.of_writer(write, self.polled);
+        let writer = names.as_ref().map(|(user, group)| Writer::of(write, user, group));
+        let event = WriteEvent::of(write, writer, (event_id, sequence), message);
         let sent = send(self, id, &event);
         self.namer = namer;
         sent
