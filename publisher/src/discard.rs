@@ -1,8 +1,6 @@
 //! `publisher discard`: an operator gives up what waits for a sink that it shall not, or will never, reach.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -15,11 +13,12 @@ use bywash_common::{
     output,
     ring::{PublisherRing, RingError},
 };
-use nix::unistd::{Uid, User, geteuid, initgroups, setgid, setuid};
+use nix::unistd::{User, initgroups, setgid, setuid};
 
 use crate::{
     drain::{Emptied, empty_ring, empty_spool},
     spool::Log,
+    state_dir::other_owner,
     status::{look, report},
 };
 
@@ -46,7 +45,7 @@ pub fn discard(config: &Config, args: &DiscardArgs) -> anyhow::Result<Exit> {
         become_owner_of(spool)?;
     }
     PublisherRing::check_free(name).context(
-        "only what no publisher is sending can be discarded: stop it first (systemctl stop bywash-publisher)",
+        "only what no publisher is sending can be discarded: stop it first (systemctl stop publisher)",
     )?;
     if !args.yes {
         return count(name, spool);
@@ -110,22 +109,11 @@ fn count(name: &str, spool: &Path) -> anyhow::Result<Exit> {
 
 /// Has root be who the publisher is: the owner of the spool.
 fn become_owner_of(spool: &Path) -> anyhow::Result<()> {
-    if !geteuid().is_root() {
-        return Ok(());
-    }
-    let found = match fs::metadata(spool) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("cannot examine {}", spool.display())),
-    };
-    if found.uid() == 0 {
-        return Ok(());
-    }
-    let Some(user) = User::from_uid(Uid::from_raw(found.uid()))? else {
+    let Some((uid, _)) = other_owner("spool.dir", spool)? else { return Ok(()) };
+    let Some(user) = User::from_uid(uid)? else {
         bail!(
-            "{} belongs to uid {}, which has no name: chown it to the publisher's user",
-            spool.display(),
-            found.uid()
+            "{} belongs to uid {uid}, which has no name: chown it to the publisher's user",
+            spool.display()
         );
     };
     let name = std::ffi::CString::new(user.name.as_bytes())?;

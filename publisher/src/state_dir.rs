@@ -7,10 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::{Context, bail};
 use bywash_common::make::{Access, make_directories};
 use nix::{
     fcntl::OFlag,
-    unistd::{Group, geteuid},
+    unistd::{Gid, Group, Uid, geteuid},
 };
 
 /// Held by the publisher that writes to the directory.
@@ -124,11 +125,64 @@ impl StateDir {
     }
 }
 
+/// The owner and the group of a publisher's directory, which `key` names, if it is another user's and this process is root: it has to
+/// do no more there than he could. Who can replace the directory, or what is in it, by links would otherwise have root show,
+/// change and remove files that are closed to him. None as well where there is no such directory.
+///
+/// # Errors
+/// If it is a link that is not root's own; what the system says.
+pub fn other_owner(key: &str, dir: &Path) -> anyhow::Result<Option<(Uid, Gid)>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let path = || dir.display().to_string();
+    let mut found = match fs::symlink_metadata(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        found => found.with_context(path)?,
+    };
+    if found.is_symlink() {
+        if found.uid() != 0 {
+            bail!(
+                "{} is a link of uid {}, and root follows none: run this command as that user, or name the directory itself in {key}",
+                path(),
+                found.uid()
+            );
+        }
+        found = match fs::metadata(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            found => found.with_context(path)?,
+        };
+    }
+    let owner = (Uid::from_raw(found.uid()), Gid::from_raw(found.gid()));
+    Ok(Some(owner).filter(|(uid, _)| !uid.is_root()))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 
     use super::*;
+
+    #[test]
+    fn root_follows_no_other_users_link_and_knows_whose_a_directory_is() {
+        if !geteuid().is_root() {
+            return println!("skipped: only root can give files away");
+        }
+        let parent = tempfile::tempdir().unwrap();
+        let (dir, link) = (parent.path().join("dir"), parent.path().join("link"));
+        assert_eq!(other_owner("spool.dir", &dir).unwrap(), None, "there is none");
+        fs::create_dir(&dir).unwrap();
+        assert_eq!(other_owner("spool.dir", &dir).unwrap(), None, "it is root's");
+        symlink(&dir, &link).unwrap();
+        lchown(&link, Some(7), Some(7)).unwrap();
+        let refused = other_owner("spool.dir", &link).unwrap_err().to_string();
+        assert!(refused.contains("link of uid 7") && refused.contains("spool.dir"), "{refused}");
+        chown(&dir, Some(1), Some(2)).unwrap();
+        lchown(&link, Some(0), Some(0)).unwrap();
+        for path in [&dir, &link] {
+            assert_eq!(other_owner("spool.dir", path).unwrap(), Some((1.into(), 2.into())));
+        }
+    }
 
     #[test]
     fn it_is_made_closed_and_held_by_one() {

@@ -2,8 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    fs,
-    os::unix::fs::MetadataExt,
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
@@ -11,9 +9,9 @@ use std::{
 
 use anyhow::{Context, bail};
 use bywash_common::{config::Config, escape::in_line, exit::Exit, output, ring::inspect};
-use nix::unistd::{Gid, Uid, geteuid, setegid, seteuid, setgroups};
+use nix::unistd::{setegid, seteuid, setgroups};
 
-use crate::delivery::Letter;
+use crate::{delivery::Letter, state_dir::other_owner};
 
 use super::{directory::Directory, error::FailedError};
 
@@ -100,28 +98,11 @@ fn list(dir: &Path, json: bool) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Has root do no more than the owner of the directory could: who can replace it, or what is in it, by links would otherwise have root
-/// show and remove files that are closed to him.
+/// Has root do no more than the owner of the directory could.
 fn act_as_owner(dir: &Path) -> anyhow::Result<()> {
-    if !geteuid().is_root() || !dir.exists() {
-        return Ok(());
-    }
-    let path = || dir.display().to_string();
-    let found = fs::symlink_metadata(dir).with_context(path)?;
-    if found.is_symlink() && found.uid() != 0 {
-        bail!(
-            "{} is a link of uid {}, and root follows none: run this command as that user, or name the directory itself in failed.dir",
-            path(),
-            found.uid()
-        );
-    }
-    let owner = if found.is_symlink() { fs::metadata(dir).with_context(path)? } else { found };
-    if owner.uid() != 0 {
-        let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
-        let done = setgroups(&[]).and_then(|()| setegid(gid)).and_then(|()| seteuid(uid));
-        done.with_context(|| format!("cannot act as uid {uid}, whose {} is", path()))?;
-    }
-    Ok(())
+    let Some((uid, gid)) = other_owner("failed.dir", dir)? else { return Ok(()) };
+    let done = setgroups(&[]).and_then(|()| setegid(gid)).and_then(|()| seteuid(uid));
+    done.with_context(|| format!("cannot act as uid {uid}, whose {} is", dir.display()))
 }
 
 fn retry(dir: &Path, ring: &str, has_publisher: bool) -> anyhow::Result<Exit> {
