@@ -77,16 +77,24 @@ impl Directory {
         }
     }
 
+    /// How many bytes a file has; none if there is no such file any more.
+    ///
+    /// # Errors
+    /// A [`FailedError`] if the system says no.
+    pub fn bytes(&self, file: &Path) -> Result<Option<u64>, FailedError> {
+        match self.disk.open(file, Open::Read).and_then(|file| file.bytes()) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("examine", file)(error)),
+        }
+    }
+
     /// How many bytes the letters take.
     ///
     /// # Errors
     /// A [`FailedError`] if the system says no.
     pub fn measure(&self) -> Result<u64, FailedError> {
-        let bytes = |file: &PathBuf| match self.disk.open(file, Open::Read).and_then(|file| file.bytes()) {
-            Ok(bytes) => Ok(bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(io_error("examine", file)(error)),
-        };
+        let bytes = |file: &PathBuf| self.bytes(file).map(Option::unwrap_or_default);
         self.files()?.iter().map(bytes).sum()
     }
 

@@ -2,17 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
 use bywash_common::config::Config;
 
-use crate::spool;
-
-/// What the names of files with dead letters end with.
-const LETTERS: &str = ".jsonl";
+use crate::{failed::Directory, spool};
 
 /// Where there is something to be looked at.
 #[derive(Debug, Default)]
@@ -63,15 +59,17 @@ impl Places {
         };
         let mut known = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut *known);
-        for (path, bytes) in self.failed.iter().flat_map(|dir| files(dir)) {
+        let Some(directory) = self.failed.as_deref().and_then(|dir| Directory::of_publisher(dir).ok()) else {
+            return waste;
+        };
+        for path in directory.files().unwrap_or_default() {
+            let Ok(Some(bytes)) = directory.bytes(&path) else { continue };
             let lines = match before.get(&path) {
                 Some((then, lines)) if *then == bytes => *lines,
-                _ => lines_of(&path),
+                _ => lines_of(&directory, &path),
             };
             // The name is the time at which its letters were kept.
-            let name =
-                path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(LETTERS));
-            let kept_ns = name.and_then(|name| name.parse().ok());
+            let kept_ns = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
             waste.oldest_letter_ns = waste.oldest_letter_ns.into_iter().chain(kept_ns).min();
             waste.letters += lines;
             waste.letter_bytes += bytes;
@@ -81,14 +79,7 @@ impl Places {
     }
 }
 
-/// The files with letters, and their lengths.
-fn files(dir: &Path) -> Vec<(PathBuf, u64)> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let letters =
-        entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.ends_with(LETTERS)));
-    letters.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?.len()))).collect()
-}
-
-fn lines_of(path: &Path) -> u64 {
-    fs::read(path).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count() as u64
+fn lines_of(directory: &Directory, file: &Path) -> u64 {
+    let content = directory.read(file).ok().flatten().unwrap_or_default();
+    content.iter().filter(|byte| **byte == b'\n').count() as u64
 }
