@@ -184,11 +184,7 @@ pub fn have_look(ring: &str) {
 }
 
 fn running_agent(ring: &str) -> Result<Option<Inspected>> {
-    match ring::inspect(ring) {
-        Ok(inspected) => Ok(Some(inspected).filter(|ring| ring.agent_running)),
-        Err(RingError::Missing { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    Ok(RingError::or_none(ring::inspect(ring))?.filter(|ring| ring.agent_running))
 }
 
 fn tell(pid: u64) -> Result<()> {

@@ -47,7 +47,7 @@ pub fn status(args: &GlobalArgs, asked: &StatusArgs) -> Result<Exit> {
     let begun = Instant::now();
     let mut last = None;
     loop {
-        let ring = look(&name)?;
+        let ring = RingError::or_none(inspect_to_show(&name))?;
         let is_running = ring.as_ref().is_some_and(|ring| state(ring) == State::Running);
         if !is_running && asked.wait.is_some_and(|wait| begun.elapsed() < wait.0) {
             sleep(WAIT_INTERVAL);
@@ -65,14 +65,6 @@ pub fn status(args: &GlobalArgs, asked: &StatusArgs) -> Result<Exit> {
         let (events, bytes) = (counter(AgentCounter::CapturedEvents), counter(AgentCounter::CapturedBytes));
         last = Some(Sample { at: Instant::now(), events, bytes });
         sleep(WATCH_INTERVAL);
-    }
-}
-
-fn look(name: &str) -> Result<Option<Inspected>, RingError> {
-    match inspect_to_show(name) {
-        Ok(ring) => Ok(Some(ring)),
-        Err(RingError::Missing { .. }) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

@@ -385,6 +385,18 @@ fn way_in(error: &io::Error) -> &'static str {
 }
 
 impl RingError {
+    /// What was found; none where there is no ring.
+    ///
+    /// # Errors
+    /// Every other one.
+    pub fn or_none<T>(found: Result<T, Self>) -> Result<Option<T>, Self> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(Self::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether the ring is there and cannot be read: an agent begins another one instead of it.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Corrupt { .. } | Self::Halved { .. })

@@ -135,7 +135,7 @@ pub fn status(config: &Config, args: &StatusArgs) -> anyhow::Result<Exit> {
     let is_awaited = |limit: Option<Span>| limit.is_some_and(|limit| begun.elapsed() < limit.0);
     let mut last = None;
     loop {
-        let ring = or_none(inspect_to_show(&config.ring.name))?;
+        let ring = RingError::or_none(inspect_to_show(&config.ring.name))?;
         let report = report(&config.ring.name, ring.as_ref(), last, now_ns());
         let is_behind = args.drained.is_some() && report.lag_bytes > 0;
         if (!report.running && is_awaited(args.wait)) || (is_behind && is_awaited(args.drained)) {
@@ -168,15 +168,7 @@ pub fn status(config: &Config, args: &StatusArgs) -> anyhow::Result<Exit> {
 /// # Errors
 /// A [`RingError`] if it may not be looked at, or is damaged.
 pub fn look(name: &str) -> Result<Option<Inspected>, RingError> {
-    or_none(inspect(name))
-}
-
-fn or_none(looked: Result<Inspected, RingError>) -> Result<Option<Inspected>, RingError> {
-    match looked {
-        Ok(ring) => Ok(Some(ring)),
-        Err(RingError::Missing { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
+    RingError::or_none(inspect(name))
 }
 
 /// How long ago a counter says that something was; none if it never was.
