@@ -95,14 +95,21 @@ pub fn inspect(name: &str) -> Result<Inspected, RingError> {
 /// As [`inspect`].
 pub fn inspect_to_show(name: &str) -> Result<Inspected, RingError> {
     match inspect(name) {
-        Err(error @ RingError::Missing { .. }) if geteuid().is_root() => {
-            let owners = owners(name)?;
-            let Some(owner) = owners.first() else { return Err(error) };
+        Err(error @ RingError::Missing { .. }) => {
+            let Some(owner) = other_to_show(name)? else { return Err(error) };
             tracing::warn!("the ring `{name}` is not root's but that of uid {owner}");
-            inspect_trusted(name, &Trust::only(*owner))
+            inspect_trusted(name, &Trust::only(owner))
         }
         result => result,
     }
+}
+
+/// The user whose ring root is shown where it has none of that name.
+///
+/// # Errors
+/// A [`RingError`] if the system says no.
+pub(super) fn other_to_show(name: &str) -> Result<Option<u32>, RingError> {
+    if geteuid().is_root() { Ok(owners(name)?.first().copied()) } else { Ok(None) }
 }
 
 fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {

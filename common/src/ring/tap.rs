@@ -5,14 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::unistd::geteuid;
 use uuid::Uuid;
 
 use super::{
     Consumer, Entry, RingError,
     attached::{look_at, positions},
+    inspect::other_to_show,
     memory::Segments,
-    object::{Generation, Trust, generations, owners},
+    object::{Generation, Trust, generations},
 };
 
 /// How often it is looked for a newer generation.
@@ -23,10 +23,10 @@ const OVERTAKEN_MAX: u32 = 100;
 /// Whose rings are shown: those that this user's publisher would drain; to root, where there is none, another user's.
 fn shown(name: &str) -> Result<Vec<Generation>, RingError> {
     let all = generations(name, &Trust::of_publisher(None))?;
-    match owners(name)?.first() {
-        Some(owner) if all.is_empty() && geteuid().is_root() => generations(name, &Trust::only(*owner)),
-        _ => Ok(all),
+    if !all.is_empty() {
+        return Ok(all);
     }
+    other_to_show(name)?.map_or(Ok(all), |owner| generations(name, &Trust::only(owner)))
 }
 
 /// Reads what is written to a ring from now on, as it comes.
