@@ -65,6 +65,18 @@ pub struct Found {
     pub next_number: u64,
 }
 
+/// The names of segments in a directory, oldest first.
+///
+/// # Errors
+/// What the system says.
+pub fn names(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<String>> {
+    let suffix = format!(".{SUFFIX}");
+    let mut names = disk.list(dir)?;
+    names.retain(|name| name.ends_with(&suffix));
+    names.sort();
+    Ok(names)
+}
+
 /// The path of a segment.
 pub fn path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:020}.{SUFFIX}"))

@@ -25,8 +25,8 @@ use crate::{
 use super::{
     ahead::AheadFile,
     error::{SpoolError, io_error},
-    find::{self, DAMAGED, Last, SUFFIX, Segment},
-    positions::{Mark, Marks, Positions},
+    find::{self, DAMAGED, Last, Segment},
+    positions::{self, Mark, Marks, Positions},
     segment::{self, HEADER_BYTES, Header},
 };
 
@@ -121,7 +121,7 @@ impl Log {
         ring: &str,
         tries: u32,
     ) -> Result<Self, SpoolError> {
-        let at = dir.join("positions");
+        let at = dir.join(positions::FILE);
         let positions = Positions::open(&*disk, &at, access).map_err(io_error("open", &at))?;
         let at = dir.join("ahead");
         let ahead = AheadFile::open(&*disk, &at, access).map_err(io_error("open", &at))?;
@@ -147,9 +147,8 @@ impl Log {
 
     /// Whether there are segments in a directory, as far as the system says.
     pub fn holds_any(dir: &Path) -> bool {
-        let suffix = format!(".{SUFFIX}");
-        match SystemDisk.list(dir) {
-            Ok(names) => names.iter().any(|name| name.ends_with(&suffix)),
+        match find::names(&SystemDisk, dir) {
+            Ok(names) => !names.is_empty(),
             Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied),
         }
     }

@@ -8,7 +8,7 @@ use crate::disk::{self, Disk, Open, SystemDisk};
 
 use super::{
     error::{SpoolError, io_error},
-    find::SUFFIX,
+    find,
     positions::{self, Marks},
     segment::{self, HEADER_BYTES, Header},
 };
@@ -21,7 +21,7 @@ use super::{
 pub fn undelivered(dir: &Path, mut visit: impl FnMut(Kind, &[u8])) -> Result<(), SpoolError> {
     let disk = SystemDisk;
     let Marks { delivered, .. } =
-        positions::look(&disk, &dir.join("positions")).map_err(io_error("read", dir))?;
+        positions::look(&disk, &dir.join(positions::FILE)).map_err(io_error("read", dir))?;
     for name in segments(&disk, dir)? {
         let path = dir.join(name);
         let bytes = match disk.open(&path, Open::Read).and_then(|file| disk::read_all(&*file)) {
@@ -59,12 +59,8 @@ pub fn oldest_ns(dir: &Path) -> Result<Option<u64>, SpoolError> {
 
 /// The names of segments, oldest first; none where there is no spool.
 fn segments(disk: &SystemDisk, dir: &Path) -> Result<Vec<String>, SpoolError> {
-    let suffix = format!(".{SUFFIX}");
-    let mut names = match disk.list(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        names => names.map_err(io_error("list", dir))?,
-    };
-    names.retain(|name| name.ends_with(&suffix));
-    names.sort();
-    Ok(names)
+    match find::names(disk, dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        names => names.map_err(io_error("list", dir)),
+    }
 }

@@ -10,6 +10,9 @@ use crate::{
     faults::Fault,
 };
 
+/// The name of the file, in the spool's directory.
+pub const FILE: &str = "positions";
+
 /// A place behind a record, in its ring's terms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
@@ -101,18 +104,7 @@ impl Positions {
     /// What the system says. A file that says nothing sensible is none.
     pub fn open(disk: &dyn Disk, path: &Path, access: Access) -> io::Result<Self> {
         let file = disk.open(path, Open::Create(access))?;
-        let mut newest: Option<(Slot, u64, Marks)> = None;
-        for slot in Slot::BOTH {
-            let mut bytes = [0; SLOT_BYTES];
-            if read_up_to_at(&*file, &mut bytes, slot.offset())? < SLOT_BYTES {
-                continue;
-            }
-            let Some((count, marks)) = decode(&bytes) else { continue };
-            if newest.is_none_or(|(_, best, _)| count > best) {
-                newest = Some((slot, count, marks));
-            }
-        }
-        let (kept, count, marks) = newest.unwrap_or((Slot::First, 0, Marks::default()));
+        let (kept, count, marks) = newest(&*file)?.unwrap_or((Slot::First, 0, Marks::default()));
         // Nobody knows whether the disk has what the last process wrote.
         if !Fault::MarksUnsyncedAtStart.is_back() {
             file.sync()?;
@@ -190,15 +182,23 @@ pub fn look(disk: &dyn Disk, path: &Path) -> io::Result<Marks> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Marks::default()),
         opened => opened?,
     };
-    let mut newest = (0, Marks::default());
+    Ok(newest(&*file)?.map_or_else(Marks::default, |(.., marks)| marks))
+}
+
+/// The newest slot that says something sensible, its count and what it says.
+fn newest(file: &dyn Stored) -> io::Result<Option<(Slot, u64, Marks)>> {
+    let mut newest: Option<(Slot, u64, Marks)> = None;
     for slot in Slot::BOTH {
         let mut bytes = [0; SLOT_BYTES];
-        let is_whole = read_up_to_at(&*file, &mut bytes, slot.offset())? == SLOT_BYTES;
-        if let Some(found) = decode(&bytes).filter(|(count, _)| is_whole && *count >= newest.0) {
-            newest = found;
+        if read_up_to_at(file, &mut bytes, slot.offset())? < SLOT_BYTES {
+            continue;
+        }
+        let Some((count, marks)) = decode(&bytes) else { continue };
+        if newest.is_none_or(|(_, best, _)| count > best) {
+            newest = Some((slot, count, marks));
         }
     }
-    Ok(newest.1)
+    Ok(newest)
 }
 
 fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Marks)> {
