@@ -1,6 +1,6 @@
 //! Memory of one process that its successor takes up.
 
-pub use crate::ring::memory::{SEGMENT_BYTES_MAX, Segment, SegmentError, WORD};
+pub use crate::ring::memory::{SEGMENT_BYTES_MAX, Segment, SegmentError, WORD, sealed_len, sealed_memory};
 
 /// Tells one run of the machine from another; zeros where the kernel does not say.
 pub fn boot_id() -> [u8; 16] {

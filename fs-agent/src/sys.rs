@@ -11,15 +11,13 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use bywash_common::shared::{SegmentError, sealed_len, sealed_memory};
 use nix::{
     sys::signal::SigSet,
     unistd::{ForkResult, Pid, execve},
 };
 use rustix::{
-    fs::{
-        FallocateFlags, MemfdFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
-        ftruncate, memfd_create, seek,
-    },
+    fs::{FallocateFlags, SeekFrom, fallocate, seek},
     io::{Errno, FdFlags, Result, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd},
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap},
     pipe::{SpliceFlags, splice},
@@ -261,10 +259,7 @@ impl LastingPages {
     /// # Errors
     /// Without memory.
     pub fn new(name: &str, len: usize) -> Result<Self> {
-        let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        ftruncate(&file, (LASTING_WORD_BYTES + len) as u64)?;
-        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Self::of(file, len)
+        Self::of(sealed_memory(name, (LASTING_WORD_BYTES + len) as u64)?, len)
     }
 
     /// What a process that is no more has left in `file`, which was made with the same `len`.
@@ -273,10 +268,12 @@ impl LastingPages {
     /// `INVAL` if that is something else.
     pub fn of(file: OwnedFd, len: usize) -> Result<Self> {
         let len = LASTING_WORD_BYTES + len;
-        let is_it = fcntl_get_seals(&file)?.contains(SealFlags::SHRINK)
-            && usize::try_from(fstat(&file)?.st_size) == Ok(len);
-        if !is_it {
-            return Err(Errno::INVAL);
+        match sealed_len(&file) {
+            Ok(found) if found == len as u64 => {}
+            Ok(_) | Err(SegmentError::NotSealed | SegmentError::Length(_)) => return Err(Errno::INVAL),
+            Err(SegmentError::System(error)) => {
+                return Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL));
+            }
         }
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping, at an address of the kernel's choice, of a file that nobody can cut short.

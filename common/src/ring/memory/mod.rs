@@ -22,7 +22,7 @@ pub use mapping::{Mapping, Segments};
 #[cfg(all(loom, test))]
 pub(crate) use model::Model;
 #[cfg(not(loom))]
-pub use segment::{SEGMENT_BYTES_MAX, Segment, SegmentError, WORD};
+pub use segment::{SEGMENT_BYTES_MAX, Segment, SegmentError, WORD, sealed_len, sealed_memory};
 
 use std::time::Duration;
 

@@ -67,15 +67,7 @@ impl Segment {
         if !is_length(wanted) {
             return Err(SegmentError::Length(wanted));
         }
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-            // Linux before 6.3.
-            Err(Errno::INVAL) => memfd_create(name, flags)?,
-            made => made?,
-        };
-        ftruncate(&fd, wanted)?;
-        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Self::map(fd)
+        Self::map(sealed_memory(name, wanted)?)
     }
 
     /// Maps one that was made before.
@@ -83,13 +75,7 @@ impl Segment {
     /// # Errors
     /// If it is no sealed memfd, or has no length that a segment can have.
     pub fn map(fd: OwnedFd) -> Result<Self, SegmentError> {
-        match fcntl_get_seals(&fd) {
-            Ok(seals) if seals.contains(SealFlags::SHRINK) => {}
-            // EINVAL: an object that knows no seals.
-            Ok(_) | Err(Errno::INVAL) => return Err(SegmentError::NotSealed),
-            Err(errno) => return Err(errno.into()),
-        }
-        let found = u64::try_from(fstat(&fd)?.st_size).unwrap_or(0);
+        let found = sealed_len(&fd)?;
         let len = usize::try_from(found).ok().filter(|_| is_length(found));
         let len = len.ok_or(SegmentError::Length(found))?;
         let file = File::from(fd);
@@ -145,6 +131,37 @@ impl AsFd for Segment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// A memfd of `len` bytes, all zero, that nobody can make shorter or longer; memory is used as places in it are. `name` is shown in
+/// /proc alone.
+///
+/// # Errors
+/// What memfd_create(2), ftruncate(2) and fcntl(2) say.
+pub fn sealed_memory(name: &str, len: u64) -> rustix::io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        // Linux before 6.3.
+        Err(Errno::INVAL) => memfd_create(name, flags)?,
+        made => made?,
+    };
+    ftruncate(&fd, len)?;
+    fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(fd)
+}
+
+/// How many bytes an object has that nobody can make shorter.
+///
+/// # Errors
+/// [`SegmentError::NotSealed`] if somebody can; what fcntl(2) and fstat(2) say.
+pub fn sealed_len(fd: impl AsFd) -> Result<u64, SegmentError> {
+    match fcntl_get_seals(&fd) {
+        Ok(seals) if seals.contains(SealFlags::SHRINK) => {}
+        // EINVAL: an object that knows no seals.
+        Ok(_) | Err(Errno::INVAL) => return Err(SegmentError::NotSealed),
+        Err(errno) => return Err(errno.into()),
+    }
+    Ok(u64::try_from(fstat(&fd)?.st_size).unwrap_or(0))
 }
 
 fn is_length(len: u64) -> bool {
