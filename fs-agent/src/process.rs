@@ -59,7 +59,7 @@ pub struct Prepared {
 pub fn prepare() -> Result<Prepared> {
     let threads = fs::read_dir("/proc/self/task").context("cannot look at this process's threads")?.count();
     ensure!(threads == 1, "a bug: {threads} threads run before the process is prepared");
-    sys::map_large_allocations();
+    sys::keep_memory_small();
     block_signals()?;
     // What the agent makes for itself says its mode; whatever does not is nobody else's. Workers make files with masks of
     // their own.

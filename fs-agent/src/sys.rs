@@ -32,14 +32,21 @@ const MAP_FROM_BYTES: i32 = 4 << 20;
 /// How much an arena keeps at its end: what the C library would choose by itself for [`MAP_FROM_BYTES`].
 const KEEP_BYTES: i32 = 2 * MAP_FROM_BYTES;
 
-/// Has large allocations take no more memory than is used of them. To be called before any thread is started.
-pub fn map_large_allocations() {
-    // Elsewhere they are mapped as they are.
+/// How many arenas there are at most. What is known of a file is allocated by one worker and freed by another, so each arena
+/// keeps gaps: after a walk over 100,000 files 30 MiB with eight arenas for each CPU, 16 MiB with two in all, 14 MiB with
+/// one. Small blocks come from a thread's own cache, so few arenas make nobody wait.
+const ARENAS_MAX: i32 = 2;
+
+/// Has the C library hold little memory beyond what is used. To be called before any thread is started.
+pub fn keep_memory_small() {
+    // Elsewhere large blocks are mapped as they are, and arenas are not the C library's.
     #[cfg(target_env = "gnu")]
-    for (parameter, value) in
-        [(nix::libc::M_MMAP_THRESHOLD, MAP_FROM_BYTES), (nix::libc::M_TRIM_THRESHOLD, KEEP_BYTES)]
-    {
-        // SAFETY: `mallopt` takes two numbers and touches the allocator's own parameters alone, under its own lock. Both
+    for (parameter, value) in [
+        (nix::libc::M_MMAP_THRESHOLD, MAP_FROM_BYTES),
+        (nix::libc::M_TRIM_THRESHOLD, KEEP_BYTES),
+        (nix::libc::M_ARENA_MAX, ARENAS_MAX),
+    ] {
+        // SAFETY: `mallopt` takes two numbers and touches the allocator's own parameters alone, under its own lock. All
         // values are within its limits; another would be refused, without consequence.
         unsafe { nix::libc::mallopt(parameter, value) };
     }
