@@ -8,7 +8,6 @@
 //! What was removed from the filesystem is read on until its last writer has closed, beside the FIFO that took its place.
 
 use std::{
-    os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -26,8 +25,6 @@ use rustix::io::ioctl_fionread;
 
 use super::{
     intake::Intake,
-    keep::Keep,
-    memory::{Mark, Memory},
     source::{self, FileId, Found, Opened},
     stream::{Progress, Stream},
 };
@@ -400,15 +397,8 @@ impl Reader {
     }
 
     fn take_in(&mut self, mut opened: Opened) -> nix::Result<()> {
-        let (keep, memory, mark) = match opened.left.take() {
-            Some((keep, memory, mark)) => (Some(keep), memory, mark),
-            None => {
-                let memory =
-                    Memory::new(&self.config.path).map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
-                let keep = Keep::new(&self.store, opened.fd.as_fd(), memory.as_fd());
-                (keep, memory, Mark::default())
-            }
-        };
+        let memory = opened.memory(&self.store, &self.config.path);
+        let (keep, memory, mark) = memory.map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
         let key = self.next_key;
         self.next_key += 1;
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;

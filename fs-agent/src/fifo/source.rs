@@ -8,6 +8,7 @@ use std::{
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bywash_common::{
@@ -30,7 +31,7 @@ use super::{
     keep::{Keep, Left},
     memory::{Mark, Memory},
 };
-use crate::privilege;
+use crate::{keeper::Store, privilege};
 
 /// A configured FIFO cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +174,24 @@ impl Opened {
         let pipe_bytes = enlarge(&pipe, fifo.pipe_size.0, &fifo.path);
         let left = Some((left.keep, left.memory, left.mark));
         Some(Self { fd: pipe.into(), id: FileId::of(&metadata), pipe_bytes, left })
+    }
+
+    /// Where what is read goes, up to where it is used, and what keeps that and the pipe for the next agent: what the agent before has
+    /// left, or new. `path` is the FIFO's.
+    ///
+    /// # Errors
+    /// Without memory.
+    pub fn memory(
+        &mut self,
+        store: &Arc<Store>,
+        path: &Path,
+    ) -> rustix::io::Result<(Option<Keep>, Memory, Mark)> {
+        if let Some((keep, memory, mark)) = self.left.take() {
+            return Ok((Some(keep), memory, mark));
+        }
+        let memory = Memory::new(path)?;
+        let keep = Keep::new(store, self.fd.as_fd(), memory.as_fd());
+        Ok((keep, memory, Mark::default()))
     }
 }
 
