@@ -9,14 +9,13 @@ use std::{
     path::PathBuf,
     process,
     sync::atomic::{AtomicU64, Ordering},
-    thread,
     time::Instant,
 };
 
 use bywash_common::{
     config::RingConfig,
     record::{Origin, Write},
-    ring::{AgentRing, Inspected, Kind, PublisherRing, RingError, SEGMENT_DIR, Weight, inspect},
+    ring::{AgentRing, Inspected, Kind, PublisherRing, SEGMENT_DIR, Weight, inspect},
     status::PublisherCounter,
     units::ByteSize,
 };
@@ -84,15 +83,9 @@ fn records(data: &File, capacity: u64, head: u64, tail: u64) -> (bool, Vec<(Rang
     (true, records)
 }
 
-/// Opens a ring as soon as the agent before has let go of its memory, which a thread of its may still touch.
+/// Opens a ring that no agent has: one that is dropped has let go of it.
 fn open(config: &RingConfig) -> AgentRing {
-    loop {
-        match AgentRing::open(config) {
-            Ok(ring) => return ring,
-            Err(RingError::AgentHolds { .. }) => thread::yield_now(),
-            Err(error) => panic!("{error}"),
-        }
-    }
+    AgentRing::open(config).expect("a ring that no agent has")
 }
 
 /// The agent with its rings.

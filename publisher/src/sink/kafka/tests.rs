@@ -104,6 +104,12 @@ fn until_holding(sink: &KafkaSink) {
     }
 }
 
+/// Has the broker answer the next `times` requests to produce that the topic may not be written to.
+fn bar(cluster: &Cluster, times: usize) {
+    let barred = vec![RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; times];
+    cluster.request_errors(RDKafkaApiKey::Produce, &barred);
+}
+
 #[test]
 fn delivered_messages_complete_in_order() {
     let cluster = cluster();
@@ -123,10 +129,7 @@ fn a_topic_that_may_not_be_written_to_holds_everything_until_it_may() {
     let cluster = cluster();
     cluster.create_topic("t", 1, 1).unwrap();
     let (mut sink, frontier) = sink(&cluster);
-    cluster.request_errors(
-        RDKafkaApiKey::Produce,
-        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
-    );
+    bar(&cluster, 1);
     sink.send(&message(b"first"), frontier.open(record(0))).unwrap();
     until_holding(&sink);
     let second = frontier.open(record(1));
@@ -353,10 +356,7 @@ fn in_transactions_what_an_operator_can_mend_is_never_refused_for_good() {
     config.kafka.topic = "t".to_owned();
     config.failed.give_up_after = bywash_common::units::Span(Duration::ZERO);
     let mut sink: Box<dyn Sink> = Box::new(TransactionalSink::open(&config, Arc::clone(&frontier)).unwrap());
-    cluster.request_errors(
-        RDKafkaApiKey::Produce,
-        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
-    );
+    bar(&cluster, 1);
     let deadline = Instant::now() + PATIENCE;
     let ticket = frontier.open(record(0));
     while let Err(error) = sink.send(&message(b"waits"), ticket) {
@@ -461,10 +461,7 @@ fn an_end_while_messages_wait_for_a_topic_takes_no_processor() {
     cluster.create_topic("t", 1, 1).unwrap();
     let (mut sink, frontier) = sink(&cluster);
     // More often than it is tried until the end.
-    cluster.request_errors(
-        RDKafkaApiKey::Produce,
-        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 100],
-    );
+    bar(&cluster, 100);
     sink.send(&message(b"waits"), frontier.open(record(0))).unwrap();
     until_holding(&sink);
     let (begun, before) = (Instant::now(), thread_time());
@@ -480,10 +477,7 @@ fn what_waits_over_a_reload_keeps_the_header_of_its_own_encoder() {
     let cluster = cluster();
     cluster.create_topic("t", 1, 1).unwrap();
     let (mut sink, frontier) = sink(&cluster);
-    cluster.request_errors(
-        RDKafkaApiKey::Produce,
-        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
-    );
+    bar(&cluster, 1);
     sink.send(&message(b"before"), frontier.open(record(0))).unwrap();
     until_holding(&sink);
     let mut config = Config::default();
