@@ -170,7 +170,6 @@ const AGENT_COUNTERS: usize = AgentCounter::HandoverFilesLost as usize + 1;
 const PUBLISHER_COUNTERS: usize = PublisherCounter::DiscardedToldBytes as usize + 1;
 const _: () = assert!(AGENT_COUNTERS <= FIFO_COUNTERS_AT);
 const _: () = assert!((FIFO_COUNTERS_AT + FIFO_SLOTS * FIFO_COUNTERS) * 8 <= layout::COUNTERS_LEN);
-const _: () = assert!(PUBLISHER_COUNTERS * 8 <= layout::COUNTERS_LEN);
 
 /// What kind of thing the agent listens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -403,6 +402,7 @@ impl PublisherStatus {
     /// Goes on with what this publisher has counted on the ring before.
     pub fn carry_on(&self, former: &Self) {
         use PublisherCounter::*;
+        let of_former = |counter: PublisherCounter| former.word(counter as usize).load(Ordering::Relaxed);
         for counter in [
             ReadEvents,
             DeliveredEvents,
@@ -423,13 +423,12 @@ impl PublisherStatus {
             DiscardedToldEvents,
             DiscardedToldBytes,
         ] {
-            self.add(counter, former.word(counter as usize).load(Ordering::Relaxed));
+            self.add(counter, of_former(counter));
         }
-        let started_ns = former.word(StartedNs as usize).load(Ordering::Relaxed);
+        let started_ns = of_former(StartedNs);
         if started_ns > 0 {
             self.set(StartedNs, started_ns);
         }
-        let of_former = |counter: PublisherCounter| former.word(counter as usize).load(Ordering::Relaxed);
         for counter in [LastDeliveryNs, DiscardedLastNs] {
             self.word(counter as usize).fetch_max(of_former(counter), Ordering::Relaxed);
         }

@@ -30,9 +30,10 @@ pub struct Source {
     /// How many bytes of a path are the directory's own, with the slash behind it.
     root_len: usize,
     rules: RwLock<Rules>,
-    /// What of the rules each write asks for, so that it need not wait for the lock. Changed under the lock alone.
-    /// Which patterns these are: the same for the same ones, in a successor too. Of 63 bits, and never 0.
+    /// Which patterns these are: the same for the same ones, in a successor too. Of 63 bits, and never 0. Each write asks for this
+    /// and for `has_quota`, and need not wait for the lock: they change under the lock alone.
     edition: AtomicU64,
+    /// Whether there is a quota.
     has_quota: AtomicBool,
     /// Where the quota's clock begins.
     begin: Instant,

@@ -156,7 +156,7 @@ impl Services {
         self.overlays.resume(&config.directories)
     }
 
-    /// Stops listening. What is in use goes on as long as this process does, or until [`Self::is_closed`].
+    /// Stops listening. What is in use goes on as long as this process does, or until [`Self::close`] ends.
     pub fn stop(&mut self, on_agent_exit: OnAgentExit) {
         self.capture.set_roster(&[]);
         self.fifos.stop();

@@ -113,8 +113,9 @@ impl Head {
         self.lock().delivered = delivered;
     }
 
-    /// What is passed over of damage at `begin`: what the first of the ring's readers does that finds it, as `skip` says. So what one of them announces and what the other one keeps are the same. None if what is there is delivered or in
-    /// the spool: the agent may have written over it, and nothing is damaged.
+    /// What is passed over of damage at `begin`: what the first of the ring's readers does that finds it, as `skip` says. So what one of
+    /// them announces and what the other one keeps are the same. None if what is there is delivered or in the spool: the agent may
+    /// have written over it, and nothing is damaged.
     pub fn pass(&self, begin: u64, skip: impl FnOnce() -> Skipped) -> Option<Skipped> {
         let mut state = self.lock();
         if begin < state.delivered.end.max(state.spooled.end) {

@@ -30,13 +30,18 @@ pub struct Stream {
     held_until: Option<Instant>,
 }
 
+/// Paces for the shards that `lanes` pack for, of which none has taken anything.
+fn new_paces(lanes: &Lanes) -> Paces {
+    Paces::new(lanes.slices().count())
+}
+
 impl Stream {
     /// Without anything.
     pub fn new(name: Arc<str>, limits: Limits) -> Self {
         let lanes = Lanes::new(limits);
         Self {
             name,
-            paces: Paces::new(lanes.slices().count()),
+            paces: new_paces(&lanes),
             lanes,
             listing: Listing::new(limits.aggregate, Instant::now()),
             log_rates: LogRates::new(),
@@ -76,7 +81,7 @@ impl Stream {
     /// What was out has come back.
     pub fn settle(&mut self, settled: Vec<(Entry, Fate)>, now: Instant) {
         if self.lanes.settle(settled, now) {
-            self.paces = Paces::new(self.lanes.slices().count());
+            self.paces = new_paces(&self.lanes);
         }
     }
 
@@ -85,7 +90,7 @@ impl Stream {
         match Slices::of(shards) {
             Ok(slices) => {
                 if self.lanes.cut(slices, now) {
-                    self.paces = Paces::new(self.lanes.slices().count());
+                    self.paces = new_paces(&self.lanes);
                 }
             }
             Err(error) => tracing::error!("Kinesis stream `{}`: {error}", self.name),
