@@ -15,7 +15,7 @@ use std::{
 
 use fuser::{Config, Session, SessionACL};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::io::{Errno, Result, writev};
+use rustix::io::{Errno, Result, write, writev};
 use zerocopy::IntoBytes;
 
 use super::{
@@ -32,6 +32,34 @@ const WAKING: u64 = u64::MAX >> 2;
 
 /// No node that the kernel is told of has this number.
 const NO_NODE: u64 = 0;
+
+/// A message up to this length is sent in one piece: the kernel then looks up one page, and not one for each part.
+const SHORT_BYTES: usize = 256;
+
+/// Room for one, within a page.
+#[repr(align(256))]
+struct Short([u8; SHORT_BYTES]);
+
+const _: () = assert!(align_of::<Short>() == SHORT_BYTES);
+
+impl Default for Short {
+    fn default() -> Self {
+        Self([0; SHORT_BYTES])
+    }
+}
+
+impl Short {
+    /// `parts` one after the other, which are that long at most together.
+    fn put(&mut self, parts: [&[u8]; 3]) -> &[u8] {
+        let mut rest = &mut self.0[..];
+        for part in parts {
+            let (place, behind) = rest.split_at_mut(part.len());
+            place.copy_from_slice(part);
+            rest = behind;
+        }
+        &self.0
+    }
+}
 
 /// A connection whose first request, INIT, was answered.
 pub struct Connection {
@@ -89,9 +117,13 @@ impl Connection {
         let (unique, error) = header;
         let len = size_of::<OutHeader>() + parts.iter().map(|part| part.len()).sum::<usize>();
         let header = OutHeader { len: u32::try_from(len).map_err(|_| Errno::MSGSIZE)?, error, unique };
-        let parts = [header.as_bytes(), parts[0], parts[1]].map(IoSlice::new);
+        let parts = [header.as_bytes(), parts[0], parts[1]];
         // A message is taken whole or not at all.
-        writev(&self.device, &parts).map(drop)
+        if len <= SHORT_BYTES {
+            write(&self.device, &Short::default().put(parts)[..len]).map(drop)
+        } else {
+            writev(&self.device, &parts.map(IoSlice::new)).map(drop)
+        }
     }
 
     /// Answers the request `unique`: with `parts` one after the other, or with an errno.

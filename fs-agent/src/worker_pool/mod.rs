@@ -218,14 +218,7 @@ impl Worker {
 
     /// Waits for a request of `lane` and does it. Gives whether this worker is to wait for the next.
     fn watch_once(&mut self, lane: &Arc<Lane>) -> bool {
-        self.buffer.make_resident(lane.longest());
-        let len = match lane.read(self.buffer.space()) {
-            Taken::Request(len) => len,
-            Taken::End => {
-                self.pool.sentinel.remove(lane);
-                return false;
-            }
-        };
+        let Some(len) = self.read(lane) else { return false };
         let asker = lane.serve().asker(self.buffer.request(len));
         if asker == Asker::Pool {
             if !lane.is_touched() {
@@ -246,6 +239,20 @@ impl Worker {
         watches || lane.watch()
     }
 
+    /// Waits for a request of `lane`, and gives its length in bytes; none if there will be no more.
+    fn read(&mut self, lane: &Lane) -> Option<usize> {
+        match lane.read(self.buffer.space(lane.longest())) {
+            Taken::Request(len) => {
+                self.buffer.filled(len);
+                Some(len)
+            }
+            Taken::End => {
+                self.pool.sentinel.remove(lane);
+                None
+            }
+        }
+    }
+
     /// Waits for requests of `lane` no more.
     fn leave(&self, lane: &Arc<Lane>) {
         if lane.leave() {
@@ -256,11 +263,7 @@ impl Worker {
     /// Does one request of `lane`, for which the sentinel waits again from when it was read.
     fn visit(&mut self, lane: &Arc<Lane>) {
         // If who asked is gone by now, this is for the next.
-        self.buffer.make_resident(lane.longest());
-        let len = match lane.read(self.buffer.space()) {
-            Taken::Request(len) => len,
-            Taken::End => return self.pool.sentinel.remove(lane),
-        };
+        let Some(len) = self.read(lane) else { return };
         self.pool.hand_over(lane);
         let asker = lane.serve().asker(self.buffer.request(len));
         self.take_turn(lane, asker, len, &mut || {});
