@@ -1,6 +1,7 @@
 //! fs-agent: a FUSE overlay in place over directories; every write under them becomes a record in a ring in shared
 //! memory, which the publisher drains. The program is all there is to it: nothing here is for others to build on.
 
+mod by_number;
 mod capture;
 mod check;
 mod cleanup;

@@ -6,12 +6,13 @@
 //! recorded [`BELIEVED_FOR`] later at the most.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use nix::sys::resource::{Resource, getrlimit};
+
+use crate::by_number::ByNumber;
 
 use super::{
     patience::{Patience, Silence},
@@ -58,7 +59,7 @@ struct Known {
 
 /// Processes by the id of the thread that wrote.
 pub struct Commands {
-    known: Mutex<HashMap<u32, Known>>,
+    known: Mutex<ByNumber<u32, Known>>,
     writers_max: usize,
     patience: Patience,
     /// [`BELIEVED_FOR`], unless something is measured.
@@ -159,13 +160,13 @@ impl Commands {
         let _outdated = take_expired(&mut self.lock(), Instant::now());
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Known>> {
+    fn lock(&self) -> MutexGuard<'_, ByNumber<u32, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Takes those out that would be read again anyway; if that is not enough, all.
-fn make_room(entries: &mut HashMap<u32, Known>, max: usize, now: Instant) -> Vec<Known> {
+fn make_room(entries: &mut ByNumber<u32, Known>, max: usize, now: Instant) -> Vec<Known> {
     if entries.len() < max {
         return Vec::new();
     }
@@ -176,7 +177,7 @@ fn make_room(entries: &mut HashMap<u32, Known>, max: usize, now: Instant) -> Vec
     taken
 }
 
-fn take_expired(entries: &mut HashMap<u32, Known>, now: Instant) -> Vec<Known> {
+fn take_expired(entries: &mut ByNumber<u32, Known>, now: Instant) -> Vec<Known> {
     entries.extract_if(|_, known| known.expires <= now).map(|(_, known)| known).collect()
 }
 
@@ -232,11 +233,11 @@ mod tests {
         let (now, program) = (Instant::now(), own_program());
         let known = |expires| stranger(&program, now, expires);
         let full = |expires| (0..WRITERS_MAX as u32).map(|id| (id, known(expires))).collect();
-        let mut old: HashMap<_, _> = full(now);
+        let mut old: ByNumber<_, _> = full(now);
         old.insert(0, known(now + BELIEVED_FOR));
         assert_eq!(make_room(&mut old, WRITERS_MAX, now).len(), WRITERS_MAX - 1);
         assert_eq!(old.keys().collect::<Vec<_>>(), [&0]);
-        let mut recent: HashMap<_, _> = full(now + BELIEVED_FOR);
+        let mut recent: ByNumber<_, _> = full(now + BELIEVED_FOR);
         assert_eq!(make_room(&mut recent, WRITERS_MAX, now).len(), WRITERS_MAX);
         assert!(recent.is_empty());
         assert!(make_room(&mut recent, WRITERS_MAX, now).is_empty());

@@ -37,7 +37,7 @@ pub trait Serve: Send + Sync + 'static {
     /// Does `request` and answers it, for which `before_answer` is called first.
     fn serve(&self, request: &[u8], desk: &mut Desk, before_answer: &mut dyn FnMut());
 
-    /// The longest request that was read, in bytes: whoever serves the overlay after this process finds it again.
+    /// Where the longest request that was read is noted, in bytes: whoever serves the overlay after this process finds it there.
     fn longest_request(&self) -> &AtomicU64;
 
     /// Has one who waits for requests get one of [`Asker::Pool`]; says whether that can be. Where it cannot, workers wait for
@@ -55,6 +55,8 @@ pub struct Lane {
     serve: Box<dyn Serve>,
     /// How many workers wait for a request or are on their way to; or [`COLD`].
     watching: AtomicUsize,
+    /// The longest request that was read, in bytes.
+    longest: AtomicUsize,
     /// A request was read since it was last looked.
     touched: AtomicBool,
     has_ended: AtomicBool,
@@ -72,9 +74,11 @@ pub enum Taken {
 impl Lane {
     /// Nobody but the sentinel waits for its requests.
     pub fn new(id: u32, serve: Box<dyn Serve>) -> Self {
+        let longest = serve.longest_request().load(Ordering::Relaxed);
         Self {
             id,
             serve,
+            longest: AtomicUsize::new(usize::try_from(longest).unwrap_or(usize::MAX)),
             watching: AtomicUsize::new(COLD),
             touched: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
@@ -103,6 +107,7 @@ impl Lane {
                 Ok(len) => {
                     if len > self.longest() {
                         self.serve.longest_request().fetch_max(len as u64, Ordering::Relaxed);
+                        self.longest.fetch_max(len, Ordering::Relaxed);
                     }
                     return Taken::Request(len);
                 }
@@ -170,7 +175,7 @@ impl Lane {
 
     /// The longest request that was read, in bytes: the next may be as long.
     pub fn longest(&self) -> usize {
-        usize::try_from(self.serve.longest_request().load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+        self.longest.load(Ordering::Relaxed)
     }
 
     /// Takes note that a request was read.

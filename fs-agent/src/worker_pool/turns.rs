@@ -167,7 +167,8 @@ impl<W> Turns<W> {
     }
 
     fn begin(&self, slot: usize, key: Key) {
-        self.slots[slot].0.store(key.packed(), Ordering::SeqCst);
+        // Who counts without having seen it counts as of a moment before. Where that would admit too many, it is under the lock.
+        self.slots[slot].0.store(key.packed(), Ordering::Release);
         self.busy.fetch_add(1, Ordering::SeqCst);
     }
 

@@ -18,7 +18,7 @@ const COMMON: Floors = &[
 ];
 
 const FS_AGENT: Floors = &[
-    &["cli", "event", "manager", "privilege", "sync", "sys"],
+    &["by_number", "cli", "event", "manager", "privilege", "sync", "sys"],
     &["shares"],
     &["keeper", "state", "status", "worker_pool"],
     &["capture", "overlay"],

@@ -8,14 +8,14 @@ use std::{
 use rustix::fs::Statx;
 
 use super::{FORGOTTEN_ARRIVALS, Inode, Key, SYNTHETIC, key_of, own_number};
-use crate::state::State;
+use crate::{by_number::ByNumber, state::State};
 
 /// The inodes that the kernel knows.
 #[derive(Default)]
 pub struct Tables {
     /// Those that the kernel was told of more often than it has forgotten them. How often is in their slots, which change under
     /// the lock of this.
-    pub known: HashMap<u64, Arc<Inode>>,
+    pub known: ByNumber<u64, Arc<Inode>>,
     /// The one that came or was spared first is the next to be looked at when some are to be forgotten.
     pub arrivals: VecDeque<Weak<Inode>>,
     /// Node ids of files whose own number could not serve.

@@ -20,20 +20,22 @@ impl Request {
                 CURRENT.replace(self.0.take());
             }
         }
-        let journal = Arc::clone(&self.journal);
         let put = Put(CURRENT.replace(Some(self)));
         let done = work();
-        let request = CURRENT.take();
-        drop(put);
         // It is there: what `work` has put in its place is off the thread by now.
-        let request = request.unwrap_or_else(|| Self { journal, slot: None, was_cut_short: false, uid: 0 });
+        let request = CURRENT.take().unwrap_or_default();
+        drop(put);
         (request, done)
     }
 }
 
 /// Whether the request that this thread does was cut short, and how far it was then.
 pub fn cut_short() -> Option<Progress> {
-    with(|request| request.cut_short()).flatten()
+    // Few are, and how far one was is much to hand on.
+    if with(|request| request.was_cut_short) != Some(true) {
+        return None;
+    }
+    with(Request::cut_short).flatten()
 }
 
 /// Whose request this thread does; root's, where it does none.
@@ -43,7 +45,7 @@ pub fn asker() -> u32 {
 
 /// Whether an answer of the request that this thread does can tell the kernel of another node.
 pub fn can_tell() -> bool {
-    with(|request| request.slot.is_none() || request.get(word::COUNTED) < TOLD_MAX as u64).unwrap_or(true)
+    with(|request| request.noted.is_none() || request.get(word::COUNTED) < TOLD_MAX as u64).unwrap_or(true)
 }
 
 /// See [`Request::begins_to_make`].
@@ -90,7 +92,7 @@ pub fn removing(had_it: bool) {
 pub fn counting(journal: &Arc<Journal>, slot: Option<u32>, before: u64, count: impl FnOnce()) {
     let mut count = Some(count);
     with(|request| {
-        if let Some(slot) = slot.filter(|_| Arc::ptr_eq(&request.journal, journal))
+        if let Some(slot) = slot.filter(|_| request.is_noted_in(journal))
             && let Some(count) = count.take()
         {
             request.counting(slot, before, count);
@@ -107,7 +109,7 @@ pub fn taking_back(journal: &Arc<Journal>, slot: Option<u32>, before: u64, take_
     with(|request| {
         let is_last = slot.is_some() && request.last_counted() == slot;
         if is_last
-            && Arc::ptr_eq(&request.journal, journal)
+            && request.is_noted_in(journal)
             && let Some(take_back) = take_back.take()
         {
             request.taking_back(before, take_back);

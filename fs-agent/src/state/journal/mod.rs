@@ -160,6 +160,8 @@ pub struct Journal {
     start: usize,
     /// The word that says how many of the first slots were ever used: the memory of others is not touched.
     used_at: usize,
+    /// The same number. Asked for each request, which so need not touch that word's page.
+    used: AtomicU64,
     /// Which slots this process uses, or has found in use.
     taken: Box<[AtomicBool]>,
     /// Requests that were cut short and have not come back, with their slots.
@@ -175,6 +177,7 @@ impl Journal {
             segment: Arc::clone(segment),
             start: shape.start,
             used_at: shape.used_at,
+            used: AtomicU64::new(0),
             taken: (0..shape.max).map(|_| AtomicBool::new(false)).collect(),
             left: Mutex::default(),
             left_count: AtomicUsize::new(0),
@@ -192,6 +195,7 @@ impl Journal {
         let journal = Self::new(segment, shape);
         let used = segment.word(shape.used_at).load(Ordering::Acquire);
         let used = u32::try_from(used).ok().filter(|used| *used <= shape.max)?;
+        journal.used.store(used.into(), Ordering::Relaxed);
         let mut left = HashMap::new();
         for index in 0..used {
             let unique = journal.word(index, word::UNIQUE).load(Ordering::Acquire);
@@ -282,16 +286,17 @@ impl Journal {
             let slot = lock(&self.left).remove(&unique);
             if let Some(slot) = slot {
                 self.left_count.fetch_sub(1, Ordering::AcqRel);
-                let journal = Arc::clone(self);
-                return Request { journal, slot: Some(slot), was_cut_short: true, uid: 0 };
+                return Request { noted: Some(self.at(slot)), was_cut_short: true, uid: 0 };
             }
         }
         let slot = self.claim(hint);
         if let Some(slot) = slot {
-            let used = self.segment.word(self.used_at);
-            if used.load(Ordering::Relaxed) <= slot.into() {
+            if self.used.load(Ordering::Relaxed) <= slot.into() {
                 step();
-                used.fetch_max(u64::from(slot) + 1, Ordering::AcqRel);
+                let used = u64::from(slot) + 1;
+                self.segment.word(self.used_at).fetch_max(used, Ordering::AcqRel);
+                // Not before: until then whoever takes this slot has to see to that.
+                self.used.fetch_max(used, Ordering::AcqRel);
             }
             step();
             let set = |at: usize, value: u64| self.word(slot, at).store(value, Ordering::Release);
@@ -301,7 +306,11 @@ impl Journal {
             }
             set(word::UNIQUE, unique);
         }
-        Request { journal: Arc::clone(self), slot, was_cut_short: false, uid: 0 }
+        Request { noted: slot.map(|slot| self.at(slot)), was_cut_short: false, uid: 0 }
+    }
+
+    fn at(self: &Arc<Self>, slot: u32) -> At {
+        At { journal: Arc::clone(self), slot }
     }
 
     fn claim(&self, hint: usize) -> Option<u32> {
@@ -354,20 +363,32 @@ impl Journal {
 }
 
 /// A request that is being done, until its answer has left: dropped, its slot is free.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Request {
-    journal: Arc<Journal>,
     /// None where too many are being done.
-    slot: Option<u32>,
+    noted: Option<At>,
     was_cut_short: bool,
     /// Who asks.
     uid: u32,
 }
 
-impl Drop for Request {
+/// Where a request is noted, until dropped.
+#[derive(Debug)]
+struct At {
+    journal: Arc<Journal>,
+    slot: u32,
+}
+
+impl At {
+    fn word(&self, at: usize) -> &AtomicU64 {
+        self.journal.word(self.slot, at)
+    }
+}
+
+impl Drop for At {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.filter(|_| !is_dead()) {
-            self.journal.free(slot);
+        if !is_dead() {
+            self.journal.free(self.slot);
         }
     }
 }
@@ -382,19 +403,23 @@ impl Request {
 
     /// How far it was when it was cut short; none if it is done for the first time.
     pub fn cut_short(&self) -> Option<Progress> {
-        let slot = self.slot.filter(|_| self.was_cut_short)?;
-        Some(self.journal.progress(slot))
+        let At { journal, slot } = self.noted.as_ref().filter(|_| self.was_cut_short)?;
+        Some(journal.progress(*slot))
+    }
+
+    fn is_noted_in(&self, journal: &Arc<Journal>) -> bool {
+        self.noted.as_ref().is_some_and(|noted| Arc::ptr_eq(&noted.journal, journal))
     }
 
     fn set(&self, at: usize, value: u64) {
         step();
-        if let Some(slot) = self.slot.filter(|_| !is_dead()) {
-            self.journal.word(slot, at).store(value, Ordering::Release);
+        if let Some(noted) = self.noted.as_ref().filter(|_| !is_dead()) {
+            noted.word(at).store(value, Ordering::Release);
         }
     }
 
     fn get(&self, at: usize) -> u64 {
-        self.slot.map_or(0, |slot| self.journal.word(slot, at).load(Ordering::Acquire))
+        self.noted.as_ref().map_or(0, |noted| noted.word(at).load(Ordering::Acquire))
     }
 
     fn note(&self, note: u64) {
