@@ -2,9 +2,11 @@
 //! bounded memory.
 
 use std::{
-    ffi::{OsStr, OsString},
+    collections::VecDeque,
+    ffi::OsStr,
     mem::MaybeUninit,
-    os::{fd::OwnedFd, unix::ffi::OsStringExt},
+    ops::Range,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     sync::{Arc, Mutex, OnceLock},
 };
 
@@ -32,8 +34,8 @@ const READ_BYTES: usize = 16 << 10;
 const FIRST_TOLD_MAX: usize = 32;
 
 /// One name in a directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirEntry {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirEntry<'a> {
     /// The inode number below.
     pub ino: u64,
     /// Where the entry behind it begins.
@@ -41,7 +43,44 @@ pub struct DirEntry {
     /// What it is.
     pub kind: FileType,
     /// The name.
-    pub name: OsString,
+    pub name: &'a OsStr,
+}
+
+/// Entries that were read and not yet handed out. They share the memory for their names.
+#[derive(Default)]
+pub struct ReadAhead {
+    names: Vec<u8>,
+    entries: VecDeque<Placed>,
+}
+
+/// An entry whose name is in `names`.
+struct Placed {
+    ino: u64,
+    next_offset: u64,
+    kind: FileType,
+    name: Range<usize>,
+}
+
+impl ReadAhead {
+    fn push(&mut self, entry: &DirEntry<'_>) {
+        if self.entries.is_empty() {
+            self.names.clear();
+        }
+        let begin = self.names.len();
+        self.names.extend_from_slice(entry.name.as_bytes());
+        let DirEntry { ino, next_offset, kind, .. } = *entry;
+        self.entries.push_back(Placed { ino, next_offset, kind, name: begin..self.names.len() });
+    }
+
+    fn first(&self) -> Option<DirEntry<'_>> {
+        let Placed { ino, next_offset, kind, name } = self.entries.front()?;
+        let name = OsStr::from_bytes(&self.names[name.clone()]);
+        Some(DirEntry { ino: *ino, next_offset: *next_offset, kind: *kind, name })
+    }
+
+    fn remove_first(&mut self) {
+        self.entries.pop_front();
+    }
 }
 
 /// What the kernel is told of a name while it reads a directory.
@@ -83,7 +122,12 @@ impl Overlay {
     ///
     /// # Errors
     /// As getdents(2) says.
-    pub fn read_dir(&self, handle: u64, offset: u64, mut take: impl FnMut(&DirEntry) -> bool) -> Result<()> {
+    pub fn read_dir(
+        &self,
+        handle: u64,
+        offset: u64,
+        mut take: impl FnMut(&DirEntry<'_>) -> bool,
+    ) -> Result<()> {
         let dir = self.dirs.get(handle)?;
         // Per handle: who reads one directory stream from two threads waits for himself.
         let mut stream = lock(&dir.stream);
@@ -92,15 +136,15 @@ impl Overlay {
             *stream = DirStream { offset, ..DirStream::default() };
         }
         loop {
-            if stream.read_ahead.is_empty() {
-                read_more(dir.fd()?, &mut stream)?;
+            if stream.read_ahead.first().is_none() {
+                read_more(dir.fd()?, &mut stream.read_ahead)?;
             }
-            let Some(entry) = stream.read_ahead.front() else { return Ok(()) };
-            if !take(entry) {
+            let Some(entry) = stream.read_ahead.first() else { return Ok(()) };
+            if !take(&entry) {
                 return Ok(());
             }
             stream.offset = entry.next_offset;
-            stream.read_ahead.pop_front();
+            stream.read_ahead.remove_first();
         }
     }
 
@@ -114,7 +158,7 @@ impl Overlay {
         &self,
         handle: u64,
         offset: u64,
-        mut take: impl FnMut(&DirEntry, &Told) -> bool,
+        mut take: impl FnMut(&DirEntry<'_>, &Told) -> bool,
     ) -> Result<()> {
         let dir = self.dirs.get(handle)?;
         let mut left = if offset == 0 { FIRST_TOLD_MAX } else { usize::MAX };
@@ -135,8 +179,8 @@ impl Overlay {
         })
     }
 
-    fn tell_of(&self, dir: &OpenDir, entry: &DirEntry) -> Option<Told> {
-        let name: &OsStr = &entry.name;
+    fn tell_of(&self, dir: &OpenDir, entry: &DirEntry<'_>) -> Option<Told> {
+        let name = entry.name;
         if name == "." || name == ".." {
             return Some(Told { node: entry.ino, stat: None, lasts: false });
         }
@@ -170,7 +214,7 @@ impl Overlay {
     }
 }
 
-fn read_more(fd: &OwnedFd, stream: &mut DirStream) -> Result<()> {
+fn read_more(fd: &OwnedFd, read_ahead: &mut ReadAhead) -> Result<()> {
     let mut buffer = [MaybeUninit::uninit(); READ_BYTES];
     let mut entries = RawDir::new(fd, &mut buffer);
     while let Some(entry) = entries.next() {
@@ -182,11 +226,11 @@ fn read_more(fd: &OwnedFd, stream: &mut DirStream) -> Result<()> {
                 .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
             known => known,
         };
-        stream.read_ahead.push_back(DirEntry {
+        read_ahead.push(&DirEntry {
             ino: entry.ino(),
             next_offset: entry.next_entry_cookie(),
             kind,
-            name: OsString::from_vec(name.to_bytes().to_vec()),
+            name: OsStr::from_bytes(name.to_bytes()),
         });
         if entries.is_buffer_empty() {
             break;

@@ -1,7 +1,6 @@
 //! What callers have open.
 
 use std::{
-    collections::{HashMap, VecDeque},
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
@@ -15,12 +14,15 @@ use rustix::{
 };
 
 use super::{
-    Caller, Result, descriptors::Share, dirs::DirEntry, files::Durability, inode::Inode, lock,
+    Caller, Result, descriptors::Share, dirs::ReadAhead, files::Durability, inode::Inode, lock,
     paths::KnownPath, stat_of,
 };
-use crate::state::{
-    Slot, State, journal,
-    slots::{dir, handle},
+use crate::{
+    by_number::ByNumber,
+    state::{
+        Slot, State, journal,
+        slots::{dir, handle},
+    },
 };
 
 /// What open(2) does beside opening, and what is refused below: none of it when a file is opened again.
@@ -79,7 +81,7 @@ pub struct Handles<T> {
     state: Arc<State>,
     /// Up to this all were given by a predecessor.
     taken_up: u64,
-    open: RwLock<HashMap<u64, Arc<T>>>,
+    open: RwLock<ByNumber<u64, Arc<T>>>,
 }
 
 impl<T: Handle> Handles<T> {
@@ -291,5 +293,5 @@ pub struct DirStream {
     /// Where the next entry that is handed out begins.
     pub offset: u64,
     /// Entries that were read and not yet handed out.
-    pub read_ahead: VecDeque<DirEntry>,
+    pub read_ahead: ReadAhead,
 }

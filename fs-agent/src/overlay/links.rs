@@ -12,12 +12,13 @@ use std::{
     os::unix::ffi::OsStrExt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use nix::time::{ClockId, clock_gettime};
+use smallvec::SmallVec;
 
 use super::{inode::Inode, lock};
 use crate::state::{
@@ -38,18 +39,24 @@ const LINKS_MAX: usize = 8;
 /// but for a thread that is held up in between: its name is not sure then.
 const LOOKUPS_MAX: usize = 1024;
 
+/// A name up to this length is kept beside what is known of it.
+const SHORT_NAME_BYTES: usize = 24;
+
 /// A name by which a file is reached.
 #[derive(Debug)]
 pub struct Link {
     /// The same for a name and what it is renamed to; of one file.
     id: u64,
-    /// What a successor has to know of it, and where among the file's names it is. When the kernel was last told to remember it,
-    /// in milliseconds of the monotonic clock, is there alone; 0 if never. Given back before the directory, to which it refers.
+    /// What a successor has to know of it, and where among the file's names it is. Given back before the directory, to which it
+    /// refers.
     slot: Slot,
+    /// When the kernel was last told to remember it, in milliseconds of the monotonic clock; 0 if never. A successor knows only
+    /// whether it was.
+    told_ms: AtomicU64,
     /// The directory it is in.
     pub parent: Arc<Inode>,
-    /// It.
-    pub name: Box<[u8]>,
+    /// It. Most are short enough to need no memory of their own.
+    pub name: SmallVec<[u8; SHORT_NAME_BYTES]>,
     /// Cleared when the name is removed, renamed or given to another file.
     live: AtomicBool,
 }
@@ -84,7 +91,16 @@ impl Link {
     }
 
     fn told_ms(&self) -> u64 {
-        self.slot.get(link::TOLD_MS)
+        self.told_ms.load(Ordering::Acquire)
+    }
+
+    /// The kernel is about to be told to remember it.
+    fn tell(&self) {
+        // The slot first: whoever finds the time may tell the kernel at once.
+        if self.told_ms() == 0 {
+            self.slot.set(link::TOLD, link::IS_TOLD);
+        }
+        self.told_ms.store(now_ms(), Ordering::Release);
     }
 
     fn may_be_remembered(&self, now_ms: u64) -> bool {
@@ -105,7 +121,7 @@ pub struct Links {
 #[derive(Debug, Default)]
 struct Known {
     /// The oldest first. A removed name stays if it is the last: it is where the file was known.
-    links: Vec<Arc<Link>>,
+    links: SmallVec<[Arc<Link>; 1]>,
     next_id: u64,
     /// A name that leads to the file was left out.
     incomplete: bool,
@@ -130,10 +146,12 @@ impl Links {
     pub fn take_up(&self, mut left: Vec<(LinkFacts, Arc<Inode>, Slot)>) {
         left.sort_by_key(|(facts, _, _)| facts.order);
         let mut known = lock(&self.known);
-        for (LinkFacts { id, name, is_live, .. }, parent, slot) in left {
+        for (LinkFacts { id, name, is_live, is_told, .. }, parent, slot) in left {
             known.next_id = known.next_id.max(id);
-            let (name, live) = (name.into(), AtomicBool::new(is_live));
-            known.links.push(Arc::new(Link { id, parent, name, live, slot }));
+            let (name, live) = (SmallVec::from_vec(name), AtomicBool::new(is_live));
+            // That was before now.
+            let told_ms = AtomicU64::new(if is_told { now_ms() } else { 0 });
+            known.links.push(Arc::new(Link { id, parent, name, live, slot, told_ms }));
         }
         known.incomplete = known.links.len() >= LINKS_MAX;
         known.drop_dead();
@@ -182,7 +200,7 @@ impl Links {
 
     /// Takes all out.
     pub fn take(&mut self) -> Vec<Arc<Link>> {
-        std::mem::take(&mut self.known.get_mut().unwrap_or_else(PoisonError::into_inner).links)
+        std::mem::take(&mut self.known.get_mut().unwrap_or_else(PoisonError::into_inner).links).into_vec()
     }
 
     /// Whether any leads to the file.
@@ -194,7 +212,7 @@ impl Links {
     pub fn add(&self, parent: &Arc<Inode>, name: &OsStr, names: Names) -> Arc<Link> {
         let link = self.add_to(&mut lock(&self.known), parent, name, names);
         if names == Names::One {
-            link.slot.set(link::TOLD_MS, now_ms());
+            link.tell();
         }
         link
     }
@@ -203,10 +221,14 @@ impl Links {
     pub fn set(&self, parent: &Arc<Inode>, name: &OsStr) -> Arc<Link> {
         let link = self.add(parent, name, Names::One);
         let mut known = lock(&self.known);
-        for other in known.links.extract_if(.., |other| !Arc::ptr_eq(other, &link)) {
-            other.end();
-            other.leave();
-        }
+        known.links.retain(|other| {
+            let is_it = Arc::ptr_eq(other, &link);
+            if !is_it {
+                other.end();
+                other.leave();
+            }
+            is_it
+        });
         link
     }
 
@@ -286,18 +308,25 @@ impl Links {
             (Some(node), Some(parent)) if can_come_back => {
                 let slot = self.state.links.take_for(journal::asker());
                 let name = name.to_vec();
-                LinkFacts { node, parent, id, order, is_live: true, told_ms, name }.fill(&slot);
+                let is_told = told_ms != 0;
+                LinkFacts { node, parent, id, order, is_live: true, is_told, name }.fill(&slot);
                 slot
             }
             _ => {
                 let slot = self.state.links.private();
                 slot.set(link::ORDER, order.cast_unsigned());
-                slot.set(link::TOLD_MS, told_ms);
                 slot
             }
         };
-        let parent = Arc::clone(parent);
-        Arc::new(Link { id, parent, name: name.into(), live: AtomicBool::new(true), slot })
+        let (parent, told_ms) = (Arc::clone(parent), AtomicU64::new(told_ms));
+        Arc::new(Link {
+            id,
+            parent,
+            name: SmallVec::from_slice(name),
+            live: AtomicBool::new(true),
+            slot,
+            told_ms,
+        })
     }
 }
 
@@ -316,7 +345,13 @@ impl Known {
     }
 
     fn leave_out(&mut self, leaves: impl Fn(&Link) -> bool) {
-        self.links.extract_if(.., |link| leaves(link)).for_each(|link| link.leave());
+        self.links.retain(|link| {
+            let stays = !leaves(link);
+            if !stays {
+                link.leave();
+            }
+            stays
+        });
     }
 
     /// Leaves out those that nobody uses, the latest first, but never the oldest. Who uses one has the file open, or is

@@ -40,7 +40,11 @@ pub mod link {
     pub const ID: usize = 2;
     pub const ORDER: usize = 3;
     pub const IS_LIVE: usize = 4;
-    pub const TOLD_MS: usize = 5;
+    /// Whether the kernel was told to remember it: 0 if never. Versions before this one have the time there, in milliseconds
+    /// of the monotonic clock.
+    pub const TOLD: usize = 5;
+    /// To those it has been told just now, whenever they look.
+    pub const IS_TOLD: u64 = u64::MAX;
     pub const NAME_LEN: usize = 6;
     pub const NAME: usize = 7;
     /// Who has had the kernel told of it.
@@ -213,8 +217,8 @@ pub struct LinkFacts {
     pub order: i64,
     /// Whether it leads to the file.
     pub is_live: bool,
-    /// When the kernel was last told to remember it.
-    pub told_ms: u64,
+    /// Whether the kernel was ever told to remember it.
+    pub is_told: bool,
     /// The name.
     pub name: Vec<u8>,
 }
@@ -226,7 +230,7 @@ impl LinkFacts {
         slot.set(link::ID, self.id);
         slot.set(link::ORDER, self.order.cast_unsigned());
         slot.set(link::IS_LIVE, self.is_live.into());
-        slot.set(link::TOLD_MS, self.told_ms);
+        slot.set(link::TOLD, if self.is_told { link::IS_TOLD } else { 0 });
         slot.set(link::NAME_LEN, self.name.len() as u64);
         slot.set_bytes(link::NAME, &self.name);
         slot.set(link::NODE, u64::from(self.node) + 1);
@@ -241,7 +245,7 @@ impl LinkFacts {
             id: slot.get(link::ID),
             order: slot.get(link::ORDER).cast_signed(),
             is_live: slot.get(link::IS_LIVE) != 0,
-            told_ms: slot.get(link::TOLD_MS),
+            is_told: slot.get(link::TOLD) != 0,
             name: slot.bytes(link::NAME, len),
         })
     }

@@ -50,7 +50,7 @@ fn what_is_kept_is_there_for_the_successor() {
         id: 3,
         order: -2,
         is_live: true,
-        told_ms: 5,
+        is_told: true,
         name: b"a name".to_vec(),
     };
     let link_slot = state.links.take();
@@ -101,7 +101,7 @@ fn a_state_of_full_size_takes_memory_as_it_is_used() {
                 id: 1,
                 order: 0,
                 is_live: true,
-                told_ms: 0,
+                is_told: false,
                 name: vec![b'x'; NAME_BYTES_MAX],
             };
             facts.fill(&link);
