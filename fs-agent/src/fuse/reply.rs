@@ -1,4 +1,4 @@
-//! Answers to the kernel, put together on the stack or in a worker's own memory, and sent with one writev(2).
+//! Answers to the kernel, put together on the stack or in a worker's own memory, and sent with one system call.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
 
