@@ -55,7 +55,13 @@ pub fn with_resource<T>(work: impl FnOnce() -> T) -> T {
 
 /// Does `work` with `capabilities` in effect, as far as this process may have them.
 pub fn with<T>(capabilities: CapabilitySet, work: impl FnOnce() -> T) -> T {
-    let _raised = Raised::new(capabilities);
+    let _raised = InEffect::change(|sets| sets.effective | (capabilities & sets.permitted));
+    work()
+}
+
+/// Does `work` without `capabilities` in effect.
+pub fn without<T>(capabilities: CapabilitySet, work: impl FnOnce() -> T) -> T {
+    let _lowered = InEffect::change(|sets| sets.effective - capabilities);
     work()
 }
 
@@ -84,24 +90,24 @@ impl Drop for Joined {
     }
 }
 
-/// Capabilities are in effect in the calling thread until this is dropped.
-struct Raised(Option<CapabilitySets>);
+/// Other capabilities are in effect in the calling thread until this is dropped.
+struct InEffect(Option<CapabilitySets>);
 
-impl Raised {
-    fn new(wanted: CapabilitySet) -> Self {
-        let raised = capabilities(None).ok().filter(|sets| {
-            let effective = sets.effective | (wanted & sets.permitted);
+impl InEffect {
+    fn change(effective: impl Fn(&CapabilitySets) -> CapabilitySet) -> Self {
+        let changed = capabilities(None).ok().filter(|sets| {
+            let effective = effective(sets);
             effective != sets.effective
                 && set_capabilities(None, CapabilitySets { effective, ..*sets }).is_ok()
         });
-        Self(raised)
+        Self(changed)
     }
 }
 
-impl Drop for Raised {
+impl Drop for InEffect {
     fn drop(&mut self) {
         if let Some(before) = self.0 {
-            // Lowering needs no privilege.
+            // All of them are permitted.
             let _ = set_capabilities(None, before);
         }
     }

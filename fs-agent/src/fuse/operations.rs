@@ -156,7 +156,7 @@ impl Adapter {
                 xattr(reply, self.by(caller, "listxattr", || overlay.listxattr(node, size, caller)));
             }
             Operation::RemoveXattr { name } => {
-                done(reply, self.by(caller, "removexattr", || overlay.removexattr(node, name)));
+                done(reply, self.by(caller, "removexattr", || overlay.removexattr(node, name, caller)));
             }
             Operation::Forget { lookups } => self.forget(reply, [(node, lookups)]),
             Operation::BatchForget(forgets) => self.forget(reply, forgets.iter()),

@@ -185,21 +185,19 @@ impl Overlay {
             verdict::is_attribute_set(&before, found.get(..len) == Some(value))
         };
         let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
-        match setxattr(path.as_str(), name, value, flags) {
-            Err(Errno::EXIST) if before.is_some_and(was_set) => {}
-            set => set?,
+        let set = || setxattr(path.as_str(), name, value, flags);
+        let done = if name == ACCESS_ACL { self.change_acl(&fd, caller, set) } else { set() };
+        match done {
+            Err(Errno::EXIST) if before.is_some_and(was_set) => Ok(()),
+            done => done,
         }
-        if name == ACCESS_ACL && caller.uid != 0 {
-            self.take_group_id_from_stranger(&fd, caller)?;
-        }
-        Ok(())
     }
 
-    /// Removes an extended attribute.
+    /// Removes an extended attribute for `caller`.
     ///
     /// # Errors
     /// As removexattr(2) says.
-    pub fn removexattr(&self, node: u64, name: &OsStr) -> Result<()> {
+    pub fn removexattr(&self, node: u64, name: &OsStr, caller: Caller) -> Result<()> {
         let fd = self.inodes.get(node)?.fd()?;
         let path = path_through_proc(&fd);
         let before = journal::cut_short();
@@ -208,7 +206,8 @@ impl Overlay {
             return Ok(());
         }
         journal::removing(is_there);
-        removexattr(path, name)
+        let remove = || removexattr(path, name);
+        if name == ACCESS_ACL { self.change_acl(&fd, caller, remove) } else { remove() }
     }
 }
 

@@ -10,9 +10,11 @@ use rustix::{
     fs::{AtFlags, FileType, Mode, Statx, chmodat},
     io::Errno,
     path::DecInt,
+    thread::CapabilitySet,
 };
 
 use super::{Caller, Overlay, Result, stat_of};
+use crate::privilege;
 
 impl Overlay {
     /// Takes the set-id bits of the file that `fd` holds away as a change by `caller` does, who may not keep them. Says
@@ -37,19 +39,24 @@ impl Overlay {
             return Ok(false);
         }
         match chmodat(&self.own_fds, DecInt::from_fd(fd), mode - taken, AtFlags::empty()) {
-            // An agent that may not keep the bits either: the kernel takes them away.
-            Ok(()) | Err(Errno::PERM) => Ok(true),
+            Ok(()) => Ok(true),
+            // An agent that may not keep the bits either: the kernel takes them away. From others it would have, unless the file's
+            // mode cannot be changed (chattr +a, +i): then there is no such change either.
+            Err(Errno::PERM) if !self.identity.can_act_for_others() => Ok(true),
             Err(error) => Err(error),
         }
     }
 
-    /// Setting an ACL sets a mode, and who is not in the file's group cannot have set-group-id in one.
-    pub(super) fn take_group_id_from_stranger(&self, fd: &OwnedFd, caller: Caller) -> Result<()> {
-        let stat = stat_of(fd)?;
-        let mode = Mode::from_raw_mode(stat.stx_mode.into());
-        if mode.contains(Mode::SGID) && !caller.is_member(stat.stx_gid) {
-            chmodat(&self.own_fds, DecInt::from_fd(fd), mode - Mode::SGID, AtFlags::empty())?;
-        }
-        Ok(())
+    /// Does `work`, which changes the access ACL of the file that `fd` holds. Who is not in the file's group loses its set-group-id
+    /// bit by that, if the filesystem takes it: some do whatever the change, others where an ACL is set, but not where it is
+    /// removed.
+    pub(super) fn change_acl<T>(
+        &self,
+        fd: &OwnedFd,
+        caller: Caller,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let keeps_group = caller.uid == 0 || caller.is_member(stat_of(fd)?.stx_gid);
+        if keeps_group { work() } else { privilege::without(CapabilitySet::FSETID, work) }
     }
 }

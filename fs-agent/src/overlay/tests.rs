@@ -556,6 +556,33 @@ fn set_id_bits_go_when_the_writer_may_not_keep_them() {
 }
 
 #[test]
+fn what_would_keep_set_id_bits_that_it_must_take_is_not_written() {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    let f = fixture();
+    if !f.overlay.identity.can_act_for_others() {
+        return println!("skipped: only root may mark files");
+    }
+    fs::write(f.below("a"), b"").unwrap();
+    fs::set_permissions(f.below("a"), fs::Permissions::from_mode(0o2775)).unwrap();
+    let held = fs::File::open(f.below("a")).unwrap();
+    let file = f.open("a", OFlags::WRONLY | OFlags::APPEND);
+    let Ok(before) = ioctl_getflags(&held) else {
+        return println!("skipped: this filesystem marks no files");
+    };
+    if ioctl_setflags(&held, before | IFlags::APPEND).is_err() {
+        return println!("skipped: this filesystem marks no files");
+    }
+    let stranger = Caller { uid: 4002, gid: 4002, thread: 0 };
+    let append = WriteRequest { cause: Cause::Append, drops_set_id: Some(stranger), ..request(0, b"x") };
+    let written = f.overlay.write(&file, &append);
+    // Else it cannot be removed.
+    ioctl_setflags(&held, before).unwrap();
+    assert_eq!(written, Err(Errno::PERM));
+    assert_eq!(fs::read(f.below("a")).unwrap(), b"");
+    assert!(f.overlay.write(&file, &append).unwrap().set_id_dropped);
+}
+
+#[test]
 fn the_mask_is_the_callers_unless_a_default_acl_goes_before_it() {
     let f = fixture();
     let masked = NewMode { wanted: 0o666, mask: 0o027 };
@@ -610,7 +637,7 @@ fn extended_attributes_and_holes_are_those_below() {
     assert_eq!(f.overlay.getxattr(entry.node, name, 9), Ok(Xattr::Data(b"blue".to_vec())));
     let Ok(Xattr::Data(names)) = f.overlay.listxattr(entry.node, 1000, ME) else { panic!("no list") };
     assert!(names.split(|b| *b == 0).any(|listed| listed == b"user.colour"));
-    f.overlay.removexattr(entry.node, name).unwrap();
+    f.overlay.removexattr(entry.node, name, ME).unwrap();
     assert_eq!(f.overlay.getxattr(entry.node, name, 9), Err(Errno::NODATA));
     f.write(&file, 1 << 20, b"end", false);
     assert_eq!(f.overlay.seek_to(&file, 0, false), Ok(1 << 20));
