@@ -105,6 +105,32 @@ impl GlobalArgs {
         Ok(config)
     }
 
+    /// The same with what it refers to (see [`Config::resolve`]).
+    ///
+    /// # Errors
+    /// As [`Self::load_config`].
+    pub fn load_resolved(&self) -> Result<Config, ConfigError> {
+        let config = self.read_resolved()?;
+        self.log.follow(config.log.level);
+        Ok(config)
+    }
+
+    /// As [`Self::read_config`], with what it refers to.
+    ///
+    /// # Errors
+    /// As [`Self::read_config`].
+    pub fn read_resolved(&self) -> Result<Config, ConfigError> {
+        let mut config = self.read_config()?;
+        config.resolve(&self.config)?;
+        secrets::hide(config.kafka.secrets());
+        Ok(config)
+    }
+
+    /// Warns of what is legal and unwise.
+    pub fn warn_of_unwise(&self, config: &Config) {
+        config.unwise(&self.config).iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
+
     /// Reads the configuration, for what is to be started or goes on by it.
     ///
     /// # Errors

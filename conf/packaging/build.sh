@@ -26,12 +26,14 @@ for program in fs-agent publisher; do
     "$built/$program" completions zsh >"$stage/zsh/_$program"
     "$built/$program" completions fish >"$stage/fish/$program.fish"
 done
-# The group is there once the package is installed.
-sed 's/^#group = "bywash"$/group = "bywash"/' conf/bywash.toml >"$stage/bywash.toml"
-if cmp -s conf/bywash.toml "$stage/bywash.toml"; then
-    echo "conf/bywash.toml has no line #group = \"bywash\" any more" >&2
-    exit 1
-fi
+# The group and the schema are there once the package is installed.
+sed -e 's/^#group = "bywash"$/group = "bywash"/' -e 's|^#:schema ./|#:schema /usr/share/bywash/|' conf/bywash.toml >"$stage/bywash.toml"
+for line in 'group = "bywash"' '#:schema /usr/share/bywash/bywash.schema.json'; do
+    if ! grep -qxF "$line" "$stage/bywash.toml"; then
+        echo "conf/bywash.toml has no line any more that becomes: $line" >&2
+        exit 1
+    fi
+done
 # What is built in: each crate, its version and its licence.
 cargo tree --locked -p fs-agent -p publisher -e normal --prefix none -f '{p} | {l}' |
     sed -e 's/ (\/[^)]*)//' -e 's/ (proc-macro)//' -e 's/ (\*)//' -e '/^$/d' | LC_ALL=C sort -u >"$stage/crates.txt"

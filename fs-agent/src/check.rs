@@ -20,6 +20,7 @@ use crate::{cli::print, fifo, mount::Unusable, services, sleep::NothingSleeps};
 pub fn check(args: &GlobalArgs, show: bool) -> Result<Exit> {
     let config = load(args)?;
     services::check(&config, &args.config)?;
+    args.warn_of_unwise(&config);
     if show {
         output::print_exact(config.print().as_bytes())?;
         return Ok(Exit::Ok);

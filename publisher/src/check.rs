@@ -1,10 +1,6 @@
 //! `publisher check`: whether the configuration can be used.
 
-use bywash_common::{
-    config::{Config, Sink},
-    exit::Exit,
-    output,
-};
+use bywash_common::{cli::GlobalArgs, config::Sink, exit::Exit, output};
 
 use crate::{
     sink::{self, kafka, kinesis},
@@ -22,12 +18,15 @@ pub struct CheckArgs {
     connect: bool,
 }
 
-/// Checks the configuration, which has been read already, and what the sink makes of it.
+/// Checks the configuration, and what the sink makes of it; warns of what is unwise.
 ///
 /// # Errors
 /// What is wrong with it; or with the brokers.
-pub fn check(config: &Config, args: &CheckArgs) -> anyhow::Result<Exit> {
+pub fn check(global: &GlobalArgs, args: &CheckArgs) -> anyhow::Result<Exit> {
+    let as_written = global.load_config()?;
+    let config = &global.load_resolved()?;
     sink::check(config)?;
+    global.warn_of_unwise(&as_written);
     let mut text = String::new();
     if args.print {
         text.push_str(&config.print());

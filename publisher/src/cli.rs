@@ -64,10 +64,10 @@ impl Cli {
         match self.command {
             Command::Run => run::run(&self.global),
             Command::Status(args) => status::status(&config()?, &args),
-            Command::Check(args) => check::check(&config()?, &args),
+            Command::Check(args) => check::check(&self.global, &args),
             Command::Failed(command) => failed::failed(&config()?, &command),
             Command::Discard(args) => discard::discard(&config()?, &args),
-            Command::Consume(args) => consume::consume(&config()?, &args),
+            Command::Consume(args) => consume::consume(&self.global.load_resolved()?, &args),
             Command::Tap(args) => tap::tap(&config()?, &args),
             Command::Completions { shell } => {
                 let mut text = Vec::new();

@@ -114,7 +114,7 @@ impl Reader {
     }
 
     fn read(&self) -> Result<Config, Refusal> {
-        let new = self.args.read_config()?;
+        let new = self.args.read_resolved()?;
         let changed = self.current.changed_keys(&new);
         let accepted = accepted(&self.current, new).map_err(|error| match error.unusable() {
             Some(unusable) => Refusal::Config(Config::placed(&self.args.config, unusable)),

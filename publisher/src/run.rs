@@ -37,7 +37,7 @@ const OPEN_WAIT: Duration = Duration::from_millis(100);
 /// # Errors
 /// If the configuration, the sink, the ring or a configured directory cannot be used, or no more.
 pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
-    let config = &args.load_config()?;
+    let config = &args.load_resolved()?;
     let Signals { stop, reload } = signals::take_over(Hangup::Reloads, config.publisher.shutdown_timeout.0)
         .context("cannot take over the signals")?;
     let names = Names::of_the_system().context("cannot start the look-up of names")?;

@@ -59,6 +59,7 @@ words!(OnAgentExit: "unmount" => OnAgentExit::Unmount, "keep" => OnAgentExit::Ke
 
 /// The keys in the file.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
     sleep: Placed<Vec<PathBuf>>,

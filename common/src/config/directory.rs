@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use toml::{Spanned, Value};
+use toml::Value;
 
 use crate::{
     glob::Globs,
@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     Config, FramingConfig,
-    file::{Context, Placed},
+    file::{At, Context, Placed},
     framing,
     print::{table, text, texts},
     words,
@@ -113,9 +113,10 @@ impl DirectoryConfig {
 
 /// The keys in the file.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
-    path: Spanned<PathBuf>,
+    path: At<PathBuf>,
     topic: Option<String>,
     #[serde(default)]
     create: bool,
@@ -128,9 +129,10 @@ pub(super) struct Table {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct QuotaTable {
-    bytes_per_second: Spanned<ByteSize>,
+    bytes_per_second: At<ByteSize>,
     burst_bytes: Option<ByteSize>,
     files_tracked: Placed<u32>,
     rule: Placed<String>,

@@ -49,6 +49,7 @@ impl Config {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Failed {
     dir: Placed<PathBuf>,

@@ -6,14 +6,14 @@ use std::{
 };
 
 use serde::Deserialize;
-use toml::{Spanned, Value};
+use toml::Value;
 
 use crate::units::{ByteSize, Span};
 
 use super::{
     Config,
     directory::checked_path,
-    file::{Context, Placed},
+    file::{At, Context, Placed},
     print::{table, text},
     words,
 };
@@ -109,9 +109,10 @@ impl FifoConfig {
 
 /// The keys in the file.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
-    path: Spanned<PathBuf>,
+    path: At<PathBuf>,
     create: Option<bool>,
     mode: Placed<String>,
     owner: Option<String>,

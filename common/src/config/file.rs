@@ -13,11 +13,32 @@ use super::{
 };
 
 /// A value and its place in the file.
-pub(super) type Placed<T> = Option<Spanned<T>>;
+pub(super) type Placed<T> = Option<At<T>>;
+
+/// The same where it has to be there.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct At<T>(Spanned<T>);
+
+impl<T> At<T> {
+    /// Where in the text it is.
+    pub(super) fn span(&self) -> std::ops::Range<usize> {
+        self.0.span()
+    }
+
+    pub(super) fn get_ref(&self) -> &T {
+        self.0.get_ref()
+    }
+
+    pub(super) fn into_inner(self) -> T {
+        self.0.into_inner()
+    }
+}
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct File {
+pub(super) struct File {
     ring: Option<Ring>,
     event: Option<Event>,
     #[serde(default)]
@@ -35,6 +56,7 @@ struct File {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Ring {
     name: Placed<String>,
@@ -43,6 +65,7 @@ struct Ring {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Event {
     encoder: Placed<String>,
@@ -52,6 +75,7 @@ struct Event {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Publisher {
     sink: Placed<String>,

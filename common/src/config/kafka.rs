@@ -44,6 +44,8 @@ pub struct KafkaConfig {
     pub transaction_interval: Span,
     /// More librdkafka properties.
     pub properties: IndexMap<String, String>,
+    /// The names of those whose values were read from elsewhere, and are shown nowhere.
+    pub referenced: Vec<String>,
 }
 
 /// How often a reader sees an event.
@@ -82,6 +84,7 @@ impl Default for KafkaConfig {
             transactional_id: None,
             transaction_interval: Span(Duration::from_millis(100)),
             properties: IndexMap::new(),
+            referenced: Vec::new(),
         }
     }
 }
@@ -98,6 +101,7 @@ impl From<String> for MessageKey {
 
 /// The section as it stands in the file.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
     brokers: Placed<Vec<String>>,
@@ -112,7 +116,7 @@ pub(super) struct Section {
 }
 
 /// librdkafka's properties are texts; numbers and booleans may be written as such.
-struct Property(String);
+pub(super) struct Property(String);
 
 impl<'de> Deserialize<'de> for Property {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -156,7 +160,9 @@ impl KafkaConfig {
         let properties = self.properties.iter();
         let is_address = |property: &str| property.ends_with(".url");
         properties
-            .filter(move |(property, _)| is_secret(property) && !is_address(property))
+            .filter(move |(property, _)| {
+                self.referenced.contains(property) || (is_secret(property) && !is_address(property))
+            })
             .map(|(_, value)| value.as_str())
     }
 
@@ -168,7 +174,8 @@ impl KafkaConfig {
             MessageKey::Constant(key) => key,
         };
         let shown = |(property, value): (&String, &String)| {
-            (property.clone(), if is_sensitive(property) { REDACTED.to_owned() } else { value.clone() })
+            let is_hidden = is_sensitive(property) || self.referenced.contains(property);
+            (property.clone(), if is_hidden { REDACTED.to_owned() } else { value.clone() })
         };
         table([
             // One says where the other ones are.

@@ -112,6 +112,7 @@ impl PartitionKey {
 
 /// The keys in the file.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
     stream_name: Placed<String>,

@@ -47,6 +47,7 @@ impl From<LogLevel> for Level {
 
 /// The keys in the file.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
     level: Placed<String>,

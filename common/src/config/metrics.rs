@@ -20,6 +20,7 @@ pub struct MetricsConfig {
 
 /// The keys in the file.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
     listen: Placed<String>,

@@ -18,9 +18,13 @@ mod locate;
 mod log;
 mod metrics;
 mod print;
+mod reference;
+#[cfg(test)]
+mod schema;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod unwise;
 mod whole;
 
 use std::{
@@ -199,6 +203,10 @@ macro_rules! words {
             }
         }
         impl $type {
+            /// All words of the configuration that stand for one.
+            #[cfg(test)]
+            pub(crate) const WORDS: &[&'static str] = &[$($word),+];
+
             /// The word that stands for it in the configuration.
             pub fn word(self) -> &'static str {
                 [$(($word, $value)),+].into_iter().find(|(_, v)| *v == self).map_or("", |(w, _)| w)
@@ -329,6 +337,31 @@ impl Config {
         args.apply(&mut config, is_seed, &mut problems);
         whole::check(&config, &Places { args, file: &path, text: &text }, &mut problems);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(problems)) }
+    }
+
+    /// Puts what the properties for Kafka refer to in its place (`${NAME}`, `${file:PATH}`, `${credential:NAME}`): for whoever
+    /// needs it.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] with every reference that leads nowhere.
+    pub fn resolve(&mut self, args: &ConfigArgs) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        Self::with_places(args, |places| {
+            for (name, value) in &mut self.kafka.properties {
+                match reference::resolve(value) {
+                    Ok(Some(resolved)) => {
+                        *value = resolved;
+                        self.kafka.referenced.push(name.clone());
+                    }
+                    Ok(None) => {}
+                    Err(message) => {
+                        let key = Key::from("kafka.properties").with(name);
+                        problems.push(places.of_unusable(&Unusable { key, message }));
+                    }
+                }
+            }
+        });
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Wrong(problems)) }
     }
 
     /// Whether what the services write, and the FIFOs, lie outside of watched directories and those beside each other, by where

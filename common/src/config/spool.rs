@@ -72,6 +72,7 @@ impl Config {
 
 /// The keys in the file.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
     dir: Placed<PathBuf>,

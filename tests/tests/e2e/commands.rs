@@ -223,6 +223,11 @@ fn what_the_sink_cannot_use_is_named_with_file_line_and_key() {
             3,
             "kafka.properties.\"ssl.ca.location\"",
         ),
+        (
+            "[kafka.properties]\n\"sasl.password\" = \"${file:/gone/password}\"\n".to_owned(),
+            2,
+            "kafka.properties.\"sasl.password\": cannot read /gone/password",
+        ),
         ("[publisher]\nflush_interval = \"1000000s\"\n".to_owned(), 2, "publisher.flush_interval"),
         (
             format!("{kinesis}batch_records = 501\n[kinesis]\nstream_name = \"s\"\n"),

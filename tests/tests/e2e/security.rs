@@ -1,6 +1,6 @@
 //! Brokers that ask for TLS and SASL: a proxy in front of one that does not.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use bywash_tests::harness::{
     Account, Authority, Broker, Bywash, Guard, KafkaProxy, Mechanism, Settings,
@@ -109,14 +109,14 @@ fn a_certificate_of_the_publishers_own_lets_it_in() {
     assert_works(&mut bywash, &broker, "logs");
 }
 
-/// What lets a client in.
-fn credentials(mechanism: Mechanism) -> Vec<(&'static str, &'static str)> {
+/// What lets a client in that says its password by `password`.
+fn credentials(mechanism: Mechanism, password: &str) -> Vec<(&'static str, &str)> {
     let mut properties = vec![("sasl.mechanism", mechanism.name())];
     properties.extend(match mechanism {
         Mechanism::OAuthBearer => {
             [("enable.sasl.oauthbearer.unsecure.jwt", "true"), ("sasl.oauthbearer.config", "principal=alice")]
         }
-        _ => [("sasl.username", "alice"), ("sasl.password", PASSWORD)],
+        _ => [("sasl.username", "alice"), ("sasl.password", password)],
     });
     properties
 }
@@ -131,7 +131,10 @@ fn assert_lets_in(mechanism: Mechanism, topic: &'static str) {
     let mut bywash = Bywash::new(&proxy.address(), &Settings { topic, ..QUICK });
     let trusted = authority.write(bywash.root(), "trusted.pem");
     let mut properties = vec![("security.protocol", "sasl_ssl"), ("ssl.ca.location", text(&trusted))];
-    properties.extend(credentials(mechanism));
+    let file = bywash.root().join("password");
+    fs::write(&file, format!("{PASSWORD}\n")).unwrap();
+    let reference = format!("${{file:{}}}", file.display());
+    properties.extend(credentials(mechanism, &reference));
     set(&bywash, &properties);
     bywash.start_agent();
     bywash.start_publisher();
@@ -171,7 +174,7 @@ fn transactions_go_through_tls_and_sasl() {
     let mut bywash = Bywash::new(&proxy.address(), &QUICK);
     let trusted = authority.write(bywash.root(), "trusted.pem");
     let mut properties = vec![("security.protocol", "sasl_ssl"), ("ssl.ca.location", text(&trusted))];
-    properties.extend(credentials(mechanism));
+    properties.extend(credentials(mechanism, PASSWORD));
     set(&bywash, &properties);
     bywash.edit("[kafka]\n", "[kafka]\ndelivery = \"exactly_once\"\n");
     bywash.start_agent();

@@ -92,6 +92,12 @@ fn look(client: &BaseConsumer<LastError>, topic: &str) -> Result<(Presence, usiz
         last.unwrap_or_else(|| error.to_string())
     })?;
     let found = metadata.topics().iter().find(|t| t.name() == topic);
+    if found.is_some_and(|t| t.partitions().iter().any(|partition| partition.replicas().len() == 1)) {
+        tracing::warn!(
+            "the topic {topic} has partitions of which there is one copy alone (replication factor 1): what that broker loses \
+             is lost; make it with more copies, and min.insync.replicas = 2"
+        );
+    }
     let presence = match found.map(|t| (t.partitions().len(), t.error())) {
         Some((partitions, None)) if partitions > 0 => Presence::Partitions(partitions),
         Some((_, Some(error))) if error != RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => {
