@@ -268,7 +268,7 @@ impl Adapter {
         let mut listing = Listing::new(room, how.size);
         let read = || {
             self.overlay.read_dir(how.fh, how.offset, |entry| {
-                listing.add(entry.ino, entry.next_offset, convert::kind(entry.kind), &entry.name)
+                listing.add(entry.ino, entry.next_offset, convert::kind(entry.kind), entry.name)
             })
         };
         let read = attempt("readdir", read);
@@ -284,7 +284,7 @@ impl Adapter {
                     None => convert::attributes_unknown(told.node, entry.kind),
                 };
                 let lasts = if told.lasts { CACHE_TTL } else { Duration::ZERO };
-                listing.add_plus(&attr, entry.next_offset, &entry.name, lasts)
+                listing.add_plus(&attr, entry.next_offset, entry.name, lasts)
             })
         };
         let read = attempt("readdirplus", read);
