@@ -61,6 +61,12 @@ pub const BY_NATURE: &[Exception] = &[
         },
     },
     Exception {
+        // The pipe in between holds pages of the file, not their bytes, which are read when they are written to their new place:
+        // by then those may be overwritten. How many pages it holds at a time is up to the filesystem.
+        name: "a file is sent over itself",
+        is_one: |step| matches!(step.operation, Operation::SendFile { from, to, .. } if from == to),
+    },
+    Exception {
         // The kernel does not say that this is a chown, so a file's owner alone is held to it: others are not refused, and
         // no time of change is set.
         name: "a chown of nothing",

@@ -47,6 +47,24 @@ fn a_range_cannot_be_inserted() {
 }
 
 /// The FUSE library does not know the kernel's request for it.
+/// How many pages are on their way at a time differs: each is read when it is written.
+#[test]
+fn a_file_that_is_sent_over_itself_ends_otherwise() {
+    let [plain, overlay] = in_both(|directory| {
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = fs::open(directory.join("file"), flags, Mode::RWXU)?;
+        let content: Vec<u8> = (0u32..75_000).flat_map(u32::to_le_bytes).collect();
+        io::write(&file, &content)?;
+        fs::seek(&file, SeekFrom::Start(65_536))?;
+        let sent = fs::sendfile(&file, &file, Some(&mut 25_677), 400_000)?;
+        Ok((sent, std::fs::read(directory.join("file"))))
+    });
+    let ((plain_sent, plain), (sent, overlay)) = (plain.unwrap(), overlay.unwrap());
+    let (plain, overlay) = (plain.unwrap(), overlay.unwrap());
+    assert_eq!((plain_sent, plain.len()), (sent, overlay.len()));
+    assert!(plain != overlay);
+}
+
 #[test]
 fn there_are_no_nameless_files() {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
