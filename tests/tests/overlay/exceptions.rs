@@ -32,14 +32,13 @@ pub const BY_NATURE: &[Exception] = &[
         },
     },
     Exception {
-        name: "a user's write too far out takes the set-id bits away",
+        // The bits of others than root, and the capabilities of a file whoever writes.
+        name: "a write too far out takes set-id bits and capabilities away",
         is_one: |step| match step.operation {
-            Operation::WriteAt { offset, .. } | Operation::WriteWith { offset: Some(offset), .. } => {
-                step.caller != Caller::Root && offset > NEAR_MAX
-            }
-            Operation::TruncateHandle { len, .. } | Operation::Truncate { len, .. } => {
-                step.caller != Caller::Root && len > NEAR_MAX
-            }
+            Operation::WriteAt { offset: at, .. }
+            | Operation::WriteWith { offset: Some(at), .. }
+            | Operation::TruncateHandle { len: at, .. }
+            | Operation::Truncate { len: at, .. } => at > NEAR_MAX,
             _ => false,
         },
     },
