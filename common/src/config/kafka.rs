@@ -143,7 +143,9 @@ impl Section {
         context.set(&mut to.zookeepers, self.zookeepers, checked_zookeepers);
         context.set(&mut to.topic, self.topic, checked_topic);
         context.set(&mut to.delivery, self.delivery, |word| word.parse());
-        context.set(&mut to.transactional_id, self.transactional_id, |id| checked_topic(id).map(Some));
+        context.set(&mut to.transactional_id, self.transactional_id, |id| {
+            checked_name(id, "cannot be a transactional id").map(Some)
+        });
         to.create_topic = self.create_topic.unwrap_or(to.create_topic);
         to.transaction_interval = self.transaction_interval.unwrap_or(to.transaction_interval);
         if let Some(key) = self.key {
@@ -260,12 +262,16 @@ pub(super) fn checked_zookeepers(zookeepers: Vec<String>) -> Result<Vec<String>,
 
 /// The characters and length that Kafka allows (`org.apache.kafka.common.internals.Topic`).
 pub(super) fn checked_topic(topic: String) -> Result<String, String> {
+    checked_name(topic, "cannot name a topic")
+}
+
+/// The same of another name; `refusal` says what it cannot be.
+fn checked_name(name: String, refusal: &str) -> Result<String, String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    let fits =
-        (1..=249).contains(&topic.len()) && topic.bytes().all(allowed) && topic != "." && topic != "..";
+    let fits = (1..=249).contains(&name.len()) && name.bytes().all(allowed) && name != "." && name != "..";
     if fits {
-        Ok(topic)
+        Ok(name)
     } else {
-        Err(format!("`{topic}` cannot name a topic: use 1 to 249 letters, digits, `.`, `_` or `-`"))
+        Err(format!("`{name}` {refusal}: use 1 to 249 letters, digits, `.`, `_` or `-`"))
     }
 }

@@ -58,6 +58,15 @@ fn wrong_values_are_refused_with_file_line_key_and_value() {
 }
 
 #[test]
+fn a_name_that_cannot_be_is_refused_as_what_it_names() {
+    refused(
+        "[kafka]\ntransactional_id = \"\"",
+        &["kafka.transactional_id", "`` cannot be a transactional id"],
+    );
+    refused("[kafka]\ntopic = \"a b\"", &["kafka.topic", "`a b` cannot name a topic"]);
+}
+
+#[test]
 fn each_ring_has_a_spool_and_letters_of_its_own_unless_told_otherwise() {
     let mut config = Config::default();
     let of = |config: &Config| (config.spool_directory(), config.failed_directory());
