@@ -110,9 +110,7 @@ impl GlobalArgs {
     /// # Errors
     /// As [`Self::load_config`].
     pub fn load_resolved(&self) -> Result<Config, ConfigError> {
-        let config = self.read_resolved()?;
-        self.log.follow(config.log.level);
-        Ok(config)
+        self.resolve(self.load_config()?)
     }
 
     /// As [`Self::read_config`], with what it refers to.
@@ -120,7 +118,14 @@ impl GlobalArgs {
     /// # Errors
     /// As [`Self::read_config`].
     pub fn read_resolved(&self) -> Result<Config, ConfigError> {
-        let mut config = self.read_config()?;
+        self.resolve(self.read_config()?)
+    }
+
+    /// `config`, which was read by these arguments, with what it refers to.
+    ///
+    /// # Errors
+    /// As [`Config::resolve`].
+    pub fn resolve(&self, mut config: Config) -> Result<Config, ConfigError> {
         config.resolve(&self.config)?;
         secrets::hide(config.kafka.secrets());
         Ok(config)

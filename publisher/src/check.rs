@@ -24,7 +24,7 @@ pub struct CheckArgs {
 /// What is wrong with it; or with the brokers.
 pub fn check(global: &GlobalArgs, args: &CheckArgs) -> anyhow::Result<Exit> {
     let as_written = global.load_config()?;
-    let config = &global.load_resolved()?;
+    let config = &global.resolve(as_written.clone())?;
     sink::check(config)?;
     global.warn_of_unwise(&as_written);
     let mut text = String::new();
