@@ -16,7 +16,12 @@ use nix::unistd::Uid;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 use rustix::fs::{self, Mode};
 
-use crate::{Pair, config, exceptions, generate, inode_flags, snapshot::Snapshot};
+use crate::{
+    Pair, config,
+    exceptions::{self, Past},
+    generate, inode_flags,
+    snapshot::Snapshot,
+};
 
 /// Operations of one case.
 const STEPS_MAX: usize = 80;
@@ -79,8 +84,9 @@ pub fn give(directory: &Path, to: Caller, mode: u32) {
 
 /// Does the steps in both directories.
 pub fn compare(company: &mut Company, steps: &[Step], left_out: &LeftOut) -> Result<(), TestCaseError> {
+    let mut past = Past::default();
     for (i, step) in steps.iter().enumerate() {
-        if let Some(exception) = exceptions::of(step) {
+        if let Some(exception) = past.exception(step) {
             *left_out.borrow_mut().entry(exception.name).or_default() += 1;
             continue;
         }
@@ -139,8 +145,9 @@ fn users_at_the_same_time_do_what_they_do_alone() {
                     }
                     scope.spawn(move || {
                         actor.begin(&own);
+                        let mut past = Past::default();
                         let mut taken =
-                            steps.iter().enumerate().filter(|(_, step)| exceptions::of(step).is_none());
+                            steps.iter().enumerate().filter(|(_, step)| past.exception(step).is_none());
                         taken.try_for_each(|(i, step)| same(&steps[..=i], &actor.perform(step)))
                     })
                 })

@@ -52,14 +52,6 @@ pub const BY_NATURE: &[Exception] = &[
         },
     },
     Exception {
-        // ext4 takes the bits away before it looks at RLIMIT_FSIZE; FUSE's kernel side looks first.
-        name: "a user's fallocate that may be larger than he may make a file",
-        is_one: |step| {
-            step.caller != Caller::Root
-                && matches!(step.operation, Operation::Fallocate { mode, .. } if mode.is_empty())
-        },
-    },
-    Exception {
         // The pipe in between holds pages of the file, not their bytes, which are read when they are written to their new place:
         // by then those may be overwritten. How many pages it holds at a time is up to the filesystem.
         name: "a file is sent over itself",
@@ -82,9 +74,30 @@ pub const BY_NATURE: &[Exception] = &[
 /// What is still to be mended: each goes from here when it is.
 pub const PENDING: &[Exception] = &[];
 
-/// Why a step is left out.
-pub fn of(step: &Step) -> Option<&'static Exception> {
-    BY_NATURE.iter().chain(PENDING).find(|exception| (exception.is_one)(step))
+/// ext4 takes set-id bits away and sets the times before it looks at RLIMIT_FSIZE; FUSE's kernel side looks first.
+const LIMITED: Exception = Exception {
+    name: "a fallocate that may make a file larger than its caller may",
+    is_one: |step| {
+        let keeps_size = FallocateFlags::KEEP_SIZE;
+        matches!(step.operation, Operation::Fallocate { mode, .. } if !mode.intersects(keeps_size))
+    },
+};
+
+/// What the steps of a case before one say of it.
+#[derive(Default)]
+pub struct Past {
+    /// Somebody has limited the size of the files that his process makes.
+    has_limit: bool,
+}
+
+impl Past {
+    /// Why a step is left out. To be asked of each step of a case, in order.
+    pub fn exception(&mut self, step: &Step) -> Option<&'static Exception> {
+        self.has_limit |= matches!(step.operation, Operation::LimitFileSize { bytes: Some(_) });
+        let limited = Some(&LIMITED).filter(|_| self.has_limit);
+        let mut known = BY_NATURE.iter().chain(PENDING).chain(limited);
+        known.find(|exception| (exception.is_one)(step))
+    }
 }
 
 /// By nature: the kernel knows of a FUSE file neither that nobody may change it nor that it may be appended to alone. It looks

@@ -16,7 +16,8 @@ use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRun
 use crate::{
     Pair, config,
     differential::{compare_trees, give, same},
-    exceptions, generate,
+    exceptions::Past,
+    generate,
 };
 
 /// Operations between two events, events of a case, and cases in `make test`.
@@ -59,9 +60,10 @@ fn restarts_and_reloads_change_nothing_and_lose_nothing() {
         company.begin(&trees);
         capture.borrow_mut().skip();
         let mut bytes = 0;
+        let mut past = Past::default();
         for (event, steps) in &parts {
             befall(pair, company, &trees, *event)?;
-            for (i, step) in steps.iter().enumerate().filter(|(_, step)| is_taken(step)) {
+            for (i, step) in steps.iter().enumerate().filter(|(_, step)| is_taken(&mut past, step)) {
                 let answer = company.perform(step);
                 same(&steps[..=i], &answer)?;
                 bytes += bytes_written(step, &answer);
@@ -112,9 +114,9 @@ fn befall(
 }
 
 /// Whether a step is taken: what goes through a FIFO or to a device is nobody's to capture.
-fn is_taken(step: &Step) -> bool {
+fn is_taken(past: &mut Past, step: &Step) -> bool {
     let is_other = matches!(step.operation, Operation::MakeFifo { .. } | Operation::MakeDevice { .. });
-    !is_other && exceptions::of(step).is_none()
+    past.exception(step).is_none() && !is_other
 }
 
 /// How many bytes a step has written.
