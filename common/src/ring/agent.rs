@@ -1,6 +1,7 @@
 //! The agent's end of a ring.
 
 use std::{
+    slice,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
@@ -11,7 +12,7 @@ use crate::clock::now_ns;
 
 use super::{
     Producer, RingConfig, RingError,
-    attached::{Opened, is_drained},
+    attached::{Opened, is_drained, newest_begun},
     create::{create, group_of, remove_leftovers, remove_orphans, set_access},
     inspect::inspect,
     layout,
@@ -20,7 +21,7 @@ use super::{
         Claim, Claimed, Generation, Object, Role, Trust, boot_id, claim, generations, remove_generation,
     },
     replace::Seen,
-    status::{AgentCounter, AgentStatus},
+    status::{AgentCounter, AgentStatus, PublisherStatus},
 };
 
 /// The agent's end of a ring: held exclusively until dropped.
@@ -229,15 +230,17 @@ impl AgentRing {
         })
     }
 
-    /// Removes older generations that the publisher has drained. Call it now and then.
+    /// Removes older generations that the publisher has drained, and with whose counters it has gone on. Call it now and then.
     ///
     /// # Errors
     /// [`RingError::Io`] if the segments' directory cannot be read or an object not be removed.
     pub fn remove_drained(&self) -> Result<(), RingError> {
         let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept = Vec::new();
+        let is_begun = PublisherStatus::new(Arc::clone(&self.segments)).is_begun();
         for old in older.drain(..) {
-            match is_drained(&old) {
+            let is_carried = is_begun || newest_begun(slice::from_ref(&old)).is_none();
+            match is_carried && is_drained(&old) {
                 true => remove_generation(&old)?,
                 false => kept.push(old),
             }

@@ -2,14 +2,14 @@
 
 use std::os::unix::fs::FileExt;
 
-use crate::sync::Ordering;
+use crate::sync::{Arc, Ordering};
 
 use super::{
     RingError,
     layout::{self, Header},
     memory::{Access, Mapping, Segments},
     object::{Generation, Object, Role, io_error, path_of},
-    status::PublisherCounter,
+    status::{PublisherCounter, PublisherStatus},
 };
 
 /// A generation that was opened.
@@ -123,4 +123,13 @@ pub(super) fn backlog(segments: &Segments) -> (u64, u64) {
 pub(super) fn is_drained(generation: &Generation) -> bool {
     let looked = look_at(generation).ok().flatten();
     looked.and_then(|(_, segments, _)| positions(&segments)).is_some_and(|(tail, head)| tail == head)
+}
+
+/// The newest generation on which a publisher was at work, and what it has counted there.
+pub(super) fn newest_begun(generations: &[Generation]) -> Option<(Generation, PublisherStatus)> {
+    generations.iter().rev().find_map(|generation| {
+        let (_, segments, _) = look_at(generation).ok().flatten()?;
+        let status = PublisherStatus::new(Arc::new(segments));
+        status.is_begun().then(|| (generation.clone(), status))
+    })
 }

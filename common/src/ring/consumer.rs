@@ -11,6 +11,7 @@ use crate::{
 
 use super::{
     Kind,
+    entry::{DamagedRange, Entry, Skipped},
     layout::{self, ALIGN, CHUNK, Checksum, RECORD_HEADER, RecordHeader},
     memory::Memory,
 };
@@ -84,17 +85,6 @@ pub enum ReadError {
     },
 }
 
-/// One record's description; its payload is in the caller's buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// What the payload is.
-    pub kind: Kind,
-    /// The record's number in this ring, without gaps.
-    pub seq: u64,
-    /// Where the record ends: acknowledge up to here once it is delivered.
-    pub end: u64,
-}
-
 /// Whoever takes payloads as they come out of the ring, piece by piece, so that their bytes are read once.
 pub trait Follow {
     /// So many bytes of a long payload come at a time.
@@ -118,33 +108,6 @@ impl Follow for () {
     fn begin(&mut self) {}
 
     fn came(&mut self, _: &mut Vec<u8>, _: usize) {}
-}
-
-/// What was passed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skipped {
-    /// One record, of which the number and the end are known.
-    Record(Entry),
-    /// So many bytes, with nobody knows how many records in them; 0 for nothing.
-    Stretch(u64),
-}
-
-impl Skipped {
-    /// Where reading goes on behind what began at a position.
-    pub fn end(&self, begin: u64) -> u64 {
-        match self {
-            Self::Record(entry) => entry.end,
-            Self::Stretch(bytes) => begin + bytes,
-        }
-    }
-
-    /// The number of the record behind it, if that is known.
-    pub fn next_seq(&self) -> Option<u64> {
-        match self {
-            Self::Record(entry) => Some(entry.seq.wrapping_add(1)),
-            Self::Stretch(_) => None,
-        }
-    }
 }
 
 /// The reading end of a ring.
@@ -351,12 +314,31 @@ impl<M: Memory> Consumer<M> {
     pub fn skip_damage(&mut self) -> Skipped {
         let damaged = self.plausible_header().filter(|header| self.is_followed(header));
         let Some(RecordHeader { len, kind, seq, .. }) = damaged else {
-            return Skipped::Stretch(self.skip_to_tail());
+            return Skipped::Range(self.skip_range());
         };
         let kind = Kind::from_byte(kind).unwrap_or(Kind::Write);
         let end = self.position + u64::from(len).next_multiple_of(ALIGN);
         self.seek(end, Some(seq.wrapping_add(1)));
         Skipped::Record(Entry { kind, seq, end })
+    }
+
+    fn skip_range(&mut self) -> DamagedRange {
+        let first_seq = self.next_seq;
+        let bytes = self.skip_to_tail();
+        // More records than there is room for were not there.
+        let is_possible =
+            |seq: &u64| first_seq.is_none_or(|first| (first..=first + bytes / RECORD_HEADER).contains(seq));
+        DamagedRange { bytes, first_seq, seq_behind: self.seq_behind_tail().filter(is_possible) }
+    }
+
+    /// The number of the record that the agent writes behind the tail, as this was read last, unless the tail has moved since.
+    fn seq_behind_tail(&self) -> Option<u64> {
+        let word = |at| self.memory.data_word(at).load(Ordering::Acquire);
+        let slot = |i| layout::COMMIT_SLOTS + i * layout::COMMIT_SLOT_LEN;
+        let at = (0..2).map(slot).find(|at| word(*at) == self.tail)?;
+        // SYNC commit slot: before the slot is written to again the tail has moved.
+        let seq = word(at + 8);
+        (word(layout::TAIL) == self.tail).then_some(seq)
     }
 
     /// Whether what follows a damaged record shows that it ends where its header says, and has the number that that says.
@@ -369,8 +351,11 @@ impl<M: Memory> Consumer<M> {
             follower.next_seq = Some(damaged.seq.wrapping_add(1));
             let next = loop {
                 if follower.position == follower.tail {
-                    // It is the last one, and ends where the tail says so; its number is right if it was expected.
-                    return self.next_seq.is_some();
+                    // It is the last one, and ends where the tail says so; its number is right if it was expected, or the
+                    // agent says so.
+                    let behind = follower.next_seq;
+                    return self.next_seq.is_some()
+                        || behind.is_some() && follower.seq_behind_tail() == behind;
                 }
                 match follower.take_record(&mut payload, &mut ()) {
                     Ok(Some(_)) => return true,

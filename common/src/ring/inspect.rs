@@ -118,13 +118,17 @@ fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {
     let newest = all.last().ok_or_else(missing)?;
     let (opened, segments, header) = look_at(newest)?.ok_or_else(missing)?;
     // Whoever drains an older one counts there.
-    let mut at_work = None;
+    let (mut at_work, mut begun) = (None, None);
     let (mut used, mut used_records) = backlog(&segments);
     for (opened, segments, _) in all.iter().rev().skip(1).filter_map(|old| look_at(old).ok().flatten()) {
         let (bytes, records) = backlog(&segments);
         (used, used_records) = (used + bytes, used_records + records);
+        let segments = Arc::new(segments);
+        if begun.is_none() && PublisherStatus::new(Arc::clone(&segments)).is_begun() {
+            begun = Some(Arc::clone(&segments));
+        }
         if is_claimed(&opened.ack, Claim::AtWork) {
-            at_work = Some(Arc::new(segments));
+            at_work = Some(segments);
         }
     }
     let is_at_newest = is_claimed(&opened.ack, Claim::AtWork);
@@ -133,7 +137,10 @@ fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {
     let agent = AgentStatus::new(Arc::clone(&segments));
     let fifo = |slot| FifoCounter::ALL.map(|counter| agent.fifo(slot, counter));
     let Roster { listed, unlisted } = read_roster(&segments);
-    let publisher = PublisherStatus::new(at_work.filter(|_| !is_at_newest).unwrap_or(Arc::clone(&segments)));
+    let of_newest = PublisherStatus::new(Arc::clone(&segments));
+    // Nobody has gone on with what was counted before.
+    let elsewhere = at_work.filter(|_| !is_at_newest).or(begun.filter(|_| !of_newest.is_begun()));
+    let publisher = elsewhere.map_or(of_newest, PublisherStatus::new);
     Ok(Inspected {
         generation: newest.number,
         uuid: Uuid::from_bytes(header.uuid),

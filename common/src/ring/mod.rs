@@ -160,6 +160,7 @@ mod census;
 mod consumer;
 #[cfg(not(loom))]
 mod create;
+mod entry;
 #[cfg(not(loom))]
 mod ignored;
 #[cfg(not(loom))]
@@ -188,7 +189,8 @@ pub use agent::AgentRing;
 pub use ahead::{AHEAD_MAX, Ahead, AheadSlots};
 #[cfg(not(loom))]
 pub use census::{Census, Leftover, Listed, NotRemoved, census, remove_ring, remove_unused};
-pub use consumer::{Entry, Follow, ReadError, Skipped};
+pub use consumer::{Follow, ReadError};
+pub use entry::{DamagedRange, Entry, Skipped};
 #[cfg(not(loom))]
 pub use inspect::{Inspected, inspect, inspect_to_show};
 pub use layout::{CAPACITY_MAX, CAPACITY_MIN, VERSION};

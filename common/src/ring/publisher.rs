@@ -8,7 +8,7 @@ use crate::clock::now_ns;
 
 use super::{
     Ahead, AheadSlots, Consumer, RingError,
-    attached::{Opened, is_drained, positions},
+    attached::{Opened, is_drained, newest_begun, positions},
     inspect::inspect,
     memory::{Access, Segments},
     object::{Claim, Claimed, Generation, Trust, claim, generations, is_claimed},
@@ -48,6 +48,8 @@ pub struct PublisherRing {
     generation: Generation,
     trust: Trust,
     opened: Opened,
+    /// The generation with whose counters it has gone on.
+    carried: Option<Generation>,
 }
 
 impl PublisherRing {
@@ -67,7 +69,7 @@ impl PublisherRing {
             if !is_newest && is_drained(generation) {
                 continue;
             }
-            match Self::attach_to(generation, &trust) {
+            match Self::attach_to(generation, &all[..i], &trust) {
                 Err(error) if error.is_damage() && !is_newest => {
                     tracing::error!("what an old generation of the ring held is lost: {error}");
                 }
@@ -90,8 +92,12 @@ impl PublisherRing {
         }
     }
 
-    /// Gives none if the generation is gone.
-    fn attach_to(generation: &Generation, trust: &Trust) -> Result<Option<Self>, RingError> {
+    /// Gives none if the generation is gone. The first one to attach to a generation goes on with the counters of the `older` ones.
+    fn attach_to(
+        generation: &Generation,
+        older: &[Generation],
+        trust: &Trust,
+    ) -> Result<Option<Self>, RingError> {
         let Some(opened) = Opened::open(generation, Access::Read, Access::Write)? else { return Ok(None) };
         if claim(&opened.ack, Claim::Role)? != Claimed::Ours {
             return Err(publisher_holds(&generation.ring));
@@ -100,8 +106,13 @@ impl PublisherRing {
         segments.data.populate(Access::Read);
         let segments = Arc::new(segments);
         let status = PublisherStatus::new(Arc::clone(&segments));
-        status.set(PublisherCounter::Pid, u64::from(std::process::id()));
-        status.set(PublisherCounter::StartedNs, now_ns());
+        // Before the time of the start says that this was done: a kill in between has it done again.
+        let carried = if status.is_begun() { None } else { newest_begun(older) };
+        let carried = carried.map(|(generation, former)| {
+            status.carry_on(&former);
+            generation
+        });
+        status.begin(std::process::id(), now_ns());
         if claim(&opened.ack, Claim::AtWork)? != Claimed::Ours {
             return Err(publisher_holds(&generation.ring));
         }
@@ -113,7 +124,17 @@ impl PublisherRing {
             generation: generation.clone(),
             trust: trust.clone(),
             opened,
+            carried,
         }))
+    }
+
+    /// Goes on in the name of `former`, which this process has let go of, or is about to: nothing is counted there any more.
+    pub fn go_on_for(&self, former: &Self) {
+        // Of one whose names somebody has removed, the attachment knew nothing.
+        if self.carried.as_ref() != Some(&former.generation) && former.generation != self.generation {
+            self.status.carry_on(&former.status);
+        }
+        self.status.set_start(&former.status);
     }
 
     /// Whether an agent writes to this generation and others can attach to it, so that there is no newer one.

@@ -399,18 +399,34 @@ impl PublisherStatus {
         self.word(counter as usize).store(value, Ordering::Relaxed);
     }
 
-    /// Goes on with what this publisher has counted on the ring before.
-    pub fn carry_on(&self, former: &Self) {
+    /// Whether a publisher has ever been at work on this generation: then it has gone on with the counters of those before.
+    pub(super) fn is_begun(&self) -> bool {
+        self.get(PublisherCounter::StartedNs) > 0
+    }
+
+    /// A process begins to count.
+    pub(super) fn begin(&self, pid: u32, now_ns: u64) {
         use PublisherCounter::*;
-        let of_former = |counter: PublisherCounter| former.word(counter as usize).load(Ordering::Relaxed);
+        self.set(Pid, pid.into());
+        self.set(StartDeliveredEvents, self.get(DeliveredEvents));
+        self.set(StartDeliveredBytes, self.get(DeliveredBytes));
+        self.set(StartedNs, now_ns);
+    }
+
+    fn get(&self, counter: PublisherCounter) -> u64 {
+        self.word(counter as usize).load(Ordering::Relaxed)
+    }
+
+    /// Goes on with what publishers have counted on a former generation. To be called before anything is counted on this one: as
+    /// often as it is done again, it comes to the same.
+    pub(super) fn carry_on(&self, former: &Self) {
+        use PublisherCounter::*;
         for counter in [
             ReadEvents,
             DeliveredEvents,
             DeliveredBytes,
             FailedMessages,
             CorruptSkips,
-            StartDeliveredEvents,
-            StartDeliveredBytes,
             DeadLetters,
             SpoolErrors,
             SpoolLost,
@@ -418,21 +434,25 @@ impl PublisherStatus {
             DeadLetteredEvents,
             UndeliverableEvents,
             PassedOverEvents,
+            LastDeliveryNs,
             DiscardedEvents,
             DiscardedBytes,
             DiscardedToldEvents,
             DiscardedToldBytes,
+            DiscardedFirstNs,
+            DiscardedLastNs,
         ] {
-            self.add(counter, of_former(counter));
+            self.set(counter, former.get(counter));
         }
-        let started_ns = of_former(StartedNs);
-        if started_ns > 0 {
-            self.set(StartedNs, started_ns);
+        self.set_start(former);
+    }
+
+    /// The process that counts here began to count on a former generation.
+    pub(super) fn set_start(&self, former: &Self) {
+        use PublisherCounter::*;
+        for counter in [StartedNs, StartDeliveredEvents, StartDeliveredBytes] {
+            self.set(counter, former.get(counter));
         }
-        for counter in [LastDeliveryNs, DiscardedLastNs] {
-            self.word(counter as usize).fetch_max(of_former(counter), Ordering::Relaxed);
-        }
-        self.set(DiscardedFirstNs, of_former(DiscardedFirstNs));
     }
 
     /// Shows the publisher's last warning to who looks at the ring.

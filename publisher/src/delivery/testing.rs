@@ -63,6 +63,8 @@ impl TestRing {
     }
 }
 
+/// Bytes in front of a record's payload, as the ring's documentation says.
+const RECORD_HEADER: usize = 24;
 /// Where the ring's tail is in its first object, as its documentation says.
 const TAIL: u64 = 0x80;
 
@@ -89,11 +91,20 @@ impl TestRing {
 
     /// Overwrites bytes that were written last with others.
     pub fn damage(&self, bytes: &[u8]) {
+        self.damage_at(bytes, 0, bytes.len());
+    }
+
+    /// Overwrites the header of the record that begins with these bytes.
+    pub fn damage_header_of(&self, bytes: &[u8]) {
+        self.damage_at(bytes, RECORD_HEADER, RECORD_HEADER);
+    }
+
+    fn damage_at(&self, bytes: &[u8], before: usize, len: usize) {
         let mut object = self.object();
         let mut content = Vec::new();
         object.read_to_end(&mut content).unwrap();
         let at = content.windows(bytes.len()).rposition(|window| window == bytes).unwrap();
-        object.write_all_at(&vec![b'#'; bytes.len()], at as u64).unwrap();
+        object.write_all_at(&vec![b'#'; len], (at - before) as u64).unwrap();
     }
 
     /// Has the ring say that its tail is this far behind where it is.

@@ -32,7 +32,6 @@ pub fn attach(name: &str, stop: &Stop) -> Result<Option<PublisherRing>, RingErro
     while !stop.is_requested() {
         let error = match PublisherRing::attach(name, None) {
             Ok(ring) => {
-                start_counters(name, &ring.status);
                 let (used_bytes, _) = ring.fill();
                 tracing::info!("draining the ring `{name}` ({}), {used_bytes} bytes wait in it", ring.uuid);
                 return Ok(Some(ring));
@@ -68,15 +67,6 @@ pub fn is_superseded(name: &str, ring: &PublisherRing) -> bool {
     });
     // Someone may have removed the objects, so that the agent began anew with the same number.
     newer || inspect(name).is_ok_and(|current| current.uuid != ring.uuid)
-}
-
-/// What `status` shows a rate since.
-fn start_counters(name: &str, status: &PublisherStatus) {
-    if let Ok(before) = inspect(name) {
-        let from = |counter| before.publisher(counter);
-        status.set(PublisherCounter::StartDeliveredEvents, from(PublisherCounter::DeliveredEvents));
-        status.set(PublisherCounter::StartDeliveredBytes, from(PublisherCounter::DeliveredBytes));
-    }
 }
 
 /// Writes the frontier's moves into the ring or the spool, and the counters beside the ring's head.

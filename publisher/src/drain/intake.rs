@@ -9,7 +9,7 @@ use std::{
 
 use bywash_common::{
     config::Config,
-    ring::{Ahead, Follow, PublisherRing, ReadError, Skipped},
+    ring::{Ahead, DamagedRange, Follow, PublisherRing, ReadError, Skipped},
 };
 use nix::errno::Errno;
 use uuid::Uuid;
@@ -145,7 +145,7 @@ impl Intake {
         if let Some(feeder) = self.feeder.take() {
             feeder.finish(None);
         }
-        ring.status.carry_on(&self.ring.status);
+        ring.go_on_for(&self.ring);
         *self = Self::open(ring, self.log.take(), self.high_mark)?;
         Ok(())
     }
@@ -164,7 +164,7 @@ impl Intake {
         let next = if self.head.is_safe(self.ring.gauge().tail()) { attach_next(name) } else { None };
         let is_overtaken = next.is_some();
         if let Some(next) = next {
-            next.status.carry_on(&self.ring.status);
+            next.go_on_for(&self.ring);
             let head = Arc::new(Head::new(&next, true));
             self.source.overtake(&next, Arc::clone(&head));
             (self.ring, self.head) = (next, head);
@@ -241,7 +241,7 @@ impl Intake {
         let begin = consumer.position();
         // Where it is not passed it is in the spool by now, or was: what is read there says what is missing.
         let Some(skipped) = self.head.pass(begin, || consumer.skip_damage()) else {
-            return (begin, Skipped::Stretch(0));
+            return (begin, Skipped::Range(DamagedRange::default()));
         };
         consumer.seek(skipped.end(begin), skipped.next_seq());
         self.source.pass(skipped.end(begin), skipped.next_seq());
@@ -262,7 +262,7 @@ impl Intake {
             && is_superseded(name, &ring)
             && let Some(next) = attach_next(name)
         {
-            next.status.carry_on(&ring.status);
+            next.go_on_for(&ring);
             ring = next;
             let head = Arc::new(Head::new(&ring, true));
             resume(&ring, &head, &mut log.lock().unwrap_or_else(PoisonError::into_inner));

@@ -25,7 +25,7 @@ use bywash_common::{
     config::Config,
     logging::{Warning, last_warning},
     record::{Loss, Write},
-    ring::{Entry, Kind, ReadError, RingError, Skipped},
+    ring::{DamagedRange, Entry, Kind, ReadError, RingError, Skipped},
     status::PublisherCounter,
 };
 use uuid::Uuid;
@@ -407,7 +407,7 @@ impl Drain {
             tracing::error!(
                 "the ring is damaged: {error}; reading goes on once fs-agent has written to it again, or begun another"
             );
-            self.outlet.damage(place.1, 0)?;
+            self.outlet.damage(place.1, &DamagedRange::default())?;
         }
         self.lines.idle(&mut self.outlet)?;
         self.outlet.push()?;
@@ -460,7 +460,7 @@ impl Drain {
                 self.lines.meet(entry.seq);
                 self.outlet.corrupt(entry, bytes)
             }
-            Skipped::Stretch(bytes) => self.outlet.damage(begin, bytes),
+            Skipped::Range(range) => self.outlet.damage(begin, &range),
         }
     }
 }

@@ -16,7 +16,7 @@ use bywash_common::{
     config::Config,
     fail_point::FailPoint,
     record::{Loss, LossReason, Write},
-    ring::Entry,
+    ring::{DamagedRange, Entry},
     status::{PublisherCounter, PublisherStatus},
 };
 
@@ -293,17 +293,17 @@ impl Outlet {
         self.send_news(ticket, news, "corrupt", None, [1, bytes, now_ns, now_ns]).map(drop)
     }
 
-    /// Sends the news that the ring cannot be read from the position `begin` on, for `len` bytes: nobody knows how many
-    /// writes those were.
+    /// Sends the news that the ring cannot be read from the position `begin` on.
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn damage(&mut self, begin: u64, len: u64) -> Result<(), SinkError> {
+    pub fn damage(&mut self, begin: u64, range: &DamagedRange) -> Result<(), SinkError> {
         self.status.add(PublisherCounter::CorruptSkips, 1);
-        let now_ns = now_ns();
+        let (now_ns, len) = (now_ns(), range.bytes);
         let ticket = self.frontier.open(Record::of_news(begin + len, None, now_ns));
         let news = News::Damage { position: begin, len: Some(len) };
-        self.send_news(ticket, news, "corrupt", None, [0, len, now_ns, now_ns]).map(drop)
+        let records = range.records().unwrap_or(0);
+        self.send_news(ticket, news, "corrupt", None, [records, len, now_ns, now_ns]).map(drop)
     }
 
     /// Sends the news that records of the spool are missing: `records` from number `first` on, behind the position

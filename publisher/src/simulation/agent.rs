@@ -193,9 +193,10 @@ impl Agent {
         self.numbers.get(&(ring, sequence)).copied()
     }
 
-    /// Says what did not fit.
-    pub fn announce_losses(&self) {
+    /// What an agent does now and then: says what did not fit, and removes what is of no more use.
+    pub fn tick(&self) {
         self.ring().producer.announce_losses();
+        self.ring().remove_drained().expect("generations that can be removed");
     }
 
     /// Another generation.
@@ -204,6 +205,7 @@ impl Agent {
         self.generations += 1;
         self.config.size = ByteSize(self.config.size.0 + 8192);
         self.ring = Some(open(&self.config));
+        self.tick();
     }
 
     /// The ring as others see it.

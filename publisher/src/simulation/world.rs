@@ -70,6 +70,8 @@ struct Publisher {
     reload: Reload,
     /// The ring to which it attached at its start.
     ring: (Uuid, Gauge),
+    /// Whether what the ring holds goes to the spool.
+    has_spool: bool,
 }
 
 /// All there is.
@@ -305,7 +307,8 @@ impl World {
         let mut drain = Drain::new(&self.config, intake, sink, told, Names::none(), stop, letters);
         let reload = Reload::by_hand();
         drain.follow_reloads(reload.another());
-        Ok(Publisher { drain, network, frontier, reload, ring: watched })
+        let has_spool = self.config.spool.size_max.0 > 0;
+        Ok(Publisher { drain, network, frontier, reload, ring: watched, has_spool })
     }
 
     fn stop(&mut self) {
@@ -329,10 +332,11 @@ impl World {
         // However many stops are cut off, the last one is not.
         self.fate.set_kill(None);
         self.start()?;
+        // A small one may have no room for all.
+        let has_spool = self.publisher.as_ref().is_some_and(|publisher| publisher.has_spool);
         self.stop();
         self.fate.note(|| format!("the spool at the end: {:?}", self.spool()));
-        // A small spool may have no room for all, and there may be none.
-        self.lose_memory(self.sizes.spool < 1 << 20 || self.config.spool.size_max.0 == 0);
+        self.lose_memory(!has_spool || self.sizes.spool < 1 << 20);
         Ok(())
     }
 
@@ -389,7 +393,7 @@ impl World {
         self.start()?;
         let mut turns_at_rest = 0;
         for _ in 0..TURNS_MAX {
-            self.agent.announce_losses();
+            self.agent.tick();
             self.drain_once()?;
             self.feed_once()?;
             if self.publisher.is_none() {

@@ -343,20 +343,31 @@ impl Work {
         self.consumer.seek(end, skipped.next_seq());
         match skipped {
             Skipped::Record(Entry { seq, end, .. }) => self.batch.push(&unreadable(seq, end)),
-            Skipped::Stretch(_) => self.passed = Some(end),
+            Skipped::Range(range) => {
+                self.passed = Some(end);
+                // Nothing may follow: what is in the spool has to say what is missing by itself.
+                if let Some(seq) = range.seq_behind.filter(|_| end > begin) {
+                    self.make_up_for_passed(seq);
+                }
+            }
         }
         end > begin
     }
 
-    /// Takes a record that was read. Behind damage of which nobody knows what it was, one that cannot be read stands for the
-    /// last record that was there: those before it show as missing in the numbers.
-    fn take(&mut self, entry: Entry) {
+    /// Behind damage of which nobody knows what it was, a record that cannot be read stands for the last one that was there, in
+    /// front of number `seq`: those before it show as missing in the numbers.
+    fn make_up_for_passed(&mut self, seq: u64) {
         if let Some(end) = self.passed.take()
-            && let Some(seq) = entry.seq.checked_sub(1)
-            && self.last_seq() != Some(seq)
+            && let Some(last) = seq.checked_sub(1)
+            && self.last_seq() != Some(last)
         {
-            self.batch.push(&unreadable(seq, end));
+            self.batch.push(&unreadable(last, end));
         }
+    }
+
+    /// Takes a record that was read.
+    fn take(&mut self, entry: Entry) {
+        self.make_up_for_passed(entry.seq);
         let payload = &self.payload;
         self.batch.push(&Record { kind: entry.kind, seq: entry.seq, end: entry.end, payload });
     }

@@ -64,6 +64,19 @@ fn damage_in_the_ring_does_not_stop_it() {
 }
 
 #[test]
+fn what_is_missing_at_the_end_is_in_the_spool_though_nothing_follows() {
+    let test = TestRing::new("feeder-end");
+    let mut feeding = Feeding::of(&test, 0);
+    for data in [&b"first"[..], b"DAMAGEME", b"behind", b"last"] {
+        push(&test, data);
+    }
+    test.damage_header_of(b"DAMAGEME");
+    assert!(feeding.work.feed());
+    // The last one cannot be read, and the numbers say that two are missing.
+    assert_eq!(spooled(&feeding.log, feeding.head.delivered()), [Ok(0), Err(2), Ok(3)]);
+}
+
+#[test]
 fn damage_that_was_passed_over_and_announced_does_not_stop_it() {
     let test = TestRing::new("feeder-passed");
     let mut feeding = Feeding::of(&test, 0);

@@ -360,8 +360,13 @@ impl Log {
     /// # Errors
     /// A [`SpoolError`]; what is noted again costs no more than a second delivery.
     pub fn deliver(&mut self, mark: Mark) -> Result<(), SpoolError> {
-        if mark.end > 0 && mark != self.positions.marks().delivered {
-            self.write_positions(Marks { delivered: mark, ..self.positions.marks() })?;
+        let Marks { delivered, spooled } = self.positions.marks();
+        if mark.end > 0 && mark != delivered {
+            // All of the stream before is delivered: otherwise it would be the one that is spoken of. What was in the spool of it
+            // must not count as missing.
+            let is_done = delivered.uuid == spooled.uuid && delivered.end >= spooled.end;
+            let spooled = if is_done && mark.uuid != spooled.uuid { mark } else { spooled };
+            self.write_positions(Marks { delivered: mark, spooled })?;
             FailPoint::SpoolDelivered.reach();
         }
         // Nobody reads segments of a stream that is delivered to its end, so that nobody finds out where each of them ends.

@@ -251,6 +251,23 @@ fn a_segment_without_a_header_is_put_aside_and_what_it_held_is_missed() {
     assert!(paths[1].with_extension("damaged").exists());
 }
 
+#[test]
+fn a_stream_that_was_delivered_before_the_next_one_is_not_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path());
+    push(&mut log, STREAM, 0, 3);
+    log.deliver(mark(STREAM, 3)).unwrap();
+    // The next ring's records go past the spool.
+    let next = Uuid::from_u128(2);
+    log.deliver(mark(next, 5)).unwrap();
+    assert_eq!((log.streams(), log.delivered(next)), (vec![], Some(mark(next, 5))));
+    drop(log);
+    let mut log = open(dir.path());
+    assert!(log.streams().is_empty());
+    push(&mut log, next, 5, 1);
+    assert_eq!((log.streams(), read(log, next).0), (vec![next], vec![entry(5)]));
+}
+
 /// A disk that answers each open for reading of a segment with an errno, while it has one.
 struct Refusing(AtomicI32);
 

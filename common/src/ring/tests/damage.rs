@@ -44,6 +44,12 @@ fn record(seq: u64) -> Skipped {
     Skipped::Record(Entry { kind: Kind::Write, seq, end: (seq + 1) * RECORD_BYTES })
 }
 
+/// So many records from number `first` on, to the tail.
+fn range(first: u64, records: u64) -> Skipped {
+    let (first_seq, seq_behind) = (Some(first), Some(first + records));
+    Skipped::Range(DamagedRange { bytes: records * RECORD_BYTES, first_seq, seq_behind })
+}
+
 #[test]
 fn damaged_records_cost_themselves_alone_where_their_headers_hold() {
     let (ring, _agent, mut publisher) = filled(6);
@@ -60,7 +66,7 @@ fn behind_a_header_that_is_wrong_reading_goes_on_at_the_tail() {
     for at in [0, 4, 8] {
         let (ring, agent, mut publisher) = filled(4);
         damage(&ring, 1, at);
-        assert_eq!(read(&mut publisher.consumer), [Ok(0), Err(Skipped::Stretch(3 * RECORD_BYTES))]);
+        assert_eq!(read(&mut publisher.consumer), [Ok(0), Err(range(1, 3))]);
         agent.producer.push(Kind::Write, &[b"after"], weight(5)).unwrap();
         assert_eq!(read(&mut publisher.consumer), [Ok(4)]);
     }
@@ -76,5 +82,15 @@ fn a_record_within_what_somebody_has_written_is_never_found() {
     overwrite(&ring, 1, layout::RECORD_HEADER, &[&header.encode()[..], &inner].concat());
     // The outer one's length is gone, and no header leads to the inner one.
     damage(&ring, 1, 0);
-    assert_eq!(read(&mut publisher.consumer), [Ok(0), Err(Skipped::Stretch(2 * RECORD_BYTES))]);
+    assert_eq!(read(&mut publisher.consumer), [Ok(0), Err(range(1, 2))]);
+}
+
+#[test]
+fn the_last_record_costs_itself_alone_though_nothing_was_read_before() {
+    let (ring, _agent, mut publisher) = filled(3);
+    let last = std::iter::from_fn(|| publisher.consumer.next(&mut Vec::new()).unwrap()).nth(1).unwrap();
+    publisher.consumer.acker().ack(last.end);
+    drop(publisher);
+    damage(&ring, 2, layout::RECORD_HEADER + 1);
+    assert_eq!(read(&mut ring.publisher().consumer), [Err(record(2))]);
 }

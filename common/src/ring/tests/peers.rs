@@ -51,6 +51,34 @@ fn another_size_begins_a_new_generation_and_the_old_one_is_drained_first() {
 }
 
 #[test]
+fn what_a_publisher_has_counted_is_gone_on_with_in_the_next_generation() {
+    let ring = TestRing::new();
+    let delivered =
+        |ring: &TestRing| inspect(&ring.0.name).unwrap().publisher(PublisherCounter::DeliveredEvents);
+    let agent = ring.agent();
+    let publisher = ring.publisher();
+    publisher.status.add(PublisherCounter::DeliveredEvents, 5);
+    drop((agent, publisher));
+    // Two begin while no publisher is there.
+    for factor in [2, 3] {
+        drop(
+            AgentRing::open(&RingConfig { size: ByteSize(factor * CAPACITY_MIN), ..ring.0.clone() }).unwrap(),
+        );
+    }
+    let agent = AgentRing::open(&RingConfig { size: ByteSize(3 * CAPACITY_MIN), ..ring.0.clone() }).unwrap();
+    agent.remove_drained().unwrap();
+    assert_eq!(delivered(&ring), 5);
+    assert_eq!(ring.objects().len(), 4, "one that nobody has drained goes, and what was counted stays");
+    for more in 1..3 {
+        let publisher = ring.publisher();
+        publisher.status.add(PublisherCounter::DeliveredEvents, 1);
+        drop(publisher);
+        agent.remove_drained().unwrap();
+        assert_eq!((delivered(&ring), ring.objects().len()), (5 + more, 2));
+    }
+}
+
+#[test]
 fn losses_that_a_generation_has_not_announced_are_announced_in_the_next() {
     let ring = TestRing::new();
     let agent = ring.agent();
