@@ -16,7 +16,7 @@ use crate::{
 use super::{
     Config, FramingConfig,
     file::{At, Context, Placed},
-    framing,
+    framing, multiline,
     print::{table, text, texts},
     words,
 };
@@ -125,6 +125,7 @@ pub(super) struct Table {
     framing: Placed<String>,
     line_bytes_max: Placed<ByteSize>,
     line_wait: Placed<Span>,
+    multiline: Option<multiline::Table>,
     submounts: Placed<String>,
 }
 
@@ -141,12 +142,24 @@ struct QuotaTable {
 /// Takes over one section of the file.
 pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
     let at = table.path.span().start;
-    let Table { path, topic, create, exclude, quota, framing, line_bytes_max, line_wait, submounts } = table;
+    let Table {
+        path,
+        topic,
+        create,
+        exclude,
+        quota,
+        framing,
+        line_bytes_max,
+        line_wait,
+        multiline,
+        submounts,
+    } = table;
     let mut new = DirectoryConfig { topic, create, ..DirectoryConfig::at(path.into_inner()) };
     context.set(&mut new.exclude, exclude, Globs::new);
     new.quota = quota.map(|quota| apply_quota(quota, context));
     context.set(&mut new.submounts, submounts, |word| word.parse());
-    framing::apply(framing::Keys { framing, line_bytes_max, line_wait }, &mut new.framing, context);
+    let keys = framing::Keys { framing, line_bytes_max, line_wait, multiline };
+    framing::apply(keys, &mut new.framing, context);
     config.add_directory(new, |message| context.refuse(at, message));
 }
 

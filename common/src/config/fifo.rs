@@ -11,7 +11,7 @@ use toml::Value;
 use crate::units::{ByteSize, Span};
 
 use super::{
-    Config,
+    Config, Framing,
     directory::checked_path,
     file::{At, Context, Placed},
     print::{table, text},
@@ -135,7 +135,7 @@ pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>
     new.group = table.group;
     new.topic = table.topic;
     context.set(&mut new.mode, table.mode, checked_mode);
-    context.set(&mut new.framing, table.framing, |word| word.parse());
+    context.set(&mut new.framing, table.framing, checked_framing);
     context.set(&mut new.on_full, table.on_full, |word| word.parse());
     context.set(&mut new.empty_lines, table.empty_lines, |word| word.parse());
     context.set(&mut new.line_bytes_max, table.line_bytes_max, checked_line_bytes);
@@ -160,6 +160,16 @@ pub(super) fn print(fifo: &FifoConfig) -> Value {
         ("line_idle", text(fifo.line_idle)),
         ("pipe_size", text(fifo.pipe_size)),
     ]))
+}
+
+fn checked_framing(word: String) -> Result<FifoFraming, String> {
+    if word == Framing::Multiline.word() {
+        return Err(format!(
+            "`{word}` cannot be had of a FIFO, whose lines are captured one by one and without their ends: have the program write \
+             to a file below a [[directory]] with framing = \"{word}\""
+        ));
+    }
+    word.parse()
 }
 
 fn checked_mode(digits: String) -> Result<u32, String> {

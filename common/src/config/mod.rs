@@ -17,6 +17,7 @@ pub mod legacy;
 mod locate;
 mod log;
 mod metrics;
+mod multiline;
 mod print;
 mod reference;
 #[cfg(test)]
@@ -52,6 +53,7 @@ pub use layers::{Layers, Precedence};
 pub use locate::Key;
 pub use log::{LogConfig, LogLevel};
 pub use metrics::MetricsConfig;
+pub use multiline::{Boundary, MultilineConfig, Pattern};
 pub use spool::{Fsync, SpoolConfig};
 
 /// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
@@ -224,7 +226,7 @@ words!(Encoder:
     "text" => Encoder::Text,
     "raw" => Encoder::Raw);
 words!(Sink: "kafka" => Sink::Kafka, "kinesis" => Sink::Kinesis, "stdout" => Sink::Stdout);
-words!(Framing: "write" => Framing::Write, "line" => Framing::Line);
+words!(Framing: "write" => Framing::Write, "line" => Framing::Line, "multiline" => Framing::Multiline);
 words!(LogLevel:
     "error" => LogLevel::Error,
     "warn" => LogLevel::Warn,

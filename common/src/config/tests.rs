@@ -208,6 +208,45 @@ fn what_is_printed_is_the_same_configuration_without_secrets() {
 }
 
 #[test]
+fn several_lines_are_an_event_by_a_start_a_continuation_or_indentation() {
+    let with = |keys: &str| format!("[[directory]]\npath = '/a'\nframing = 'multiline'\n{keys}\n");
+    let framing = |keys: &str| parse(&with(keys)).map(|config| config.directories[0].framing.clone());
+    let pattern = |text: &str| Pattern::new(text.to_owned()).unwrap();
+    let expected =
+        |multiline| Ok(FramingConfig { by: Framing::Multiline, multiline, ..FramingConfig::default() });
+    assert_eq!(framing(""), expected(MultilineConfig::default()));
+    let (boundary, lines_max) = (Boundary::Start(pattern(r"^\d")), 7);
+    let (timeout, bytes_max) = (Span(Duration::from_secs(2)), ByteSize(1024));
+    let all = r"multiline = { start = '^\d', lines_max = 7, timeout = '2s', bytes_max = '1KiB' }";
+    assert_eq!(framing(all), expected(MultilineConfig { boundary, timeout, lines_max, bytes_max }));
+    let config = parse(&with(all)).unwrap();
+    assert_eq!(parse(&config.print()), Ok(config));
+    let boundary = Boundary::Continuation(pattern("^x|^y"));
+    let rest = MultilineConfig::default();
+    assert_eq!(
+        framing("multiline = { continuation = '^x|^y' }"),
+        expected(MultilineConfig { boundary, ..rest })
+    );
+}
+
+#[test]
+fn what_is_wrong_with_events_of_several_lines_is_named() {
+    let with =
+        |keys: &str| format!("[[directory]]\npath = '/a'\nframing = 'multiline'\nmultiline = {{ {keys} }}\n");
+    let at = "b.toml:4";
+    refused(&with("start = '('"), &[at, "directory.multiline", "`(`", "unclosed group"]);
+    refused(&with("continuation = 'a{99999999}'"), &[at, "directory.multiline", "`a{99999999}`"]);
+    refused(&with("start = 'a', continuation = 'b'"), &[at, "directory.multiline", "exclude one another"]);
+    refused(&with("timeout = 0"), &[at, "directory.multiline", "`0s`", "1m"]);
+    refused(&with("timeout = '61s'"), &[at, "directory.multiline", "`61s`", "1m"]);
+    refused(&with("lines_max = 0"), &[at, "directory.multiline", "`0` lines", "100000"]);
+    refused(&with("bytes_max = '17MiB'"), &[at, "directory.multiline", "`17MiB`", "16MiB"]);
+    refused(&with("end = 'x'"), &[at, "directory.multiline", "end", "continuation"]);
+    let fifo = "[[fifo]]\npath = '/p'\nframing = 'multiline'\n";
+    refused(fifo, &["b.toml:3", "fifo.framing", "`multiline`", "without their ends", "[[directory]]"]);
+}
+
+#[test]
 fn an_empty_partition_key_is_the_path_and_random_is_none() {
     let key = |text: &str| {
         parse(&format!("[kinesis]\npartition_key = '{text}'\n")).map(|c| c.kinesis.partition_key)

@@ -29,6 +29,11 @@ impl Config {
                     .to_owned(),
             );
         }
+        for directory in &self.directories {
+            if let Some(useless) = directory.framing.useless() {
+                warnings.push(format!("the directory {}: {useless}", directory.path.display()));
+            }
+        }
         if let Some(listen) = self.metrics.listen.filter(|listen| !listen.ip().is_loopback()) {
             warnings.push(format!(
                 "metrics.listen is {listen}: whoever reaches that address reads all paths, without password or TLS; listen on \
@@ -86,6 +91,8 @@ mod tests {
             ("[spool]\nsize_max = 0\n", "spool.size_max"),
             ("[spool]\nfsync = \"never\"\n", "spool.fsync"),
             ("[failed]\nsize_max = 0\n", "failed.size_max"),
+            ("[[directory]]\npath = \"/a\"\nmultiline = { start = \"^x\" }\n", "multiline"),
+            ("[[directory]]\npath = \"/a\"\nframing = \"multiline\"\nline_wait = 2\n", "multiline.timeout"),
             ("[metrics]\nlisten = \"0.0.0.0:9598\"\n", "metrics.listen"),
             ("[kafka.properties]\n\"sasl.password\" = \"hunter2\"\n", "chmod o-r"),
             ("[kafka.properties]\n\"sasl.password\" = \"${file:/etc/hostname}\"\n", "/etc/hostname"),

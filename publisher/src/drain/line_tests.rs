@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use bywash_common::config::{DirectoryConfig, Framing, FramingConfig};
+use bywash_common::config::{Boundary, DirectoryConfig, Framing, FramingConfig, MultilineConfig, Pattern};
 use proptest::prelude::*;
 
 use super::*;
@@ -21,7 +21,10 @@ struct Wrote {
 type Sent = (String, u64, String);
 
 fn config() -> Config {
-    let framing = FramingConfig { by: Framing::Line, ..FramingConfig::default() };
+    configured(FramingConfig { by: Framing::Line, ..FramingConfig::default() })
+}
+
+fn configured(framing: FramingConfig) -> Config {
     let directory = DirectoryConfig { framing, ..DirectoryConfig::at("/w".into()) };
     let mut config = Config { directories: vec![directory], ..Config::default() };
     config.event.encoder = Encoder::Logstash;
@@ -69,8 +72,17 @@ impl Files {
 
     /// A publisher lives and dies: gives what it has sent, and adds it to `all`.
     fn live(&self, answers: Vec<Answer>, all: &mut BTreeMap<String, Sent>) -> (Vec<Sent>, u64) {
+        self.live_by(config(), answers, all)
+    }
+
+    fn live_by(
+        &self,
+        config: Config,
+        answers: Vec<Answer>,
+        all: &mut BTreeMap<String, Sent>,
+    ) -> (Vec<Sent>, u64) {
         let (taken, used_bytes) =
-            drain_configured(config(), DeadLetters::without(), &self.ring, usize::MAX, answers);
+            drain_configured(config, DeadLetters::without(), &self.ring, usize::MAX, answers);
         let sent = taken.events().into_iter().map(|event| {
             let text = |key: &str| event[key].as_str().unwrap().to_owned();
             let sent = (text("path"), event["offset"].as_u64().unwrap(), text("@message"));
@@ -134,6 +146,81 @@ proptest! {
             prop_assert!(events.iter().all(|(_, message)| message.find('\n') == Some(message.len() - 1)));
         }
     }
+}
+
+/// Lines that begin with an `a` begin an event.
+fn several() -> Config {
+    let boundary = Boundary::Start(Pattern::new("^a".to_owned()).unwrap());
+    let multiline = MultilineConfig { boundary, lines_max: 5, ..MultilineConfig::default() };
+    configured(FramingConfig { by: Framing::Multiline, multiline, ..FramingConfig::default() })
+}
+
+/// The events of a file, but for the last one, which may have more lines.
+fn events_of(written: &str) -> Vec<String> {
+    let mut events: Vec<String> = Vec::new();
+    for line in written.split_inclusive('\n') {
+        match events.last_mut() {
+            Some(event) if !line.starts_with('a') && event.lines().count() < 5 => event.push_str(line),
+            _ => events.push(line.to_owned()),
+        }
+    }
+    events.pop();
+    events
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    /// Of what all of them sent, the events of each file are those of the file as a whole, under one id each.
+    #[test]
+    fn whatever_is_confirmed_before_a_kill_the_events_of_several_lines_are_those_of_the_whole_file(
+        first in any_writes(),
+        second in any_writes(),
+        third in any_writes(),
+        answers in (any_answers(), any_answers(), any_answers()),
+    ) {
+        let mut files = Files::new();
+        let mut all = BTreeMap::new();
+        for (wrote, answers) in [(&first, answers.0), (&second, answers.1), (&third, answers.2)] {
+            wrote.iter().for_each(|wrote| files.write(wrote));
+            files.live_by(several(), answers, &mut all);
+        }
+        for handle in 0..3 {
+            files.write(&Wrote { handle, data: "\na\n".to_owned() });
+        }
+        files.live_by(several(), Vec::new(), &mut all);
+        let mut by_path: BTreeMap<String, Vec<(u64, String)>> = BTreeMap::new();
+        for (path, offset, message) in all.into_values() {
+            by_path.entry(path).or_default().push((offset, message));
+        }
+        for handle in 0..3 {
+            let written: String =
+                [&first, &second, &third].into_iter().flatten().filter(|w| w.handle == handle).map(|w| w.data.as_str()).chain(["\na\n"]).collect();
+            let mut events = by_path.remove(&format!("/w/{handle}")).unwrap();
+            events.sort();
+            let events: Vec<String> = events.into_iter().map(|(_, message)| message).collect();
+            prop_assert_eq!(events, events_of(&written));
+        }
+    }
+}
+
+#[test]
+fn a_line_that_may_go_on_with_an_event_keeps_the_records_of_both_in_the_ring() {
+    let mut files = Files::new();
+    let mut all = BTreeMap::new();
+    for data in ["a 1\n", "at x\n", " b", "\na 2\nb"] {
+        files.write(&Wrote { handle: 1, data: data.to_owned() });
+    }
+    let (sent, used_bytes) = files.live_by(several(), vec![Answer::Deliver, Answer::Silence], &mut all);
+    let messages: Vec<_> = sent.iter().map(|(_, offset, message)| (*offset, message.as_str())).collect();
+    assert_eq!(messages, [(0, "a 1\n"), (4, "at x\n b\n")]);
+    assert!(used_bytes > 0);
+    files.write(&Wrote { handle: 1, data: "\na 3\n".to_owned() });
+    let (sent, _) = files.live_by(several(), Vec::new(), &mut all);
+    let messages: Vec<_> = sent.iter().map(|(_, offset, message)| (*offset, message.as_str())).collect();
+    assert_eq!(messages, [(4, "at x\n b\n"), (12, "a 2\nb\n")]);
+    let names: Vec<_> = all.keys().map(|id| id.rsplit('-').next().unwrap()).collect();
+    assert_eq!(names, ["0", "1.0+8", "3.1+6"]);
 }
 
 #[test]

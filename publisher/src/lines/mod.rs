@@ -1,6 +1,6 @@
-//! `framing = "line"`: the writes of one handle become one event for each line.
+//! `framing = "line"` and `"multiline"`: the writes of one handle become one event for each line, or for several.
 //!
-//! # Which bytes are an event
+//! # Which bytes are a line
 //! A line ends behind its newline, or when it has `line_bytes_max` bytes; what follows is the next one. A write goes on
 //! with the line that the handle's last one left without an end if it begins where that ended, under the same path,
 //! and was made at most `line_wait` after the write in which the line begins. Otherwise that line is sent as it is. It
@@ -15,9 +15,17 @@
 //! The events' messages, one behind the other, are the bytes that were written. An event has the offset of its first
 //! byte, and for everything else (time, process, user) what the write in which it begins has.
 //!
+//! # Which lines are an event
+//! With `"multiline"`, a line goes on with the event that the line before it is in if `multiline` says so of the line, and the event
+//! with it has at most `lines_max` lines and `bytes_max` bytes; otherwise that event is sent, and the line begins the next one. A
+//! line is judged once it has its end, so it does not matter how its bytes are divided among writes. What ends a line without
+//! its end ends the event too, of which that line is then the last, or which is sent before it: another place, another path, and
+//! the time, which is here `timeout` after the last write that the event or the line behind it has something of.
+//!
 //! # Delivery
-//! A line's delivery is that of the record in which it begins: that record stays in the ring until every line that
-//! begins in it is delivered, and with it stays everything behind it. So a record in which no line begins needs no
+//! An event's delivery is that of the record in which it begins: that record stays in the ring until every event that
+//! begins in it is delivered, and with it stays everything behind it. For a line that nobody has judged its record waits as for an
+//! event, and until the event is sent that the line goes on with. So a record in which no line begins needs no
 //! delivery of its own, and what is pending is kept by the ring alone: whatever ends the publisher loses nothing, and an
 //! orderly stop does not tear a line.
 //!
@@ -34,13 +42,15 @@
 //! clock), they may be cut elsewhere the second time, and then have other ids. One id never stands for two contents.
 
 mod joiner;
+mod line;
+mod pending;
 #[cfg(test)]
 mod tests;
 
 use std::{cmp::Ordering, collections::HashMap, os::unix::ffi::OsStrExt, sync::Arc};
 
 use bywash_common::{
-    config::{Config, Framing, FramingConfig},
+    config::{Config, DirectoryConfig, Framing},
     record::{Origin, Write},
     ring::{Ahead, Entry},
 };
@@ -50,7 +60,8 @@ use crate::{
     delivery::{Frontier, Outcome, Record as Pending, SinkError, Span, Stretch, Ticket},
 };
 
-use joiner::{End, Joiner, Limits, Line, Record};
+use joiner::Joiner;
+use line::{End, Limits, Line, Record, Several};
 
 /// Where lines go.
 pub trait Onward {
@@ -99,7 +110,11 @@ fn into(
             let ahead = Ahead { handle: line.write.handle, sequence, len };
             frontier.add_span(Span { first: line.ticket, last: ticket, ahead });
         }
-        outlet.send_write(line.ticket, line.sequence, line.stretch, &line.write, line.message)
+        if !line.joined.is_empty() {
+            // The record in which the event begins is before theirs and still open, so this gives none back to the agent.
+            frontier.settle_all(line.joined, Outcome::Delivered);
+        }
+        outlet.send_write(line.ticket, line.sequence, line.stretch(), &line.write, line.message)
     }
 }
 
@@ -170,7 +185,7 @@ impl Lines {
             return Ok(());
         }
         let is_joined = write.origin == Origin::Write && !data.is_empty();
-        let limits = if is_joined { self.limits_of(write.path) } else { None };
+        let limits = if is_joined { limits_of(&self.directories, write.path) } else { None };
         let Some(limits) = limits else { return self.pass(entry, write, data, from, outlet) };
         let record = Record { write, data, from, sequence: entry.seq };
         let frontier = &self.frontier;
@@ -208,7 +223,8 @@ impl Lines {
 
     /// Whether [`Self::take`] would hand the write on as it is, so that [`Self::let_pass`] will do in its place.
     pub fn leaves_alone(&self, write: &Write<'_>) -> bool {
-        self.ahead.is_empty() && (write.origin != Origin::Write || self.limits_of(write.path).is_none())
+        self.ahead.is_empty()
+            && (write.origin != Origin::Write || limits_of(&self.directories, write.path).is_none())
     }
 
     /// Sends what comes before a write that is handed on as it is.
@@ -270,21 +286,34 @@ impl Lines {
     pub fn is_empty(&self) -> bool {
         self.joiner.is_empty()
     }
+}
 
-    fn limits_of(&self, path: &[u8]) -> Option<Limits> {
-        let contains =
-            |directory: &[u8]| path.strip_prefix(directory).is_some_and(|below| below.starts_with(b"/"));
-        self.directories.iter().find(|(directory, _)| contains(directory)).map(|(_, limits)| *limits)
-    }
+fn limits_of<'a>(directories: &'a [(Vec<u8>, Limits)], path: &[u8]) -> Option<&'a Limits> {
+    let contains =
+        |directory: &[u8]| path.strip_prefix(directory).is_some_and(|below| below.starts_with(b"/"));
+    directories.iter().find(|(directory, _)| contains(directory)).map(|(_, limits)| limits)
 }
 
 fn directories(config: &Config) -> Vec<(Vec<u8>, Limits)> {
-    let with_lines = config.directories.iter().filter(|directory| directory.framing.by == Framing::Line);
-    let limited = with_lines.map(|directory| {
-        let FramingConfig { line_bytes_max, line_wait, .. } = directory.framing;
-        let bytes_max = usize::try_from(line_bytes_max.0).unwrap_or(usize::MAX);
-        let limits = Limits { bytes_max, wait: line_wait.0 };
-        (directory.path.as_os_str().as_bytes().to_vec(), limits)
-    });
+    let limited = config
+        .directories
+        .iter()
+        .filter_map(|directory| Some((directory.path.as_os_str().as_bytes().to_vec(), limits(directory)?)));
     limited.collect()
+}
+
+/// What a directory's events may take, if its writes are joined.
+fn limits(directory: &DirectoryConfig) -> Option<Limits> {
+    let framing = &directory.framing;
+    let (size, wait, several) = match framing.by {
+        Framing::Write => return None,
+        Framing::Line => (framing.line_bytes_max, framing.line_wait, None),
+        Framing::Multiline => {
+            let multiline = &framing.multiline;
+            let lines_max = usize::try_from(multiline.lines_max).unwrap_or(usize::MAX);
+            let several = Several { boundary: multiline.boundary.clone(), lines_max };
+            (multiline.bytes_max, multiline.timeout, Some(Arc::new(several)))
+        }
+    };
+    Some(Limits { bytes_max: usize::try_from(size.0).unwrap_or(usize::MAX), wait: wait.0, several })
 }

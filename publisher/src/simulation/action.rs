@@ -1,5 +1,7 @@
 //! What can happen to a publisher, its disk and its broker.
 
+use bywash_common::config::Framing;
+
 /// What happens in the world, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -25,8 +27,8 @@ pub enum Action {
     CutPower,
     /// The agent begins another generation of the ring.
     Generation,
-    /// Another configuration: whether payloads are base64, and whether writes become lines.
-    Reload { is_base64: bool, has_lines: bool },
+    /// Another configuration: whether payloads are base64, and what of the first topic's becomes an event.
+    Reload { is_base64: bool, framing: Framing },
     /// From the next start on there is no spool (`spool.size_max = 0`), or there is.
     Spool(bool),
     /// A byte of the ring changes, so far of 1000 behind the head.

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use bywash_common::config::Framing;
 use nix::errno::Errno;
 
 use super::{
@@ -21,6 +22,15 @@ pub struct Plan {
 
 const ERRNOS: [Errno; 5] = [Errno::EMFILE, Errno::ENOSPC, Errno::ESTALE, Errno::ENOMEM, Errno::EINTR];
 
+/// Lines in so many of 1000 cases, several to an event in half of these.
+fn framing(chance: &Fate, of_1000: u64) -> Framing {
+    match chance.below(1000) {
+        drawn if drawn < of_1000 / 2 => Framing::Multiline,
+        drawn if drawn < of_1000 => Framing::Line,
+        _ => Framing::Write,
+    }
+}
+
 impl Plan {
     /// The plan of a seed.
     pub fn of(seed: u64) -> Self {
@@ -32,7 +42,7 @@ impl Plan {
             letters: if chance.happens(300) { 3_000 } else { 1 << 20 },
             in_flight: 5 + chance.below(60),
             payload: if chance.happens(300) { 900 } else { 1 << 20 },
-            has_lines: chance.happens(300),
+            framing: framing(&chance, 300),
         };
         // Where nothing is killed, cut off or damaged, more can be said of what must hold.
         let (has_damage, is_wild) = (chance.happens(200), chance.happens(750));
@@ -78,7 +88,7 @@ impl Plan {
             93..94 => Action::Mute(chance.happens(500)),
             94..98 => Action::Bar { topic: chance.below(2) as usize, is_barred: chance.happens(500) },
             98..100 => Action::Poison(chance.happens(700)),
-            100..103 => Action::Reload { is_base64: chance.happens(500), has_lines: chance.happens(500) },
+            100..103 => Action::Reload { is_base64: chance.happens(500), framing: framing(chance, 500) },
             103..104 => Action::Spool(chance.happens(500)),
             104..107 => Action::CutPower,
             _ => Action::Damage { of_1000: chance.below(1000) },

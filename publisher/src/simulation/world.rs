@@ -8,7 +8,10 @@ use std::{
 };
 
 use bywash_common::{
-    config::{Config, DirectoryConfig, Encoder, Framing, SpoolConfig},
+    config::{
+        Boundary, Config, DirectoryConfig, Encoder, Framing, FramingConfig, MultilineConfig, Pattern,
+        SpoolConfig,
+    },
     ring::{Gauge, Inspected},
     status::PublisherCounter,
     units::{ByteSize, Span},
@@ -59,8 +62,8 @@ pub struct Sizes {
     pub in_flight: u64,
     /// Of a message.
     pub payload: usize,
-    /// Whether writes become lines at the beginning.
-    pub has_lines: bool,
+    /// What of the first topic's becomes an event at the beginning.
+    pub framing: Framing,
 }
 
 struct Publisher {
@@ -93,8 +96,21 @@ pub struct World {
     head: (Uuid, u64),
 }
 
-fn set_framing(config: &mut Config, has_lines: bool) {
-    config.directories[0].framing.by = if has_lines { Framing::Line } else { Framing::Write };
+/// Half of the lines begin an event.
+fn framed(framing: Framing) -> FramingConfig {
+    let start = Pattern::new("^[a-m]".to_owned()).unwrap();
+    let (bytes, time) = (ByteSize(700), Span(Duration::from_millis(500)));
+    FramingConfig {
+        by: framing,
+        line_bytes_max: bytes,
+        line_wait: time,
+        multiline: MultilineConfig {
+            boundary: Boundary::Start(start),
+            timeout: time,
+            lines_max: 6,
+            bytes_max: bytes,
+        },
+    }
 }
 
 impl World {
@@ -134,9 +150,7 @@ impl World {
                 ..DirectoryConfig::at(format!("/{topic}").into())
             })
             .collect();
-        config.directories[0].framing.line_bytes_max = ByteSize(700);
-        config.directories[0].framing.line_wait = Span(Duration::from_millis(500));
-        set_framing(&mut config, sizes.has_lines);
+        config.directories[0].framing = framed(sizes.framing);
         Self {
             disk: SimulatedDisk::new(fate.clone(), 4 << 20),
             fate,
@@ -183,10 +197,10 @@ impl World {
                 self.disk.cut_power();
             }
             Action::Generation => self.agent.begin_generation(),
-            Action::Reload { is_base64, has_lines } => {
+            Action::Reload { is_base64, framing } => {
                 self.config.event.encoder =
                     if is_base64 { Encoder::LogstashBase64 } else { Encoder::Logstash };
-                set_framing(&mut self.config, has_lines);
+                self.config.directories[0].framing = framed(framing);
                 if let Some(publisher) = &self.publisher {
                     publisher.reload.offer(&self.config);
                 }

@@ -34,6 +34,7 @@ mod loss;
 mod metrics;
 mod monitoring;
 mod moving;
+mod multiline;
 mod names;
 mod overlay;
 mod placed;

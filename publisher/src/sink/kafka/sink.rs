@@ -96,9 +96,10 @@ pub fn check(config: &Config) -> Result<(), OpenError> {
     let mut client = match config.kafka.delivery {
         Delivery::AtLeastOnce => producer_config(config)?,
         Delivery::ExactlyOnce => {
-            if let Some(directory) = config.directories.iter().find(|d| d.framing.by == Framing::Line) {
+            if let Some(directory) = config.directories.iter().find(|d| d.framing.by != Framing::Write) {
                 let message = format!(
-                    "`exactly_once` cannot be had with framing = \"line\", which `{}` has: keep one of the two",
+                    "`exactly_once` cannot be had with framing = \"{}\", which `{}` has: keep one of the two",
+                    directory.framing.by.word(),
                     directory.path.display()
                 );
                 // Lines are made of several writes, which a checkpoint between records cannot tell apart.

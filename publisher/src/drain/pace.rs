@@ -1,0 +1,61 @@
+//! How fast what waits in the spool is sent: `publisher.recovery_bytes_per_second`.
+//!
+//! In each window of time there may be sent what the limit allows in that time, and as much as was captured meanwhile: so what waits
+//! becomes less by the limit, however much is captured beside, and the sink gets at most that much more than it would get
+//! if nothing waited. What a window does not use is not kept for later ones: a sink that was away or slow gets no surge.
+
+use std::{
+    num::NonZeroU64,
+    time::{Duration, Instant},
+};
+
+/// How long a window is: what is sent in it goes off together.
+const WINDOW: Duration = Duration::from_millis(50);
+/// What happened longer ago than this gives no room any more.
+const CREDITED_MAX: Duration = Duration::from_millis(100);
+const NS_PER_SECOND: i128 = 1_000_000_000;
+
+/// The room that is left for what comes out of the spool.
+pub struct Pace {
+    bytes_per_second: NonZeroU64,
+    /// When the window began, and where the ring ended then.
+    begun: Instant,
+    tail: u64,
+    /// What may still be sent in this window, in bytes; below 0 by what went beyond.
+    room: i128,
+}
+
+impl Pace {
+    /// Begins with no room; the ring ends at `tail`.
+    pub fn new(bytes_per_second: NonZeroU64, now: Instant, tail: u64) -> Self {
+        Self { bytes_per_second, begun: now, tail, room: -1 }
+    }
+
+    /// The limit.
+    pub fn bytes_per_second(&self) -> u64 {
+        self.bytes_per_second.get()
+    }
+
+    /// How long to wait before the next record; none if it may be sent now. The ring ends at `tail`.
+    pub fn wait(&mut self, now: Instant, tail: u64) -> Option<Duration> {
+        let elapsed = now.saturating_duration_since(self.begun);
+        if elapsed >= WINDOW {
+            let (spent_ns, credited_ns) = (ns(elapsed), ns(elapsed.min(CREDITED_MAX)));
+            // Another ring begins at 0.
+            let captured = i128::from(tail.saturating_sub(self.tail)) * credited_ns / spent_ns;
+            let allowed = i128::from(self.bytes_per_second.get()) * credited_ns / NS_PER_SECOND;
+            self.room = self.room.min(0) + allowed + captured;
+            (self.begun, self.tail) = (now, tail);
+        }
+        if self.room > 0 { None } else { Some(WINDOW - elapsed.min(WINDOW) + Duration::from_millis(1)) }
+    }
+
+    /// Bytes were sent.
+    pub fn take(&mut self, bytes: u64) {
+        self.room -= i128::from(bytes);
+    }
+}
+
+fn ns(time: Duration) -> i128 {
+    i128::try_from(time.as_nanos()).unwrap_or(i128::MAX)
+}
