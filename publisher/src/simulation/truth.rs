@@ -107,12 +107,13 @@ fn everything_is_somewhere(world: &World, found: &Found) -> Result<(), String> {
         if world.agent.forgotten.contains(&number) {
             continue;
         }
-        if damaged.writes.contains(&number) || damaged.rings.contains(&ring) {
-            by_damage += 1;
-            continue;
-        }
         let poison: Vec<&Piece> = poisoned.iter().filter(|piece| piece.file == written.piece.file).collect();
         let is_poison = |at: u64| poison.iter().any(|piece| (piece.begin..piece.end).contains(&at));
+        if damaged.writes.contains(&number) || damaged.rings.contains(&ring) {
+            // Damage may be where nobody looks.
+            by_damage += u64::from(!is_poison(at));
+            continue;
+        }
         // An event that is announced in place of another one stands for the write in which that begins.
         let begins = poison.iter().filter(|piece| piece.meets(&written.piece)).map(|piece| piece.begin);
         match is_poison(at) {
