@@ -39,6 +39,10 @@ pub enum Fault {
     LossesCountAsDelivered,
     /// Damage in the ring is passed over without a word.
     DamageUnannounced,
+    /// What is missing at the end of a ring is not in the spool.
+    EndUnannounced,
+    /// A stream that is delivered counts as missing once the next one is delivered.
+    DeliveredStreamMissing,
 }
 
 impl Fault {

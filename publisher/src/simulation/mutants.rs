@@ -25,6 +25,8 @@ const FAULTS: &[(Fault, Option<u64>)] = &[
     (Fault::LettersCountAsDelivered, Some(6)),
     (Fault::LossesCountAsDelivered, Some(52)),
     (Fault::DamageUnannounced, Some(40)),
+    (Fault::EndUnannounced, Some(5522)),
+    (Fault::DeliveredStreamMissing, Some(7098)),
 ];
 
 /// So many seeds are tried, from the one on that has found a fault before.

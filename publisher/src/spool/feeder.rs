@@ -15,7 +15,7 @@ use bywash_common::{
     status::{PublisherCounter, PublisherStatus},
 };
 
-use crate::{clock, rate::LogRate};
+use crate::{clock, faults::Fault, rate::LogRate};
 
 use super::{
     error::SpoolError,
@@ -346,7 +346,9 @@ impl Work {
             Skipped::Range(range) => {
                 self.passed = Some(end);
                 // Nothing may follow: what is in the spool has to say what is missing by itself.
-                if let Some(seq) = range.seq_behind.filter(|_| end > begin) {
+                if let Some(seq) = range.seq_behind.filter(|_| end > begin)
+                    && !Fault::EndUnannounced.is_back()
+                {
                     self.make_up_for_passed(seq);
                 }
             }

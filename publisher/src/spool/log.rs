@@ -364,7 +364,9 @@ impl Log {
         if mark.end > 0 && mark != delivered {
             // All of the stream before is delivered: otherwise it would be the one that is spoken of. What was in the spool of it
             // must not count as missing.
-            let is_done = delivered.uuid == spooled.uuid && delivered.end >= spooled.end;
+            let is_done = delivered.uuid == spooled.uuid
+                && delivered.end >= spooled.end
+                && !Fault::DeliveredStreamMissing.is_back();
             let spooled = if is_done && mark.uuid != spooled.uuid { mark } else { spooled };
             self.write_positions(Marks { delivered: mark, spooled })?;
             FailPoint::SpoolDelivered.reach();
