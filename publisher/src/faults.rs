@@ -27,6 +27,8 @@ pub enum Fault {
     MendableIsLost,
     /// Letters are sent again while a stream is to come to its end.
     LettersNotHeld,
+    /// Letters of a publisher that was killed go before what is in front of them.
+    LettersOvertake,
     /// A letter that fails again is kept a second time.
     LetterKeptTwice,
     /// A letter's file is not synced.

@@ -98,6 +98,8 @@ pub struct Drain {
     reload: Option<Reload>,
     /// The record that was read last.
     payload: Vec<u8>,
+    /// Where in which ring that ends which was there at the start, until it is read.
+    backlog: Option<(Uuid, u64)>,
     looked_for_successor: Instant,
     /// The ring that had a successor at the last look.
     seen_superseded: Option<Uuid>,
@@ -134,7 +136,9 @@ impl Drain {
         );
         let lines = Lines::new(config, Arc::clone(&frontier), intake.ahead());
         let untold = Discarded::untold(&intake.ring.status);
+        let backlog = Some((intake.ring.uuid, intake.ring.gauge().tail()));
         Self {
+            backlog,
             intake,
             ring_name: config.ring.name.clone(),
             outlet,
@@ -177,12 +181,21 @@ impl Drain {
             self.lines.reconfigure(&config, &mut self.outlet)?;
             self.outlet.reconfigure(&config);
         }
+        self.look_at_backlog();
         self.outlet.poll()?;
         if let Some(untold) = self.untold.take() {
             self.tell_of(&untold)?;
         }
         self.keep_room()?;
         self.take_turn()
+    }
+
+    fn look_at_backlog(&mut self) {
+        let Some((ring, end)) = self.backlog.filter(|_| !self.intake.is_at_former_ring()) else { return };
+        if self.intake.ring.uuid != ring || self.intake.position() >= end {
+            self.backlog = None;
+            self.outlet.end_backlog();
+        }
     }
 
     /// Takes records until there is something else to do.

@@ -56,6 +56,8 @@ pub struct Outlet {
     payload: Vec<u8>,
     dead_letters: DeadLetters,
     holds_letters: bool,
+    /// What was there at the start is not read to its end.
+    has_backlog: bool,
     /// When it was last polled: recent enough to tell whether a name is stale, and cheaper than the clock.
     polled: Instant,
 }
@@ -87,6 +89,7 @@ impl Outlet {
             payload: Vec::new(),
             dead_letters,
             holds_letters: false,
+            has_backlog: true,
             polled: Instant::now(),
         }
     }
@@ -167,9 +170,16 @@ impl Outlet {
         self.holds_letters = holds && !Fault::LettersNotHeld.is_back();
     }
 
+    /// All that was there at the start is read, and with the sink. What a publisher that was killed has kept as dead letters may be
+    /// behind that: no letter goes before. But where something waits for room, letters that are delivered may make it.
+    pub fn end_backlog(&mut self) {
+        self.has_backlog = false;
+    }
+
     /// Sends dead letters again whose time has come.
     fn send_letters(&mut self) -> Result<(), SinkError> {
-        if self.holds_letters {
+        let waits_for_backlog = self.has_backlog && !self.has_waiting() && !Fault::LettersOvertake.is_back();
+        if self.holds_letters || waits_for_backlog {
             return Ok(());
         }
         for again in self.dead_letters.letters(&self.frontier, &self.status) {

@@ -173,8 +173,9 @@ impl Source {
         follow: &mut impl Follow,
     ) -> Result<Taken, ReadError> {
         if self.spool.is_none() {
-            let taken = ring.next_followed(payload, follow)?;
-            return Ok(taken.map_or(Taken::Nothing, Taken::Record));
+            let Some(entry) = ring.next_followed(payload, follow)? else { return Ok(Taken::Nothing) };
+            (self.position, self.next_seq) = (entry.end, Some(entry.seq.wrapping_add(1)));
+            return Ok(Taken::Record(entry));
         }
         let is_old = !self.old.is_empty();
         loop {

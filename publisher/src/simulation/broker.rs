@@ -234,7 +234,9 @@ impl Network {
             } else {
                 patience.delivered(topic);
                 *progress = Progress::Taken;
-                self.fate.note(|| format!("the broker takes {}", message.id));
+                let (key, as_what) =
+                    (flight.key.escape_ascii(), if message.is_letter { ", a letter" } else { "" });
+                self.fate.note(|| format!("the broker takes {} ({key}{as_what})", message.id));
                 self.broker.take(message.clone());
             }
         }

@@ -20,6 +20,7 @@ mod action;
 mod agent;
 mod broker;
 mod content;
+mod cuts;
 mod disk;
 mod fate;
 mod mutants;

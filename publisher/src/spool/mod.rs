@@ -74,7 +74,11 @@ pub use error::SpoolError;
 pub use feeder::stepped;
 pub use feeder::{Feeder, Nudge};
 pub use head::Head;
+#[cfg(test)]
+pub use log::Batch;
 pub use log::Log;
 pub use look::{oldest_ns, undelivered};
 pub use positions::Mark;
 pub use reader::{Item, Reader};
+#[cfg(test)]
+pub use segment::Record;
