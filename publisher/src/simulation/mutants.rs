@@ -6,11 +6,11 @@ use crate::faults::{Fault, testing::put_back};
 
 use super::{plan::Plan, quiet_kills};
 
-/// Each fault, and the seed that finds it: the first one from 0 on, when it was last looked for; none where some hundreds did
-/// not.
+/// Each fault, and a seed that finds it; none where minutes of looking did not, and a test of its own does: in [`super::cuts`], of
+/// the spool, and of its marks.
 const FAULTS: &[(Fault, Option<u64>)] = &[
     (Fault::ForgottenBeforeMark, Some(181)),
-    (Fault::RemovedBeforeMark, None),
+    (Fault::RemovedBeforeMark, Some(494)),
     (Fault::MarksBeforeDisk, None),
     (Fault::AppendUnsynced, Some(9)),
     (Fault::BatchUnsyncedAtStart, Some(230)),
@@ -19,7 +19,7 @@ const FAULTS: &[(Fault, Option<u64>)] = &[
     (Fault::GenerationsStay, Some(245)),
     (Fault::MendableIsLost, Some(23)),
     (Fault::LettersNotHeld, None),
-    (Fault::LettersOvertake, None),
+    (Fault::LettersOvertake, Some(1_175_295)),
     (Fault::LetterKeptTwice, Some(6)),
     (Fault::LettersUnsynced, Some(0)),
     (Fault::PartsShareIds, Some(0)),
