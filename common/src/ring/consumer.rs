@@ -325,9 +325,9 @@ impl<M: Memory> Consumer<M> {
     fn skip_range(&mut self) -> DamagedRange {
         let first_seq = self.next_seq;
         let bytes = self.skip_to_tail();
-        // More records than there is room for were not there.
-        let is_possible =
-            |seq: &u64| first_seq.is_none_or(|first| (first..=first + bytes / RECORD_HEADER).contains(seq));
+        // More records than there was room for were not there.
+        let (first, room) = first_seq.map_or((0, self.tail), |first| (first, bytes));
+        let is_possible = |seq: &u64| (first..=first + room / RECORD_HEADER).contains(seq);
         DamagedRange { bytes, first_seq, seq_behind: self.seq_behind_tail().filter(is_possible) }
     }
 
