@@ -20,8 +20,8 @@ use crate::{
 };
 
 /// Sections and keys that take effect at once, or are the agent's alone.
-const AT_ONCE: [&str; 7] =
-    ["agent.", "directory", "event.", "fifo", "kafka.topic", "kinesis.stream_name", "log."];
+const AT_ONCE: [&str; 8] =
+    ["agent.", "directory", "event.", "fifo", "kafka.headers", "kafka.topic", "kinesis.stream_name", "log."];
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +146,7 @@ fn merged(current: &Config, new: Config) -> Config {
     merged.directories = new.directories;
     merged.fifos = new.fifos;
     merged.kafka.topic = new.kafka.topic;
+    merged.kafka.headers = new.kafka.headers;
     merged.kinesis.stream_name = new.kinesis.stream_name;
     merged.log = new.log;
     merged
@@ -174,6 +175,7 @@ mod tests {
         let mut new = Config::default();
         new.event.encoder = Encoder::Raw;
         new.kafka.topic = "other".to_owned();
+        new.kafka.headers.insert("team".to_owned(), "web".to_owned());
         let at_once = new.clone();
         new.publisher.sink = Sink::Stdout;
         new.kafka.brokers = vec!["other:1".to_owned()];

@@ -9,7 +9,7 @@ use toml::Table;
 use crate::{secrets::REDACTED, units::Span};
 
 use super::{
-    file::{Context, Placed},
+    file::{At, Context, Placed},
     print::{map, table, text, texts},
     words,
 };
@@ -22,6 +22,11 @@ const SECRET_WORDS: [&str; 8] =
 /// librdkafka's own list.
 const SENSITIVE: [&str; 4] =
     ["ssl.key.location", "ssl.ca.pem", "sasl.username", "sasl.oauthbearer.assertion.private.key.file"];
+
+/// Headers that the publisher gives each message.
+const GIVEN_HEADERS: [&str; 2] = ["event_id", "encoder"];
+/// The most bytes of all headers of one's own, names and values.
+const HEADERS_BYTES_MAX: usize = 16 << 10;
 
 /// Where Kafka is, and how it is spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +47,8 @@ pub struct KafkaConfig {
     pub transactional_id: Option<String>,
     /// How long a transaction takes events in before it is committed.
     pub transaction_interval: Span,
+    /// Headers of each message, beside those that the publisher gives it.
+    pub headers: IndexMap<String, String>,
     /// More librdkafka properties.
     pub properties: IndexMap<String, String>,
     /// The names of those whose values were read from elsewhere, and are shown nowhere.
@@ -83,6 +90,7 @@ impl Default for KafkaConfig {
             delivery: Delivery::AtLeastOnce,
             transactional_id: None,
             transaction_interval: Span(Duration::from_millis(100)),
+            headers: IndexMap::new(),
             properties: IndexMap::new(),
             referenced: Vec::new(),
         }
@@ -112,6 +120,7 @@ pub(super) struct Section {
     delivery: Placed<String>,
     transactional_id: Placed<String>,
     transaction_interval: Option<Span>,
+    headers: Option<IndexMap<String, At<String>>>,
     properties: Option<IndexMap<String, Property>>,
 }
 
@@ -151,9 +160,49 @@ impl Section {
         if let Some(key) = self.key {
             to.key = key.into();
         }
+        set_headers(&mut to.headers, self.headers.unwrap_or_default(), context);
         let properties = self.properties.unwrap_or_default();
         to.properties = properties.into_iter().map(|(k, v)| (k, v.0)).collect();
     }
+}
+
+/// Takes headers over, unless something is wrong with one.
+fn set_headers(
+    to: &mut IndexMap<String, String>,
+    headers: IndexMap<String, At<String>>,
+    context: &mut Context,
+) {
+    let mut bytes = 0;
+    for (name, value) in headers {
+        let at = value.span().start;
+        let value = value.into_inner();
+        bytes += name.len() + value.len();
+        match checked_header(&name, bytes) {
+            Ok(()) => drop(to.insert(name, value)),
+            Err(message) => context.refuse(at, message),
+        }
+    }
+}
+
+/// Whether a header can have this name, where all up to it have so many bytes.
+fn checked_header(name: &str, bytes: usize) -> Result<(), String> {
+    if GIVEN_HEADERS.contains(&name) {
+        return Err(format!(
+            "`{name}` cannot name a header of one's own: the publisher gives each message one of that name; choose another name"
+        ));
+    }
+    if name.is_empty() || name.chars().any(char::is_control) {
+        let name = name.escape_debug();
+        return Err(format!(
+            "`{name}` cannot name a header: use at least one character, and no control characters"
+        ));
+    }
+    if bytes > HEADERS_BYTES_MAX {
+        return Err(format!(
+            "with `{name}` the headers have {bytes} bytes, which each message would carry: use at most {HEADERS_BYTES_MAX}"
+        ));
+    }
+    Ok(())
 }
 
 impl KafkaConfig {
@@ -189,6 +238,7 @@ impl KafkaConfig {
             ("delivery", text(self.delivery.word())),
             ("transactional_id", self.transactional_id.clone().map(Into::into)),
             ("transaction_interval", text(self.transaction_interval)),
+            ("headers", map(&self.headers)),
             ("properties", map(&self.properties.iter().map(shown).collect())),
         ])
     }

@@ -587,6 +587,22 @@ fn topics_of_directories_and_fifos_are_checked_by_the_rules_of_their_sink() {
 }
 
 #[test]
+fn headers_that_each_message_has_or_none_can_have_are_refused() {
+    let config = parse("[kafka]\nheaders = { team = 'web', b = '' }\n").unwrap();
+    assert_eq!(config.kafka.headers.get_index(0), Some((&"team".to_owned(), &"web".to_owned())));
+    assert!(config.print().contains("[kafka.headers]\nteam = \"web\""), "{}", config.print());
+    refused(
+        "[kafka]\nheaders = { event_id = 'x' }\n",
+        &["b.toml:2", "kafka.headers", "`event_id`", "another"],
+    );
+    refused("[kafka.headers]\na = 'b'\nencoder = 'x'\n", &["b.toml:3", "kafka.headers.encoder", "`encoder`"]);
+    refused("[kafka.headers]\n'' = 'x'\n", &["b.toml:2", "``"]);
+    refused("[kafka.headers]\n\"a\\u0000\" = 'x'\n", &["b.toml:2", "a\\0", "control"]);
+    let long = "x".repeat(9 << 10);
+    refused(&format!("[kafka.headers]\na = '{long}'\nb = '{long}'\n"), &["b.toml:3", "`b`", "16384"]);
+}
+
+#[test]
 fn addresses_that_nobody_can_have_are_refused() {
     let brokers = |broker: &str| parse(&format!("[kafka]\nbrokers = ['{broker}']\n"));
     for broker in [

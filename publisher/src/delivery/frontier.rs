@@ -124,6 +124,8 @@ struct Pending {
     outcome: Outcome,
     /// It is no record of what is read.
     is_beside: bool,
+    /// When what its messages tell of happened, in nanoseconds since the epoch.
+    event_ns: u64,
     /// One of its messages was refused, and that is being announced in an event.
     announced: bool,
 }
@@ -211,10 +213,10 @@ impl Frontier {
 
     /// Takes a record on its way. It is complete after one report, or as many more as [`Self::expect_more`] says.
     pub fn open(&self, record: Record) -> Ticket {
-        self.open_as(record, false)
+        self.open_as(record, false, record.time_ns)
     }
 
-    fn open_as(&self, record: Record, is_beside: bool) -> Ticket {
+    fn open_as(&self, record: Record, is_beside: bool, event_ns: u64) -> Ticket {
         let mut state = self.lock();
         let ticket = state.next_ticket();
         state.held_bytes += record.held_bytes;
@@ -223,6 +225,7 @@ impl Frontier {
             messages: 1,
             outcome: Outcome::PassedOver,
             is_beside,
+            event_ns,
             announced: !record.is_write,
         });
         state.note_in_flight();
@@ -230,18 +233,24 @@ impl Frontier {
         ticket
     }
 
-    /// Takes a message on its way that is no record of what is read: it ends where the last record ends.
-    pub fn open_beside(&self, held_bytes: u64) -> Ticket {
+    /// Takes a message on its way that is no record of what is read: it ends where the last record ends. What it tells of happened at
+    /// `event_ns`, and does not count as on its way since then.
+    pub fn open_beside(&self, held_bytes: u64, event_ns: u64) -> Ticket {
         let end = {
             let state = self.lock();
             state.pending.back().map_or(state.last_end, |pending| pending.record.end)
         };
-        self.open_as(Record { held_bytes, ..Record::of_news(end, None, now_ns()) }, true)
+        self.open_as(Record { held_bytes, ..Record::of_news(end, None, now_ns()) }, true, event_ns)
     }
 
     /// Whether it is the ticket of a message that is no record of what is read.
     pub fn is_beside(&self, ticket: Ticket) -> bool {
         self.lock().get(ticket).is_some_and(|pending| pending.is_beside)
+    }
+
+    /// When what a record's messages tell of happened, in nanoseconds since the epoch; 0 for what is settled.
+    pub fn event_ns(&self, ticket: Ticket) -> u64 {
+        self.lock().get(ticket).map_or(0, |pending| pending.event_ns)
     }
 
     /// Whether all messages of the record, and of those before it, have been reported.

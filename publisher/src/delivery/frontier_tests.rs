@@ -80,6 +80,7 @@ fn letter() -> Letter {
         key: None,
         payload: b"x".to_vec(),
         id: crate::delivery::testing::id(0),
+        time_ms: 0,
         reason: "too large".to_owned(),
     }
 }

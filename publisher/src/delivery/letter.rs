@@ -13,6 +13,8 @@ pub struct Letter {
     pub payload: Vec<u8>,
     /// The event's id.
     pub id: EventId,
+    /// When what it tells of happened, in milliseconds since the epoch.
+    pub time_ms: u64,
     /// Why, in the sink's words.
     pub reason: String,
 }

@@ -6,6 +6,9 @@ use bywash_common::config::Config;
 
 use super::{id::EventId, ticket::Ticket};
 
+/// Records have nanoseconds, messages milliseconds.
+pub const NS_PER_MS: u64 = 1_000_000;
+
 /// A message for a sink.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
@@ -19,6 +22,8 @@ pub struct Message<'a> {
     pub id: EventId,
     /// The same, rendered.
     pub event_id: &'a str,
+    /// When what it tells of happened, in milliseconds since the epoch.
+    pub time_ms: u64,
     /// It has lost its place: others that come behind it were sent before.
     pub is_letter: bool,
 }

@@ -22,8 +22,8 @@ use bywash_common::{
 
 use crate::{
     delivery::{
-        EventId, Frontier, Letter, Message, News, Outcome, Record, Refused, SendError, Sink, SinkError,
-        Stretch, Subject, Ticket,
+        EventId, Frontier, Letter, Message, NS_PER_MS, News, Outcome, Record, Refused, SendError, Sink,
+        SinkError, Stretch, Subject, Ticket,
     },
     encode::{self, Early, Encode, LossEvent, Part, WriteEvent},
     faults::Fault,
@@ -144,10 +144,11 @@ impl Outlet {
     fn offer_waiting(&mut self) -> Result<(), SinkError> {
         while let Some(Refused { ticket, letter, .. }) = self.dead_letters.waiting() {
             let ticket = *ticket;
-            let Letter { topic, key, payload, id, .. } = letter;
+            let Letter { topic, key, payload, id, time_ms, .. } = letter;
             let event_id = &id.to_string();
             let key = key.as_deref();
-            let message = Message { topic, key, payload, id: *id, event_id, is_letter: false };
+            let (id, time_ms) = (*id, *time_ms);
+            let message = Message { topic, key, payload, id, event_id, time_ms, is_letter: false };
             match self.sink.send(&message, ticket) {
                 Ok(()) => {}
                 Err(SendError::Full) => break,
@@ -183,11 +184,13 @@ impl Outlet {
             return Ok(());
         }
         for again in self.dead_letters.letters(&self.frontier, &self.status) {
-            let Letter { topic, key, payload, id, .. } = &again.letter;
-            let event_id = &id.to_string();
-            let ticket = self.frontier.open_beside(payload.len() as u64);
+            let Letter { topic, key, payload, id, time_ms, .. } = &again.letter;
+            let (event_id, key) = (&id.to_string(), key.as_deref());
+            let (id, time_ms) = (*id, *time_ms);
+            let event_ns = time_ms.saturating_mul(NS_PER_MS);
+            let ticket = self.frontier.open_beside(payload.len() as u64, event_ns);
             self.dead_letters.sent_again(&again, ticket);
-            let message = Message { topic, key: key.as_deref(), payload, id: *id, event_id, is_letter: true };
+            let message = Message { topic, key, payload, id, event_id, time_ms, is_letter: true };
             if !send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)? {
                 break;
             }
@@ -384,7 +387,8 @@ impl Outlet {
                 self.config.topic_of(Path::new(OsStr::from_bytes(path)))
             })
         });
-        let message = Message { topic, key, payload: &self.payload, id, event_id, is_letter: false };
+        let (payload, time_ms) = (&self.payload[..], last_ns / NS_PER_MS);
+        let message = Message { topic, key, payload, id, event_id, time_ms, is_letter: false };
         send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)
     }
 }
@@ -450,7 +454,8 @@ fn send(
 fn message<'a>(config: &'a Config, id: EventId, event: &WriteEvent<'a>, payload: &'a [u8]) -> Message<'a> {
     let key = config.key_of(Some(event.path));
     let topic = config.topic_of(Path::new(OsStr::from_bytes(event.path)));
-    Message { topic, key, payload, id, event_id: event.event_id, is_letter: false }
+    let (event_id, time_ms) = (event.event_id, event.time_ns / NS_PER_MS);
+    Message { topic, key, payload, id, event_id, time_ms, is_letter: false }
 }
 
 fn letter(message: &Message<'_>, reason: String) -> Letter {
@@ -459,6 +464,7 @@ fn letter(message: &Message<'_>, reason: String) -> Letter {
         key: message.key.map(<[u8]>::to_vec),
         payload: message.payload.to_vec(),
         id: message.id,
+        time_ms: message.time_ms,
         reason,
     }
 }

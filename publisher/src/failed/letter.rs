@@ -13,7 +13,7 @@ pub struct NotALetter(String);
 
 impl Letter {
     /// The letter as a JSON object in one line, newline included: `time`, `reason`, `topic`, `key`, `event_id`,
-    /// `payload`. A key or payload that is not UTF-8 is in `key_base64` or `payload_base64` instead.
+    /// `event_time`, `payload`. A key or payload that is not UTF-8 is in `key_base64` or `payload_base64` instead.
     pub fn to_line(&self, time: Timestamp) -> Vec<u8> {
         let mut fields = Map::new();
         let mut put = |name: &str, value: String| fields.insert(name.to_owned(), value.into());
@@ -26,6 +26,9 @@ impl Letter {
             }
         }
         put("event_id", self.id.to_string());
+        if let Some(time) = self.time() {
+            put("event_time", format!("{time:.3}"));
+        }
         put_bytes(&mut put, "payload", &self.payload);
         let mut line = Value::Object(fields).to_string().into_bytes();
         line.push(b'\n');
@@ -49,10 +52,25 @@ impl Letter {
             payload: bytes(&fields, "payload")?
                 .ok_or_else(|| NotALetter("it has no `payload`".to_owned()))?,
             id: text("event_id")?.parse().map_err(|error: NotAnId| NotALetter(error.to_string()))?,
+            time_ms: 0,
             reason: text("reason")?,
         };
-        Ok((letter, text("time")?))
+        let time = text("time")?;
+        // Letters of versions before have none: they are not much younger than their events.
+        let event_time: Timestamp =
+            text("event_time").unwrap_or_else(|_| time.clone()).parse().map_err(no_time)?;
+        let time_ms = u64::try_from(event_time.as_millisecond()).unwrap_or_default();
+        Ok((Self { time_ms, ..letter }, time))
     }
+
+    /// When what it tells of happened. None for what no calendar has.
+    fn time(&self) -> Option<Timestamp> {
+        Timestamp::from_millisecond(i64::try_from(self.time_ms).ok()?).ok()
+    }
+}
+
+fn no_time(error: jiff::Error) -> NotALetter {
+    NotALetter(format!("its time: {error}"))
 }
 
 fn put_bytes(put: &mut impl FnMut(&str, String) -> Option<Value>, name: &str, bytes: &[u8]) {
@@ -86,8 +104,10 @@ mod tests {
         #[test]
         fn a_letter_is_read_back(
             topic: String, key: Option<Vec<u8>>, payload: Vec<u8>, sequence: u64, reason: String,
+            // As far as nanoseconds in 64 bits reach.
+            time_ms in 0..u64::MAX / 1_000_000,
         ) {
-            let letter = Letter { topic, key, payload, id: testing::id(sequence), reason };
+            let letter = Letter { topic, key, payload, id: testing::id(sequence), time_ms, reason };
             let line = letter.to_line(Timestamp::UNIX_EPOCH);
             prop_assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
             prop_assert_eq!(Letter::from_line(&line), Ok((letter, "1970-01-01T00:00:00.000Z".to_owned())));
@@ -100,19 +120,26 @@ mod tests {
     }
 
     #[test]
+    fn a_letter_of_the_version_before_has_the_time_at_which_it_became_one() {
+        let line = br#"{"time":"1970-01-01T00:00:02.500Z","reason":"r","topic":"t","event_id":"00000000-0000-0000-0000-000000000000-1","payload":"p"}"#;
+        assert_eq!(Letter::from_line(line).unwrap().0.time_ms, 2_500);
+    }
+
+    #[test]
     fn a_person_can_read_it() {
         let letter = Letter {
             topic: "t".to_owned(),
             key: Some(b"/log/\xff".to_vec()),
             payload: b"{\"a\":1}".to_vec(),
             id: testing::id(1),
+            time_ms: 1_500,
             reason: "too large".to_owned(),
         };
         let line = String::from_utf8(letter.to_line(Timestamp::UNIX_EPOCH)).unwrap();
         assert_eq!(
             line,
             "{\"time\":\"1970-01-01T00:00:00.000Z\",\"reason\":\"too large\",\"topic\":\"t\",\"key_base64\":\
-             \"L2xvZy//\",\"event_id\":\"00000000-0000-0000-0000-000000000000-1\",\"payload\":\"{\\\"a\\\":1}\"}\n"
+             \"L2xvZy//\",\"event_id\":\"00000000-0000-0000-0000-000000000000-1\",\"event_time\":\"1970-01-01T00:00:01.500Z\",\"payload\":\"{\\\"a\\\":1}\"}\n"
         );
     }
 }

@@ -162,6 +162,7 @@ mod tests {
             key: None,
             payload: payload.to_vec(),
             id: testing::id(1),
+            time_ms: 0,
             reason: "no".to_owned(),
         }
     }
@@ -192,10 +193,10 @@ mod tests {
     #[test]
     fn beyond_the_bound_nothing_is_kept_until_someone_makes_room() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = open(dir.path(), 150).unwrap();
+        let mut store = open(dir.path(), 200).unwrap();
         store.keep(&[letter(b"one")]).unwrap();
         let error = store.keep(&[letter(b"two")]).unwrap_err();
-        assert!(matches!(error, FailedError::Full { .. }) && error.to_string().contains("150"), "{error}");
+        assert!(matches!(error, FailedError::Full { .. }) && error.to_string().contains("200"), "{error}");
         for file in store.directory().files().unwrap() {
             fs::remove_file(file).unwrap();
         }

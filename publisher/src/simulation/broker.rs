@@ -252,7 +252,7 @@ impl Network {
         };
         self.fate.step("a refusal");
         self.fate.note(|| format!("{id} is refused: {reason:?}"));
-        let letter = Letter { topic, key: Some(key), payload, id, reason: format!("{reason:?}") };
+        let letter = Letter { topic, key: Some(key), payload, id, time_ms: 0, reason: format!("{reason:?}") };
         match reason {
             Reason::Poison => self.frontier.refuse(ticket, letter),
             Reason::Barred => self.frontier.give_up(ticket, letter),

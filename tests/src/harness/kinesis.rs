@@ -167,7 +167,12 @@ for line in sys.stdin:
         let records: Vec<(String, String)> = serde_json::from_str(line).expect("a list of records");
         for (key, data) in records {
             let payload = base64.decode_to_vec(data).expect("base64");
-            users.push(Message { key: Some(key.into_bytes()), payload, position: users.len() as i64 });
+            users.push(Message {
+                key: Some(key.into_bytes()),
+                payload,
+                position: users.len() as i64,
+                ..Message::default()
+            });
         }
     }
     users
@@ -242,6 +247,7 @@ impl Source for Stream {
                     key: record["PartitionKey"].as_str().map(|key| key.as_bytes().to_vec()),
                     payload: base64_simd::STANDARD.decode_to_vec(data).map_err(|e| e.to_string())?,
                     position: self.position,
+                    ..Message::default()
                 });
                 self.position += 1;
             }

@@ -99,7 +99,7 @@ mod tests {
     fn event(id: &str, offset: u64, text: &str) -> Event {
         let message = base64_simd::STANDARD.encode_to_string(text);
         let json = serde_json::json!({"path": "/f", "event_id": id, "offset": offset, "@message": message});
-        Event::parse(&Message { key: None, payload: json.to_string().into_bytes(), position: 0 })
+        Event::parse(&Message { payload: json.to_string().into_bytes(), ..Message::default() })
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use rdkafka::{
-    ClientConfig, Message as _, Offset, TopicPartitionList,
+    ClientConfig, Message as _, Offset, Timestamp, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
+    message::{BorrowedMessage, Headers as _},
     types::RDKafkaErrorCode,
 };
 
@@ -18,7 +19,7 @@ const POLL_TIME: Duration = Duration::from_millis(50);
 const MESSAGES_AT_ONCE: usize = 2_000;
 
 /// A message as the broker gave it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     /// Its key.
     pub key: Option<Vec<u8>>,
@@ -26,6 +27,10 @@ pub struct Message {
     pub payload: Vec<u8>,
     /// Its place in the partition.
     pub position: i64,
+    /// Its time as whoever made it said, in milliseconds since the epoch, where it has one.
+    pub time_ms: Option<i64>,
+    /// Its headers, in order.
+    pub headers: Vec<(String, String)>,
 }
 
 impl Message {
@@ -56,6 +61,11 @@ impl Source for Partition {
                     key: message.key().map(<[u8]>::to_vec),
                     payload: message.payload().unwrap_or_default().to_vec(),
                     position: message.offset(),
+                    time_ms: match message.timestamp() {
+                        Timestamp::CreateTime(time_ms) => Some(time_ms),
+                        _ => None,
+                    },
+                    headers: headers(&message),
                 }),
                 // The topic does not exist before the first event.
                 Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
@@ -64,6 +74,12 @@ impl Source for Partition {
         }
         Ok(())
     }
+}
+
+fn headers(message: &BorrowedMessage<'_>) -> Vec<(String, String)> {
+    let all = message.headers().into_iter().flat_map(|headers| headers.iter());
+    let text = |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
+    all.map(|header| (header.key.to_owned(), text(header.value))).collect()
 }
 
 /// Reads a topic or stream from its beginning and keeps what it has read.

@@ -40,6 +40,7 @@ mod overlay;
 mod placed;
 mod privileges;
 mod quota;
+mod record_time;
 mod reload;
 mod reload_publisher;
 mod replaced_ring;

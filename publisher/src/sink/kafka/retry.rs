@@ -9,12 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Message as _, error::RDKafkaErrorCode, message::BorrowedMessage};
 
 use crate::{
-    delivery::{EventId, Letter, Ticket},
+    delivery::{EventId, Letter, NS_PER_MS, Ticket},
     vitals::vitals,
 };
+
+use super::headers::{ENCODER_HEADER, EVENT_ID_HEADER, text};
 
 /// How long the first attempt waits after a failure; each further one twice as long.
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
@@ -34,6 +36,8 @@ pub struct Failed {
     pub payload: Vec<u8>,
     /// The event's id.
     pub id: EventId,
+    /// When what it tells of happened, in milliseconds since the epoch.
+    pub time_ms: u64,
     /// A batch that it was in was rejected: whether it is at fault shows when it is sent with fewer others, or alone.
     pub is_suspect: bool,
     /// The format of the payload, as the header names it.
@@ -45,8 +49,24 @@ pub struct Failed {
 impl Failed {
     /// What is kept of it.
     pub fn into_letter(self, reason: String) -> (Ticket, Letter) {
-        let Self { ticket, topic, key, payload, id, .. } = self;
-        (ticket, Letter { topic, key, payload, id, reason })
+        let Self { ticket, topic, key, payload, id, time_ms, .. } = self;
+        (ticket, Letter { topic, key, payload, id, time_ms, reason })
+    }
+
+    /// What a report gives back of a message that failed, but for its time: librdkafka tells that of delivered ones alone. None if it
+    /// has no event's id, as every message has.
+    pub fn of_report(ticket: Ticket, message: &BorrowedMessage<'_>, event_ns: u64) -> Option<Self> {
+        Some(Self {
+            ticket,
+            topic: message.topic().to_owned(),
+            key: message.key().map(<[u8]>::to_vec),
+            payload: message.payload().unwrap_or_default().to_vec(),
+            id: text(message, EVENT_ID_HEADER)?.parse().ok()?,
+            time_ms: event_ns / NS_PER_MS,
+            is_suspect: false,
+            encoder: text(message, ENCODER_HEADER).unwrap_or_default().to_owned(),
+            barred: None,
+        })
     }
 }
 
@@ -199,6 +219,7 @@ mod tests {
             key: None,
             payload: vec![ticket as u8],
             id: testing::id(ticket),
+            time_ms: 0,
             is_suspect,
             encoder: String::new(),
             barred: None,

@@ -14,7 +14,7 @@ use rdkafka::{
     client::Client,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
-    message::{BorrowedMessage, DeliveryResult, Headers as _},
+    message::DeliveryResult,
     producer::ProducerContext,
 };
 
@@ -35,10 +35,6 @@ use super::{
     verdict::{End, Verdict, is_missing, verdict},
 };
 
-/// The header that names the format, so that a reader need not guess.
-pub const ENCODER_HEADER: &str = "encoder";
-/// The header that holds an event's id.
-pub const EVENT_ID_HEADER: &str = "event_id";
 /// At most one line about each kind of trouble in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -404,12 +400,6 @@ impl Service {
     }
 }
 
-/// A header's value.
-fn header<'m>(message: &'m BorrowedMessage<'_>, name: &str) -> Option<&'m str> {
-    let value = message.headers()?.iter().find(|header| header.key == name)?.value?;
-    str::from_utf8(value).ok()
-}
-
 /// What comes from librdkafka.
 impl Service {
     /// What became of a message.
@@ -418,22 +408,12 @@ impl Service {
             Ok(message) => self.delivered(opaque.ticket, message.topic()),
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                let id = header(message, EVENT_ID_HEADER).and_then(|id| id.parse().ok());
-                // Every message that is handed over has one.
-                let Some(id) = id else {
+                let Some(failed) =
+                    Failed::of_report(opaque.ticket, message, self.frontier.event_ns(opaque.ticket))
+                else {
                     return tracing::error!(
                         "a message came back without its event's id: a restart sends it again"
                     );
-                };
-                let failed = Failed {
-                    ticket: opaque.ticket,
-                    topic: message.topic().to_owned(),
-                    key: message.key().map(<[u8]>::to_vec),
-                    payload: message.payload().unwrap_or_default().to_vec(),
-                    id,
-                    is_suspect: false,
-                    encoder: header(message, ENCODER_HEADER).unwrap_or_default().to_owned(),
-                    barred: None,
                 };
                 self.failed(opaque, code, failed);
             }

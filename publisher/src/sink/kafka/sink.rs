@@ -11,7 +11,6 @@ use rdkafka::{
     ClientConfig,
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
-    message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig},
 };
 
@@ -24,10 +23,11 @@ use crate::{
 use super::{
     config::{message_bytes_max, producer_config, transactional_config, without_token, wrong_as_a_whole},
     error::OpenError,
+    headers::{Headers, timestamp},
     making::Making,
     polled::{Gather as _, Polled},
     retry::Failed,
-    service::{Company, ENCODER_HEADER, EVENT_ID_HEADER, Link, Opaque, Service},
+    service::{Company, Link, Opaque, Service},
     topics::TopicMaker,
     verdict::{End, Verdict, verdict},
     zookeepers::{Watch, locate},
@@ -75,6 +75,7 @@ pub struct KafkaSink {
     /// Those that the producer began with.
     brokers: Vec<String>,
     encoder: &'static str,
+    headers: Headers,
     message_bytes_max: usize,
 }
 
@@ -144,6 +145,7 @@ impl KafkaSink {
             watch,
             brokers: config.kafka.brokers.clone(),
             encoder: config.event.encoder.word(),
+            headers: Headers::new(&config),
         })
     }
 
@@ -239,12 +241,10 @@ impl KafkaSink {
         encoder: &str,
         opaque: Opaque,
     ) -> Result<(), RDKafkaErrorCode> {
-        let headers = OwnedHeaders::new_with_capacity(2)
-            .insert(Header { key: EVENT_ID_HEADER, value: Some(message.event_id) })
-            .insert(Header { key: ENCODER_HEADER, value: Some(encoder) });
         let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(message.topic, opaque.number())
             .payload(message.payload)
-            .headers(headers);
+            .timestamp(timestamp(message.time_ms))
+            .headers(self.headers.of(message.event_id, encoder));
         if let Some(key) = message.key {
             record = record.key(key);
         }
@@ -285,6 +285,7 @@ impl KafkaSink {
                 payload: &failed.payload,
                 id: failed.id,
                 event_id: &event_id,
+                time_ms: failed.time_ms,
                 is_letter: false,
             };
             match self.hand_over(&message, &failed.encoder, opaque) {
@@ -329,7 +330,7 @@ impl KafkaSink {
 
 impl Sink for KafkaSink {
     fn payload_bytes_max(&self, key_bytes: usize) -> usize {
-        payload_room(self.message_bytes_max, key_bytes)
+        payload_room(self.message_bytes_max, key_bytes + self.headers.own_bytes())
     }
 
     fn send(&mut self, message: &Message<'_>, ticket: Ticket) -> Result<(), SendError> {
@@ -350,6 +351,7 @@ impl Sink for KafkaSink {
                     key: message.key.map(<[u8]>::to_vec),
                     payload: message.payload.to_vec(),
                     id: message.id,
+                    time_ms: message.time_ms,
                     is_suspect: false,
                     encoder: self.encoder.to_owned(),
                     barred: None,
@@ -375,6 +377,7 @@ impl Sink for KafkaSink {
 
     fn reconfigure(&mut self, config: &Config) {
         self.encoder = config.event.encoder.word();
+        self.headers = Headers::new(config);
         self.service.want_topics(config);
     }
 
@@ -430,7 +433,7 @@ pub fn destroy<C: ProducerContext + 'static>(producer: Polled<C>) {
     }
 }
 
-/// The most bytes of a payload beside a key, within a message of at most `message_bytes_max`.
+/// The most bytes of a payload beside a key and headers of the configuration's, within a message of at most `message_bytes_max`.
 pub fn payload_room(message_bytes_max: usize, key_bytes: usize) -> usize {
     message_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES + key_bytes)
 }

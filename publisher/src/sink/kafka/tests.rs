@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bywash_common::config::Config;
 use rdkafka::{
-    ClientConfig, Message as _, Offset, TopicPartitionList,
+    ClientConfig, Message as _, Offset, Timestamp, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     message::{BorrowedMessage, Headers as _},
     mocking::MockCluster,
@@ -18,7 +18,7 @@ use super::{
     *,
 };
 use crate::delivery::{
-    EventId, Frontier, Letter, Message, News, Outcome, SendError, Sink, Subject, Ticket,
+    EventId, Frontier, Letter, Message, News, Outcome, Record, SendError, Sink, Subject, Ticket,
     testing::{self, record},
 };
 
@@ -54,6 +54,7 @@ fn message(payload: &[u8]) -> Message<'_> {
         payload,
         id: testing::id(1),
         event_id: testing::ID_1,
+        time_ms: 0,
         is_letter: false,
     }
 }
@@ -121,6 +122,37 @@ fn delivered_messages_complete_in_order() {
     }
     until(&mut sink, &frontier, |f| f.in_flight() == 0);
     assert_eq!(payloads(&cluster, 100), sent);
+    Box::new(sink).close(Instant::now());
+}
+
+#[test]
+fn a_message_that_is_sent_again_keeps_its_time() {
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (mut sink, frontier) = sink(&cluster);
+    bar(&cluster, 1);
+    const TIME_MS: u64 = 1_234_567;
+    let ticket = frontier.open(Record { time_ns: TIME_MS * 1_000_000, ..record(0) });
+    sink.send(&Message { time_ms: TIME_MS, ..message(b"x") }, ticket).unwrap();
+    until_holding(&sink);
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
+    assert_eq!(read(&cluster, 1, |message| message.timestamp()), [Timestamp::CreateTime(TIME_MS as i64)]);
+    Box::new(sink).close(Instant::now());
+}
+
+#[test]
+fn headers_take_their_room_from_the_payload() {
+    let cluster = cluster();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (mut sink, frontier) = sink(&cluster);
+    let bare = sink.payload_bytes_max(2);
+    let mut config = Config::default();
+    config.kafka.headers.insert("name".to_owned(), "v".repeat(5000));
+    sink.reconfigure(&config);
+    assert!(sink.payload_bytes_max(2) <= bare - 5004);
+    let payload = vec![b'x'; sink.payload_bytes_max(2)];
+    sink.send(&message(&payload), frontier.open(record(0))).unwrap();
+    until(&mut sink, &frontier, |f| f.in_flight() == 0);
     Box::new(sink).close(Instant::now());
 }
 
@@ -324,7 +356,7 @@ fn in_transactions_nothing_passes_a_refused_message_and_its_news_are_not_taken_f
     send(&named(bytes(0), b"zero"), tickets[0]);
     // As the drain does with what is too large: without asking the sink.
     let (id, topic, payload) = (testing::id(1), "t".to_owned(), b"one".to_vec());
-    let letter = Letter { topic, key: None, payload, id, reason: "too large".to_owned() };
+    let letter = Letter { topic, key: None, payload, id, time_ms: 0, reason: "too large".to_owned() };
     frontier.refuse(tickets[1], letter);
     send(&named(bytes(2), b"two"), tickets[2]);
     // And then announces what it cannot keep.
@@ -433,7 +465,7 @@ fn a_letter_for_a_topic_that_takes_nothing_is_given_back_at_once_and_stops_no_ot
     let barred = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     cluster.topic_error("gone", barred).unwrap();
     let (mut sink, frontier) = sink(&cluster);
-    let letter = frontier.open_beside(1);
+    let letter = frontier.open_beside(1, 0);
     sink.send(&Message { topic: "gone", is_letter: true, ..message(b"letter") }, letter).unwrap();
     until(&mut sink, &frontier, Frontier::has_refused);
     assert!(!sink.service().retries.is_holding(), "nothing waits for it");

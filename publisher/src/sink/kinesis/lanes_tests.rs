@@ -25,6 +25,7 @@ fn record(number: u64, key: &str, bytes: usize, arrived: Instant) -> Record {
         partition_key: key.to_owned(),
         data,
         id: testing::id(1),
+        time_ms: 0,
         arrived,
         arrival: 0,
         alone: false,

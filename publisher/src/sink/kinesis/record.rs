@@ -21,6 +21,8 @@ pub struct Record {
     pub data: Vec<u8>,
     /// The event's id.
     pub id: EventId,
+    /// When what it tells of happened, in milliseconds since the epoch.
+    pub time_ms: u64,
     /// When the sink took it.
     pub arrived: Instant,
     /// How many arrived before it, and one; its lanes count.
@@ -70,6 +72,7 @@ mod tests {
             payload: b"x",
             id: testing::id(1),
             event_id: testing::ID_1,
+            time_ms: 0,
             is_letter: false,
         })
     }

@@ -420,6 +420,7 @@ fn letter(stream: &str, record: &Record, text: &str) -> Letter {
         key,
         payload: record.data.clone(),
         id: record.id,
+        time_ms: record.time_ms,
         reason: format!("the Kinesis stream does not take it: {text}"),
     }
 }

@@ -112,8 +112,8 @@ impl Sink for KinesisSink {
         }
         let partition_key = partition_key(message);
         let data = message.payload.to_vec();
-        let (id, arrived) = (message.id, Instant::now());
-        let record = Record { ticket, partition_key, data, id, arrived, arrival: 0, alone: false };
+        let (id, time_ms, arrived) = (message.id, message.time_ms, Instant::now());
+        let record = Record { ticket, partition_key, data, id, time_ms, arrived, arrival: 0, alone: false };
         if record.bytes() > self.record_bytes_max {
             let (bytes, max) = (record.bytes(), self.record_bytes_max);
             return Err(SendError::Refused(format!(

@@ -186,6 +186,7 @@ mod tests {
             payload,
             id: testing::id(1),
             event_id: testing::ID_1,
+            time_ms: 0,
             is_letter: false,
         }
     }

@@ -16,6 +16,8 @@ pub struct Kept {
     pub id: EventId,
     /// The same, rendered.
     pub event_id: String,
+    /// When what it tells of happened, in milliseconds since the epoch.
+    pub time_ms: u64,
     /// It comes from the dead letters: checkpoints know nothing of it.
     pub is_letter: bool,
 }
@@ -30,6 +32,7 @@ impl Kept {
             payload: message.payload.to_vec(),
             id: message.id,
             event_id: message.event_id.to_owned(),
+            time_ms: message.time_ms,
             is_letter: message.is_letter,
         }
     }
@@ -42,13 +45,14 @@ impl Kept {
             payload: &self.payload,
             id: self.id,
             event_id: &self.event_id,
+            time_ms: self.time_ms,
             is_letter: self.is_letter,
         }
     }
 
     /// The letter that it becomes.
     pub fn into_letter(self, reason: String) -> (Ticket, Letter) {
-        let Self { ticket, topic, key, payload, id, .. } = self;
-        (ticket, Letter { topic, key, payload, id, reason })
+        let Self { ticket, topic, key, payload, id, time_ms, .. } = self;
+        (ticket, Letter { topic, key, payload, id, time_ms, reason })
     }
 }

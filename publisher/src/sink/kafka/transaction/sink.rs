@@ -13,7 +13,6 @@ use bywash_common::{config::Config, fail_point::FailPoint};
 use rdkafka::{
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
-    message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
@@ -24,8 +23,9 @@ use crate::{
     sink::kafka::{
         config::{message_bytes_max, transactional_config},
         error::OpenError,
+        headers::{Headers, timestamp},
         polled::Polled,
-        service::{ENCODER_HEADER, EVENT_ID_HEADER, Service},
+        service::Service,
         sink::{destroy, payload_room},
         topics::TopicMaker,
         verdict::{End, Verdict, verdict},
@@ -79,6 +79,7 @@ pub struct TransactionalSink {
     frontier: Arc<Frontier>,
     state: State,
     encoder: &'static str,
+    headers: Headers,
     transactional_id: String,
     interval: Duration,
     message_bytes_max: usize,
@@ -127,6 +128,7 @@ impl TransactionalSink {
             frontier,
             state: State::Starting { is_fenced: false },
             encoder: config.event.encoder.word(),
+            headers: Headers::new(config),
             transactional_id,
             interval: config.kafka.transaction_interval.0,
             message_bytes_max: message_bytes_max(&client),
@@ -203,10 +205,10 @@ impl TransactionalSink {
             }
             self.state = State::Open { since: Instant::now() };
         }
-        let headers = OwnedHeaders::new_with_capacity(2)
-            .insert(Header { key: EVENT_ID_HEADER, value: Some(message.event_id) })
-            .insert(Header { key: ENCODER_HEADER, value: Some(self.encoder) });
-        let mut record = BaseRecord::to(message.topic).payload(message.payload).headers(headers);
+        let mut record = BaseRecord::to(message.topic)
+            .payload(message.payload)
+            .timestamp(timestamp(message.time_ms))
+            .headers(self.headers.of(message.event_id, self.encoder));
         if let Some(key) = message.key {
             record = record.key(key);
         }
@@ -378,7 +380,7 @@ fn is_replacement(id: EventId) -> bool {
 
 impl Sink for TransactionalSink {
     fn payload_bytes_max(&self, key_bytes: usize) -> usize {
-        payload_room(self.message_bytes_max, key_bytes)
+        payload_room(self.message_bytes_max, key_bytes + self.headers.own_bytes())
     }
 
     fn send(&mut self, message: &Message<'_>, ticket: Ticket) -> Result<(), SendError> {
@@ -418,6 +420,7 @@ impl Sink for TransactionalSink {
 
     fn reconfigure(&mut self, config: &Config) {
         self.encoder = config.event.encoder.word();
+        self.headers = Headers::new(config);
         self.reports().service.want_topics(config);
     }
 
