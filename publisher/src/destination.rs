@@ -125,14 +125,14 @@ mod tests {
     fn another_topic_brokers_stream_or_sink_is_another_destination() {
         let mut config = Config::default();
         let mut seen = vec![destination(&config)];
-        config.kafka.topic = "other".to_owned();
+        config.kafka.topic = "other".into();
         seen.push(destination(&config));
         config.kafka.brokers = vec!["b:1".to_owned()];
         seen.push(destination(&config));
         config.kafka.zookeepers = vec!["z:2181".to_owned()];
         seen.push(destination(&config));
         config.publisher.sink = Sink::Kinesis;
-        config.kinesis.stream_name = "s".to_owned();
+        config.kinesis.stream_name = "s".into();
         seen.push(destination(&config));
         config.kinesis.region = "eu-central-1".to_owned();
         seen.push(destination(&config));

@@ -19,6 +19,7 @@ mod metrics;
 mod names;
 mod rate;
 mod reload;
+mod route;
 mod run;
 mod signals;
 #[cfg(test)]

@@ -20,8 +20,18 @@ use crate::{
 };
 
 /// Sections and keys that take effect at once, or are the agent's alone.
-const AT_ONCE: [&str; 8] =
-    ["agent.", "directory", "event.", "fifo", "kafka.headers", "kafka.topic", "kinesis.stream_name", "log."];
+const AT_ONCE: [&str; 10] = [
+    "agent.",
+    "directory",
+    "event.",
+    "fifo",
+    "kafka.headers",
+    "kafka.topic",
+    "kinesis.stream_name",
+    "log.",
+    "publisher.fallback_topic",
+    "publisher.topics_max",
+];
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +155,8 @@ fn merged(current: &Config, new: Config) -> Config {
     merged.event = new.event;
     merged.directories = new.directories;
     merged.fifos = new.fifos;
+    merged.publisher.topics_max = new.publisher.topics_max;
+    merged.publisher.fallback_topic = new.publisher.fallback_topic;
     merged.kafka.topic = new.kafka.topic;
     merged.kafka.headers = new.kafka.headers;
     merged.kinesis.stream_name = new.kinesis.stream_name;
@@ -174,7 +186,9 @@ mod tests {
         let current = Config::default();
         let mut new = Config::default();
         new.event.encoder = Encoder::Raw;
-        new.kafka.topic = "other".to_owned();
+        new.kafka.topic = "other".into();
+        new.publisher.topics_max = 7;
+        new.publisher.fallback_topic = Some("rest".to_owned());
         new.kafka.headers.insert("team".to_owned(), "web".to_owned());
         let at_once = new.clone();
         new.publisher.sink = Sink::Stdout;

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use bywash_common::config::Config;
 
-/// All topics, or streams, that events can go to.
+/// All topics, or streams, that events can go to, but for those that templates name ([`Config::templates`]).
 pub fn topics(config: &Config) -> Vec<&str> {
-    let own = config.directories.iter().filter_map(|d| d.topic.as_deref());
-    let own = own.chain(config.fifos.iter().filter_map(|f| f.topic.as_deref()));
+    let own = config.directories.iter().filter_map(|d| d.topic.as_ref()?.named());
+    let own = own.chain(config.fifos.iter().filter_map(|f| f.topic.as_ref()?.named()));
     let own = own.chain(config.event.loss_topic.as_deref());
-    own.chain([config.default_topic()]).collect::<BTreeSet<_>>().into_iter().collect()
+    let fallback = config.templates().next().map(|_| config.fallback_topic());
+    own.chain([config.fixed_topic()]).chain(fallback).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 #[cfg(test)]
@@ -21,7 +22,7 @@ mod tests {
     #[test]
     fn each_topic_counts_once() {
         let directory = |path: &str, topic: Option<&str>| DirectoryConfig {
-            topic: topic.map(str::to_owned),
+            topic: topic.map(Into::into),
             ..DirectoryConfig::at(path.into())
         };
         let directories = vec![directory("/a", Some("x")), directory("/b", None), directory("/c", Some("x"))];

@@ -103,6 +103,10 @@ pub struct Vitals {
     /// Bytes of a batch.
     pub batch_bytes: Histogram,
     kafka: Mutex<Option<KafkaStatistics>>,
+    /// Topics or streams that templates have named.
+    pub topics: AtomicU64,
+    /// Messages that went to the fallback topic instead of one that a template named.
+    pub fallbacks: AtomicU64,
 }
 
 /// This process's.
@@ -125,6 +129,8 @@ pub fn vitals() -> &'static Vitals {
             1.0,
         ),
         kafka: Mutex::new(None),
+        topics: AtomicU64::new(0),
+        fallbacks: AtomicU64::new(0),
     };
     &VITALS
 }
@@ -247,6 +253,8 @@ mod tests {
             batch_messages: Histogram::new(&[1], 1.0),
             batch_bytes: Histogram::new(&[1], 1.0),
             kafka: Mutex::new(None),
+            topics: AtomicU64::new(0),
+            fallbacks: AtomicU64::new(0),
         };
         (0..CODES_MAX * 2).for_each(|i| vitals.failed(&format!("code {i}"), 1));
         let errors = vitals.errors();

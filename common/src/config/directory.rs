@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    Config, FramingConfig,
+    Config, FramingConfig, Topic,
     file::{At, Context, Placed},
     framing, multiline,
     print::{table, text, texts},
@@ -30,7 +30,7 @@ pub struct DirectoryConfig {
     /// Absolute, without `.`, `..` and trailing slash.
     pub path: PathBuf,
     /// Replaces `kafka.topic` for what is written here.
-    pub topic: Option<String>,
+    pub topic: Option<Topic>,
     /// Make the directory if it does not exist.
     pub create: bool,
     /// What is not captured, by its path below the directory.
@@ -117,7 +117,7 @@ impl DirectoryConfig {
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
     path: At<PathBuf>,
-    topic: Option<String>,
+    topic: Placed<String>,
     #[serde(default)]
     create: bool,
     exclude: Placed<Vec<String>>,
@@ -154,7 +154,8 @@ pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>
         multiline,
         submounts,
     } = table;
-    let mut new = DirectoryConfig { topic, create, ..DirectoryConfig::at(path.into_inner()) };
+    let mut new = DirectoryConfig { create, ..DirectoryConfig::at(path.into_inner()) };
+    context.set(&mut new.topic, topic, |topic| Topic::parse(topic).map(Some));
     context.set(&mut new.exclude, exclude, Globs::new);
     new.quota = quota.map(|quota| apply_quota(quota, context));
     context.set(&mut new.submounts, submounts, |word| word.parse());
@@ -188,7 +189,7 @@ fn apply_quota(table: QuotaTable, context: &mut Context<'_>) -> QuotaConfig {
 pub(super) fn print(directory: &DirectoryConfig) -> Value {
     let mut keys = table([
         ("path", text(directory.path.display())),
-        ("topic", directory.topic.clone().map(Value::from)),
+        ("topic", directory.topic.as_ref().and_then(text)),
         ("create", Some(directory.create.into())),
         ("exclude", texts(directory.exclude.patterns())),
         ("quota", directory.quota.as_ref().map(print_quota)),

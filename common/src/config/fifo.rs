@@ -11,7 +11,7 @@ use toml::Value;
 use crate::units::{ByteSize, Span};
 
 use super::{
-    Config, Framing,
+    Config, Framing, Topic,
     directory::checked_path,
     file::{At, Context, Placed},
     print::{table, text},
@@ -41,7 +41,7 @@ pub struct FifoConfig {
     /// Its group's name, if not that of whoever runs fs-agent.
     pub group: Option<String>,
     /// Replaces `kafka.topic` or `kinesis.stream_name` for what comes through it.
-    pub topic: Option<String>,
+    pub topic: Option<Topic>,
     /// What becomes an event.
     pub framing: FifoFraming,
     /// What happens while the ring is full.
@@ -117,7 +117,7 @@ pub(super) struct Table {
     mode: Placed<String>,
     owner: Option<String>,
     group: Option<String>,
-    topic: Option<String>,
+    topic: Placed<String>,
     framing: Placed<String>,
     on_full: Placed<String>,
     empty_lines: Placed<String>,
@@ -133,7 +133,7 @@ pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>
     new.create = table.create.unwrap_or(new.create);
     new.owner = table.owner;
     new.group = table.group;
-    new.topic = table.topic;
+    context.set(&mut new.topic, table.topic, |topic| Topic::parse(topic).map(Some));
     context.set(&mut new.mode, table.mode, checked_mode);
     context.set(&mut new.framing, table.framing, checked_framing);
     context.set(&mut new.on_full, table.on_full, |word| word.parse());
@@ -152,7 +152,7 @@ pub(super) fn print(fifo: &FifoConfig) -> Value {
         ("mode", text(format_args!("{:04o}", fifo.mode))),
         ("owner", fifo.owner.clone().map(Value::from)),
         ("group", fifo.group.clone().map(Value::from)),
-        ("topic", fifo.topic.clone().map(Value::from)),
+        ("topic", fifo.topic.as_ref().and_then(text)),
         ("framing", text(fifo.framing.word())),
         ("on_full", text(fifo.on_full.word())),
         ("empty_lines", text(fifo.empty_lines.word())),

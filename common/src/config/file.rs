@@ -85,6 +85,8 @@ struct Publisher {
     shutdown_timeout: Option<Span>,
     in_flight_records: Placed<u32>,
     in_flight_bytes: Placed<ByteSize>,
+    topics_max: Placed<u32>,
+    fallback_topic: Placed<String>,
 }
 
 /// Collects what is wrong, with the place of each value.
@@ -211,6 +213,9 @@ fn apply_publisher(publisher: Publisher, config: &mut Config, context: &mut Cont
     context.set(&mut to.batch_bytes, publisher.batch_bytes, |n| positive_size(n).map(Some));
     context.set(&mut to.in_flight_records, publisher.in_flight_records, positive);
     context.set(&mut to.in_flight_bytes, publisher.in_flight_bytes, positive_size);
+    context.set(&mut to.topics_max, publisher.topics_max, positive);
+    context
+        .set(&mut to.fallback_topic, publisher.fallback_topic, |topic| kafka::checked_topic(topic).map(Some));
     if let Some(timeout) = publisher.shutdown_timeout {
         to.shutdown_timeout = timeout;
     }

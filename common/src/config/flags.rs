@@ -134,7 +134,7 @@ impl ConfigArgs {
         }
         let brokers = (!self.brokers.is_empty()).then(|| self.brokers.clone());
         set!("brokers", "kafka.brokers", brokers, config.kafka.brokers, kafka::checked_brokers);
-        set!("topic", "kafka.topic", self.topic.clone(), config.kafka.topic, kafka::checked_topic);
+        set!("topic", "kafka.topic", self.topic.clone(), config.kafka.topic, kafka::checked_route);
         let encoder = self.encoder.as_deref();
         set!("encoder", "event.encoder", encoder, config.event.encoder, |s: &str| s.parse::<Encoder>());
         if self.flush_interval.is_some() {
@@ -214,6 +214,11 @@ impl ConfigArgs {
         refuse: &mut impl FnMut(&'static str, &str, String),
     ) {
         let to = &mut config.kinesis;
+        match self.stream_name.clone().map(kinesis::checked_route) {
+            Some(Ok(stream)) => to.stream_name = stream,
+            Some(Err(message)) => refuse("stream-name", "kinesis.stream_name", message),
+            None => {}
+        }
         let mut set = |flag: &'static str,
                        key: &str,
                        value: &Option<String>,
@@ -225,8 +230,6 @@ impl ConfigArgs {
                 None => {}
             }
         };
-        let stream = &mut to.stream_name;
-        set("stream-name", "kinesis.stream_name", &self.stream_name, stream, kinesis::checked_stream_name);
         set("region", "kinesis.region", &self.region, &mut to.region, kinesis::checked_region);
         set("role-arn", "kinesis.role_arn", &self.role_arn, &mut to.role_arn, kinesis::checked_role_arn);
         let session = &mut to.role_session_name;

@@ -9,6 +9,7 @@ use toml::Table;
 use crate::{secrets::REDACTED, units::Span};
 
 use super::{
+    Template, Topic,
     file::{At, Context, Placed},
     print::{map, table, text, texts},
     words,
@@ -36,7 +37,7 @@ pub struct KafkaConfig {
     /// host:port of ZooKeeper servers, the last with the path of the cluster behind it if it has one; the brokers are looked up there.
     pub zookeepers: Vec<String>,
     /// The topic of what no directory gives another.
-    pub topic: String,
+    pub topic: Topic,
     /// Whether a topic that does not exist is made, as the brokers make one by default.
     pub create_topic: bool,
     /// What decides an event's partition.
@@ -77,6 +78,8 @@ pub enum MessageKey {
     None,
     /// One key for all.
     Constant(String),
+    /// One that the event decides.
+    Made(Template),
 }
 
 impl Default for KafkaConfig {
@@ -84,7 +87,7 @@ impl Default for KafkaConfig {
         Self {
             brokers: vec!["localhost:9092".to_owned()],
             zookeepers: Vec::new(),
-            topic: "logs".to_owned(),
+            topic: Topic::Named("logs".to_owned()),
             create_topic: false,
             key: MessageKey::Path,
             delivery: Delivery::AtLeastOnce,
@@ -97,13 +100,17 @@ impl Default for KafkaConfig {
     }
 }
 
-impl From<String> for MessageKey {
-    fn from(text: String) -> Self {
-        match text.as_str() {
+impl MessageKey {
+    /// The key that a text of the configuration stands for.
+    ///
+    /// # Errors
+    /// What is wrong with it, and the way out.
+    pub fn parse(text: String) -> Result<Self, String> {
+        Ok(match text.as_str() {
             "path" => Self::Path,
             "none" => Self::None,
-            _ => Self::Constant(text),
-        }
+            _ => Template::parse(&text)?.map_or(Self::Constant(text), Self::Made),
+        })
     }
 }
 
@@ -116,7 +123,7 @@ pub(super) struct Section {
     zookeepers: Placed<Vec<String>>,
     topic: Placed<String>,
     create_topic: Option<bool>,
-    key: Option<String>,
+    key: Placed<String>,
     delivery: Placed<String>,
     transactional_id: Placed<String>,
     transaction_interval: Option<Span>,
@@ -150,16 +157,14 @@ impl Section {
         }
         context.set(&mut to.brokers, self.brokers, checked_brokers);
         context.set(&mut to.zookeepers, self.zookeepers, checked_zookeepers);
-        context.set(&mut to.topic, self.topic, checked_topic);
+        context.set(&mut to.topic, self.topic, checked_route);
+        context.set(&mut to.key, self.key, MessageKey::parse);
         context.set(&mut to.delivery, self.delivery, |word| word.parse());
         context.set(&mut to.transactional_id, self.transactional_id, |id| {
             checked_name(id, "cannot be a transactional id").map(Some)
         });
         to.create_topic = self.create_topic.unwrap_or(to.create_topic);
         to.transaction_interval = self.transaction_interval.unwrap_or(to.transaction_interval);
-        if let Some(key) = self.key {
-            to.key = key.into();
-        }
         set_headers(&mut to.headers, self.headers.unwrap_or_default(), context);
         let properties = self.properties.unwrap_or_default();
         to.properties = properties.into_iter().map(|(k, v)| (k, v.0)).collect();
@@ -223,6 +228,7 @@ impl KafkaConfig {
             MessageKey::Path => "path",
             MessageKey::None => "none",
             MessageKey::Constant(key) => key,
+            MessageKey::Made(template) => template.text(),
         };
         let shown = |(property, value): (&String, &String)| {
             let is_hidden = is_sensitive(property) || self.referenced.contains(property);
@@ -310,15 +316,26 @@ pub(super) fn checked_zookeepers(zookeepers: Vec<String>) -> Result<Vec<String>,
     Ok(zookeepers)
 }
 
+/// The most bytes of a topic's name.
+pub(super) const TOPIC_BYTES_MAX: usize = 249;
+
 /// The characters and length that Kafka allows (`org.apache.kafka.common.internals.Topic`).
 pub(super) fn checked_topic(topic: String) -> Result<String, String> {
     checked_name(topic, "cannot name a topic")
 }
 
+/// The topic of events, be it one that they decide.
+pub(super) fn checked_route(topic: String) -> Result<Topic, String> {
+    Topic::parse(topic)?.checked(checked_topic)
+}
+
 /// The same of another name; `refusal` says what it cannot be.
 fn checked_name(name: String, refusal: &str) -> Result<String, String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    let fits = (1..=249).contains(&name.len()) && name.bytes().all(allowed) && name != "." && name != "..";
+    let fits = (1..=TOPIC_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(allowed)
+        && name != "."
+        && name != "..";
     if fits {
         Ok(name)
     } else {

@@ -8,7 +8,7 @@ use toml::Value;
 use crate::units::{ByteSize, Span};
 
 use super::{
-    Config,
+    Config, Template, Topic,
     file::{Context, Placed, positive},
     print::{table, text},
 };
@@ -22,6 +22,8 @@ const RECORD_BYTES_MIN: ByteSize = ByteSize(64 << 10);
 const REQUEST_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 /// Requests at a time beyond which more help nobody: each holds up to `publisher.batch_bytes` in memory.
 const REQUESTS_MAX: u32 = 64;
+/// The most bytes of a stream's name.
+pub(super) const STREAM_NAME_BYTES_MAX: usize = 128;
 /// The characters of a partition key, at most (API reference, `PutRecordsRequestEntry`).
 pub const PARTITION_KEY_CHARS_MAX: usize = 256;
 
@@ -29,7 +31,7 @@ pub const PARTITION_KEY_CHARS_MAX: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KinesisConfig {
     /// The stream of what no directory gives another.
-    pub stream_name: String,
+    pub stream_name: Topic,
     /// The AWS region; unset: what the AWS environment says.
     pub region: String,
     /// The profile of the AWS configuration files; unset: what the AWS environment says.
@@ -63,12 +65,14 @@ pub enum PartitionKey {
     Random,
     /// One key for all.
     Constant(String),
+    /// One that the event decides.
+    Made(Template),
 }
 
 impl Default for KinesisConfig {
     fn default() -> Self {
         Self {
-            stream_name: String::new(),
+            stream_name: Topic::Named(String::new()),
             region: String::new(),
             profile: String::new(),
             endpoint_url: String::new(),
@@ -88,12 +92,14 @@ impl PartitionKey {
     /// The key that a text of the configuration stands for.
     ///
     /// # Errors
-    /// If it is longer than Kinesis allows.
+    /// If it is longer than Kinesis allows, or a template in which something is wrong.
     pub fn parse(text: String) -> Result<Self, String> {
         match text.as_str() {
             "" => Ok(Self::Path),
             "random" => Ok(Self::Random),
-            _ if text.chars().count() <= PARTITION_KEY_CHARS_MAX => Ok(Self::Constant(text)),
+            _ if text.chars().count() <= PARTITION_KEY_CHARS_MAX => {
+                Ok(Template::parse(&text)?.map_or(Self::Constant(text), Self::Made))
+            }
             _ => {
                 Err(format!("`{text}` is no partition key: use at most {PARTITION_KEY_CHARS_MAX} characters"))
             }
@@ -106,6 +112,7 @@ impl PartitionKey {
             Self::Path => "",
             Self::Random => "random",
             Self::Constant(key) => key,
+            Self::Made(template) => template.text(),
         }
     }
 }
@@ -132,7 +139,7 @@ pub(super) struct Table {
 /// Takes over what the section says.
 pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
     let to = &mut config.kinesis;
-    context.set(&mut to.stream_name, table.stream_name, checked_stream_name);
+    context.set(&mut to.stream_name, table.stream_name, checked_route);
     context.set(&mut to.endpoint_url, table.endpoint_url, checked_endpoint_url);
     context.set(&mut to.role_arn, table.role_arn, checked_role_arn);
     context.set(&mut to.role_session_name, table.role_session_name, checked_session_name);
@@ -164,13 +171,18 @@ pub(super) fn print(kinesis: &KinesisConfig) -> Value {
     ]))
 }
 
+/// The stream of events, be it one that they decide.
+pub(super) fn checked_route(name: String) -> Result<Topic, String> {
+    Topic::parse(name)?.checked(checked_stream_name)
+}
+
 /// The characters and length that Kinesis allows (API reference, `CreateStream`).
 ///
 /// # Errors
 /// If it is no stream's name.
 pub fn checked_stream_name(name: String) -> Result<String, String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    if name.len() <= 128 && name.bytes().all(allowed) {
+    if name.len() <= STREAM_NAME_BYTES_MAX && name.bytes().all(allowed) {
         Ok(name)
     } else {
         Err(format!("`{name}` cannot name a stream: use 1 to 128 letters, digits, `.`, `_` or `-`"))

@@ -20,9 +20,11 @@ mod metrics;
 mod multiline;
 mod print;
 mod reference;
+mod route;
 #[cfg(test)]
 mod schema;
 mod spool;
+mod template;
 #[cfg(test)]
 mod tests;
 mod unwise;
@@ -55,6 +57,7 @@ pub use log::{LogConfig, LogLevel};
 pub use metrics::MetricsConfig;
 pub use multiline::{Boundary, MultilineConfig, Pattern};
 pub use spool::{Fsync, SpoolConfig};
+pub use template::{NO_VALUE, Piece, Placeholder, Template, Topic};
 
 /// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
 pub const DEFAULT_FILE: &str = "/etc/bywash/bywash.toml";
@@ -133,6 +136,10 @@ pub struct PublisherConfig {
     pub in_flight_records: u32,
     /// The most bytes of events that are read and not yet confirmed.
     pub in_flight_bytes: ByteSize,
+    /// The most topics or streams that templates may name.
+    pub topics_max: u32,
+    /// The topic or stream of events for which they name one that cannot be used, or one more; none: that of all others.
+    pub fallback_topic: Option<String>,
 }
 
 /// Where events go.
@@ -179,6 +186,8 @@ impl Default for Config {
                 shutdown_timeout: Span(Duration::from_secs(10)),
                 in_flight_records: 100_000,
                 in_flight_bytes: ByteSize(64 << 20),
+                topics_max: 256,
+                fallback_topic: None,
             },
             kafka: KafkaConfig::default(),
             kinesis: KinesisConfig::default(),
@@ -435,37 +444,5 @@ impl Config {
     /// the section.
     pub fn changed_keys(&self, new: &Self) -> Vec<String> {
         print::changed_keys(self, new)
-    }
-
-    /// The topic or stream for what is written to `path`.
-    pub fn topic_of(&self, path: &Path) -> &str {
-        let fifo = self.fifos.iter().find(|fifo| path == fifo.path).map(|fifo| &fifo.topic);
-        let directory = || self.directories.iter().find(|d| path.starts_with(&d.path)).map(|d| &d.topic);
-        fifo.or_else(directory).and_then(Option::as_deref).unwrap_or(self.default_topic())
-    }
-
-    /// The key of what is written to `path`, or of news that belong to no file: messages of one key keep their order.
-    pub fn key_of<'a>(&'a self, path: Option<&'a [u8]>) -> Option<&'a [u8]> {
-        let (kafka, kinesis) = (&self.kafka.key, &self.kinesis.partition_key);
-        match self.publisher.sink {
-            Sink::Kinesis => match kinesis {
-                PartitionKey::Path => path,
-                PartitionKey::Random => None,
-                PartitionKey::Constant(key) => Some(key.as_bytes()),
-            },
-            Sink::Kafka | Sink::Stdout => match kafka {
-                MessageKey::Path => path,
-                MessageKey::None => None,
-                MessageKey::Constant(key) => Some(key.as_bytes()),
-            },
-        }
-    }
-
-    /// The topic or stream of what no directory and no FIFO gives another.
-    pub fn default_topic(&self) -> &str {
-        match self.publisher.sink {
-            Sink::Kafka | Sink::Stdout => &self.kafka.topic,
-            Sink::Kinesis => &self.kinesis.stream_name,
-        }
     }
 }

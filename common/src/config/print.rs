@@ -120,6 +120,8 @@ fn whole(config: &Config) -> Table {
                 ("shutdown_timeout", text(publisher.shutdown_timeout)),
                 ("in_flight_records", Some(i64::from(publisher.in_flight_records).into())),
                 ("in_flight_bytes", text(publisher.in_flight_bytes)),
+                ("topics_max", Some(i64::from(publisher.topics_max).into())),
+                ("fallback_topic", publisher.fallback_topic.clone().map(Value::from)),
             ]))),
         ),
         ("kafka", Some(Value::Table(kafka.print()))),

@@ -153,7 +153,7 @@ fn flags_come_before_the_file() {
         ..ConfigArgs::default()
     };
     let config = Config::load(&args).unwrap();
-    assert_eq!(config.kafka.topic, "flag");
+    assert_eq!(config.kafka.topic.text(), "flag");
     assert_eq!(config.kafka.brokers, ["file:1"]);
     assert_eq!(config.directories[0].path, Path::new("/flag"));
 }
@@ -260,15 +260,15 @@ fn an_empty_partition_key_is_the_path_and_random_is_none() {
 #[test]
 fn with_kinesis_the_default_topic_is_the_stream() {
     let config = parse("[publisher]\nsink = 'kinesis'\n[kinesis]\nstream_name = 's'\n").unwrap();
-    assert_eq!((config.default_topic(), config.topic_of(Path::new("/f"))), ("s", "s"));
+    assert_eq!((config.fixed_topic(), config.topic_of(Path::new("/f")).text()), ("s", "s"));
 }
 
 #[test]
 fn a_directory_decides_the_topic_of_what_is_below_it() {
     let config = parse("[[directory]]\npath = '/a'\ntopic = 'x'\n[[directory]]\npath = '/b'\n").unwrap();
-    assert_eq!(config.topic_of(Path::new("/a/f")), "x");
-    assert_eq!(config.topic_of(Path::new("/ab")), "logs");
-    assert_eq!(config.topic_of(Path::new("/b/f")), "logs");
+    assert_eq!(config.topic_of(Path::new("/a/f")).text(), "x");
+    assert_eq!(config.topic_of(Path::new("/ab")).text(), "logs");
+    assert_eq!(config.topic_of(Path::new("/b/f")).text(), "logs");
 }
 
 const SAMPLE: &str = include_str!("../../../conf/bywash.toml");
@@ -333,7 +333,7 @@ fn a_fifo_has_every_key() {
         mode: 0o622,
         owner: Some("o".to_owned()),
         group: Some("g".to_owned()),
-        topic: Some("t".to_owned()),
+        topic: Some("t".into()),
         framing: FifoFraming::Chunk,
         on_full: OnFull::Wait,
         empty_lines: EmptyLines::Skip,
@@ -368,9 +368,9 @@ fn what_is_wrong_with_a_fifo_is_named() {
 #[test]
 fn a_fifo_decides_its_topic() {
     let config = parse("[[fifo]]\npath = '/a'\ntopic = 'x'\n[[fifo]]\npath = '/b'\n").unwrap();
-    assert_eq!(config.topic_of(Path::new("/a")), "x");
-    assert_eq!(config.topic_of(Path::new("/a/f")), "logs");
-    assert_eq!(config.topic_of(Path::new("/b")), "logs");
+    assert_eq!(config.topic_of(Path::new("/a")).text(), "x");
+    assert_eq!(config.topic_of(Path::new("/a/f")).text(), "logs");
+    assert_eq!(config.topic_of(Path::new("/b")).text(), "logs");
 }
 
 /// What comes of flags, and of a file.
@@ -379,6 +379,14 @@ fn load(args: ConfigArgs, file: &str) -> Result<Config, String> {
     std::fs::write(file_path.path(), file).unwrap();
     let args = ConfigArgs { config: Some(file_path.path().to_owned()), ..args };
     Config::load(&args).map_err(|error| error.to_string())
+}
+
+/// The file is refused, also for what is only wrong as a whole, and the message holds each of the words.
+fn refused_whole(text: &str, words: &[&str]) {
+    let Err(message) = load(ConfigArgs::default(), text) else { panic!("accepted: {text}") };
+    for word in words {
+        assert!(message.contains(word), "`{word}` is not in: {message}");
+    }
 }
 
 #[test]
@@ -449,7 +457,7 @@ fn the_variables_of_fifo2kinesis_stand_for_its_flags() {
     assert_eq!(config.fifos, [FifoConfig::at("/run/p".into())]);
     assert_eq!((config.publisher.batch_records, config.publisher.sink), (Some(1), Sink::Stdout));
     assert_eq!(config.publisher.flush_interval, Some(Span(Duration::ZERO)));
-    assert_eq!((&*config.kinesis.stream_name, &*config.kinesis.region), ("s", "eu-west-1"));
+    assert_eq!((config.kinesis.stream_name.text(), &*config.kinesis.region), ("s", "eu-west-1"));
     assert_eq!(config.kinesis.partition_key, PartitionKey::Constant("k".to_owned()));
     assert_eq!(
         (&*config.kinesis.role_arn, &*config.kinesis.role_session_name),
@@ -600,6 +608,68 @@ fn headers_that_each_message_has_or_none_can_have_are_refused() {
     refused("[kafka.headers]\n\"a\\u0000\" = 'x'\n", &["b.toml:2", "a\\0", "control"]);
     let long = "x".repeat(9 << 10);
     refused(&format!("[kafka.headers]\na = '{long}'\nb = '{long}'\n"), &["b.toml:3", "`b`", "16384"]);
+}
+
+#[test]
+fn a_topic_a_stream_and_a_key_can_be_templates() {
+    let config = parse(
+        "[publisher]\nfallback_topic = 'rest'\ntopics_max = 3\n[kafka]\ntopic = 'logs.{dir1}'\nkey = '{user}:{path}'\n\
+         [[directory]]\npath = '/a'\ntopic = 'a.{stem}'\n[[fifo]]\npath = '/run/p'\ntopic = '{host}.{fields.app}'\n\
+         [event]\nfields = { app = 'x' }\n",
+    )
+    .unwrap();
+    let templates: Vec<_> = config.templates().map(Template::text).collect();
+    assert_eq!(templates, ["a.{stem}", "{host}.{fields.app}", "logs.{dir1}"]);
+    assert_eq!(config.key_template().unwrap().text(), "{user}:{path}");
+    assert_eq!((config.fixed_topic(), config.fallback_topic(), config.key_of(None)), ("rest", "rest", None));
+    let printed = config.print();
+    for word in
+        ["topic = \"logs.{dir1}\"", "key = \"{user}:{path}\"", "topics_max = 3", "topic = \"a.{stem}\""]
+    {
+        assert!(printed.contains(word), "`{word}` is not in: {printed}");
+    }
+    let kinesis = "[publisher]\nsink = 'kinesis'\n[[directory]]\npath = '/a'\ntopic = 'a.{stem}'\n[kinesis]\nstream_name = 's'\n";
+    let config = parse(&format!("{kinesis}partition_key = '{{dir1}}'\n")).unwrap();
+    assert_eq!((config.fixed_topic(), config.fallback_topic()), ("s", "s"));
+    assert_eq!(config.key_template().unwrap().text(), "{dir1}");
+    assert!(
+        parse("[publisher]\nsink = 'stdout'\n[kafka]\ntopic = 'l.{dir1}'\n")
+            .unwrap()
+            .templates()
+            .next()
+            .is_none()
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_template_is_named_with_the_way_out() {
+    refused_whole("[kafka]\ntopic = 'logs.{dirr}'\n", &[":2", "kafka.topic", "{dirr}", "{dir1} to {dir9}"]);
+    refused_whole("[kafka]\ntopic = 'logs.{dir1}'\n", &[":2", "kafka.topic", "publisher.fallback_topic"]);
+    refused_whole("[kafka]\ntopic = 'a b.{dir1}'\n", &[":2", "kafka.topic", "a b.x", "for each placeholder"]);
+    refused_whole("[kafka]\nkey = '{pth}'\n", &[":2", "kafka.key", "{pth}", "{path}"]);
+    refused_whole("[kafka]\nkey = '{fields.app}'\n", &[":2", "kafka.key", "`app`", "event.fields is empty"]);
+    refused_whole("[publisher]\ntopics_max = 0\n", &[":2", "publisher.topics_max", "`0`"]);
+    refused_whole("[publisher]\nfallback_topic = '{host}'\n", &[":2", "publisher.fallback_topic", "{host}"]);
+    let directory = "[[directory]]\npath = '/a'\ntopic = ";
+    refused_whole(
+        &format!("{directory}'{{dir1}}'\n"),
+        &[":3", "directory.topic", "every topic there is", "logs.{dir1}"],
+    );
+    refused_whole(
+        &format!("{directory}'x.{{fields.no}}'\n[event]\nfields = {{ app = 'x' }}\n"),
+        &["directory.topic", "`no`", "has app"],
+    );
+    let kinesis = "[publisher]\nsink = 'kinesis'\n[kinesis]\n";
+    refused_whole(
+        &format!("{kinesis}stream_name = 's.{{dir1}}'\n"),
+        &[":4", "kinesis.stream_name", "fallback_topic"],
+    );
+    let long = "x".repeat(200);
+    refused_whole(
+        &format!("{kinesis}stream_name = 's'\n{directory}'{long}{{dir1}}'\n"),
+        &["directory.topic", "128"],
+    );
+    assert!(parse(&format!("{directory}'{long}{{dir1}}'\n")).is_ok());
 }
 
 #[test]

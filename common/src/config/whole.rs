@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{Config, ConfigArgs, Key, Origin, Problem, Sink, Unusable, kafka, kinesis, locate};
+use super::{Config, ConfigArgs, Key, Origin, Problem, Unusable, locate, route};
 
 /// As many symbolic links the kernel follows in one path (path_resolution(7)).
 const LINKS_MAX: usize = 40;
@@ -29,7 +29,7 @@ impl Places<'_> {
         line.map_or(Origin::Default, |line| Origin::File(self.file.to_owned(), line))
     }
 
-    fn problem(&self, key: &str, value: &str, message: String) -> Problem {
+    pub fn problem(&self, key: &str, value: &str, message: String) -> Problem {
         Problem { origin: self.of(&key.into(), value), key: key.to_owned(), message }
     }
 
@@ -58,17 +58,7 @@ pub(super) fn check(config: &Config, places: &Places<'_>, problems: &mut Vec<Pro
             problems.push(state_dir_problem(places, key, &dir, &dir, &watched.path));
         }
     }
-    let check_topic = match config.publisher.sink {
-        Sink::Kafka | Sink::Stdout => kafka::checked_topic,
-        Sink::Kinesis => checked_stream,
-    };
-    let directories = config.directories.iter().map(|directory| ("directory.topic", &directory.topic));
-    let fifos = config.fifos.iter().map(|fifo| ("fifo.topic", &fifo.topic));
-    for (key, topic) in directories.chain(fifos) {
-        if let Some(Err(message)) = topic.clone().map(check_topic) {
-            problems.push(places.problem(key, topic.as_deref().unwrap_or_default(), message));
-        }
-    }
+    route::check(config, places, problems);
 }
 
 /// What the services write.
@@ -91,16 +81,6 @@ fn state_dir_problem(places: &Places<'_>, key: &str, dir: &Path, leads_to: &Path
         watched.display()
     );
     places.problem(key, &shown, message)
-}
-
-/// A stream of its own has a name.
-fn checked_stream(name: String) -> Result<String, String> {
-    match kinesis::checked_stream_name(name)? {
-        name if name.is_empty() => {
-            Err("`` cannot name a stream: leave the key out for kinesis.stream_name".to_owned())
-        }
-        name => Ok(name),
-    }
 }
 
 /// Checks where paths lead.

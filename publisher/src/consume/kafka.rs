@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use bywash_common::config::Config;
+use bywash_common::config::{Config, Template};
 use rdkafka::{
     ClientContext, Message as _, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -17,7 +17,7 @@ use rdkafka::{
 
 use crate::{
     rate::LogRate,
-    sink::kafka::{ENCODER_HEADER, consumer_config, locate},
+    sink::kafka::{ENCODER_HEADER, consumer_config, locate, made},
 };
 
 use super::source::{Event, Source};
@@ -54,6 +54,8 @@ pub struct Topics {
     assigned: TopicPartitionList,
     /// Topics that do not exist yet.
     missing: Vec<String>,
+    /// What names more.
+    templates: Vec<Template>,
     from_beginning: bool,
     looked: Option<Instant>,
 }
@@ -69,10 +71,37 @@ impl Topics {
             .create_with_context(Log(Mutex::new(LogRate::new(LOG_INTERVAL))))
             .context("cannot set up a Kafka consumer")?;
         let missing = topics.iter().map(ToString::to_string).collect();
-        Ok(Self { consumer, assigned: TopicPartitionList::new(), missing, from_beginning, looked: None })
+        let templates = config.templates().cloned().collect();
+        Ok(Self {
+            consumer,
+            assigned: TopicPartitionList::new(),
+            missing,
+            templates,
+            from_beginning,
+            looked: None,
+        })
+    }
+
+    /// Takes in topics that templates can have named, and that are new.
+    fn look_for_made(&mut self) {
+        for template in &self.templates {
+            let names = match made(&self.consumer, template) {
+                Ok(names) => names,
+                Err(error) => {
+                    return tracing::debug!("no answer about topics {} yet: {error}", template.text());
+                }
+            };
+            let is_known = |name: &String| {
+                self.missing.contains(name)
+                    || self.assigned.elements().iter().any(|known| known.topic() == name)
+            };
+            let new: Vec<String> = names.into_iter().filter(|name| !is_known(name)).collect();
+            self.missing.extend(new);
+        }
     }
 
     fn look_for_topics(&mut self) -> anyhow::Result<()> {
+        self.look_for_made();
         let is_first_look = self.looked.is_none();
         let mut still_missing = Vec::new();
         for topic in std::mem::take(&mut self.missing) {
@@ -149,7 +178,8 @@ impl Topics {
 
 impl Source for Topics {
     fn next(&mut self) -> anyhow::Result<Option<Event>> {
-        if !self.missing.is_empty() && self.looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
+        let may_miss = !self.missing.is_empty() || !self.templates.is_empty();
+        if may_miss && self.looked.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
             self.look_for_topics()?;
         }
         let message = match self.consumer.poll(POLL_WAIT) {

@@ -89,6 +89,12 @@ impl Streams {
     /// If the configuration is wrong.
     pub fn open(config: &Config, streams: &[&str], from_beginning: bool) -> anyhow::Result<Self> {
         crate::sink::kinesis::check(config)?;
+        if let Some(template) = config.templates().next() {
+            tracing::warn!(
+                "streams that templates name ({}) are not looked for: --stream-name NAME reads one of them",
+                template.text()
+            );
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot set up a runtime for Kinesis")?;
         let ready = runtime.block_on(ready(&config.kinesis)).map_err(|reason| anyhow!(reason))?;

@@ -98,6 +98,9 @@ pub trait Sink {
     /// A [`SinkError`] if the sink cannot go on.
     fn push(&mut self) -> Result<(), SinkError>;
 
+    /// A template has named a topic for the first time: it may be missing.
+    fn meet_topic(&mut self, _topic: &str) {}
+
     /// Follows what of another configuration takes effect at once: messages are encoded otherwise, and have other topics.
     fn reconfigure(&mut self, _config: &Config) {}
 

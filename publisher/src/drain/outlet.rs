@@ -3,10 +3,7 @@
 mod event;
 
 use std::{
-    ffi::OsStr,
     ops::Range,
-    os::unix::ffi::OsStrExt,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,6 +26,7 @@ use crate::{
     faults::Fault,
     lines::Onward,
     names::Names,
+    route::{Route, Routes},
     signals::Stop,
     spool::Nudge,
 };
@@ -40,7 +38,7 @@ const FULL_WAIT: Duration = Duration::from_millis(100);
 
 /// Where records go.
 pub struct Outlet {
-    config: Config,
+    routes: Routes,
     encoder: Box<dyn Encode>,
     early: Early,
     /// Of news, where they have a topic of their own.
@@ -78,7 +76,7 @@ impl Outlet {
             early: Early::new(encoder.form()),
             encoder,
             news_encoder: encode::news_encoder(&config),
-            config,
+            routes: Routes::new(config),
             names,
             sink,
             frontier,
@@ -114,7 +112,7 @@ impl Outlet {
         self.early = Early::new(self.encoder.form());
         self.news_encoder = encode::news_encoder(config);
         self.sink.reconfigure(config);
-        self.config = config.clone();
+        self.routes = Routes::new(config.clone());
     }
 
     /// Lets the sink work on what does not move by itself, and deals with what it refuses for good.
@@ -215,9 +213,21 @@ impl Outlet {
         self.dead_letters.finish(&self.frontier, &self.status);
     }
 
+    /// The most bytes of an event's payload. To be asked for before its message is made: the sink hears of a topic that is new.
+    fn limit_bytes(&mut self, event: &WriteEvent<'_>) -> usize {
+        let key_bytes = self.routes.key_bytes(event);
+        self.introduce();
+        self.sink.payload_bytes_max(key_bytes)
+    }
+
+    fn introduce(&mut self) {
+        while let Some(topic) = self.routes.take_new() {
+            self.sink.meet_topic(&topic);
+        }
+    }
+
     fn send_event(&mut self, id: EventId, event: &WriteEvent<'_>, ticket: Ticket) -> Result<(), SinkError> {
-        let key_bytes = self.config.key_of(Some(event.path)).map_or(0, <[u8]>::len);
-        let limit_bytes = self.sink.payload_bytes_max(key_bytes);
+        let limit_bytes = self.limit_bytes(event);
         self.payload.clear();
         self.encoder.write(event, &mut self.payload);
         if self.payload.len() <= limit_bytes {
@@ -228,7 +238,7 @@ impl Outlet {
             Err(error) => {
                 self.payload.clear();
                 self.encoder.write(event, &mut self.payload);
-                let letter = letter(&message(&self.config, id, event, &self.payload), error.to_string());
+                let letter = letter(&message(&mut self.routes, id, event, &self.payload), error.to_string());
                 self.frontier.refuse(ticket, letter);
                 Ok(())
             }
@@ -266,7 +276,7 @@ impl Outlet {
         ticket: Ticket,
     ) -> Result<bool, SinkError> {
         FailPoint::EventEncoded.reach();
-        let message = message(&self.config, id, event, &self.payload);
+        let message = message(&mut self.routes, id, event, &self.payload);
         send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)
     }
 
@@ -381,15 +391,13 @@ impl Outlet {
             return Ok(true);
         }
         // It goes where the file's events go, if it is about one, unless news have a topic of their own.
-        let key = self.config.key_of(path);
-        let topic = self.config.event.loss_topic.as_deref().unwrap_or_else(|| {
-            path.map_or(self.config.default_topic(), |path| {
-                self.config.topic_of(Path::new(OsStr::from_bytes(path)))
-            })
-        });
         let (payload, time_ms) = (&self.payload[..], last_ns / NS_PER_MS);
-        let message = Message { topic, key, payload, id, event_id, time_ms, is_letter: false };
-        send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)
+        let sent = self.routes.of_news(path, |Route { topic, key }| {
+            let message = Message { topic, key, payload, id, event_id, time_ms, is_letter: false };
+            send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)
+        });
+        self.introduce();
+        sent
     }
 }
 
@@ -451,9 +459,13 @@ fn send(
 }
 
 /// The message that carries an encoded write.
-fn message<'a>(config: &'a Config, id: EventId, event: &WriteEvent<'a>, payload: &'a [u8]) -> Message<'a> {
-    let key = config.key_of(Some(event.path));
-    let topic = config.topic_of(Path::new(OsStr::from_bytes(event.path)));
+fn message<'a>(
+    routes: &'a mut Routes,
+    id: EventId,
+    event: &WriteEvent<'a>,
+    payload: &'a [u8],
+) -> Message<'a> {
+    let Route { topic, key } = routes.of(event);
     let (event_id, time_ms) = (event.event_id, event.time_ns / NS_PER_MS);
     Message { topic, key, payload, id, event_id, time_ms, is_letter: false }
 }

@@ -27,12 +27,14 @@ pub struct Cache<T> {
     slots: Box<[Option<Slot<T>>]>,
 }
 
-impl<T> Cache<T> {
+impl<T> Default for Cache<T> {
     /// A cache that remembers nothing.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self { slots: (0..SLOTS).map(|_| None).collect() }
     }
+}
 
+impl<T> Cache<T> {
     /// What `make` makes, or made before, of the event's path and writer.
     pub fn get(&mut self, event: &WriteEvent<'_>, make: impl FnOnce() -> T) -> &T {
         let slot = &mut self.slots[place(event)];

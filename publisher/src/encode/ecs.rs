@@ -74,7 +74,7 @@ impl Ecs {
         let with = |tag, key| constants(config, host, &[&tags[..], &[tag]].concat(), key);
         Self {
             time: TimestampWriter::new(),
-            cache: Cache::new(),
+            cache: Cache::default(),
             constants: constants(config, host, &tags, "offset"),
             cut_constants: with(PATH_CUT_TAG, "offset"),
             loss_constants: with(LOST_TAG, "lost"),

@@ -75,7 +75,7 @@ impl Logstash {
         Self {
             style,
             time: TimestampWriter::new(),
-            cache: Cache::new(),
+            cache: Cache::default(),
             constants: constants(config, &tags),
             cut_constants: with(PATH_CUT_TAG),
             loss_constants: with(LOST_TAG),

@@ -15,6 +15,7 @@ mod timestamp;
 
 use bywash_common::config::{Config, Encoder, EventConfig, Sink};
 
+pub use cache::Cache;
 pub use early::Early;
 pub use event::{LossEvent, Part, WriteEvent, Writer};
 pub use format::{Encode, Form};

@@ -16,6 +16,7 @@
 //! not keep the order of its file's events.
 
 mod command;
+mod detours;
 mod directory;
 mod error;
 mod letter;
@@ -24,6 +25,7 @@ mod retry;
 mod store;
 
 pub use command::{FailedCommand, failed};
+pub use detours::Detours;
 pub use directory::Directory;
 pub use error::FailedError;
 pub use patience::Patience;

@@ -91,6 +91,14 @@ pub const SINK_FAMILIES: &[Family] = &[
     gauge("bywash_kafka_throttle_seconds", "How long Kafka's quotas hold this client back.", |_, to| {
         to.put(kafka().throttle_ms as f64 / MS_PER_SECOND);
     }),
+    gauge("bywash_template_topics", "Topics or streams that templates have named.", |_, to| {
+        to.put(vitals().topics.load(Ordering::Relaxed));
+    }),
+    counter(
+        "bywash_fallback_messages_total",
+        "Messages that went to the fallback topic instead of one that a template named.",
+        |_, to| to.put(vitals().fallbacks.load(Ordering::Relaxed)),
+    ),
     gauge("bywash_dead_letters_current", "Dead letters that are there now.", |seen, to| {
         to.put(seen.waste.letters);
     }),

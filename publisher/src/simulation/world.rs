@@ -146,7 +146,7 @@ impl World {
         config.directories = TOPICS
             .iter()
             .map(|topic| DirectoryConfig {
-                topic: Some((*topic).to_owned()),
+                topic: Some((*topic).into()),
                 ..DirectoryConfig::at(format!("/{topic}").into())
             })
             .collect();

@@ -35,7 +35,7 @@ const PUBLISHER: Floors = &[
     &["clock", "destination", "disk", "names", "rate", "signals", "state_dir", "topics", "vitals"],
     &["delivery"],
     &["encode", "failed", "lines", "spool"],
-    &["sink"],
+    &["route", "sink"],
     &["reload", "status"],
     &["drain", "metrics"],
     &["check", "consume", "discard"],

@@ -55,6 +55,7 @@ mod submounts;
 mod supervise;
 mod survival;
 mod systemd;
+mod templates;
 mod terminal;
 mod tools;
 mod topics;

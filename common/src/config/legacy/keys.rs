@@ -211,7 +211,7 @@ impl File<'_> {
     }
 
     fn take_kafka(&mut self, config: &mut Config) {
-        self.set("topic", &mut config.kafka.topic, kafka::checked_topic);
+        self.set("topic", &mut config.kafka.topic, kafka::checked_route);
         // fuse_kafka looked at its brokers only without zookeepers.
         let zookeepers = self.items.get("zookeepers").filter(|given| !given.items.is_empty());
         if let (Some(Given { line, .. }), Some(_)) = (self.items.get("brokers"), zookeepers) {

@@ -62,8 +62,7 @@ impl Outlet {
     }
 
     fn send_encoded(&mut self, id: EventId, event: &WriteEvent<'_>, ticket: Ticket) -> Result<(), SinkError> {
-        let key_bytes = self.config.key_of(Some(event.path)).map_or(0, <[u8]>::len);
-        let limit_bytes = self.sink.payload_bytes_max(key_bytes);
+        let limit_bytes = self.limit_bytes(event);
         self.payload.clear();
         self.encoder.head(event, &mut self.payload);
         let head_bytes = self.payload.len();
@@ -75,7 +74,7 @@ impl Outlet {
         let (head, tail) = self.payload.split_at(head_bytes);
         let payload = self.early.event(head, tail);
         FailPoint::EventEncoded.reach();
-        let message = message(&self.config, id, event, payload);
+        let message = message(&mut self.routes, id, event, payload);
         send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket).map(drop)
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use bywash_common::config::{Config, Unusable};
+use bywash_common::config::{Config, Template, Unusable};
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
@@ -138,5 +138,30 @@ pub fn connect(config: &Config, topics: &[&str]) -> anyhow::Result<Vec<String>> 
             ),
         });
     }
+    for template in config.templates() {
+        let made = made(&client, template).map_err(|error| {
+            anyhow!("no answer from the Kafka brokers {brokers} within {CONNECT_TIMEOUT:?}: {error}")
+        })?;
+        let others = match config.kafka.create_topic {
+            true => "the publisher makes others (kafka.create_topic)".to_owned(),
+            false => {
+                format!("events for others go to {}, unless the brokers make them", config.fallback_topic())
+            }
+        };
+        lines.push(format!("topics {}: {} exist; {others}", template.text(), made.len()));
+    }
     Ok(lines)
+}
+
+/// The topics that there are and that a template can have named.
+///
+/// # Errors
+/// Why there was no answer.
+pub fn made<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    template: &Template,
+) -> Result<Vec<String>, KafkaError> {
+    let metadata = client.fetch_metadata(None, CONNECT_TIMEOUT)?;
+    let names = metadata.topics().iter().map(|topic| topic.name());
+    Ok(names.filter(|name| template.matches(name)).map(str::to_owned).collect())
 }

@@ -46,7 +46,7 @@ mod verdict;
 mod zookeepers;
 
 pub use config::consumer_config;
-pub use connect::connect;
+pub use connect::{connect, made};
 pub use error::OpenError;
 pub use headers::ENCODER_HEADER;
 pub use sink::{KafkaSink, check};

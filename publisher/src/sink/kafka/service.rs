@@ -20,7 +20,7 @@ use rdkafka::{
 
 use crate::{
     delivery::{Frontier, Ticket},
-    failed::Patience,
+    failed::{Detours, Patience},
     rate::LogRate,
     topics::topics,
     vitals::vitals,
@@ -32,7 +32,7 @@ use super::{
     polled::Gather,
     retry::{Failed, Retries},
     topics::TopicMaker,
-    verdict::{End, Verdict, is_missing, verdict},
+    verdict::{End, Verdict, is_missing, is_topics_own, verdict},
 };
 
 /// At most one line about each kind of trouble in this time.
@@ -151,6 +151,8 @@ pub struct Service {
     pub gathered: Gathered,
     /// Makes topics, if that is wanted.
     topics: Option<TopicMaker>,
+    /// Which topics of templates cannot be used.
+    pub detours: Detours,
     /// What is to be sent again.
     pub retries: Retries,
     /// Which topics take nothing.
@@ -172,14 +174,15 @@ pub struct Service {
 
 impl Service {
     /// A service that reports to `frontier`.
-    pub fn new(frontier: Arc<Frontier>, patience: Patience, topics: Option<TopicMaker>) -> Self {
+    pub fn new(frontier: Arc<Frontier>, config: &Config, topics: Option<TopicMaker>) -> Self {
         let rate = || LogRate::new(LOG_INTERVAL);
         Self {
             gathered: Gathered::new(Arc::clone(&frontier)),
             frontier,
             topics,
             retries: Retries::default(),
-            patience: Mutex::new(patience),
+            detours: Detours::new(config),
+            patience: Mutex::new(Patience::new(&config.failed)),
             has_barred: AtomicBool::new(false),
             is_troubled: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
@@ -281,8 +284,17 @@ impl Service {
         failed.barred.is_some() && self.frontier.keeps_letters() && self.patience().is_over(&failed.topic)
     }
 
-    /// Deals with a message that an operator has to make possible: it waits for that, or it has waited long enough.
+    /// Where messages of a topic go that takes nothing, if a template has named it.
+    pub fn detour(&self, topic: &str, code: RDKafkaErrorCode) -> Option<Arc<str>> {
+        if is_topics_own(code) { self.detours.take(topic, &code.to_string()) } else { None }
+    }
+
+    /// Deals with a message that an operator has to make possible: it waits for that, or it has waited long enough. What a template has
+    /// named goes elsewhere.
     pub fn bar(&self, failed: Failed, code: RDKafkaErrorCode) {
+        if let Some(topic) = self.detour(&failed.topic, code) {
+            return self.retries.put_back(Failed { topic: (*topic).to_owned(), ..failed });
+        }
         if self.barred(&failed.topic, code) {
             self.give_up(failed, code.to_string());
         } else {
@@ -302,6 +314,7 @@ impl Service {
 
     /// A topic takes messages.
     pub fn accepted(&self, topic: &str) {
+        self.detours.delivered(topic);
         if self.has_barred.load(Ordering::Relaxed) {
             let mut patience = self.patience();
             patience.delivered(topic);
@@ -309,11 +322,20 @@ impl Service {
         }
     }
 
-    /// The topics of another configuration may be missing.
-    pub fn want_topics(&self, config: &Config) {
+    /// A template has named a topic, which may be missing.
+    pub fn meet_topic(&self, topic: &str) {
+        self.detours.meet(topic);
+        if let Some(maker) = &self.topics {
+            maker.want(topic);
+        }
+    }
+
+    /// The topics of another configuration may be missing. Gives those that templates had named, and that could not be used.
+    pub fn want_topics(&self, config: &Config) -> Vec<String> {
         if let Some(maker) = &self.topics {
             topics(config).into_iter().for_each(|topic| maker.want(topic));
         }
+        self.detours.reconfigure(config)
     }
 
     /// The brokers are elsewhere from now on.

@@ -8,7 +8,8 @@ use std::{
 
 use bywash_common::config::{Config, Delivery, Framing, Unusable};
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, ClientContext,
+    client::Client,
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig},
@@ -16,7 +17,6 @@ use rdkafka::{
 
 use crate::{
     delivery::{Frontier, Message, SendError, Sink, SinkError, Ticket},
-    failed::Patience,
     rate::LogRate,
 };
 
@@ -129,7 +129,7 @@ impl KafkaSink {
         let (config, watch) = locate(config)?;
         let client = producer_config(&config)?;
         let topics = TopicMaker::start(&config)?;
-        let service = Arc::new(Service::new(frontier, Patience::new(&config.failed), topics));
+        let service = Arc::new(Service::new(frontier, &config, topics));
         let producer = produce(&client, &service)?;
         tracing::info!("sending to Kafka at {}", config.kafka.brokers.join(","));
         Ok(Self {
@@ -337,6 +337,8 @@ impl Sink for KafkaSink {
         if self.service().retries.is_holding() || self.is_ending() {
             return Err(SendError::Full);
         }
+        let detour = self.service().detours.of(message.topic);
+        let message = &Message { topic: detour.as_deref().unwrap_or(message.topic), ..*message };
         if self.service().refuses(message.topic) {
             return Err(SendError::GivenUp(format!("the topic `{}` takes nothing", message.topic)));
         }
@@ -375,10 +377,14 @@ impl Sink for KafkaSink {
         Ok(())
     }
 
+    fn meet_topic(&mut self, topic: &str) {
+        self.service().meet_topic(topic);
+    }
+
     fn reconfigure(&mut self, config: &Config) {
         self.encoder = config.event.encoder.word();
         self.headers = Headers::new(config);
-        self.service.want_topics(config);
+        look_again(self.producer.client(), &self.service.want_topics(config));
     }
 
     fn is_holding(&self) -> bool {
@@ -411,6 +417,12 @@ impl Sink for KafkaSink {
         self.service.end();
         destroy(self.producer);
     }
+}
+
+/// Has librdkafka look again at topics that it believes not to exist, as long as brokers answer.
+pub fn look_again<C: ClientContext>(client: &Client<C>, topics: &[String]) {
+    let _ =
+        topics.iter().try_for_each(|topic| client.fetch_metadata(Some(topic), TOPIC_LOOK_TIMEOUT).map(drop));
 }
 
 /// A producer with a thread for its reports.

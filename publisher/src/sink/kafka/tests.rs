@@ -336,7 +336,7 @@ fn in_transactions_nothing_passes_a_refused_message_and_its_news_are_not_taken_f
     let frontier = testing::frontier();
     let mut config = Config::default();
     config.kafka.brokers = cluster.bootstrap_servers().split(',').map(str::to_owned).collect();
-    config.kafka.topic = "t".to_owned();
+    config.kafka.topic = "t".into();
     let mut sink: Box<dyn Sink> = Box::new(TransactionalSink::open(&config, Arc::clone(&frontier)).unwrap());
     let named = |subject: Subject, payload: &'static [u8]| {
         let id = EventId { subject, ..testing::id(0) };
@@ -385,7 +385,7 @@ fn in_transactions_what_an_operator_can_mend_is_never_refused_for_good() {
     frontier.set_keeps_letters(true);
     let mut config = Config::default();
     config.kafka.brokers = cluster.bootstrap_servers().split(',').map(str::to_owned).collect();
-    config.kafka.topic = "t".to_owned();
+    config.kafka.topic = "t".into();
     config.failed.give_up_after = bywash_common::units::Span(Duration::ZERO);
     let mut sink: Box<dyn Sink> = Box::new(TransactionalSink::open(&config, Arc::clone(&frontier)).unwrap());
     bar(&cluster, 1);
@@ -426,7 +426,7 @@ fn in_transactions_an_end_without_brokers_is_within_its_bound() {
     let frontier = testing::frontier();
     let mut config = Config::default();
     config.kafka.brokers = cluster.bootstrap_servers().split(',').map(str::to_owned).collect();
-    config.kafka.topic = "t".to_owned();
+    config.kafka.topic = "t".into();
     let wait = RECONNECT.as_millis().to_string();
     for property in ["reconnect.backoff.ms", "reconnect.backoff.max.ms"] {
         config.kafka.properties.insert(property.to_owned(), wait.clone());

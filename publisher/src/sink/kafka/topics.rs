@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Bound,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -103,9 +104,13 @@ impl Worker {
     fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         let (state, changed) = &*shared;
+        let mut last = String::new();
         let mut guard = lock(state);
         while !guard.ends {
-            let Some(topic) = guard.wanted.first().cloned() else {
+            // In turns: one that cannot be made holds up no other.
+            let behind = (Bound::Excluded(last.as_str()), Bound::Unbounded);
+            let next = guard.wanted.range::<str, _>(behind).next().or_else(|| guard.wanted.first());
+            let Some(topic) = next.cloned() else {
                 guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
@@ -116,6 +121,7 @@ impl Worker {
             drop(guard);
             let made = self.ensure(&topic);
             guard = lock(state);
+            last.clone_from(&topic);
             match made {
                 Ok(()) => {
                     guard.wanted.remove(&topic);

@@ -52,6 +52,13 @@ pub fn is_missing(code: RDKafkaErrorCode) -> bool {
     matches!(code, RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition)
 }
 
+/// Whether an error that an operator can mend is about one topic alone.
+pub fn is_topics_own(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    is_missing(code)
+        || matches!(code, Code::InvalidTopic | Code::TopicAuthorizationFailed | Code::PolicyViolation)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,17 +31,18 @@ pub fn check(config: &Config) -> Result<(), Unusable> {
 pub fn limits(config: &Config) -> Result<Limits, Unusable> {
     let refuse = |key: &str, message: String| Err(Unusable::new(key, message));
     let (publisher, kinesis) = (&config.publisher, &config.kinesis);
-    if kinesis.stream_name.is_empty() {
+    if kinesis.stream_name.text().is_empty() {
         return refuse(
             "kinesis.stream_name",
             "it is not set: name the stream that takes the events".to_owned(),
         );
     }
-    let directories = config.directories.iter().filter_map(|d| Some(("directory.topic", d.topic.clone()?)));
-    let fifos = config.fifos.iter().filter_map(|f| Some(("fifo.topic", f.topic.clone()?)));
-    let losses = config.event.loss_topic.clone().map(|topic| ("event.loss_topic", topic));
+    let directories =
+        config.directories.iter().filter_map(|d| Some(("directory.topic", d.topic.as_ref()?.named()?)));
+    let fifos = config.fifos.iter().filter_map(|f| Some(("fifo.topic", f.topic.as_ref()?.named()?)));
+    let losses = config.event.loss_topic.as_deref().map(|topic| ("event.loss_topic", topic));
     for (key, topic) in directories.chain(fifos).chain(losses) {
-        if let Err(message) = checked_stream_name(topic) {
+        if let Err(message) = checked_stream_name(topic.to_owned()) {
             return refuse(key, message);
         }
     }
@@ -76,7 +77,7 @@ mod tests {
 
     fn config() -> Config {
         let mut config = Config::default();
-        config.kinesis.stream_name = "s".to_owned();
+        config.kinesis.stream_name = "s".into();
         config
     }
 

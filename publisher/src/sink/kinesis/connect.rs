@@ -50,6 +50,13 @@ async fn ask(config: &Config, streams: &[&str]) -> anyhow::Result<Vec<String>> {
             }
         }
     }
+    for template in config.templates() {
+        lines.push(format!(
+            "streams {}: asked for when events name them; those of streams that do not exist go to {}",
+            template.text(),
+            config.fallback_topic()
+        ));
+    }
     Ok(lines)
 }
 

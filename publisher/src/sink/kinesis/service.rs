@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     delivery::{Frontier, Letter, Outcome},
-    failed::Patience,
+    failed::{Detours, Patience},
     vitals::vitals,
 };
 
@@ -72,6 +72,7 @@ pub struct Service {
     limits: Limits,
     frontier: Arc<Frontier>,
     patience: Patience,
+    detours: Arc<Detours>,
     streams: Vec<Stream>,
     /// The stream whose turn it is.
     turn: usize,
@@ -87,12 +88,18 @@ pub struct Service {
 
 impl Service {
     /// A service that reports to `frontier`.
-    pub fn new(config: KinesisConfig, limits: Limits, patience: Patience, frontier: Arc<Frontier>) -> Self {
+    pub fn new(
+        config: KinesisConfig,
+        limits: Limits,
+        (patience, detours): (Patience, Arc<Detours>),
+        frontier: Arc<Frontier>,
+    ) -> Self {
         Self {
             config,
             limits,
             frontier,
             patience,
+            detours,
             streams: Vec::new(),
             turn: 0,
             requests: JoinSet::new(),
@@ -146,11 +153,8 @@ impl Service {
         };
         let more = std::iter::from_fn(|| handed.try_recv().ok()).take(TAKE_IN_BATCHES);
         for Handed { stream: name, record } in std::iter::once(first).chain(more).flatten() {
-            let known = self.streams.iter().position(|stream| Arc::ptr_eq(&stream.name, &name));
-            let stream = known.unwrap_or_else(|| {
-                self.streams.push(Stream::new(name, self.limits));
-                self.streams.len() - 1
-            });
+            let name = self.detours.of(&name).unwrap_or(name);
+            let stream = self.stream(name);
             let stream = &mut self.streams[stream];
             if self.frontier.keeps_letters() && self.patience.refuses(&stream.name) {
                 let text = "it takes nothing, as was said before";
@@ -159,6 +163,15 @@ impl Service {
                 stream.lanes.push(record, now);
             }
         }
+    }
+
+    /// Which stream has this name.
+    fn stream(&mut self, name: Arc<str>) -> usize {
+        let known = self.streams.iter().position(|stream| stream.name == name);
+        known.unwrap_or_else(|| {
+            self.streams.push(Stream::new(name, self.limits));
+            self.streams.len() - 1
+        })
     }
 
     /// Reads credentials again that were refused, once that is due.
@@ -264,11 +277,12 @@ impl Service {
         let now = Instant::now();
         let stream = &mut self.streams[stream];
         stream.requests -= 1;
-        let (mut gives_up, mut reason) = (false, String::new());
+        let (mut gives_up, mut reason, mut detour) = (false, String::new(), None);
         let settled = match result {
             Ok(output) => {
                 self.renewal.accepted(by);
                 self.patience.delivered(&stream.name);
+                self.detours.delivered(&stream.name);
                 settle_each(stream, &self.frontier, entries, output.records(), now)
             }
             Err(failure) if failure.trouble == Trouble::Rejected => {
@@ -282,12 +296,22 @@ impl Service {
                 if failure.trouble.is_of_credentials() {
                     self.renewal.refused(by, now);
                 }
-                gives_up = failure.trouble.is_streams_own() && self.patience.failed(&stream.name);
+                if failure.trouble.is_streams_own() {
+                    detour = self.detours.take(&stream.name, &failure.text);
+                    gives_up = detour.is_none() && self.patience.failed(&stream.name);
+                }
                 reason = failure.text;
                 entries.into_iter().map(|entry| (entry, Fate::Again)).collect()
             }
         };
         stream.settle(settled, now);
+        if let Some(name) = detour {
+            let records = stream.lanes.give_up();
+            let fallback = self.stream(name);
+            let lanes = &mut self.streams[fallback].lanes;
+            records.into_iter().for_each(|record| lanes.push(record, now));
+            return;
+        }
         if gives_up && self.frontier.keeps_letters() {
             for record in stream.lanes.give_up() {
                 self.frontier.give_up(record.ticket, letter(&stream.name, &record, &reason));

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     delivery::{Frontier, Message, SendError, Sink, SinkError, Ticket},
-    failed::Patience,
+    failed::{Detours, Patience},
 };
 
 use super::{
@@ -37,6 +37,7 @@ pub struct KinesisSink {
     /// The names of the streams that were sent to.
     streams: Vec<Arc<str>>,
     record_bytes_max: usize,
+    detours: Arc<Detours>,
     /// Dropped to end the service at once.
     alive: tokio::sync::oneshot::Sender<()>,
     /// Closed by the service's end.
@@ -56,8 +57,10 @@ impl KinesisSink {
         let (alive, end) = tokio::sync::oneshot::channel();
         let (has_ended, ended) = std::sync::mpsc::channel();
         let (kinesis, patience) = (config.kinesis.clone(), Patience::new(&config.failed));
+        let detours = Arc::new(Detours::new(config));
+        let shared = Arc::clone(&detours);
         let serve = move || {
-            runtime.block_on(Service::new(kinesis, limits, patience, frontier).run(handed, end));
+            runtime.block_on(Service::new(kinesis, limits, (patience, shared), frontier).run(handed, end));
             drop(has_ended);
             // Does not wait for a name server that does not answer.
             runtime.shutdown_background();
@@ -68,12 +71,12 @@ impl KinesisSink {
             .map_err(|error| OpenError::Service(error.to_string()))?;
         let gathered = Vec::with_capacity(HAND_OVER_RECORDS);
         let record_bytes_max = limits.record_bytes;
-        Ok(Self { service, gathered, streams: Vec::new(), record_bytes_max, alive, ended })
+        Ok(Self { service, gathered, streams: Vec::new(), record_bytes_max, detours, alive, ended })
     }
 
     /// The shared name of a stream.
     fn stream(&mut self, name: &str) -> Arc<str> {
-        // As many as there are directories at most, and mostly one.
+        // As many as there are directories and names of templates at most, and mostly one.
         if let Some(known) = self.streams.iter().find(|known| &***known == name) {
             return Arc::clone(known);
         }
@@ -130,6 +133,14 @@ impl Sink for KinesisSink {
             return Err(SinkError::Kinesis("its thread has ended; the log before this says why".to_owned()));
         }
         Ok(())
+    }
+
+    fn meet_topic(&mut self, topic: &str) {
+        self.detours.meet(topic);
+    }
+
+    fn reconfigure(&mut self, config: &Config) {
+        drop(self.detours.reconfigure(config));
     }
 
     fn push(&mut self) -> Result<(), SinkError> {

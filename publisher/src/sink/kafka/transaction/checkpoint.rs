@@ -191,7 +191,7 @@ impl Store {
         let group = consumer
             .group_metadata()
             .ok_or_else(|| OpenError::Producer("there is no consumer group for the checkpoint".to_owned()))?;
-        Ok((Self { consumer: Some(consumer), topic: config.kafka.topic.clone() }, group))
+        Ok((Self { consumer: Some(consumer), topic: config.fixed_topic().to_owned() }, group))
     }
 
     /// The committed checkpoint; none if there is none yet. Once it was read the client is taken down: it is of no more

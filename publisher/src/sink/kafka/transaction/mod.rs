@@ -1,6 +1,7 @@
 //! Exactly once: events and how far they reach in one transaction.
 //!
-//! A transaction holds events and, as the consumer group `kafka.transactional_id`'s offset of partition 0 of `kafka.topic`, the
+//! A transaction holds events and, as the consumer group `kafka.transactional_id`'s offset of partition 0 of `kafka.topic` (of
+//! `publisher.fallback_topic` where that is a template), the
 //! [`Checkpoint`] behind them: which ring, which record, how many of that record's messages. Either both come into being or neither.
 //! A publisher that starts first ends what its predecessor left open (which fences that predecessor, should it still live), then reads
 //! the checkpoint, and what lies before it in the ring counts as delivered. So whoever reads with `isolation.level=read_committed`

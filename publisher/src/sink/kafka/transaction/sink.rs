@@ -18,7 +18,6 @@ use rdkafka::{
 
 use crate::{
     delivery::{EventId, Frontier, Message, News, Outcome, SendError, Sink, SinkError, Subject, Ticket},
-    failed::Patience,
     rate::LogRate,
     sink::kafka::{
         config::{message_bytes_max, transactional_config},
@@ -26,7 +25,7 @@ use crate::{
         headers::{Headers, timestamp},
         polled::Polled,
         service::Service,
-        sink::{destroy, payload_room},
+        sink::{destroy, look_again, payload_room},
         topics::TopicMaker,
         verdict::{End, Verdict, verdict},
         zookeepers::{Watch, locate},
@@ -109,7 +108,7 @@ impl TransactionalSink {
         let client = transactional_config(config, &transactional_id)?;
         let failed = |error: &dyn std::fmt::Display| OpenError::Producer(error.to_string());
         let topics = TopicMaker::start(config)?;
-        let service = Service::new(Arc::clone(&frontier), Patience::new(&config.failed), topics);
+        let service = Service::new(Arc::clone(&frontier), config, topics);
         let producer = BaseProducer::from_config_and_context(&client, Reports::new(service))
             .map_err(|error| failed(&error))?;
         let producer = Polled::start(producer).map_err(|error| failed(&error))?;
@@ -225,7 +224,12 @@ impl TransactionalSink {
             code if verdict(code) == Verdict::Poison => return Err(SendError::Refused(code.to_string())),
             code => {
                 let is_barred = verdict(code) == Verdict::Barred;
-                if is_barred && self.reports().service.barred(message.topic, code) {
+                let service = &self.reports().service;
+                if is_barred && service.detour(message.topic, code).is_some() {
+                    // The next attempt goes there.
+                    return Err(SendError::Full);
+                }
+                if is_barred && service.barred(message.topic, code) {
                     return Err(SendError::GivenUp(code.to_string()));
                 }
                 self.complain(message.topic, code);
@@ -239,8 +243,11 @@ impl TransactionalSink {
     fn pump(&mut self) -> Result<(), SinkError> {
         while self.takes_messages()
             && self.is_next_due()
-            && let Some(kept) = self.pending.pop_front()
+            && let Some(mut kept) = self.pending.pop_front()
         {
+            if let Some(topic) = self.reports().service.detours.of(&kept.topic) {
+                kept.topic = (*topic).to_owned();
+            }
             match self.produce(&kept.message()) {
                 Ok(()) => {
                     self.open.push(kept);
@@ -400,6 +407,8 @@ impl Sink for TransactionalSink {
         if !self.pending.is_empty() || !self.takes_messages() {
             return Err(SendError::Full);
         }
+        let detour = self.reports().service.detours.of(message.topic);
+        let message = &Message { topic: detour.as_deref().unwrap_or(message.topic), ..*message };
         if self.reports().service.refuses(message.topic) {
             return Err(SendError::GivenUp(format!("the topic `{}` takes nothing", message.topic)));
         }
@@ -418,10 +427,14 @@ impl Sink for TransactionalSink {
         if matches!(self.state, State::Open { .. }) && nothing_follows { self.finish() } else { Ok(()) }
     }
 
+    fn meet_topic(&mut self, topic: &str) {
+        self.reports().service.meet_topic(topic);
+    }
+
     fn reconfigure(&mut self, config: &Config) {
         self.encoder = config.event.encoder.word();
         self.headers = Headers::new(config);
-        self.reports().service.want_topics(config);
+        look_again(self.producer.client(), &self.reports().service.want_topics(config));
     }
 
     fn close(mut self: Box<Self>, deadline: Instant) {

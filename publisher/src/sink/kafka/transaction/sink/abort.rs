@@ -49,6 +49,12 @@ impl TransactionalSink {
 
     /// Waits with the next attempt, longer each time.
     fn step_back(&mut self, failure: Option<Failure>) {
+        let barred = failure.as_ref().filter(|failure| verdict(failure.code) == Verdict::Barred);
+        if let Some(Failure { code, topic }) = barred
+            && self.reports().service.detour(topic, *code).is_some()
+        {
+            return;
+        }
         self.not_before = Some(Instant::now() + self.back_off);
         self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
         let Some(Failure { code, topic }) = failure else { return };

@@ -1,0 +1,155 @@
+//! Where events go, as far as the configuration alone says it.
+
+use std::path::Path;
+
+use super::{
+    Config, MessageKey, PartitionKey, Problem, Sink, Template, Topic,
+    kafka::{self, TOPIC_BYTES_MAX},
+    kinesis::{self, STREAM_NAME_BYTES_MAX},
+    whole::Places,
+};
+
+impl Config {
+    /// The topic or stream for what is written to `path`.
+    pub fn topic_of(&self, path: &Path) -> &Topic {
+        let fifo = self.fifos.iter().find(|fifo| path == fifo.path).map(|fifo| &fifo.topic);
+        let directory = || self.directories.iter().find(|d| path.starts_with(&d.path)).map(|d| &d.topic);
+        fifo.or_else(directory).and_then(Option::as_ref).unwrap_or(self.default_topic())
+    }
+
+    /// The key of what is written to `path`, or of news that belong to no file: messages of one key keep their order. None where there
+    /// is none, or where [`Self::key_template`] makes it.
+    pub fn key_of<'a>(&'a self, path: Option<&'a [u8]>) -> Option<&'a [u8]> {
+        let (kafka, kinesis) = (&self.kafka.key, &self.kinesis.partition_key);
+        match self.publisher.sink {
+            Sink::Kinesis => match kinesis {
+                PartitionKey::Path => path,
+                PartitionKey::Random | PartitionKey::Made(_) => None,
+                PartitionKey::Constant(key) => Some(key.as_bytes()),
+            },
+            Sink::Kafka | Sink::Stdout => match kafka {
+                MessageKey::Path => path,
+                MessageKey::None | MessageKey::Made(_) => None,
+                MessageKey::Constant(key) => Some(key.as_bytes()),
+            },
+        }
+    }
+
+    /// What makes the key of an event, where events decide it.
+    pub fn key_template(&self) -> Option<&Template> {
+        match (self.publisher.sink, &self.kafka.key, &self.kinesis.partition_key) {
+            (Sink::Kafka, MessageKey::Made(template), _)
+            | (Sink::Kinesis, _, PartitionKey::Made(template)) => Some(template),
+            _ => None,
+        }
+    }
+
+    /// The topic or stream of what no directory and no FIFO gives another.
+    pub fn default_topic(&self) -> &Topic {
+        match self.publisher.sink {
+            Sink::Kafka | Sink::Stdout => &self.kafka.topic,
+            Sink::Kinesis => &self.kinesis.stream_name,
+        }
+    }
+
+    /// The topic or stream of what belongs to no event: news that are about no file, how far transactions reach.
+    pub fn fixed_topic(&self) -> &str {
+        self.default_topic().named().or(self.publisher.fallback_topic.as_deref()).unwrap_or_default()
+    }
+
+    /// The topic or stream of events for which a template names one that they cannot go to.
+    pub fn fallback_topic(&self) -> &str {
+        self.publisher.fallback_topic.as_deref().unwrap_or(self.fixed_topic())
+    }
+
+    /// What makes the topics or streams of events.
+    pub fn templates(&self) -> impl Iterator<Item = &Template> {
+        let directories = self.directories.iter().filter_map(|directory| directory.topic.as_ref());
+        let fifos = self.fifos.iter().filter_map(|fifo| fifo.topic.as_ref());
+        let all = directories.chain(fifos).chain([self.default_topic()]);
+        // Standard output is one for all.
+        all.filter(|_| self.publisher.sink != Sink::Stdout).filter_map(Topic::template)
+    }
+
+    /// The most bytes of the name of a topic or stream.
+    pub fn name_bytes_max(&self) -> usize {
+        match self.publisher.sink {
+            Sink::Kafka | Sink::Stdout => TOPIC_BYTES_MAX,
+            Sink::Kinesis => STREAM_NAME_BYTES_MAX,
+        }
+    }
+}
+
+/// A stream of its own has a name.
+fn checked_stream(name: String) -> Result<String, String> {
+    match kinesis::checked_stream_name(name)? {
+        name if name.is_empty() => {
+            Err("`` cannot name a stream: leave the key out for kinesis.stream_name".to_owned())
+        }
+        name => Ok(name),
+    }
+}
+
+/// What is wrong with where events go, by the rules of the sink.
+pub(super) fn check(config: &Config, places: &Places<'_>, problems: &mut Vec<Problem>) {
+    let check_name = match config.publisher.sink {
+        Sink::Kafka | Sink::Stdout => kafka::checked_topic,
+        Sink::Kinesis => checked_stream,
+    };
+    let directories =
+        config.directories.iter().map(|directory| ("directory.topic", directory.topic.as_ref()));
+    let fifos = config.fifos.iter().map(|fifo| ("fifo.topic", fifo.topic.as_ref()));
+    for (key, topic) in directories.chain(fifos) {
+        let Some(topic) = topic else { continue };
+        if let Err(message) = topic.clone().checked(check_name) {
+            problems.push(places.problem(key, topic.text(), message));
+        }
+    }
+    if let Some(Err(message)) = config.publisher.fallback_topic.clone().map(check_name) {
+        problems.push(places.problem("publisher.fallback_topic", "", message));
+    }
+    check_default(config, places, problems);
+    check_fields(config, places, problems);
+}
+
+/// What belongs to no event needs a topic that no event decides.
+fn check_default(config: &Config, places: &Places<'_>, problems: &mut Vec<Problem>) {
+    let Some(template) = config.default_topic().template().filter(|_| config.publisher.sink != Sink::Stdout)
+    else {
+        return;
+    };
+    if config.publisher.fallback_topic.is_none() {
+        let (text, max) = (template.text(), config.publisher.topics_max);
+        let message = format!(
+            "`{text}` is made for each event: what belongs to none (news, how far transactions reach), and events beyond \
+             publisher.topics_max = {max}, need a topic too: set publisher.fallback_topic"
+        );
+        problems.push(places.problem(default_key(config), text, message));
+    }
+}
+
+/// The key of the topic of what no directory and no FIFO gives another.
+fn default_key(config: &Config) -> &'static str {
+    if config.publisher.sink == Sink::Kinesis { "kinesis.stream_name" } else { "kafka.topic" }
+}
+
+/// The fields that templates name are there.
+fn check_fields(config: &Config, places: &Places<'_>, problems: &mut Vec<Problem>) {
+    let directories =
+        config.directories.iter().filter_map(|d| Some(("directory.topic", d.topic.as_ref()?.template()?)));
+    let fifos = config.fifos.iter().filter_map(|f| Some(("fifo.topic", f.topic.as_ref()?.template()?)));
+    let default = config.default_topic().template().map(|template| (default_key(config), template));
+    let key = if config.publisher.sink == Sink::Kinesis { "kinesis.partition_key" } else { "kafka.key" };
+    let keys = config.key_template().map(|template| (key, template));
+    for (key, template) in directories.chain(fifos).chain(default).chain(keys) {
+        let Some(missing) = template.fields().find(|field| !config.event.fields.contains_key(*field)) else {
+            continue;
+        };
+        let there: Vec<&str> = config.event.fields.keys().map(String::as_str).collect();
+        let there =
+            if there.is_empty() { "is empty".to_owned() } else { format!("has {}", there.join(", ")) };
+        let text = template.text();
+        let message = format!("`{text}`: there is no field `{missing}`: event.fields {there}");
+        problems.push(places.problem(key, text, message));
+    }
+}
