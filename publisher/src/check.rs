@@ -4,7 +4,7 @@ use bywash_common::{cli::GlobalArgs, config::Sink, exit::Exit, output};
 
 use crate::{
     sink::{self, kafka, kinesis},
-    topics::topics,
+    topics::{all_topics, topics},
 };
 
 /// Options of `publisher check`.
@@ -33,7 +33,7 @@ pub fn check(global: &GlobalArgs, args: &CheckArgs) -> anyhow::Result<Exit> {
     }
     if args.connect {
         let lines = match config.publisher.sink {
-            Sink::Kafka => kafka::connect(config, &topics(config))?,
+            Sink::Kafka => kafka::connect(config, &all_topics(config))?,
             Sink::Kinesis => kinesis::connect(config, &topics(config))?,
             Sink::Stdout => vec!["stdout: nothing to connect to".to_owned()],
         };

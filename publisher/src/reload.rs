@@ -20,10 +20,11 @@ use crate::{
 };
 
 /// Sections and keys that take effect at once, or are the agent's alone.
-const AT_ONCE: [&str; 10] = [
+const AT_ONCE: [&str; 11] = [
     "agent.",
     "directory",
     "event.",
+    "failed.topic",
     "fifo",
     "kafka.headers",
     "kafka.topic",
@@ -157,6 +158,7 @@ fn merged(current: &Config, new: Config) -> Config {
     merged.fifos = new.fifos;
     merged.publisher.topics_max = new.publisher.topics_max;
     merged.publisher.fallback_topic = new.publisher.fallback_topic;
+    merged.failed.topic = new.failed.topic;
     merged.kafka.topic = new.kafka.topic;
     merged.kafka.headers = new.kafka.headers;
     merged.kinesis.stream_name = new.kinesis.stream_name;
@@ -187,6 +189,7 @@ mod tests {
         let mut new = Config::default();
         new.event.encoder = Encoder::Raw;
         new.kafka.topic = "other".into();
+        new.failed.topic = Some("failed".to_owned());
         new.publisher.topics_max = 7;
         new.publisher.fallback_topic = Some("rest".to_owned());
         new.kafka.headers.insert("team".to_owned(), "web".to_owned());

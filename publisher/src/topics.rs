@@ -13,6 +13,11 @@ pub fn topics(config: &Config) -> Vec<&str> {
     own.chain([config.fixed_topic()]).chain(fallback).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
+/// The same, and that of dead letters.
+pub fn all_topics(config: &Config) -> Vec<&str> {
+    topics(config).into_iter().chain(config.failed_topic()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use bywash_common::config::DirectoryConfig;

@@ -107,6 +107,8 @@ pub struct Vitals {
     pub topics: AtomicU64,
     /// Messages that went to the fallback topic instead of one that a template named.
     pub fallbacks: AtomicU64,
+    /// Dead letters that went to the topic for such.
+    pub passed_on: AtomicU64,
 }
 
 /// This process's.
@@ -131,6 +133,7 @@ pub fn vitals() -> &'static Vitals {
         kafka: Mutex::new(None),
         topics: AtomicU64::new(0),
         fallbacks: AtomicU64::new(0),
+        passed_on: AtomicU64::new(0),
     };
     &VITALS
 }
@@ -255,6 +258,7 @@ mod tests {
             kafka: Mutex::new(None),
             topics: AtomicU64::new(0),
             fallbacks: AtomicU64::new(0),
+            passed_on: AtomicU64::new(0),
         };
         (0..CODES_MAX * 2).for_each(|i| vitals.failed(&format!("code {i}"), 1));
         let errors = vitals.errors();

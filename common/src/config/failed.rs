@@ -8,9 +8,10 @@ use toml::Value;
 use crate::units::{ByteSize, Span};
 
 use super::{
-    Config, default_state_dir,
+    Config, Sink, default_state_dir,
     directory::checked_path,
     file::{Context, Placed},
+    kafka,
     print::{table, text},
 };
 
@@ -26,6 +27,8 @@ pub struct FailedConfig {
     pub size_max: ByteSize,
     /// How long an event waits for what only an operator can mend before it becomes a dead letter.
     pub give_up_after: Span,
+    /// Where dead letters go that are refused again; none: they stay where they are kept.
+    pub topic: Option<String>,
 }
 
 impl Default for FailedConfig {
@@ -35,6 +38,7 @@ impl Default for FailedConfig {
             retry_interval: Span(Duration::from_secs(30)),
             size_max: ByteSize(256 << 20),
             give_up_after: Span(Duration::from_secs(60)),
+            topic: None,
         }
     }
 }
@@ -46,6 +50,11 @@ impl Config {
             || self.failed.dir.clone().unwrap_or_else(|| default_state_dir(&self.ring.name).join("failed"));
         (self.failed.size_max.0 > 0).then(place)
     }
+
+    /// The topic for dead letters in effect.
+    pub fn failed_topic(&self) -> Option<&str> {
+        self.failed.topic.as_deref().filter(|_| self.publisher.sink == Sink::Kafka)
+    }
 }
 
 #[derive(Deserialize)]
@@ -56,6 +65,7 @@ pub(super) struct Failed {
     retry_interval: Placed<Span>,
     size_max: Option<ByteSize>,
     give_up_after: Option<Span>,
+    topic: Placed<String>,
 }
 
 pub(super) fn apply(failed: Failed, to: &mut FailedConfig, context: &mut Context<'_>) {
@@ -65,6 +75,7 @@ pub(super) fn apply(failed: Failed, to: &mut FailedConfig, context: &mut Context
     });
     to.size_max = failed.size_max.unwrap_or(to.size_max);
     to.give_up_after = failed.give_up_after.unwrap_or(to.give_up_after);
+    context.set(&mut to.topic, failed.topic, |topic| kafka::checked_topic(topic).map(Some));
 }
 
 pub(super) fn print(failed: &FailedConfig) -> Value {
@@ -73,5 +84,6 @@ pub(super) fn print(failed: &FailedConfig) -> Value {
         ("retry_interval", text(failed.retry_interval)),
         ("size_max", text(failed.size_max)),
         ("give_up_after", text(failed.give_up_after)),
+        ("topic", failed.topic.as_ref().and_then(text)),
     ]))
 }

@@ -24,8 +24,8 @@ const SECRET_WORDS: [&str; 8] =
 const SENSITIVE: [&str; 4] =
     ["ssl.key.location", "ssl.ca.pem", "sasl.username", "sasl.oauthbearer.assertion.private.key.file"];
 
-/// Headers that the publisher gives each message.
-const GIVEN_HEADERS: [&str; 2] = ["event_id", "encoder"];
+/// Headers that the publisher gives each message, or each dead letter.
+const GIVEN_HEADERS: [&str; 5] = ["event_id", "encoder", "failed_topic", "failed_reason", "failed_attempts"];
 /// The most bytes of all headers of one's own, names and values.
 const HEADERS_BYTES_MAX: usize = 16 << 10;
 
@@ -193,7 +193,7 @@ fn set_headers(
 fn checked_header(name: &str, bytes: usize) -> Result<(), String> {
     if GIVEN_HEADERS.contains(&name) {
         return Err(format!(
-            "`{name}` cannot name a header of one's own: the publisher gives each message one of that name; choose another name"
+            "`{name}` cannot name a header of one's own: the publisher gives messages one of that name; choose another name"
         ));
     }
     if name.is_empty() || name.chars().any(char::is_control) {

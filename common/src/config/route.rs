@@ -108,8 +108,29 @@ pub(super) fn check(config: &Config, places: &Places<'_>, problems: &mut Vec<Pro
     if let Some(Err(message)) = config.publisher.fallback_topic.clone().map(check_name) {
         problems.push(places.problem("publisher.fallback_topic", "", message));
     }
+    check_failed(config, places, problems);
     check_default(config, places, problems);
     check_fields(config, places, problems);
+}
+
+/// Dead letters can have a topic of their own.
+fn check_failed(config: &Config, places: &Places<'_>, problems: &mut Vec<Problem>) {
+    let Some(topic) = config.failed.topic.as_deref() else { return };
+    let mut refuse = |message: String| problems.push(places.problem("failed.topic", topic, message));
+    if config.publisher.sink == Sink::Kinesis {
+        refuse(format!(
+            "`{topic}`: a record of Kinesis has no headers to say what failed and why: leave the key out; dead letters stay in \
+             failed.dir, with their reasons (publisher failed list)"
+        ));
+    }
+    if config.failed.size_max.0 == 0 {
+        refuse(format!(
+            "`{topic}`: dead letters go there from failed.dir, and failed.size_max is 0: give them some room, or leave the key out"
+        ));
+    }
+    if topic == config.fixed_topic() || topic == config.fallback_topic() {
+        refuse(format!("`{topic}` is the topic of events: name one for dead letters alone"));
+    }
 }
 
 /// What belongs to no event needs a topic that no event decides.

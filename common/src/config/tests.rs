@@ -673,6 +673,36 @@ fn what_is_wrong_with_a_template_is_named_with_the_way_out() {
 }
 
 #[test]
+fn a_topic_for_dead_letters_is_kafkas_and_theirs_alone() {
+    let config = parse("[failed]\ntopic = 'dead'\n").unwrap();
+    assert_eq!(config.failed_topic(), Some("dead"));
+    assert!(config.print().contains("topic = \"dead\""), "{}", config.print());
+    assert_eq!(
+        parse("[publisher]\nsink = 'stdout'\n[failed]\ntopic = 'dead'\n").unwrap().failed_topic(),
+        None
+    );
+    refused_whole("[failed]\ntopic = 'a b'\n", &[":2", "failed.topic", "a b"]);
+    refused_whole("[failed]\ntopic = 'logs'\n", &[":2", "failed.topic", "`logs` is the topic of events"]);
+    refused_whole(
+        "[failed]\nsize_max = 0\ntopic = 'dead'\n",
+        &[":3", "failed.topic", "failed.size_max is 0"],
+    );
+    refused_whole(
+        "[publisher]\nsink = 'kinesis'\n[kinesis]\nstream_name = 's'\n[failed]\ntopic = 'dead'\n",
+        &[":6", "failed.topic", "Kinesis has no headers", "leave the key out"],
+    );
+}
+
+#[test]
+fn the_examples_of_the_documents_are_configurations() {
+    let document = include_str!("../../../docs/kafka.md");
+    let examples = document.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let checked = examples.map(|example| parse(example).unwrap_or_else(|error| panic!("{error}: {example}")));
+    let topics: Vec<_> = checked.filter_map(|config| config.failed_topic().map(str::to_owned)).collect();
+    assert_eq!(topics, ["bywash-failed"]);
+}
+
+#[test]
 fn addresses_that_nobody_can_have_are_refused() {
     let brokers = |broker: &str| parse(&format!("[kafka]\nbrokers = ['{broker}']\n"));
     for broker in [

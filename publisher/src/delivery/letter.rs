@@ -18,3 +18,14 @@ pub struct Letter {
     /// Why, in the sink's words.
     pub reason: String,
 }
+
+/// Why a dead letter goes to the topic for such.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The topic that does not take it.
+    pub topic: String,
+    /// Why, in the sink's words.
+    pub reason: String,
+    /// How often it was sent there, as far as this publisher knows.
+    pub attempts: u32,
+}

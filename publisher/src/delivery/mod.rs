@@ -17,7 +17,7 @@ mod ticket;
 pub use class::Class;
 pub use frontier::{Bounds, Frontier, Ledger, Progress, Record, Refused};
 pub use id::{EVENT_ID_BYTES_MAX, EventId, News, NotAnId, Stretch, Subject};
-pub use letter::Letter;
+pub use letter::{Failure, Letter};
 pub use outcome::{Outcome, Outcomes, Tally};
 pub use sink::{Message, NS_PER_MS, SendError, Sink, SinkError};
 pub use spans::Span;

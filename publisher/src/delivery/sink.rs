@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bywash_common::config::Config;
 
-use super::{id::EventId, ticket::Ticket};
+use super::{id::EventId, letter::Failure, ticket::Ticket};
 
 /// Records have nanoseconds, messages milliseconds.
 pub const NS_PER_MS: u64 = 1_000_000;
@@ -26,6 +26,8 @@ pub struct Message<'a> {
     pub time_ms: u64,
     /// It has lost its place: others that come behind it were sent before.
     pub is_letter: bool,
+    /// It goes to the topic for dead letters, for this reason.
+    pub failure: Option<&'a Failure>,
 }
 
 /// A message was not taken.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    path::PathBuf,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -13,10 +13,11 @@ use bywash_common::{
 
 use crate::{
     clock,
-    delivery::{Frontier, Outcome, Refused, Ticket},
-    failed::{Again, FailedError, Retry, Store},
+    delivery::{Frontier, Letter, Outcome, Refused, Ticket},
+    failed::{Again, FailedError, Retry, Settled, Store},
     faults::Fault,
     rate::LogRate,
+    vitals::vitals,
 };
 
 /// Refused messages are gathered for this long: each time that some are kept costs two fsyncs.
@@ -47,11 +48,14 @@ pub struct DeadLetters {
     /// From when on it is looked whether there is room for more.
     look_at_room: Instant,
     /// Letters that are delivered and still in their file.
-    delivered: Option<(PathBuf, Vec<Vec<u8>>)>,
+    delivered: Option<Settled>,
+    /// Where letters go that are refused again.
+    topic: Option<String>,
     /// From when on the disk is asked again to let go of them.
     delivered_not_before: Instant,
     log: LogRate,
     disk_log: LogRate,
+    topic_log: LogRate,
 }
 
 impl DeadLetters {
@@ -62,7 +66,11 @@ impl DeadLetters {
     pub fn open(config: &Config) -> Result<Self, FailedError> {
         let Some(dir) = config.failed_directory() else { return Ok(Self::without()) };
         match Store::open(&dir, config.failed.size_max, config.ring.group.as_deref()) {
-            Ok(store) => Ok(Self::in_store(store, config.failed.retry_interval.0)),
+            Ok(store) => {
+                let mut letters = Self::in_store(store, config.failed.retry_interval.0);
+                letters.reconfigure(config);
+                Ok(letters)
+            }
             Err(error) if config.failed.dir.is_some() => Err(error),
             Err(error) => {
                 tracing::warn!(
@@ -92,10 +100,25 @@ impl DeadLetters {
             waiting: VecDeque::new(),
             look_at_room: clock::now(),
             delivered: None,
+            topic: None,
             delivered_not_before: clock::now(),
             log: LogRate::new(LOG_INTERVAL),
             disk_log: LogRate::new(LOG_INTERVAL),
+            topic_log: LogRate::new(LOG_INTERVAL),
         }
+    }
+
+    /// Follows what of another configuration takes effect at once.
+    pub fn reconfigure(&mut self, config: &Config) {
+        self.topic = config.failed_topic().map(str::to_owned);
+        if let Some(retry) = &mut self.retry {
+            retry.set_passes_on(self.topic.is_some());
+        }
+    }
+
+    /// The topic for dead letters, if there is one.
+    pub fn topic(&self) -> Option<&str> {
+        self.topic.as_deref()
     }
 
     /// Whether a dead letter would be kept, as far as is known.
@@ -111,8 +134,16 @@ impl DeadLetters {
     /// Takes over what the sink has refused, and keeps it once it is worth the while. Gives what cannot be kept.
     pub fn poll(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Refused> {
         for refused in frontier.take_refused() {
-            let is_letter = self.retry.as_mut().is_some_and(|retry| retry.takes_back(refused.ticket));
-            if is_letter && !Fault::LetterKeptTwice.is_back() {
+            let taken_back = self.retry.as_mut().and_then(|retry| retry.takes_back(refused.ticket));
+            if taken_back == Some(true)
+                && let Some(others) = self.topic_log.pass()
+            {
+                let Letter { topic, reason, .. } = &refused.letter;
+                tracing::error!(
+                    "failed.topic `{topic}` does not take dead letters: {reason}; they stay in failed.dir{others}"
+                );
+            }
+            if taken_back.is_some() && !Fault::LetterKeptTwice.is_back() {
                 frontier.settle_refused(refused.ticket, Outcome::DeadLettered);
                 continue;
             }
@@ -156,10 +187,10 @@ impl DeadLetters {
     /// The dead letters that are to be sent again now; [`Self::sent_again`] is to be told of each.
     pub fn letters(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Again> {
         let (Some(retry), Some(_)) = (&mut self.retry, &self.store) else { return Vec::new() };
-        if let Some((file, delivered)) = retry.settle(|ticket| frontier.is_done(ticket))
-            && !delivered.is_empty()
+        if let Some(settled) = retry.settle(|ticket| frontier.is_done(ticket))
+            && !settled.lines.is_empty()
         {
-            self.delivered = Some((file, delivered));
+            self.delivered = Some(settled);
             self.delivered_not_before = clock::now();
         }
         if !self.remove_delivered(frontier, status) {
@@ -170,22 +201,34 @@ impl DeadLetters {
 
     /// Takes delivered letters out of their file. Gives whether none is left in it: another round would send it again.
     fn remove_delivered(&mut self, frontier: &Frontier, status: &PublisherStatus) -> bool {
-        let (Some((file, delivered)), Some(store)) = (&self.delivered, &mut self.store) else { return true };
+        let (Some(settled), Some(store)) = (&self.delivered, &mut self.store) else { return true };
+        let Settled { path, lines, passed_on } = settled;
         if clock::now() < self.delivered_not_before {
             return false;
         }
-        if let Err(error) = store.remove(file, delivered) {
+        if let Err(error) = store.remove(path, lines) {
             self.delivered_not_before = clock::now() + DISK_PAUSE;
             if let Some(others) = self.disk_log.pass() {
                 tracing::error!("{error}: delivered dead letters stay there until that ends{others}");
             }
             return false;
         }
-        tracing::info!("{} dead letters are delivered after all", delivered.len());
-        status.add(PublisherCounter::RevivedLetters, delivered.len() as u64);
+        if lines.len() > *passed_on {
+            tracing::info!("{} dead letters are delivered after all", lines.len() - passed_on);
+        }
+        if let Some(topic) = self.topic.as_deref().filter(|_| *passed_on > 0) {
+            tracing::info!("{passed_on} dead letters are in the topic `{topic}` now (failed.topic)");
+            vitals().passed_on.fetch_add(*passed_on as u64, Ordering::Relaxed);
+        }
+        status.add(PublisherCounter::RevivedLetters, lines.len() as u64);
         frontier.set_keeps_letters(store.has_room());
         self.delivered = None;
         true
+    }
+
+    /// The dead letters that are to go to the topic for such now; [`Self::sent_again`] is to be told of each.
+    pub fn to_pass_on(&mut self) -> Vec<Again> {
+        self.retry.as_mut().map_or_else(Vec::new, Retry::to_pass_on)
     }
 
     /// A letter is on its way again.

@@ -1,6 +1,7 @@
 //! From a record to the sink: names, encoding, splitting, back-pressure.
 
 mod event;
+mod letters;
 
 use std::{
     ops::Range,
@@ -112,6 +113,7 @@ impl Outlet {
         self.early = Early::new(self.encoder.form());
         self.news_encoder = encode::news_encoder(config);
         self.sink.reconfigure(config);
+        self.dead_letters.reconfigure(config);
         self.routes = Routes::new(config.clone());
     }
 
@@ -128,72 +130,9 @@ impl Outlet {
         self.send_letters()
     }
 
-    /// Whether something waits for an operator that was read before everything that is not read.
-    pub fn has_waiting(&self) -> bool {
-        self.dead_letters.waiting().is_some()
-    }
-
     /// Whether the sink has something to send again, for which it waits for reports.
     pub fn is_holding(&self) -> bool {
         self.sink.is_holding()
-    }
-
-    /// Hands the sink again what waits for an operator.
-    fn offer_waiting(&mut self) -> Result<(), SinkError> {
-        while let Some(Refused { ticket, letter, .. }) = self.dead_letters.waiting() {
-            let ticket = *ticket;
-            let Letter { topic, key, payload, id, time_ms, .. } = letter;
-            let event_id = &id.to_string();
-            let key = key.as_deref();
-            let (id, time_ms) = (*id, *time_ms);
-            let message = Message { topic, key, payload, id, event_id, time_ms, is_letter: false };
-            match self.sink.send(&message, ticket) {
-                Ok(()) => {}
-                Err(SendError::Full) => break,
-                Err(SendError::Broken(error)) => return Err(error),
-                Err(SendError::Refused(reason)) => {
-                    self.frontier.refuse(ticket, Letter { reason, ..letter.clone() });
-                }
-                Err(SendError::GivenUp(reason)) => {
-                    self.frontier.give_up(ticket, Letter { reason, ..letter.clone() });
-                }
-            }
-            self.frontier.replaced();
-            self.dead_letters.take_waiting();
-        }
-        Ok(())
-    }
-
-    /// Whether dead letters wait before they are sent again: everything that is on its way has to arrive first.
-    pub fn hold_letters(&mut self, holds: bool) {
-        self.holds_letters = holds && !Fault::LettersNotHeld.is_back();
-    }
-
-    /// All that was there at the start is read, and with the sink. What a publisher that was killed has kept as dead letters may be
-    /// behind that: no letter goes before. But where something waits for room, letters that are delivered may make it.
-    pub fn end_backlog(&mut self) {
-        self.has_backlog = false;
-    }
-
-    /// Sends dead letters again whose time has come.
-    fn send_letters(&mut self) -> Result<(), SinkError> {
-        let waits_for_backlog = self.has_backlog && !self.has_waiting() && !Fault::LettersOvertake.is_back();
-        if self.holds_letters || waits_for_backlog {
-            return Ok(());
-        }
-        for again in self.dead_letters.letters(&self.frontier, &self.status) {
-            let Letter { topic, key, payload, id, time_ms, .. } = &again.letter;
-            let (event_id, key) = (&id.to_string(), key.as_deref());
-            let (id, time_ms) = (*id, *time_ms);
-            let event_ns = time_ms.saturating_mul(NS_PER_MS);
-            let ticket = self.frontier.open_beside(payload.len() as u64, event_ns);
-            self.dead_letters.sent_again(&again, ticket);
-            let message = Message { topic, key, payload, id, event_id, time_ms, is_letter: true };
-            if !send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)? {
-                break;
-            }
-        }
-        Ok(())
     }
 
     /// Lets the sink send what it has gathered: there is nothing more at the moment.
@@ -393,7 +332,8 @@ impl Outlet {
         // It goes where the file's events go, if it is about one, unless news have a topic of their own.
         let (payload, time_ms) = (&self.payload[..], last_ns / NS_PER_MS);
         let sent = self.routes.of_news(path, |Route { topic, key }| {
-            let message = Message { topic, key, payload, id, event_id, time_ms, is_letter: false };
+            let message =
+                Message { topic, key, payload, id, event_id, time_ms, is_letter: false, failure: None };
             send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)
         });
         self.introduce();
@@ -467,7 +407,7 @@ fn message<'a>(
 ) -> Message<'a> {
     let Route { topic, key } = routes.of(event);
     let (event_id, time_ms) = (event.event_id, event.time_ns / NS_PER_MS);
-    Message { topic, key, payload, id, event_id, time_ms, is_letter: false }
+    Message { topic, key, payload, id, event_id, time_ms, is_letter: false, failure: None }
 }
 
 fn letter(message: &Message<'_>, reason: String) -> Letter {

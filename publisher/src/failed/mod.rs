@@ -14,6 +14,9 @@
 //! Every `failed.retry_interval`, and when a file `retry` appears, the publisher sends letters again, a file at a time. What
 //! is delivered is taken out of the file, what is refused again stays as it is. A letter has lost its place: it does
 //! not keep the order of its file's events.
+//!
+//! With `failed.topic`, a letter that its own topic refuses again goes there, in the same round; once that has confirmed it, it is taken out of
+//! the file as a delivered one is. What that topic refuses stays in the file, until the next round.
 
 mod command;
 mod detours;
@@ -29,5 +32,5 @@ pub use detours::Detours;
 pub use directory::Directory;
 pub use error::FailedError;
 pub use patience::Patience;
-pub use retry::{Again, Retry};
+pub use retry::{Again, Retry, Settled};
 pub use store::Store;

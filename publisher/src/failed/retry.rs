@@ -1,14 +1,14 @@
 //! Sending dead letters again, a file at a time.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use crate::{
     clock,
-    delivery::{Letter, Ticket},
+    delivery::{EventId, Failure, Letter, Ticket},
 };
 
 use super::directory::Directory;
@@ -18,19 +18,45 @@ const ROUND_BYTES_MAX: u64 = 16 << 20;
 /// How often it is looked whether someone has asked for a round.
 const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often a letter was sent before it became one.
+const ATTEMPTS_BEFORE: u32 = 1;
+/// Of so many letters it is remembered how often they were sent.
+const ATTEMPTS_KNOWN_MAX: usize = 65_536;
+
 /// A letter that is sent again, and the line that it is in its file.
 #[derive(Clone, Debug)]
 pub struct Again {
     /// The message.
     pub letter: Letter,
+    /// It has failed again, and goes to the topic for dead letters.
+    pub failure: Option<Failure>,
     line: Vec<u8>,
 }
 
 /// The letters of a file that are on their way.
 struct Current {
     path: PathBuf,
-    sent: Vec<(Ticket, Vec<u8>)>,
+    sent: Vec<Sent>,
     refused: HashSet<Ticket>,
+}
+
+/// A letter that is on its way.
+struct Sent {
+    ticket: Ticket,
+    line: Vec<u8>,
+    /// To the topic for dead letters.
+    is_passed_on: bool,
+}
+
+/// The letters of a file that were delivered.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// The file.
+    pub path: PathBuf,
+    /// Their lines in it.
+    pub lines: Vec<Vec<u8>>,
+    /// How many of them were delivered to the topic for dead letters.
+    pub passed_on: usize,
 }
 
 /// When dead letters are sent again, and what became of those that are.
@@ -43,6 +69,12 @@ pub struct Retry {
     round_bytes: u64,
     queue: VecDeque<PathBuf>,
     current: Option<Current>,
+    /// There is a topic for dead letters.
+    passes_on: bool,
+    /// Letters that are to go there now.
+    to_pass_on: Vec<Again>,
+    /// How often letters were refused that are there still.
+    attempts: HashMap<EventId, u32>,
 }
 
 impl Retry {
@@ -57,6 +89,9 @@ impl Retry {
             round_bytes: 0,
             queue: VecDeque::new(),
             current: None,
+            passes_on: false,
+            to_pass_on: Vec::new(),
+            attempts: HashMap::new(),
         }
     }
 
@@ -84,7 +119,7 @@ impl Retry {
             let again: Vec<Again> = content
                 .split_inclusive(|byte| *byte == b'\n')
                 .filter_map(|line| match Letter::from_line(line) {
-                    Ok((letter, _)) => Some(Again { letter, line: line.to_vec() }),
+                    Ok((letter, _)) => Some(Again { letter, failure: None, line: line.to_vec() }),
                     Err(error) => {
                         tracing::error!("{}: a line is {error}; it is left alone", path.display());
                         None
@@ -126,28 +161,61 @@ impl Retry {
     /// A letter is on its way under this ticket.
     pub fn sent(&mut self, again: &Again, ticket: Ticket) {
         if let Some(current) = &mut self.current {
-            current.sent.push((ticket, again.line.clone()));
+            let is_passed_on = again.failure.is_some();
+            current.sent.push(Sent { ticket, line: again.line.clone(), is_passed_on });
         }
     }
 
-    /// Whether a refusal is about a letter that was sent again: it then stays where it is.
-    pub fn takes_back(&mut self, ticket: Ticket) -> bool {
-        let Some(current) = &mut self.current else { return false };
-        let is_mine = current.sent.iter().any(|(sent, _)| *sent == ticket);
-        if is_mine {
-            current.refused.insert(ticket);
+    /// Whether letters that are refused again go to a topic for dead letters.
+    pub fn set_passes_on(&mut self, passes_on: bool) {
+        self.passes_on = passes_on;
+        if !passes_on {
+            self.to_pass_on.clear();
+            self.attempts.clear();
         }
-        is_mine
     }
 
-    /// Once all that was sent has been reported, as `is_done` says, gives the file and the lines in it that are delivered.
-    pub fn settle(&mut self, is_done: impl Fn(Ticket) -> bool) -> Option<(PathBuf, Vec<Vec<u8>>)> {
-        let is_settled = self.current.as_ref()?.sent.iter().all(|(ticket, _)| is_done(*ticket));
+    /// The letters that are to go to the topic for dead letters now. [`Self::sent`] is to be told of each.
+    pub fn to_pass_on(&mut self) -> Vec<Again> {
+        std::mem::take(&mut self.to_pass_on)
+    }
+
+    /// Takes a refusal of a letter that was sent again: it stays where it is. Gives whether it was refused by the topic for dead letters;
+    /// none for what is no such letter. One that its own topic refuses goes there next, and one that is refused there nowhere.
+    pub fn takes_back(&mut self, ticket: Ticket) -> Option<bool> {
+        let current = self.current.as_mut()?;
+        let sent = current.sent.iter().find(|sent| sent.ticket == ticket)?;
+        current.refused.insert(ticket);
+        if self.passes_on
+            && !sent.is_passed_on
+            && let Ok((letter, _)) = Letter::from_line(&sent.line)
+        {
+            let known = self.attempts.get(&letter.id).copied();
+            let attempts = known.unwrap_or(ATTEMPTS_BEFORE).saturating_add(1);
+            if known.is_some() || self.attempts.len() < ATTEMPTS_KNOWN_MAX {
+                self.attempts.insert(letter.id, attempts);
+            }
+            let failure = Failure { topic: letter.topic.clone(), reason: letter.reason.clone(), attempts };
+            self.to_pass_on.push(Again { letter, failure: Some(failure), line: sent.line.clone() });
+        }
+        Some(sent.is_passed_on)
+    }
+
+    /// Once all that was sent has been reported, as `is_done` says, gives what of a file is delivered.
+    pub fn settle(&mut self, is_done: impl Fn(Ticket) -> bool) -> Option<Settled> {
+        let is_settled = self.current.as_ref()?.sent.iter().all(|sent| is_done(sent.ticket));
         if !is_settled {
             return None;
         }
         let Current { path, sent, refused } = self.current.take()?;
-        let delivered = sent.into_iter().filter(|(ticket, _)| !refused.contains(ticket));
-        Some((path, delivered.map(|(_, line)| line).collect()))
+        let delivered: Vec<Sent> = sent.into_iter().filter(|sent| !refused.contains(&sent.ticket)).collect();
+        let passed_on = delivered.iter().filter(|sent| sent.is_passed_on).count();
+        let lines: Vec<Vec<u8>> = delivered.into_iter().map(|sent| sent.line).collect();
+        if !self.attempts.is_empty() {
+            for (letter, _) in lines.iter().filter_map(|line| Letter::from_line(line).ok()) {
+                self.attempts.remove(&letter.id);
+            }
+        }
+        Some(Settled { path, lines, passed_on })
     }
 }

@@ -208,9 +208,13 @@ pub(super) const FAMILIES: &[Family] = &[
     counter("bywash_dead_letters_total", "Refused messages that were kept as dead letters.", |seen, to| {
         to.put(seen.report.dead_letters);
     }),
-    counter("bywash_revived_letters_total", "Dead letters that were delivered after all.", |seen, to| {
-        to.put(seen.report.revived_letters);
-    }),
+    counter(
+        "bywash_revived_letters_total",
+        "Dead letters that were delivered after all, or went to `failed.topic`.",
+        |seen, to| {
+            to.put(seen.report.revived_letters);
+        },
+    ),
     counter(
         "bywash_dead_lettered_records_total",
         "Records that were not delivered and kept as dead letters.",

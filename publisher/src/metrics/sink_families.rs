@@ -102,6 +102,9 @@ pub const SINK_FAMILIES: &[Family] = &[
     gauge("bywash_dead_letters_current", "Dead letters that are there now.", |seen, to| {
         to.put(seen.waste.letters);
     }),
+    counter("bywash_dead_letters_to_topic_total", "Dead letters that went to `failed.topic`.", |_, to| {
+        to.put(vitals().passed_on.load(Ordering::Relaxed));
+    }),
     gauge("bywash_dead_letters_bytes", "Bytes of the dead letters that are there now.", |seen, to| {
         to.put(seen.waste.letter_bytes);
     }),

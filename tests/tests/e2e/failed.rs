@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::fs::{PermissionsExt, lchown, symlink},
     path::{Path, PathBuf},
 };
@@ -45,7 +46,12 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
 
 /// All dead letters, oldest first.
 pub fn letters(bywash: &Bywash) -> Vec<Letter> {
-    let text: String = files(&bywash.failed()).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let read = |file: &PathBuf| match fs::read_to_string(file) {
+        // The publisher has delivered it meanwhile.
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        read => read.unwrap(),
+    };
+    let text: String = files(&bywash.failed()).iter().map(read).collect();
     let letter = |line: &str| {
         let json: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         Letter { event_id: json["event_id"].as_str().expect("an id").to_owned(), json }

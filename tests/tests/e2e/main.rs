@@ -17,6 +17,7 @@ mod ecs;
 mod exactly_once;
 mod exclude;
 mod failed;
+mod failed_topic;
 mod faults;
 mod fifo;
 mod fifo_delivery;

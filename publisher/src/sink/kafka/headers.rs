@@ -3,10 +3,18 @@
 use bywash_common::config::Config;
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, OwnedHeaders};
 
+use crate::delivery::Failure;
+
 /// The header that names the format, so that a reader need not guess.
 pub const ENCODER_HEADER: &str = "encoder";
 /// The header that holds an event's id.
 pub const EVENT_ID_HEADER: &str = "event_id";
+/// In the topic for dead letters, the header that names the topic that does not take the event.
+const FAILED_TOPIC_HEADER: &str = "failed_topic";
+/// The header that says why.
+const FAILED_REASON_HEADER: &str = "failed_reason";
+/// The header that says how often it was sent there.
+const FAILED_ATTEMPTS_HEADER: &str = "failed_attempts";
 /// What the protocol may add to a header's name and value: two lengths.
 const HEADER_OVERHEAD_BYTES: usize = 10;
 
@@ -28,10 +36,17 @@ impl Headers {
     }
 
     /// The headers of a message.
-    pub fn of(&self, event_id: &str, encoder: &str) -> OwnedHeaders {
+    pub fn of(&self, event_id: &str, encoder: &str, failure: Option<&Failure>) -> OwnedHeaders {
         let headers = OwnedHeaders::new_with_capacity(2 + self.own.len())
             .insert(Header { key: EVENT_ID_HEADER, value: Some(event_id) })
             .insert(Header { key: ENCODER_HEADER, value: Some(encoder) });
+        let headers = match failure {
+            None => headers,
+            Some(Failure { topic, reason, attempts }) => headers
+                .insert(Header { key: FAILED_TOPIC_HEADER, value: Some(topic.as_str()) })
+                .insert(Header { key: FAILED_REASON_HEADER, value: Some(reason.as_str()) })
+                .insert(Header { key: FAILED_ATTEMPTS_HEADER, value: Some(&attempts.to_string()) }),
+        };
         self.own.iter().fold(headers, |headers, (key, value)| {
             headers.insert(Header { key, value: Some(value.as_str()) })
         })

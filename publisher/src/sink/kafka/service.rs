@@ -22,7 +22,7 @@ use crate::{
     delivery::{Frontier, Ticket},
     failed::{Detours, Patience},
     rate::LogRate,
-    topics::topics,
+    topics::all_topics,
     vitals::vitals,
 };
 
@@ -333,7 +333,7 @@ impl Service {
     /// The topics of another configuration may be missing. Gives those that templates had named, and that could not be used.
     pub fn want_topics(&self, config: &Config) -> Vec<String> {
         if let Some(maker) = &self.topics {
-            topics(config).into_iter().for_each(|topic| maker.want(topic));
+            all_topics(config).into_iter().for_each(|topic| maker.want(topic));
         }
         self.detours.reconfigure(config)
     }

@@ -244,7 +244,7 @@ impl KafkaSink {
         let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(message.topic, opaque.number())
             .payload(message.payload)
             .timestamp(timestamp(message.time_ms))
-            .headers(self.headers.of(message.event_id, encoder));
+            .headers(self.headers.of(message.event_id, encoder, message.failure));
         if let Some(key) = message.key {
             record = record.key(key);
         }
@@ -287,6 +287,7 @@ impl KafkaSink {
                 event_id: &event_id,
                 time_ms: failed.time_ms,
                 is_letter: false,
+                failure: None,
             };
             match self.hand_over(&message, &failed.encoder, opaque) {
                 Ok(()) => {}

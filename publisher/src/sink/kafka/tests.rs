@@ -56,6 +56,7 @@ fn message(payload: &[u8]) -> Message<'_> {
         event_id: testing::ID_1,
         time_ms: 0,
         is_letter: false,
+        failure: None,
     }
 }
 

@@ -16,7 +16,7 @@ use rdkafka::{
     error::RDKafkaErrorCode,
 };
 
-use crate::{rate::LogRate, topics::topics};
+use crate::{rate::LogRate, topics::all_topics};
 
 use super::{
     config::admin_config,
@@ -62,7 +62,7 @@ impl TopicMaker {
         }
         let admin = admin_config(config)?;
         let lookup = Lookup::new(config)?;
-        let wanted = topics(config).into_iter().map(str::to_owned).collect();
+        let wanted = all_topics(config).into_iter().map(str::to_owned).collect();
         let shared = Arc::new((Mutex::new(State { wanted, ..State::default() }), Condvar::new()));
         let worker =
             Worker { shared: Arc::clone(&shared), admin, lookup, log_rate: LogRate::new(LOG_INTERVAL) };

@@ -188,6 +188,7 @@ mod tests {
             event_id: testing::ID_1,
             time_ms: 0,
             is_letter: false,
+            failure: None,
         }
     }
 

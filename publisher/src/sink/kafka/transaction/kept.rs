@@ -1,6 +1,6 @@
 //! What a transaction would take along if it were taken back.
 
-use crate::delivery::{EventId, Letter, Message, Ticket};
+use crate::delivery::{EventId, Failure, Letter, Message, Ticket};
 
 /// A message that is not committed.
 pub struct Kept {
@@ -20,6 +20,8 @@ pub struct Kept {
     pub time_ms: u64,
     /// It comes from the dead letters: checkpoints know nothing of it.
     pub is_letter: bool,
+    /// Why it goes to the topic for dead letters, if it does.
+    pub failure: Option<Failure>,
 }
 
 impl Kept {
@@ -34,6 +36,7 @@ impl Kept {
             event_id: message.event_id.to_owned(),
             time_ms: message.time_ms,
             is_letter: message.is_letter,
+            failure: message.failure.cloned(),
         }
     }
 
@@ -47,6 +50,7 @@ impl Kept {
             event_id: &self.event_id,
             time_ms: self.time_ms,
             is_letter: self.is_letter,
+            failure: self.failure.as_ref(),
         }
     }
 

@@ -207,7 +207,7 @@ impl TransactionalSink {
         let mut record = BaseRecord::to(message.topic)
             .payload(message.payload)
             .timestamp(timestamp(message.time_ms))
-            .headers(self.headers.of(message.event_id, self.encoder));
+            .headers(self.headers.of(message.event_id, self.encoder, message.failure));
         if let Some(key) = message.key {
             record = record.key(key);
         }
@@ -229,7 +229,7 @@ impl TransactionalSink {
                     // The next attempt goes there.
                     return Err(SendError::Full);
                 }
-                if is_barred && service.barred(message.topic, code) {
+                if is_barred && (message.is_letter || service.barred(message.topic, code)) {
                     return Err(SendError::GivenUp(code.to_string()));
                 }
                 self.complain(message.topic, code);

@@ -59,9 +59,11 @@ impl TransactionalSink {
         self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
         let Some(Failure { code, topic }) = failure else { return };
         self.complain(&topic, code);
-        if verdict(code) == Verdict::Barred && self.reports().service.barred(&topic, code) {
-            // Messages of other topics go on.
-            let given_up = self.open.extract_if(.., |kept| kept.topic == topic).collect::<Vec<_>>();
+        if verdict(code) == Verdict::Barred {
+            let is_over = self.reports().service.barred(&topic, code);
+            // Messages of other topics go on. Nobody waits for a dead letter: it stays the one that it is.
+            let ends = |kept: &mut Kept| kept.topic == topic && (is_over || kept.is_letter);
+            let given_up = self.open.extract_if(.., ends).collect::<Vec<_>>();
             given_up.into_iter().for_each(|kept| self.give_up(kept, code.to_string()));
         }
     }

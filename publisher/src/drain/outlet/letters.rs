@@ -1,0 +1,88 @@
+//! Messages that come back from the dead letters, or wait for an operator before they become such.
+
+use crate::{
+    delivery::{Letter, Message, NS_PER_MS, Refused, SendError, SinkError},
+    failed::Again,
+    faults::Fault,
+};
+
+use super::{Outlet, send};
+
+impl Outlet {
+    /// Whether something waits for an operator that was read before everything that is not read.
+    pub fn has_waiting(&self) -> bool {
+        self.dead_letters.waiting().is_some()
+    }
+
+    /// Hands the sink again what waits for an operator.
+    pub(super) fn offer_waiting(&mut self) -> Result<(), SinkError> {
+        while let Some(Refused { ticket, letter, .. }) = self.dead_letters.waiting() {
+            let ticket = *ticket;
+            let Letter { topic, key, payload, id, time_ms, .. } = letter;
+            let event_id = &id.to_string();
+            let (key, id, time_ms) = (key.as_deref(), *id, *time_ms);
+            let message =
+                Message { topic, key, payload, id, event_id, time_ms, is_letter: false, failure: None };
+            match self.sink.send(&message, ticket) {
+                Ok(()) => {}
+                Err(SendError::Full) => break,
+                Err(SendError::Broken(error)) => return Err(error),
+                Err(SendError::Refused(reason)) => {
+                    self.frontier.refuse(ticket, Letter { reason, ..letter.clone() });
+                }
+                Err(SendError::GivenUp(reason)) => {
+                    self.frontier.give_up(ticket, Letter { reason, ..letter.clone() });
+                }
+            }
+            self.frontier.replaced();
+            self.dead_letters.take_waiting();
+        }
+        Ok(())
+    }
+
+    /// Whether dead letters wait before they are sent again: everything that is on its way has to arrive first.
+    pub fn hold_letters(&mut self, holds: bool) {
+        self.holds_letters = holds && !Fault::LettersNotHeld.is_back();
+    }
+
+    /// All that was there at the start is read, and with the sink. What a publisher that was killed has kept as dead letters may be
+    /// behind that: no letter goes before. But where something waits for room, letters that are delivered may make it.
+    pub fn end_backlog(&mut self) {
+        self.has_backlog = false;
+    }
+
+    /// Sends dead letters again whose time has come, and passes on those that were refused again.
+    pub(super) fn send_letters(&mut self) -> Result<(), SinkError> {
+        let waits_for_backlog = self.has_backlog && !self.has_waiting() && !Fault::LettersOvertake.is_back();
+        if self.holds_letters || waits_for_backlog {
+            return Ok(());
+        }
+        // First: else what became of their file would be settled without them.
+        for again in self.dead_letters.to_pass_on() {
+            if !self.send_letter(&again)? {
+                return Ok(());
+            }
+        }
+        for again in self.dead_letters.letters(&self.frontier, &self.status) {
+            if !self.send_letter(&again)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one: to the topic for dead letters if it has failed again, and else to its own. Gives false if a stop came first.
+    fn send_letter(&mut self, again: &Again) -> Result<bool, SinkError> {
+        let Letter { topic, key, payload, id, time_ms, .. } = &again.letter;
+        let failure = again.failure.as_ref();
+        let elsewhere = self.dead_letters.topic().filter(|_| failure.is_some());
+        let topic = &elsewhere.unwrap_or(topic).to_owned();
+        let (event_id, key) = (&id.to_string(), key.as_deref());
+        let (id, time_ms) = (*id, *time_ms);
+        let event_ns = time_ms.saturating_mul(NS_PER_MS);
+        let ticket = self.frontier.open_beside(payload.len() as u64, event_ns);
+        self.dead_letters.sent_again(again, ticket);
+        let message = Message { topic, key, payload, id, event_id, time_ms, is_letter: true, failure };
+        send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)
+    }
+}
