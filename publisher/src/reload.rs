@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Sections and keys that take effect at once, or are the agent's alone.
-const AT_ONCE: [&str; 11] = [
+const AT_ONCE: [&str; 12] = [
     "agent.",
     "directory",
     "event.",
@@ -31,6 +31,7 @@ const AT_ONCE: [&str; 11] = [
     "kinesis.stream_name",
     "log.",
     "publisher.fallback_topic",
+    "publisher.recovery_bytes_per_second",
     "publisher.topics_max",
 ];
 
@@ -163,6 +164,7 @@ fn merged(current: &Config, new: Config) -> Config {
     merged.kafka.headers = new.kafka.headers;
     merged.kinesis.stream_name = new.kinesis.stream_name;
     merged.log = new.log;
+    merged.publisher.recovery_bytes_per_second = new.publisher.recovery_bytes_per_second;
     merged
 }
 

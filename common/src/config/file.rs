@@ -87,6 +87,7 @@ struct Publisher {
     in_flight_bytes: Placed<ByteSize>,
     topics_max: Placed<u32>,
     fallback_topic: Placed<String>,
+    recovery_bytes_per_second: Option<ByteSize>,
 }
 
 /// Collects what is wrong, with the place of each value.
@@ -216,6 +217,8 @@ fn apply_publisher(publisher: Publisher, config: &mut Config, context: &mut Cont
     context.set(&mut to.topics_max, publisher.topics_max, positive);
     context
         .set(&mut to.fallback_topic, publisher.fallback_topic, |topic| kafka::checked_topic(topic).map(Some));
+    to.recovery_bytes_per_second =
+        publisher.recovery_bytes_per_second.unwrap_or(to.recovery_bytes_per_second);
     if let Some(timeout) = publisher.shutdown_timeout {
         to.shutdown_timeout = timeout;
     }

@@ -140,6 +140,8 @@ pub struct PublisherConfig {
     pub topics_max: u32,
     /// The topic or stream of events for which they name one that cannot be used, or one more; none: that of all others.
     pub fallback_topic: Option<String>,
+    /// By how many bytes a second what waits in the spool becomes less at most; 0 for no limit.
+    pub recovery_bytes_per_second: ByteSize,
 }
 
 /// Where events go.
@@ -188,6 +190,7 @@ impl Default for Config {
                 in_flight_bytes: ByteSize(64 << 20),
                 topics_max: 256,
                 fallback_topic: None,
+                recovery_bytes_per_second: ByteSize(0),
             },
             kafka: KafkaConfig::default(),
             kinesis: KinesisConfig::default(),

@@ -122,6 +122,7 @@ fn whole(config: &Config) -> Table {
                 ("in_flight_bytes", text(publisher.in_flight_bytes)),
                 ("topics_max", Some(i64::from(publisher.topics_max).into())),
                 ("fallback_topic", publisher.fallback_topic.clone().map(Value::from)),
+                ("recovery_bytes_per_second", text(publisher.recovery_bytes_per_second)),
             ]))),
         ),
         ("kafka", Some(Value::Table(kafka.print()))),

@@ -7,6 +7,9 @@ use super::{Config, ConfigArgs, DEFAULT_FILE, Fsync};
 /// Others than the owner and the group may read.
 const READABLE_BY_ALL: u32 = 0o004;
 
+/// How many seconds' worth of a limited recovery may be on its way without a warning.
+const SURGE_SECONDS: u64 = 10;
+
 impl Config {
     /// Warnings, each with what to do.
     pub fn unwise(&self, args: &ConfigArgs) -> Vec<String> {
@@ -28,6 +31,13 @@ impl Config {
                  letters some room"
                     .to_owned(),
             );
+        }
+        let (pace, in_flight) = (self.publisher.recovery_bytes_per_second, self.publisher.in_flight_bytes);
+        if pace.0 > 0 && in_flight.0 / SURGE_SECONDS > pace.0 {
+            warnings.push(format!(
+                "publisher.in_flight_bytes ({in_flight}) may be on their way when the sink goes away, and are sent at once when it is back, \
+                 whatever publisher.recovery_bytes_per_second ({pace}) says: lower it to what a few seconds of writing take"
+            ));
         }
         for directory in &self.directories {
             if let Some(useless) = directory.framing.useless() {
@@ -93,6 +103,7 @@ mod tests {
             ("[failed]\nsize_max = 0\n", "failed.size_max"),
             ("[[directory]]\npath = \"/a\"\nmultiline = { start = \"^x\" }\n", "multiline"),
             ("[[directory]]\npath = \"/a\"\nframing = \"multiline\"\nline_wait = 2\n", "multiline.timeout"),
+            ("[publisher]\nrecovery_bytes_per_second = \"1MiB\"\n", "publisher.in_flight_bytes"),
             ("[metrics]\nlisten = \"0.0.0.0:9598\"\n", "metrics.listen"),
             ("[kafka.properties]\n\"sasl.password\" = \"hunter2\"\n", "chmod o-r"),
             ("[kafka.properties]\n\"sasl.password\" = \"${file:/etc/hostname}\"\n", "/etc/hostname"),

@@ -196,7 +196,7 @@ pub use inspect::{Inspected, inspect, inspect_to_show};
 pub use layout::{CAPACITY_MAX, CAPACITY_MIN, VERSION};
 #[cfg(not(loom))]
 pub(crate) use object::boot_id;
-pub use producer::{Lost, Weight};
+pub use producer::{Lost, Weight, record_size};
 #[cfg(not(loom))]
 pub use publisher::{Gauge, PublisherRing};
 #[cfg(not(loom))]

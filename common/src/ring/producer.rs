@@ -478,7 +478,7 @@ impl<M: Memory> Producer<M> {
 }
 
 /// Bytes that a record with a payload of `len` bytes takes.
-fn record_size(len: usize) -> u64 {
+pub fn record_size(len: usize) -> u64 {
     (RECORD_HEADER + len as u64).next_multiple_of(ALIGN)
 }
 

@@ -149,6 +149,8 @@ pub enum PublisherCounter {
     DiscardedToldEvents = 27,
     /// How many bytes of them.
     DiscardedToldBytes = 28,
+    /// By how many bytes a second what waits in the spool becomes less at most; 0 for no limit.
+    RecoveryBytesPerSecond = 29,
 }
 
 /// Where the publisher's last warning stands, behind its counters and some that may come, in words: its number, when that was,
@@ -167,7 +169,7 @@ const FIFO_COUNTERS: usize = FifoCounter::Missing as usize + 1;
 const FIFO_COUNTERS_AT: usize = 64;
 
 const AGENT_COUNTERS: usize = AgentCounter::HandoverFilesLost as usize + 1;
-const PUBLISHER_COUNTERS: usize = PublisherCounter::DiscardedToldBytes as usize + 1;
+const PUBLISHER_COUNTERS: usize = PublisherCounter::RecoveryBytesPerSecond as usize + 1;
 const _: () = assert!(AGENT_COUNTERS <= FIFO_COUNTERS_AT);
 const _: () = assert!((FIFO_COUNTERS_AT + FIFO_SLOTS * FIFO_COUNTERS) * 8 <= layout::COUNTERS_LEN);
 
@@ -450,7 +452,7 @@ impl PublisherStatus {
     /// The process that counts here began to count on a former generation.
     pub(super) fn set_start(&self, former: &Self) {
         use PublisherCounter::*;
-        for counter in [StartedNs, StartDeliveredEvents, StartDeliveredBytes] {
+        for counter in [StartedNs, StartDeliveredEvents, StartDeliveredBytes, RecoveryBytesPerSecond] {
             self.set(counter, former.get(counter));
         }
     }

@@ -127,7 +127,7 @@ impl Emptying {
         let mut blocked_since = None;
         loop {
             let taken = self.intake.next(&mut payload, &mut ());
-            if !matches!(taken, Ok(Taken::Blocked | Taken::End)) {
+            if !matches!(taken, Ok(Taken::Blocked | Taken::Paced(_) | Taken::End)) {
                 blocked_since = None;
             }
             match taken {
@@ -157,7 +157,7 @@ impl Emptying {
                         wait_for_disk(&mut blocked_since)?;
                     }
                 }
-                Ok(Taken::Blocked) => wait_for_disk(&mut blocked_since)?,
+                Ok(Taken::Blocked | Taken::Paced(_)) => wait_for_disk(&mut blocked_since)?,
                 Err(error @ (ReadError::Truncated | ReadError::Tail { .. })) => {
                     self.pass(self.intake.position(), None);
                     return Err(error.into());

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    num::NonZeroU64,
     sync::{Arc, Mutex, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
@@ -9,7 +10,9 @@ use std::{
 
 use bywash_common::{
     config::Config,
-    ring::{Ahead, DamagedRange, Follow, PublisherRing, ReadError, Skipped},
+    ring::{Ahead, DamagedRange, Follow, PublisherRing, ReadError, Skipped, record_size},
+    status::PublisherCounter,
+    units::ByteSize,
 };
 use nix::errno::Errno;
 use uuid::Uuid;
@@ -25,6 +28,7 @@ use crate::{
 
 use super::{
     attach::{RingLedger, is_superseded},
+    pace::Pace,
     source::{Source, Taken, resume},
 };
 
@@ -122,6 +126,7 @@ pub struct Intake {
     log: SharedLog,
     feeder: Option<Feeder>,
     high_mark: u32,
+    pace: Option<Pace>,
 }
 
 impl Intake {
@@ -134,7 +139,18 @@ impl Intake {
         let source = Source::new(&ring, Arc::clone(&head), log.clone());
         let start = |log| Feeder::start(log, &ring, Arc::clone(&head), high_mark);
         let feeder = log.clone().map(start).transpose().map_err(IntakeError::Thread)?;
-        Ok(Self { ring, head, source, log, feeder, high_mark })
+        Ok(Self { ring, head, source, log, feeder, high_mark, pace: None })
+    }
+
+    /// Has what waits in the spool become less by so many bytes a second at most; 0 for no limit.
+    pub fn set_pace(&mut self, bytes_per_second: ByteSize) {
+        self.ring.status.set(PublisherCounter::RecoveryBytesPerSecond, bytes_per_second.0);
+        let tail = self.ring.gauge().tail();
+        let current = self.pace.as_ref().map(Pace::bytes_per_second);
+        let wanted = NonZeroU64::new(bytes_per_second.0);
+        if current != wanted {
+            self.pace = wanted.map(|wanted| Pace::new(wanted, clock::now(), tail));
+        }
     }
 
     /// Turns to the ring that has taken this one's place, all of which is delivered.
@@ -146,7 +162,8 @@ impl Intake {
             feeder.finish(None);
         }
         ring.go_on_for(&self.ring);
-        *self = Self::open(ring, self.log.take(), self.high_mark)?;
+        let pace = self.pace.take();
+        *self = Self { pace, ..Self::open(ring, self.log.take(), self.high_mark)? };
         Ok(())
     }
 
@@ -225,7 +242,19 @@ impl Intake {
     /// # Errors
     /// A [`ReadError`] if the ring's content is impossible.
     pub fn next(&mut self, payload: &mut Vec<u8>, follow: &mut impl Follow) -> Result<Taken, ReadError> {
-        self.source.next(&mut self.ring.consumer, payload, follow)
+        let is_paced = self.pace.is_some() && self.source.is_in_spool();
+        if let Some(pace) = self.pace.as_mut().filter(|_| is_paced)
+            && let Some(wait) = pace.wait(clock::now(), self.ring.gauge().tail())
+        {
+            return Ok(Taken::Paced(wait));
+        }
+        let taken = self.source.next(&mut self.ring.consumer, payload, follow);
+        if let Some(pace) = self.pace.as_mut().filter(|_| is_paced)
+            && matches!(taken, Ok(Taken::Record(_)))
+        {
+            pace.take(record_size(payload.len()));
+        }
+        taken
     }
 
     /// Turns from the stream of a former ring, all of which is delivered, to the next. Gives whether that was possible; if

@@ -11,6 +11,7 @@ mod discarded;
 mod intake;
 mod namer;
 mod outlet;
+mod pace;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -134,6 +135,8 @@ impl Drain {
             dead_letters,
             &intake,
         );
+        let mut intake = intake;
+        intake.set_pace(config.publisher.recovery_bytes_per_second);
         let lines = Lines::new(config, Arc::clone(&frontier), intake.ahead());
         let untold = Discarded::untold(&intake.ring.status);
         let backlog = Some((intake.ring.uuid, intake.ring.gauge().tail()));
@@ -180,6 +183,7 @@ impl Drain {
         if let Some(config) = self.reload.as_ref().and_then(Reload::poll) {
             self.lines.reconfigure(&config, &mut self.outlet)?;
             self.outlet.reconfigure(&config);
+            self.intake.set_pace(config.publisher.recovery_bytes_per_second);
         }
         self.look_at_backlog();
         self.outlet.poll()?;
@@ -218,6 +222,7 @@ impl Drain {
                 Ok(Taken::Gap { first_seq, records, end }) => self.outlet.gap(first_seq, records, end)?,
                 Ok(Taken::Nothing) => return self.idle(),
                 Ok(Taken::Blocked) => return Ok(self.wait_for_disk()?),
+                Ok(Taken::Paced(wait)) => return self.wait_for_pace(wait),
                 Ok(Taken::End) => return self.end_stream(),
                 // Nothing behind it can be read either.
                 Err(error @ ReadError::Truncated) => return self.leave_broken(&error),
@@ -328,6 +333,16 @@ impl Drain {
         self.outlet.look_at_ring();
         self.frontier.wait_past(seen, DISK_WAIT);
         Ok(())
+    }
+
+    /// What comes next shall not be sent yet.
+    fn wait_for_pace(&mut self, wait: Duration) -> Result<(), DrainError> {
+        self.tell_warning();
+        let seen = self.frontier.events();
+        self.outlet.push()?;
+        self.outlet.look_at_ring();
+        self.frontier.wait_past(seen, wait);
+        self.look_for_successor()
     }
 
     /// Has `status` show what this process has warned of last.

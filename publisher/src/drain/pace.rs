@@ -32,8 +32,8 @@ impl Pace {
     }
 
     /// The limit.
-    pub fn bytes_per_second(&self) -> u64 {
-        self.bytes_per_second.get()
+    pub fn bytes_per_second(&self) -> NonZeroU64 {
+        self.bytes_per_second
     }
 
     /// How long to wait before the next record; none if it may be sent now. The ring ends at `tail`.
@@ -58,4 +58,57 @@ impl Pace {
 
 fn ns(time: Duration) -> i128 {
     i128::try_from(time.as_nanos()).unwrap_or(i128::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: u64 = 1_000_000;
+
+    /// What is sent of a backlog without end in 10 s, with so many bytes captured a second and `pauses` of the sink, in
+    /// records of `record` bytes.
+    fn sent(captured_per_second: u64, record: u64, pauses: &[u64]) -> (u64, u64) {
+        let begun = Instant::now();
+        let tail_at = |ms: u64| captured_per_second * ms / 1000;
+        let mut pace = Pace::new(NonZeroU64::new(LIMIT).unwrap(), begun, 0);
+        let (mut ms, mut sent, mut pauses) = (0, 0, pauses.iter());
+        while ms < 10_000 {
+            match pace.wait(begun + Duration::from_millis(ms), tail_at(ms)) {
+                Some(wait) => ms += u64::try_from(wait.as_millis()).unwrap(),
+                None => {
+                    pace.take(record);
+                    sent += record;
+                    // One millisecond for ten records, and longer where the sink takes its time.
+                    ms += u64::from(sent / record % 10 == 0);
+                    ms += if sent / record % 100 == 0 { pauses.next().copied().unwrap_or(0) } else { 0 };
+                }
+            }
+        }
+        (sent, tail_at(ms))
+    }
+
+    proptest! {
+        #[test]
+        fn a_backlog_becomes_less_by_the_limit_at_most_whatever_the_sink_does(
+            captured in 0..3_000_000_u64,
+            record in 100..50_000_u64,
+            pauses in prop::collection::vec(0..3000_u64, 0..20),
+        ) {
+            let (sent, captured) = sent(captured, record, &pauses);
+            let windows = LIMIT / 10 + captured / 50;
+            prop_assert!(sent <= 10 * LIMIT + captured + windows + record, "{sent} beside {captured}");
+        }
+
+        #[test]
+        fn a_backlog_becomes_less_by_nearly_the_limit_however_much_is_captured(
+            captured in 0..3_000_000_u64,
+            record in 100..2_000_u64,
+        ) {
+            let (sent, captured) = sent(captured, record, &[]);
+            prop_assert!(sent >= 9 * LIMIT + captured, "{sent} beside {captured}");
+        }
+    }
 }

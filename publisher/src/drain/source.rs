@@ -36,6 +36,8 @@ pub enum Taken {
     },
     /// There is nothing more at the moment.
     Nothing,
+    /// What comes next waits in the spool, and is to be asked for again after this time (`publisher.recovery_bytes_per_second`).
+    Paced(Duration),
     /// The disk does not give what comes next, which is whole as far as is known: it is to be asked again.
     Blocked,
     /// Nor will there be: the stream is one of a ring that is gone.
@@ -159,6 +161,11 @@ impl Source {
         self.old.pop_front();
         self.begin();
         true
+    }
+
+    /// Whether what comes next is in the spool.
+    pub fn is_in_spool(&self) -> bool {
+        self.spool.is_some() && (!self.old.is_empty() || self.head.spooled_end() > self.position)
     }
 
     /// What comes next. `follow` sees what comes out of the ring; what it has taken of a record that comes out of the spool

@@ -249,6 +249,13 @@ pub(super) const FAMILIES: &[Family] = &[
     gauge("bywash_spool_records", "Records in the spool; part of the lag.", |seen, to| {
         to.put(seen.report.spool_records);
     }),
+    gauge(
+        "bywash_recovery_bytes_per_second",
+        "By how many bytes a second what is in the spool becomes less at most; missing where there is no limit.",
+        |seen, to| {
+            to.put_known(seen.report.recovery_bytes_per_second);
+        },
+    ),
     counter("bywash_spool_errors_total", "Times that the spool could not take records.", |seen, to| {
         to.put(seen.report.spool_errors);
     }),

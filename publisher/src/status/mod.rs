@@ -80,6 +80,10 @@ pub struct Report {
     /// Part of what is behind, in bytes that are on disk and in records.
     pub spool_bytes: u64,
     pub spool_records: u64,
+    /// By how many bytes a second what is in the spool becomes less at most, and how long that takes at least; none where there is no
+    /// limit, and where nothing is in the spool.
+    pub recovery_bytes_per_second: Option<u64>,
+    recovery_seconds: Option<f64>,
     /// Times that the spool could not take records.
     pub spool_errors: u64,
     /// Records that were in the spool and cannot be read.
@@ -196,6 +200,8 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
     let lag_bytes = ring.map_or(0, |ring| ring.used) + counter(Counter::SpoolBytes);
     let lost: Vec<_> = ring.map(|ring| ring.lost().copied().collect()).unwrap_or_default();
     let (withheld_events, withheld_bytes) = ring.map_or((0, 0), Inspected::withheld);
+    let pace = Some(counter(Counter::RecoveryBytesPerSecond)).filter(|pace| *pace > 0 && running);
+    let spool_bytes = counter(Counter::SpoolBytes);
     let waiter = if running { None } else { waiter(name) };
     let warning = ring.and_then(|ring| ring.warning.as_ref());
     Report {
@@ -221,8 +227,10 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
         undeliverable_records: counter(Counter::UndeliverableEvents),
         passed_over_records: counter(Counter::PassedOverEvents),
         discarded_records: counter(Counter::DiscardedEvents),
-        spool_bytes: counter(Counter::SpoolBytes),
+        spool_bytes,
         spool_records: counter(Counter::SpoolRecords),
+        recovery_bytes_per_second: pace,
+        recovery_seconds: pace.filter(|_| spool_bytes > 0).map(|pace| spool_bytes as f64 / pace as f64),
         spool_errors: counter(Counter::SpoolErrors),
         spool_lost: counter(Counter::SpoolLost),
         corrupt_skips: counter(Counter::CorruptSkips),

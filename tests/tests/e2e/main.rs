@@ -42,6 +42,7 @@ mod placed;
 mod privileges;
 mod quota;
 mod record_time;
+mod recovery;
 mod reload;
 mod reload_publisher;
 mod replaced_ring;
