@@ -9,6 +9,15 @@ pub fn now() -> std::time::Instant {
 #[cfg(test)]
 pub use simulated::now;
 
+/// Nanoseconds since the epoch, as records are stamped.
+pub fn now_ns() -> u64 {
+    #[cfg(test)]
+    if let Some(now_ns) = simulated::now_ns() {
+        return now_ns;
+    }
+    bywash_common::clock::now_ns()
+}
+
 /// Waits by `wait`, which takes at most `time`.
 pub fn pass(time: std::time::Duration, wait: impl FnOnce()) {
     #[cfg(test)]
@@ -29,7 +38,11 @@ pub mod simulated {
 
     type Meanwhile = Box<dyn FnMut(Duration)>;
 
+    /// When a simulation begins, in nanoseconds since the epoch.
+    pub const BEGIN_NS: u64 = 1_700_000_000_000_000_000;
+
     thread_local! {
+        static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
         static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
         static MEANWHILE: RefCell<Option<Meanwhile>> = const { RefCell::new(None) };
     }
@@ -39,6 +52,12 @@ pub mod simulated {
         NOW.get().unwrap_or_else(Instant::now)
     }
 
+    /// The simulated time, in nanoseconds since the epoch.
+    pub fn now_ns() -> Option<u64> {
+        let passed = NOW.get()?.duration_since(BEGUN.get()?);
+        Some(BEGIN_NS + u64::try_from(passed.as_nanos()).ok()?)
+    }
+
     /// Whether this thread's clock is simulated.
     pub fn is_on() -> bool {
         NOW.get().is_some()
@@ -46,7 +65,8 @@ pub mod simulated {
 
     /// Stops this thread's clock. `meanwhile` is told of each wait.
     pub fn begin(meanwhile: impl FnMut(Duration) + 'static) {
-        NOW.set(Some(Instant::now()));
+        BEGUN.set(Some(Instant::now()));
+        NOW.set(BEGUN.get());
         MEANWHILE.set(Some(Box::new(meanwhile)));
     }
 

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Sections and keys that take effect at once, or are the agent's alone.
-const AT_ONCE: [&str; 12] = [
+const AT_ONCE: [&str; 13] = [
     "agent.",
     "directory",
     "event.",
@@ -30,6 +30,7 @@ const AT_ONCE: [&str; 12] = [
     "kafka.topic",
     "kinesis.stream_name",
     "log.",
+    "publisher.age_max",
     "publisher.fallback_topic",
     "publisher.recovery_bytes_per_second",
     "publisher.topics_max",
@@ -164,6 +165,7 @@ fn merged(current: &Config, new: Config) -> Config {
     merged.kafka.headers = new.kafka.headers;
     merged.kinesis.stream_name = new.kinesis.stream_name;
     merged.log = new.log;
+    merged.publisher.age_max = new.publisher.age_max;
     merged.publisher.recovery_bytes_per_second = new.publisher.recovery_bytes_per_second;
     merged
 }

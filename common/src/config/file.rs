@@ -88,6 +88,7 @@ struct Publisher {
     topics_max: Placed<u32>,
     fallback_topic: Placed<String>,
     recovery_bytes_per_second: Option<ByteSize>,
+    age_max: Option<Span>,
 }
 
 /// Collects what is wrong, with the place of each value.
@@ -219,6 +220,7 @@ fn apply_publisher(publisher: Publisher, config: &mut Config, context: &mut Cont
         .set(&mut to.fallback_topic, publisher.fallback_topic, |topic| kafka::checked_topic(topic).map(Some));
     to.recovery_bytes_per_second =
         publisher.recovery_bytes_per_second.unwrap_or(to.recovery_bytes_per_second);
+    to.age_max = publisher.age_max.unwrap_or(to.age_max);
     if let Some(timeout) = publisher.shutdown_timeout {
         to.shutdown_timeout = timeout;
     }

@@ -142,6 +142,8 @@ pub struct PublisherConfig {
     pub fallback_topic: Option<String>,
     /// By how many bytes a second what waits in the spool becomes less at most; 0 for no limit.
     pub recovery_bytes_per_second: ByteSize,
+    /// How old an event may be when it is sent; older ones are given up. 0 for any age.
+    pub age_max: Span,
 }
 
 /// Where events go.
@@ -191,6 +193,7 @@ impl Default for Config {
                 topics_max: 256,
                 fallback_topic: None,
                 recovery_bytes_per_second: ByteSize(0),
+                age_max: Span(Duration::ZERO),
             },
             kafka: KafkaConfig::default(),
             kinesis: KinesisConfig::default(),

@@ -123,6 +123,7 @@ fn whole(config: &Config) -> Table {
                 ("topics_max", Some(i64::from(publisher.topics_max).into())),
                 ("fallback_topic", publisher.fallback_topic.clone().map(Value::from)),
                 ("recovery_bytes_per_second", text(publisher.recovery_bytes_per_second)),
+                ("age_max", text(publisher.age_max)),
             ]))),
         ),
         ("kafka", Some(Value::Table(kafka.print()))),

@@ -198,7 +198,7 @@ fn what_is_printed_is_the_same_configuration_without_secrets() {
     let text = "[ring]\nsize = '1MiB'\ngroup = 'g'\n[event]\nencoder = 'text'\ntags = ['t']\n\
                 fields = { b = '1', a = '2' }\n[[directory]]\npath = '/a'\ntopic = 'x'\nexclude = ['*.gz']\nsubmounts = 'pass'\n\
                 quota = { bytes_per_second = 7, files_tracked = 3, rule = 'write' }\n[agent]\nsleep = ['/a']\non_agent_exit = 'keep'\nstate_dir = '/s'\nrestart_wait = '7s'\nstop_grace = '0s'\n\
-                [publisher]\nflush_interval = '200ms'\n[kafka]\nkey = 'k'\n\
+                [publisher]\nflush_interval = '200ms'\nrecovery_bytes_per_second = '2MiB'\nage_max = '6h'\n[kafka]\nkey = 'k'\n\
                 properties = { 'linger.ms' = 5, 'sasl.password' = 'hunter2' }\n";
     let mut config = parse(text).unwrap();
     let printed = config.print();
@@ -244,6 +244,19 @@ fn what_is_wrong_with_events_of_several_lines_is_named() {
     refused(&with("end = 'x'"), &[at, "directory.multiline", "end", "continuation"]);
     let fifo = "[[fifo]]\npath = '/p'\nframing = 'multiline'\n";
     refused(fifo, &["b.toml:3", "fifo.framing", "`multiline`", "without their ends", "[[directory]]"]);
+}
+
+#[test]
+fn the_documents_examples_are_configurations() {
+    for document in [include_str!("../../../docs/multiline.md"), include_str!("../../../docs/recovery.md")] {
+        let examples: Vec<&str> = document.split("```toml\n").skip(1).collect();
+        assert!(examples.len() >= 2, "{document}");
+        for example in examples {
+            let (example, _) = example.split_once("```").unwrap();
+            assert_ne!(parse(example), Ok(Config::default()), "{example}");
+            parse(example).unwrap_or_else(|message| panic!("{message}\n{example}"));
+        }
+    }
 }
 
 #[test]

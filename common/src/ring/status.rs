@@ -126,8 +126,7 @@ pub enum PublisherCounter {
     SpoolErrors = 16,
     /// Records that were in the spool and cannot be read.
     SpoolLost = 17,
-    /// The position in the ring up to which everything is delivered; the head may be behind it if the spool has what is
-    /// before.
+    /// Up to where in the ring everything is delivered; the head may be behind it if the spool has what is before.
     DeliveredEnd = 18,
     /// Dead letters that were delivered after all.
     RevivedLetters = 19,
@@ -151,6 +150,10 @@ pub enum PublisherCounter {
     DiscardedToldBytes = 28,
     /// By how many bytes a second what waits in the spool becomes less at most; 0 for no limit.
     RecoveryBytesPerSecond = 29,
+    /// Records that were given up for their age (`publisher.age_max`), with all or some of their messages.
+    TooOldEvents = 30,
+    /// Bytes of captured data in them.
+    TooOldBytes = 31,
 }
 
 /// Where the publisher's last warning stands, behind its counters and some that may come, in words: its number, when that was,
@@ -169,7 +172,7 @@ const FIFO_COUNTERS: usize = FifoCounter::Missing as usize + 1;
 const FIFO_COUNTERS_AT: usize = 64;
 
 const AGENT_COUNTERS: usize = AgentCounter::HandoverFilesLost as usize + 1;
-const PUBLISHER_COUNTERS: usize = PublisherCounter::RecoveryBytesPerSecond as usize + 1;
+const PUBLISHER_COUNTERS: usize = PublisherCounter::TooOldBytes as usize + 1;
 const _: () = assert!(AGENT_COUNTERS <= FIFO_COUNTERS_AT);
 const _: () = assert!((FIFO_COUNTERS_AT + FIFO_SLOTS * FIFO_COUNTERS) * 8 <= layout::COUNTERS_LEN);
 
@@ -436,6 +439,8 @@ impl PublisherStatus {
             DeadLetteredEvents,
             UndeliverableEvents,
             PassedOverEvents,
+            TooOldEvents,
+            TooOldBytes,
             LastDeliveryNs,
             DiscardedEvents,
             DiscardedBytes,

@@ -341,7 +341,7 @@ impl Frontier {
         let mut state = self.lock();
         let Some(pending) = state.get(ticket) else { return false };
         if !Fault::LossesCountAsDelivered.is_back() {
-            pending.outcome = Outcome::Lost;
+            pending.outcome = pending.outcome.max(Outcome::Lost);
         }
         !std::mem::replace(&mut pending.announced, true)
     }
@@ -355,6 +355,13 @@ impl Frontier {
     /// Says whether refused messages are kept from now on.
     pub fn set_keeps_letters(&self, keeps: bool) {
         self.keeps_letters.store(keeps, Ordering::Relaxed);
+    }
+
+    /// A message of the record is too old to be sent: news take its place, and what becomes of those is not announced.
+    pub fn replace_by_news(&self, ticket: Ticket) {
+        if let Some(pending) = self.lock().get(ticket) {
+            (pending.outcome, pending.announced) = (Outcome::TooOld, true);
+        }
     }
 
     fn notify(&self, state: MutexGuard<'_, State>) {

@@ -9,6 +9,7 @@
 //! | the news that a record will never be delivered | `<ring>-<sequence>.undeliverable` |
 //! | the news that part of the ring is damaged, by position | `<ring>-damage.<begin>+<length>` |
 //! | the news that records of the spool are missing | `<ring>-gap.<first>+<records>` |
+//! | the news that events are too old to be sent: where the first begins, and how many | `<ring>-too_old.<sequence>.<begin>+<events>` |
 //! | the news that an operator has discarded records: those before, and how many | `<ring>-discarded.<before>+<records>` |
 //!
 //! The ring is its uuid. Whatever is sent again has the same id, and one id never stands for two contents: a part is named
@@ -77,6 +78,15 @@ pub enum News {
         /// How many; 0 if nobody knows. None in the version before.
         records: Option<u64>,
     },
+    /// Events were too old to be sent.
+    TooOld {
+        /// The number of the record in which the first of them begins.
+        sequence: u64,
+        /// Where in that record.
+        begin: usize,
+        /// How many.
+        events: u64,
+    },
     /// An operator has discarded records.
     Discarded {
         /// How many were discarded that other news have told of.
@@ -90,9 +100,10 @@ impl News {
     /// The number of the record that it is, or is about.
     pub fn sequence(self) -> Option<u64> {
         match self {
-            Self::Lost { sequence } | Self::Corrupt { sequence } | Self::Undeliverable { sequence } => {
-                Some(sequence)
-            }
+            Self::Lost { sequence }
+            | Self::Corrupt { sequence }
+            | Self::Undeliverable { sequence }
+            | Self::TooOld { sequence, .. } => Some(sequence),
             Self::Damage { .. } | Self::Gap { .. } | Self::Discarded { .. } => None,
         }
     }
@@ -126,8 +137,8 @@ pub struct EventId {
 #[error("`{0}` is not the id of an event: `<ring uuid>-<sequence>` or the like")]
 pub struct NotAnId(String);
 
-/// The most bytes of an id's rendering: a uuid, a dash, three numbers of 20 digits at most and what stands between them.
-pub const EVENT_ID_BYTES_MAX: usize = 36 + 1 + 3 * 20 + 2;
+/// The most bytes of an id's rendering: a uuid, a dash, a word, three numbers of 20 digits at most and what stands between them.
+pub const EVENT_ID_BYTES_MAX: usize = 36 + 1 + "too_old.".len() + 3 * 20 + 2;
 
 impl Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -144,6 +155,7 @@ impl Display for Subject {
                 News::Damage { position, len: None } => write!(f, "corrupt-{position}"),
                 News::Gap { first, records: Some(records) } => write!(f, "gap.{first}+{records}"),
                 News::Gap { first, records: None } => write!(f, "gap-{first}"),
+                News::TooOld { sequence, begin, events } => write!(f, "too_old.{sequence}.{begin}+{events}"),
                 News::Discarded { before, records } => write!(f, "discarded.{before}+{records}"),
             },
         }
@@ -182,6 +194,12 @@ impl Subject {
         if let Some(rest) = text.strip_prefix("discarded.") {
             let (before, records) = numbers(rest)?;
             return Some(Self::News(News::Discarded { before, records }));
+        }
+        if let Some(rest) = text.strip_prefix("too_old.") {
+            let (sequence, rest) = rest.split_once('.')?;
+            let (begin, events) = rest.split_once('+')?;
+            let (sequence, begin, events) = (number(sequence)?, number(begin)?, number(events)?);
+            return Some(Self::News(News::TooOld { sequence, begin, events }));
         }
         if let Some(rest) = text.strip_prefix("corrupt-") {
             return Some(Self::News(News::Damage { position: number(rest)?, len: None }));
@@ -240,12 +258,13 @@ mod tests {
     use super::*;
 
     fn any_subject() -> impl Strategy<Value = Subject> {
-        let news = (any::<(u64, Option<u64>)>(), 0..6).prop_map(|((a, b), kind)| match kind {
+        let news = (any::<(u64, Option<u64>)>(), 0..7).prop_map(|((a, b), kind)| match kind {
             0 => News::Lost { sequence: a },
             1 => News::Corrupt { sequence: a },
             2 => News::Undeliverable { sequence: a },
             3 => News::Damage { position: a, len: b },
             4 => News::Discarded { before: a, records: b.unwrap_or_default() },
+            5 => News::TooOld { sequence: a, begin: a as usize, events: b.unwrap_or_default() },
             _ => News::Gap { first: a, records: b },
         });
         let stretch = any::<Option<(usize, usize)>>();

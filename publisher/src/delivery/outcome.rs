@@ -14,6 +14,8 @@ pub enum Outcome {
     DeadLettered,
     /// The sink refuses it for good, and an event says that it is lost, or the log where the format cannot.
     Lost,
+    /// It was older than it may be when it would have been sent, and an event says that it is lost, or the log where the format cannot.
+    TooOld,
 }
 
 /// Writes, and their bytes.
@@ -27,7 +29,7 @@ pub struct Tally {
 
 /// How many writes have come to which end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outcomes([Tally; 4]);
+pub struct Outcomes([Tally; 5]);
 
 impl Outcomes {
     /// Counts a write.

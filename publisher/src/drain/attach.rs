@@ -125,6 +125,11 @@ impl Ledger for RingLedger {
                 self.status.add(counter, records);
             }
         }
+        let too_old = progress.outcomes.of(Outcome::TooOld);
+        if too_old.records > 0 {
+            self.status.add(PublisherCounter::TooOldEvents, too_old.records);
+            self.status.add(PublisherCounter::TooOldBytes, too_old.bytes);
+        }
         if progress.has_delivered {
             self.status.set(PublisherCounter::LastDeliveryNs, now_ns());
         }

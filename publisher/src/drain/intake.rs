@@ -127,6 +127,8 @@ pub struct Intake {
     feeder: Option<Feeder>,
     high_mark: u32,
     pace: Option<Pace>,
+    /// What was read last came out of the spool, and has cost its pace.
+    was_paced: bool,
 }
 
 impl Intake {
@@ -139,7 +141,7 @@ impl Intake {
         let source = Source::new(&ring, Arc::clone(&head), log.clone());
         let start = |log| Feeder::start(log, &ring, Arc::clone(&head), high_mark);
         let feeder = log.clone().map(start).transpose().map_err(IntakeError::Thread)?;
-        Ok(Self { ring, head, source, log, feeder, high_mark, pace: None })
+        Ok(Self { ring, head, source, log, feeder, high_mark, pace: None, was_paced: false })
     }
 
     /// Has what waits in the spool become less by so many bytes a second at most; 0 for no limit.
@@ -150,6 +152,13 @@ impl Intake {
         let wanted = NonZeroU64::new(bytes_per_second.0);
         if current != wanted {
             self.pace = wanted.map(|wanted| Pace::new(wanted, clock::now(), tail));
+        }
+    }
+
+    /// What was read last, a record with `payload_len` bytes, is not sent, and costs nothing.
+    pub fn refund(&mut self, payload_len: usize) {
+        if let Some(pace) = self.pace.as_mut().filter(|_| self.was_paced) {
+            pace.give_back(record_size(payload_len));
         }
     }
 
@@ -254,6 +263,7 @@ impl Intake {
         {
             pace.take(record_size(payload.len()));
         }
+        self.was_paced = is_paced;
         taken
     }
 

@@ -15,6 +15,7 @@ mod pace;
 mod source;
 #[cfg(test)]
 mod tests;
+mod too_old;
 
 use std::{
     sync::Arc,
@@ -118,7 +119,7 @@ impl Drain {
     /// A drain from `intake` to `sink`, which reports to `frontier`.
     pub fn new(
         config: &Config,
-        intake: Intake,
+        mut intake: Intake,
         sink: Box<dyn Sink>,
         frontier: Arc<Frontier>,
         names: Names,
@@ -135,7 +136,6 @@ impl Drain {
             dead_letters,
             &intake,
         );
-        let mut intake = intake;
         intake.set_pace(config.publisher.recovery_bytes_per_second);
         let lines = Lines::new(config, Arc::clone(&frontier), intake.ahead());
         let untold = Discarded::untold(&intake.ring.status);
@@ -221,8 +221,11 @@ impl Drain {
                 }
                 Ok(Taken::Gap { first_seq, records, end }) => self.outlet.gap(first_seq, records, end)?,
                 Ok(Taken::Nothing) => return self.idle(),
-                Ok(Taken::Blocked) => return Ok(self.wait_for_disk()?),
-                Ok(Taken::Paced(wait)) => return self.wait_for_pace(wait),
+                Ok(Taken::Blocked) => return Ok(self.wait_for_spool(DISK_WAIT)?),
+                Ok(Taken::Paced(wait)) => {
+                    self.wait_for_spool(wait)?;
+                    return self.look_for_successor();
+                }
                 Ok(Taken::End) => return self.end_stream(),
                 // Nothing behind it can be read either.
                 Err(error @ ReadError::Truncated) => return self.leave_broken(&error),
@@ -243,8 +246,11 @@ impl Drain {
         let place = if has_spool { "the spool and the ring" } else { "the ring" };
         let outcomes = frontier.outcomes();
         let records = |outcome| outcomes.of(outcome).records;
-        let (delivered, kept, lost) =
-            (records(Outcome::Delivered), records(Outcome::DeadLettered), records(Outcome::Lost));
+        let (delivered, kept, lost) = (
+            records(Outcome::Delivered),
+            records(Outcome::DeadLettered),
+            records(Outcome::Lost) + records(Outcome::TooOld),
+        );
         match frontier.in_flight() {
             0 if kept + lost == 0 => tracing::info!(
                 "everything that was read is delivered; {used_bytes} bytes stay in the ring `{ring_name}`"
@@ -267,6 +273,9 @@ impl Drain {
         match entry.kind {
             Kind::Write => {
                 if let Ok((write, data)) = Write::decode(&self.payload) {
+                    if self.outlet.is_too_old(write.time_ns) {
+                        self.intake.refund(self.payload.len());
+                    }
                     if self.outlet.has_message() {
                         self.lines.let_pass(&write, &mut self.outlet)?;
                         return self.outlet.write_encoded(entry, &write);
@@ -325,24 +334,14 @@ impl Drain {
         self.look_for_successor()
     }
 
-    /// The disk does not give what comes next.
-    fn wait_for_disk(&mut self) -> Result<(), SinkError> {
-        self.tell_warning();
-        let seen = self.frontier.events();
-        self.outlet.push()?;
-        self.outlet.look_at_ring();
-        self.frontier.wait_past(seen, DISK_WAIT);
-        Ok(())
-    }
-
-    /// What comes next shall not be sent yet.
-    fn wait_for_pace(&mut self, wait: Duration) -> Result<(), DrainError> {
+    /// The disk does not give what comes next in the spool, or that shall not be sent yet.
+    fn wait_for_spool(&mut self, wait: Duration) -> Result<(), SinkError> {
         self.tell_warning();
         let seen = self.frontier.events();
         self.outlet.push()?;
         self.outlet.look_at_ring();
         self.frontier.wait_past(seen, wait);
-        self.look_for_successor()
+        Ok(())
     }
 
     /// Has `status` show what this process has warned of last.
@@ -463,7 +462,7 @@ impl Drain {
             return self.look_for_successor();
         }
         if !self.intake.next_stream() {
-            return Ok(self.wait_for_disk()?);
+            return Ok(self.wait_for_spool(DISK_WAIT)?);
         }
         self.turn_to_stream();
         Ok(())

@@ -1,10 +1,11 @@
 //! From a record to the sink: names, encoding, splitting, back-pressure.
 
+mod age;
 mod event;
 mod letters;
+mod parts;
 
 use std::{
-    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -32,7 +33,8 @@ use crate::{
     spool::Nudge,
 };
 
-use super::{dead_letters::DeadLetters, intake::Intake, namer::Namer};
+use super::{dead_letters::DeadLetters, intake::Intake, namer::Namer, too_old::TooOld};
+use parts::{part_id, part_of};
 
 /// How long the drain waits for a delivery, while the sink is full, before it looks at the sink and at a stop again.
 const FULL_WAIT: Duration = Duration::from_millis(100);
@@ -57,6 +59,7 @@ pub struct Outlet {
     holds_letters: bool,
     /// What was there at the start is not read to its end.
     has_backlog: bool,
+    too_old: TooOld,
     /// When it was last polled: recent enough to tell whether a name is stale, and cheaper than the clock.
     polled: Instant,
 }
@@ -74,6 +77,7 @@ impl Outlet {
     ) -> Self {
         let encoder = encode::encoder(&config.event);
         Self {
+            too_old: TooOld::new(&config),
             early: Early::new(encoder.form()),
             encoder,
             news_encoder: encode::news_encoder(&config),
@@ -115,6 +119,7 @@ impl Outlet {
         self.sink.reconfigure(config);
         self.dead_letters.reconfigure(config);
         self.routes = Routes::new(config.clone());
+        self.too_old.reconfigure(config);
     }
 
     /// Lets the sink work on what does not move by itself, and deals with what it refuses for good.
@@ -123,6 +128,7 @@ impl Outlet {
     /// A [`SinkError`] if the sink cannot go on.
     pub fn poll(&mut self) -> Result<(), SinkError> {
         self.polled = Instant::now();
+        self.too_old.look();
         self.sink.poll()?;
         let unkept = self.dead_letters.poll(&self.frontier, &self.status);
         self.announce(&unkept)?;
@@ -140,6 +146,7 @@ impl Outlet {
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
     pub fn push(&mut self) -> Result<(), SinkError> {
+        self.tell_of_too_old()?;
         let unkept = self.dead_letters.finish(&self.frontier, &self.status);
         self.announce(&unkept)?;
         self.sink.push()
@@ -315,6 +322,7 @@ impl Outlet {
         path: Option<&[u8]>,
         numbers: [u64; 4],
     ) -> Result<bool, SinkError> {
+        self.tell_of_too_old()?;
         let [events, bytes, first_ns, last_ns] = numbers;
         let (id, event_id) = self.namer.name(Subject::News(news));
         let sequence = news.sequence();
@@ -355,6 +363,10 @@ impl Onward for Outlet {
         write: &Write<'_>,
         message: &[u8],
     ) -> Result<(), SinkError> {
+        if self.is_too_old(write.time_ns) {
+            return self.give_up(ticket, (sequence, stretch), write.time_ns, message.len());
+        }
+        self.tell_of_too_old()?;
         let send = |outlet: &mut Self, id, event: &WriteEvent<'_>| outlet.send_event(id, event, ticket);
         self.with_event((sequence, stretch), write, message, send)
     }
@@ -418,28 +430,5 @@ fn letter(message: &Message<'_>, reason: String) -> Letter {
         id: message.id,
         time_ms: message.time_ms,
         reason,
-    }
-}
-
-/// The id of a part: it is named after its bytes, whatever the whole is.
-fn part_id(whole: EventId, bytes: Range<usize>) -> EventId {
-    let subject = match whole.subject {
-        shared if Fault::PartsShareIds.is_back() => shared,
-        Subject::Bytes { sequence, stretch } => {
-            let begin = stretch.map_or(0, |stretch| stretch.begin) + bytes.start;
-            Subject::Bytes { sequence, stretch: Some(Stretch { begin, len: bytes.len() }) }
-        }
-        news @ Subject::News(_) => news,
-    };
-    EventId { subject, ..whole }
-}
-
-/// One part of an event. What the agent has already numbered gets a second number.
-fn part_of<'a>(event: &WriteEvent<'a>, event_id: &'a str, bytes: Range<usize>, part: Part) -> WriteEvent<'a> {
-    let offset = event.offset.saturating_add(bytes.start as u64);
-    let message = &event.message[bytes];
-    match event.part {
-        Some(_) => WriteEvent { offset, event_id, message, piece: Some(part), ..*event },
-        None => WriteEvent { offset, event_id, message, part: Some(part), ..*event },
     }
 }

@@ -18,6 +18,8 @@ use crate::{
     spool::Log,
 };
 
+#[path = "age_tests.rs"]
+mod age_tests;
 #[path = "line_tests.rs"]
 mod line_tests;
 #[path = "long_tests.rs"]

@@ -125,6 +125,7 @@ impl LossEvent<'_> {
             "corrupt" => "the ring's content was damaged",
             "quota" => "faster than the quota of their file",
             "undeliverable" => "the sink refuses them for good",
+            "too_old" => "they were older than publisher.age_max when they would have been sent",
             "discarded_by_operator" => "an operator discarded them (publisher discard)",
             other => other,
         };

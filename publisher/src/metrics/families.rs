@@ -9,7 +9,7 @@ use bywash_common::{
 };
 
 use crate::{
-    status::{Report, look, report, seconds_since},
+    status::{Report, TOO_OLD, look, report, seconds_since},
     vitals::Histogram,
 };
 
@@ -251,9 +251,16 @@ pub(super) const FAMILIES: &[Family] = &[
     }),
     gauge(
         "bywash_recovery_bytes_per_second",
-        "By how many bytes a second what is in the spool becomes less at most; missing where there is no limit.",
+        "By how many bytes a second what is in the spool becomes less at most; 0 for no limit.",
         |seen, to| {
-            to.put_known(seen.report.recovery_bytes_per_second);
+            to.put(seen.report.recovery_bytes_per_second);
+        },
+    ),
+    gauge(
+        "bywash_recovery_seconds",
+        "About how long it takes until the spool is empty at that limit; 0 without one.",
+        |seen, to| {
+            to.put(seen.report.recovery_seconds);
         },
     ),
     counter("bywash_spool_errors_total", "Times that the spool could not take records.", |seen, to| {
@@ -286,22 +293,24 @@ pub(super) const FAMILIES: &[Family] = &[
         "bywash_lost_writes_total",
         Kind::Counter,
         RING_REASON,
-        "Writes that could not be captured, by reason: ring_full, too_large, discarded, ring_gone.",
+        "Writes that were lost, by reason: ring_full, too_large, discarded, ring_gone, too_old.",
         |seen, to| {
             for (reason, writes, _) in seen.ring.iter().flat_map(Inspected::lost) {
                 to.put_labelled(&[&seen.report.ring, reason.name()], writes);
             }
+            to.put_labelled(&[&seen.report.ring, TOO_OLD], seen.report.too_old.0);
         },
     ),
     family(
         "bywash_lost_bytes_total",
         Kind::Counter,
         RING_REASON,
-        "Bytes that could not be captured, by the same reasons.",
+        "Bytes that were lost, by the same reasons.",
         |seen, to| {
             for (reason, _, bytes) in seen.ring.iter().flat_map(Inspected::lost) {
                 to.put_labelled(&[&seen.report.ring, reason.name()], bytes);
             }
+            to.put_labelled(&[&seen.report.ring, TOO_OLD], seen.report.too_old.1);
         },
     ),
     gauge("bywash_agent_up", "1 while fs-agent holds the ring, 0 while none does.", |seen, to| {

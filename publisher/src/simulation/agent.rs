@@ -21,15 +21,13 @@ use bywash_common::{
 };
 use uuid::Uuid;
 
-use crate::clock;
+use crate::clock::{self, simulated};
 
 use super::{
     content::{self, PATHS, Piece},
     fate::Fate,
 };
 
-/// When the world begins, in nanoseconds since the epoch.
-const BEGIN_NS: u64 = 1_700_000_000_000_000_000;
 /// Where records begin in a ring's first object, and where its tail is; its head in the second. As the ring's documentation
 /// says.
 const RECORDS: u64 = 0x8000;
@@ -109,12 +107,13 @@ pub struct Agent {
 static RUNS: AtomicU64 = AtomicU64::new(0);
 
 /// What is counted.
-pub const COUNTERS: [PublisherCounter; 7] = [
+pub const COUNTERS: [PublisherCounter; 8] = [
     PublisherCounter::DeliveredEvents,
     PublisherCounter::DeliveredBytes,
     PublisherCounter::DeadLetteredEvents,
     PublisherCounter::UndeliverableEvents,
     PublisherCounter::PassedOverEvents,
+    PublisherCounter::TooOldEvents,
     PublisherCounter::DeadLetters,
     PublisherCounter::RevivedLetters,
 ];
@@ -164,7 +163,7 @@ impl Agent {
             pid: 1,
             uid: 0,
             gid: 0,
-            time_ns: BEGIN_NS + since + number as u64,
+            time_ns: simulated::BEGIN_NS + since + number as u64,
             command: b"",
             offset: begin,
             handle: file as u64 + 1,

@@ -43,6 +43,8 @@ impl Plan {
             in_flight: 5 + chance.below(60),
             payload: if chance.happens(300) { 900 } else { 1 << 20 },
             framing: framing(&chance, 300),
+            // Of its own: the other numbers stay what they were.
+            age_max: if Fate::new(seed.rotate_left(32), false).happens(200) { 5 } else { 0 },
         };
         // Where nothing is killed, cut off or damaged, more can be said of what must hold.
         let (has_damage, is_wild) = (chance.happens(200), chance.happens(750));

@@ -113,7 +113,7 @@ fn everything_is_somewhere(world: &World, found: &Found) -> Result<(), String> {
     let damaged = &world.agent.damaged;
     let poisoned = world.broker.poisoned();
     let mut undeliverable = BTreeSet::new();
-    let (mut missing, mut by_damage) = (String::new(), 0);
+    let (mut missing, mut by_damage, mut too_old) = (String::new(), 0, 0);
     for (number, written) in world.agent.written.iter().enumerate() {
         let Some((ring, _)) = written.record else { continue };
         let Some(at) = found.safe.missing(written.piece) else { continue };
@@ -130,9 +130,17 @@ fn everything_is_somewhere(world: &World, found: &Found) -> Result<(), String> {
         // An event that is announced in place of another one stands for the write in which that begins.
         let begins = poison.iter().filter(|piece| piece.meets(&written.piece)).map(|piece| piece.begin);
         match is_poison(at) {
+            // Or poison: neither can be told by what is missing.
+            _ if world.sizes.age_max > 0 => too_old += 1,
             true => undeliverable.extend(begins.map(|begin| (written.piece.file, begin))),
             false => drop(write!(missing, " {number} (byte {at} of {})", PATHS[written.piece.file])),
         }
+    }
+    // Of several writes that are one event, one is announced.
+    let announced = found.announced("too_old");
+    let given_up = announced + found.announced("undeliverable");
+    if too_old > 0 && given_up == 0 || announced > 0 && world.sizes.age_max == 0 {
+        return Err(format!("{too_old} writes were too old, and {announced} were announced"));
     }
     if !missing.is_empty() {
         return Err(format!("writes are nowhere:{missing}; announced: {:?}", found.announced));
@@ -190,6 +198,7 @@ fn counters_are_true(world: &World, found: &Found, letters: &[(EventId, Piece)])
     let buried = of(PublisherCounter::DeadLetteredEvents);
     let lost = of(PublisherCounter::UndeliverableEvents);
     let passed = of(PublisherCounter::PassedOverEvents);
+    let old = of(PublisherCounter::TooOldEvents);
     let captured = agent.written.iter().filter(|written| written.record.is_some()).count() as u64;
     let says = |what: &str, says: u64, is: u64| match says == is {
         true => Ok(()),
@@ -199,7 +208,7 @@ fn counters_are_true(world: &World, found: &Found, letters: &[(EventId, Piece)])
     if world.has_forgotten_losses || agent.damaged.is_any {
         return Ok(());
     }
-    let at_their_end = delivered + buried + lost + passed;
+    let at_their_end = delivered + buried + lost + passed + old;
     // How far a former ring's records are delivered is noted in the spool, a moment later and if the disk works: what is sent again
     // counts again.
     if (is_killed || !world.is_calm) && agent.generations > 0 && at_their_end > captured {
@@ -222,7 +231,8 @@ fn counters_are_true(world: &World, found: &Found, letters: &[(EventId, Piece)])
             announced.len()
         ));
     }
-    if is_killed || !world.is_calm {
+    // Of several events of a write one may be a letter, and another too old: then the write counts as that.
+    if is_killed || !world.is_calm || old > 0 {
         return Ok(());
     }
     says("undeliverable writes", lost, announced.len() as u64)?;
@@ -232,7 +242,7 @@ fn counters_are_true(world: &World, found: &Found, letters: &[(EventId, Piece)])
     says("dead letters left", left, letters.len() as u64)?;
     let messages: BTreeSet<&EventId> = letters.iter().map(|(id, _)| id).collect();
     says("dead letters left", left, messages.len() as u64)?;
-    if buried + lost + passed == 0 {
+    if buried + lost + passed + old == 0 {
         let written = agent.written.iter().filter(|written| written.record.is_some());
         let bytes = written.map(|written| written.piece.end - written.piece.begin).sum();
         says("delivered bytes", of(PublisherCounter::DeliveredBytes), bytes)?;

@@ -64,6 +64,8 @@ pub struct Sizes {
     pub payload: usize,
     /// What of the first topic's becomes an event at the beginning.
     pub framing: Framing,
+    /// `publisher.age_max`, in seconds.
+    pub age_max: u64,
 }
 
 struct Publisher {
@@ -133,6 +135,7 @@ impl World {
         let mut config = Config::default();
         config.ring.name = agent.name().to_owned();
         config.event.encoder = Encoder::Logstash;
+        config.publisher.age_max = Span(Duration::from_secs(sizes.age_max));
         config.publisher.in_flight_records = u32::try_from(sizes.in_flight).unwrap();
         config.spool = SpoolConfig {
             size_max: ByteSize(sizes.spool),

@@ -27,6 +27,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 const WAIT_INTERVAL: Duration = Duration::from_millis(100);
 const NS_PER_SECOND: f64 = 1e9;
 
+/// Why writes are lost that the publisher gives up (`publisher.age_max`).
+pub const TOO_OLD: &str = "too_old";
+
 /// Options of `publisher status`.
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
@@ -80,15 +83,17 @@ pub struct Report {
     /// Part of what is behind, in bytes that are on disk and in records.
     pub spool_bytes: u64,
     pub spool_records: u64,
-    /// By how many bytes a second what is in the spool becomes less at most, and how long that takes at least; none where there is no
-    /// limit, and where nothing is in the spool.
-    pub recovery_bytes_per_second: Option<u64>,
-    recovery_seconds: Option<f64>,
+    /// By how many bytes a second what is in the spool becomes less at most, and about how long that takes; 0 for no limit.
+    pub recovery_bytes_per_second: u64,
+    pub recovery_seconds: f64,
     /// Times that the spool could not take records.
     pub spool_errors: u64,
     /// Records that were in the spool and cannot be read.
     pub spool_lost: u64,
     pub corrupt_skips: u64,
+    /// Records that were older than they may be when they would have been sent, and their bytes: part of `lost`.
+    #[serde(skip)]
+    pub too_old: (u64, u64),
     lost: Vec<Lost>,
     /// What quotas withhold: as wanted, and no loss.
     withheld: Withheld,
@@ -199,8 +204,9 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
     };
     let lag_bytes = ring.map_or(0, |ring| ring.used) + counter(Counter::SpoolBytes);
     let lost: Vec<_> = ring.map(|ring| ring.lost().copied().collect()).unwrap_or_default();
+    let too_old = (counter(Counter::TooOldEvents), counter(Counter::TooOldBytes));
     let (withheld_events, withheld_bytes) = ring.map_or((0, 0), Inspected::withheld);
-    let pace = Some(counter(Counter::RecoveryBytesPerSecond)).filter(|pace| *pace > 0 && running);
+    let pace = if running { counter(Counter::RecoveryBytesPerSecond) } else { 0 };
     let spool_bytes = counter(Counter::SpoolBytes);
     let waiter = if running { None } else { waiter(name) };
     let warning = ring.and_then(|ring| ring.warning.as_ref());
@@ -230,14 +236,16 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
         spool_bytes,
         spool_records: counter(Counter::SpoolRecords),
         recovery_bytes_per_second: pace,
-        recovery_seconds: pace.filter(|_| spool_bytes > 0).map(|pace| spool_bytes as f64 / pace as f64),
+        recovery_seconds: if pace > 0 { spool_bytes as f64 / pace as f64 } else { 0.0 },
         spool_errors: counter(Counter::SpoolErrors),
         spool_lost: counter(Counter::SpoolLost),
         corrupt_skips: counter(Counter::CorruptSkips),
+        too_old,
         lost: lost
             .into_iter()
-            .filter(|(_, events, _)| *events > 0)
             .map(|(reason, events, bytes)| Lost { reason: reason.name(), events, bytes })
+            .chain([Lost { reason: TOO_OLD, events: too_old.0, bytes: too_old.1 }])
+            .filter(|lost| lost.events > 0)
             .collect(),
         withheld: Withheld { events: withheld_events, bytes: withheld_bytes },
         warning: warning.and_then(|(at_ns, text)| {

@@ -34,9 +34,10 @@ impl Report {
         if self.spool_bytes + self.spool_errors + self.spool_lost > 0 {
             glance.fill("spool", self.spool_bytes, config.spool.size_max.0);
             glance.row("", counted(self.spool_records, "record"));
-            if let (Some(pace), Some(seconds)) = (self.recovery_bytes_per_second, self.recovery_seconds) {
-                let (pace, seconds) = (human_bytes(pace), human_seconds(seconds));
-                glance.row("", format_args!("less by {pace}/s at most, so gone in {seconds} or later"));
+            if self.recovery_seconds > 0.0 {
+                let pace = human_bytes(self.recovery_bytes_per_second);
+                let seconds = human_seconds(self.recovery_seconds);
+                glance.row("", format_args!("less by {pace}/s at most: gone in some {seconds}"));
             }
         }
         self.delivered(&mut glance);

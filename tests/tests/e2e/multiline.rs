@@ -175,13 +175,3 @@ fn a_kill_before_anything_is_confirmed_tears_no_event_of_several_lines() {
 fn a_kill_with_the_head_amid_an_event_of_several_lines_sends_no_part_of_it_twice() {
     assert_events_survive(FailPoint::HeadMoved);
 }
-
-#[test]
-fn the_documents_examples_are_configurations() {
-    let broker = Broker::start();
-    for heading in ["Java", "Python", "Go", "JSON over several lines"] {
-        let bywash = configured(&broker, heading);
-        let checked = bywash.publisher_command(&["check"]);
-        assert_eq!(checked.code, Some(0), "{heading}: {checked:?}");
-    }
-}

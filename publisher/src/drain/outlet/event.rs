@@ -56,6 +56,10 @@ impl Outlet {
     pub fn write_encoded(&mut self, entry: Entry, write: &Write<'_>) -> Result<(), SinkError> {
         let message_bytes = self.early.message_bytes().unwrap_or(0);
         let ticket = self.frontier.open(Record::of_bytes(entry, write, message_bytes));
+        if self.is_too_old(write.time_ns) {
+            return self.give_up(ticket, (entry.seq, None), write.time_ns, message_bytes);
+        }
+        self.tell_of_too_old()?;
         self.with_event((entry.seq, None), write, &[], |outlet, id, event| {
             outlet.send_encoded(id, event, ticket)
         })

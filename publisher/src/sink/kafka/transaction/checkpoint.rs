@@ -55,6 +55,8 @@ impl Checkpoint {
                 return Some(Self { reach: Reach::Bytes(stretch.end()), ..Self::new(id.ring, sequence) });
             }
             Subject::News(News::Gap { first, records }) => first.saturating_add(records?),
+            // Before it comes what was read before, and of what was given up at least this many.
+            Subject::News(News::TooOld { sequence, events, .. }) => sequence.saturating_add(events),
             Subject::News(news) => news.sequence()?.saturating_add(1),
         };
         Some(Self::new(id.ring, sequence))
