@@ -81,7 +81,13 @@ impl Books {
             let (begin, end) =
                 (usize::try_from(offset).unwrap(), usize::try_from(offset).unwrap() + data.len());
             if name.starts_with("append-") {
-                assert_eq!(begin, content.len(), "{name}: an append is missing, or there twice");
+                let is_there = content.get(begin..end) == Some(&*data);
+                let len = data.len();
+                assert_eq!(
+                    begin,
+                    content.len(),
+                    "{name}: an append is missing, or there twice; {len} bytes, there already: {is_there}"
+                );
             }
             content.resize(content.len().max(end), 0);
             content[begin..end].copy_from_slice(&data);
