@@ -237,6 +237,24 @@ fn more_requests_than_slots_are_done_without() {
     assert_eq!(left.journal.left().len(), 2);
 }
 
+/// Answered, and killed before that could be noted: nobody sends them again.
+#[test]
+fn what_kills_have_left_makes_room_for_what_is_new() {
+    let (state, _root) = small();
+    let answered: Vec<_> = (1..3).map(|unique| state.journal.begin(0, unique, 16)).collect();
+    let successor = left(state).unwrap().state;
+    std::mem::forget(answered);
+    // Something that comes back says nothing of what else may.
+    drop(successor.journal.begin(0, 7 | 1 << 63, 16));
+    assert_eq!(successor.journal.left().len(), 2);
+    let new = successor.journal.begin(0, 8, 16);
+    assert_eq!(successor.journal.left(), []);
+    let next = left(successor).unwrap().state;
+    std::mem::forget(new);
+    let uniques: Vec<u64> = next.journal.left().iter().map(|request| request.unique).collect();
+    assert_eq!(uniques, [8]);
+}
+
 /// What is counted, and taken back, is counted or not, and never half, wherever it is cut short.
 #[test]
 fn counts_agree_with_the_journal_after_a_kill_at_any_store() {

@@ -282,6 +282,7 @@ impl Journal {
     /// A request with number `unique` is to be done: to be called before anything is. It is taken up where it was cut short,
     /// if it was. `hint` is a small number that tells the calling thread from others.
     pub fn begin(self: &Arc<Self>, hint: usize, unique: u64, operation: u32) -> Request {
+        let is_new = unique & RESENT == 0;
         let unique = unique & !RESENT;
         if self.left_count.load(Ordering::Acquire) > 0 {
             let slot = lock(&self.left).remove(&unique);
@@ -290,7 +291,10 @@ impl Journal {
                 return Request { noted: Some(self.at(slot)), was_cut_short: true, uid: 0 };
             }
         }
-        let slot = self.claim(hint);
+        let slot = self.claim(hint).or_else(|| if is_new { self.claim_from_left(hint) } else { None });
+        if slot.is_none() {
+            self.say_full();
+        }
         if let Some(slot) = slot {
             if self.used.load(Ordering::Relaxed) <= slot.into() {
                 step();
@@ -321,14 +325,28 @@ impl Journal {
             let taken = &self.taken[*index];
             !taken.load(Ordering::Relaxed) && !taken.swap(true, Ordering::AcqRel)
         });
-        let found = free.next().and_then(|index| u32::try_from(index).ok());
-        if found.is_none() && !self.full_told.swap(true, Ordering::Relaxed) {
+        free.next().and_then(|index| u32::try_from(index).ok())
+    }
+
+    /// A slot of a request that was cut short and was answered all the same: each kill may leave some, and where one follows the
+    /// other nobody lives long enough to let go of them. The kernel sends what it sends again before everything new
+    /// (`fuse_resend()` of fs/fuse/dev.c), so that a new request shows that nothing more comes back.
+    fn claim_from_left(&self, hint: usize) -> Option<u32> {
+        if self.left_count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.nothing_more_comes_back();
+        self.claim(hint)
+    }
+
+    fn say_full(&self) {
+        if !self.full_told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "more than {slots} requests are being done under one overlay: what is over that may be done twice if fs-agent \
-                 is killed meanwhile"
+                "more than {} requests are being done under one overlay: what is over that may be done twice if fs-agent is \
+                 killed meanwhile",
+                self.taken.len()
             );
         }
-        found
     }
 
     fn free(&self, slot: u32) {
