@@ -47,8 +47,9 @@ fn any_name_arrives_as_it_is_and_breaks_no_line_of_the_log() {
         let (captured, _) = capture.take_with_losses();
         assert_eq!(captured.len(), 1, "{captured:?}");
         assert_eq!(Path::new(std::ffi::OsStr::from_bytes(&captured[0].path)), path);
-        // More than the quota.
+        // More than the quota; how much that lets pass depends on the time that it takes.
         (0..20).for_each(|_| file.write_all(&[b'x'; 50]).unwrap());
+        capture.skip();
     }
     // Directories too, and what lies in them.
     for name in NAMES {
