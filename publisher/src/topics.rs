@@ -6,8 +6,7 @@ use bywash_common::config::Config;
 
 /// All topics, or streams, that events can go to, but for those that templates name ([`Config::templates`]).
 pub fn topics(config: &Config) -> Vec<&str> {
-    let own = config.directories.iter().filter_map(|d| d.topic.as_ref()?.named());
-    let own = own.chain(config.fifos.iter().filter_map(|f| f.topic.as_ref()?.named()));
+    let own = config.own_topics().filter_map(|(_, topic)| topic.named());
     let own = own.chain(config.event.loss_topic.as_deref());
     let fallback = config.templates().next().map(|_| config.fallback_topic());
     own.chain([config.fixed_topic()]).chain(fallback).collect::<BTreeSet<_>>().into_iter().collect()

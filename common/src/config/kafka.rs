@@ -12,6 +12,7 @@ use super::{
     Template, Topic,
     file::{At, Context, Placed},
     print::{map, table, text, texts},
+    template::is_name_byte,
     words,
 };
 
@@ -331,9 +332,8 @@ pub(super) fn checked_route(topic: String) -> Result<Topic, String> {
 
 /// The same of another name; `refusal` says what it cannot be.
 fn checked_name(name: String, refusal: &str) -> Result<String, String> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let fits = (1..=TOPIC_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(allowed)
+        && name.bytes().all(is_name_byte)
         && name != "."
         && name != "..";
     if fits {

@@ -11,6 +11,7 @@ use super::{
     Config, Template, Topic,
     file::{Context, Placed, positive},
     print::{table, text},
+    template::is_name_byte,
 };
 
 /// The most that a stream can be set to take as one record, partition key included, and the most of one request
@@ -181,8 +182,7 @@ pub(super) fn checked_route(name: String) -> Result<Topic, String> {
 /// # Errors
 /// If it is no stream's name.
 pub fn checked_stream_name(name: String) -> Result<String, String> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    if name.len() <= STREAM_NAME_BYTES_MAX && name.bytes().all(allowed) {
+    if name.len() <= STREAM_NAME_BYTES_MAX && name.bytes().all(is_name_byte) {
         Ok(name)
     } else {
         Err(format!("`{name}` cannot name a stream: use 1 to 128 letters, digits, `.`, `_` or `-`"))

@@ -57,7 +57,7 @@ pub use log::{LogConfig, LogLevel};
 pub use metrics::MetricsConfig;
 pub use multiline::{Boundary, MultilineConfig, Pattern};
 pub use spool::{Fsync, SpoolConfig};
-pub use template::{NO_VALUE, Piece, Placeholder, Template, Topic};
+pub use template::{NO_VALUE, Piece, Placeholder, Template, Topic, is_name_byte};
 
 /// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
 pub const DEFAULT_FILE: &str = "/etc/bywash/bywash.toml";

@@ -3,17 +3,29 @@
 use std::path::Path;
 
 use super::{
-    Config, MessageKey, PartitionKey, Problem, Sink, Template, Topic,
+    Config, DirectoryConfig, MessageKey, PartitionKey, Problem, Sink, Template, Topic,
     kafka::{self, TOPIC_BYTES_MAX},
     kinesis::{self, STREAM_NAME_BYTES_MAX},
     whole::Places,
 };
 
 impl Config {
+    /// The watched directory that `path` is below.
+    pub fn directory_of(&self, path: &Path) -> Option<&DirectoryConfig> {
+        self.directories.iter().find(|directory| path.starts_with(&directory.path))
+    }
+
+    /// The topics or streams that directories and FIFOs have of their own, each with its key in the file.
+    pub fn own_topics(&self) -> impl Iterator<Item = (&'static str, &Topic)> {
+        let directories = self.directories.iter().map(|directory| ("directory.topic", &directory.topic));
+        let fifos = self.fifos.iter().map(|fifo| ("fifo.topic", &fifo.topic));
+        directories.chain(fifos).filter_map(|(key, topic)| Some((key, topic.as_ref()?)))
+    }
+
     /// The topic or stream for what is written to `path`.
     pub fn topic_of(&self, path: &Path) -> &Topic {
         let fifo = self.fifos.iter().find(|fifo| path == fifo.path).map(|fifo| &fifo.topic);
-        let directory = || self.directories.iter().find(|d| path.starts_with(&d.path)).map(|d| &d.topic);
+        let directory = || self.directory_of(path).map(|directory| &directory.topic);
         fifo.or_else(directory).and_then(Option::as_ref).unwrap_or(self.default_topic())
     }
 
@@ -64,9 +76,7 @@ impl Config {
 
     /// What makes the topics or streams of events.
     pub fn templates(&self) -> impl Iterator<Item = &Template> {
-        let directories = self.directories.iter().filter_map(|directory| directory.topic.as_ref());
-        let fifos = self.fifos.iter().filter_map(|fifo| fifo.topic.as_ref());
-        let all = directories.chain(fifos).chain([self.default_topic()]);
+        let all = self.own_topics().map(|(_, topic)| topic).chain([self.default_topic()]);
         // Standard output is one for all.
         all.filter(|_| self.publisher.sink != Sink::Stdout).filter_map(Topic::template)
     }
@@ -96,11 +106,7 @@ pub(super) fn check(config: &Config, places: &Places<'_>, problems: &mut Vec<Pro
         Sink::Kafka | Sink::Stdout => kafka::checked_topic,
         Sink::Kinesis => checked_stream,
     };
-    let directories =
-        config.directories.iter().map(|directory| ("directory.topic", directory.topic.as_ref()));
-    let fifos = config.fifos.iter().map(|fifo| ("fifo.topic", fifo.topic.as_ref()));
-    for (key, topic) in directories.chain(fifos) {
-        let Some(topic) = topic else { continue };
+    for (key, topic) in config.own_topics() {
         if let Err(message) = topic.clone().checked(check_name) {
             problems.push(places.problem(key, topic.text(), message));
         }
@@ -156,13 +162,11 @@ fn default_key(config: &Config) -> &'static str {
 
 /// The fields that templates name are there.
 fn check_fields(config: &Config, places: &Places<'_>, problems: &mut Vec<Problem>) {
-    let directories =
-        config.directories.iter().filter_map(|d| Some(("directory.topic", d.topic.as_ref()?.template()?)));
-    let fifos = config.fifos.iter().filter_map(|f| Some(("fifo.topic", f.topic.as_ref()?.template()?)));
-    let default = config.default_topic().template().map(|template| (default_key(config), template));
+    let topics = config.own_topics().chain([(default_key(config), config.default_topic())]);
+    let made = topics.filter_map(|(key, topic)| Some((key, topic.template()?)));
     let key = if config.publisher.sink == Sink::Kinesis { "kinesis.partition_key" } else { "kafka.key" };
     let keys = config.key_template().map(|template| (key, template));
-    for (key, template) in directories.chain(fifos).chain(default).chain(keys) {
+    for (key, template) in made.chain(keys) {
         let Some(missing) = template.fields().find(|field| !config.event.fields.contains_key(*field)) else {
             continue;
         };

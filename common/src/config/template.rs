@@ -7,6 +7,11 @@ pub const DIRS_MAX: usize = 9;
 /// What a value is called that there is none of.
 pub const NO_VALUE: &str = "none";
 
+/// Whether the name of a topic or stream can have this byte: the same for Kafka and Kinesis.
+pub fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
 /// A placeholder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placeholder {

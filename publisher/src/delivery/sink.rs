@@ -4,7 +4,11 @@ use std::time::Instant;
 
 use bywash_common::config::Config;
 
-use super::{id::EventId, letter::Failure, ticket::Ticket};
+use super::{
+    id::EventId,
+    letter::{Failure, Letter},
+    ticket::Ticket,
+};
 
 /// Records have nanoseconds, messages milliseconds.
 pub const NS_PER_MS: u64 = 1_000_000;
@@ -28,6 +32,15 @@ pub struct Message<'a> {
     pub is_letter: bool,
     /// It goes to the topic for dead letters, for this reason.
     pub failure: Option<&'a Failure>,
+}
+
+impl<'a> Message<'a> {
+    /// The message that a letter holds; `event_id` is the rendering of its id.
+    pub fn of_letter(letter: &'a Letter, event_id: &'a str) -> Self {
+        let Letter { topic, key, payload, id, time_ms, .. } = letter;
+        let (key, id, time_ms) = (key.as_deref(), *id, *time_ms);
+        Self { topic, key, payload, id, event_id, time_ms, is_letter: false, failure: None }
+    }
 }
 
 /// A message was not taken.

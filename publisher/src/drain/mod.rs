@@ -186,7 +186,7 @@ impl Drain {
             self.intake.set_pace(config.publisher.recovery_bytes_per_second);
         }
         self.look_at_backlog();
-        self.outlet.poll()?;
+        self.outlet.poll(self.backlog.is_some())?;
         if let Some(untold) = self.untold.take() {
             self.tell_of(&untold)?;
         }
@@ -198,7 +198,6 @@ impl Drain {
         let Some((ring, end)) = self.backlog.filter(|_| !self.intake.is_at_former_ring()) else { return };
         if self.intake.ring.uuid != ring || self.intake.position() >= end {
             self.backlog = None;
-            self.outlet.end_backlog();
         }
     }
 

@@ -57,8 +57,6 @@ pub struct Outlet {
     payload: Vec<u8>,
     dead_letters: DeadLetters,
     holds_letters: bool,
-    /// What was there at the start is not read to its end.
-    has_backlog: bool,
     too_old: TooOld,
     /// When it was last polled: recent enough to tell whether a name is stale, and cheaper than the clock.
     polled: Instant,
@@ -92,7 +90,6 @@ impl Outlet {
             payload: Vec::new(),
             dead_letters,
             holds_letters: false,
-            has_backlog: true,
             polled: Instant::now(),
         }
     }
@@ -122,18 +119,19 @@ impl Outlet {
         self.too_old.reconfigure(config);
     }
 
-    /// Lets the sink work on what does not move by itself, and deals with what it refuses for good.
+    /// Lets the sink work on what does not move by itself, and deals with what it refuses for good. `has_backlog` says that what
+    /// was there at the start is not read to its end.
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn poll(&mut self) -> Result<(), SinkError> {
+    pub fn poll(&mut self, has_backlog: bool) -> Result<(), SinkError> {
         self.polled = Instant::now();
         self.too_old.look();
         self.sink.poll()?;
         let unkept = self.dead_letters.poll(&self.frontier, &self.status);
         self.announce(&unkept)?;
         self.offer_waiting()?;
-        self.send_letters()
+        self.send_letters(has_backlog)
     }
 
     /// Whether the sink has something to send again, for which it waits for reports.

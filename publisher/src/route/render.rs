@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path};
 
-use bywash_common::config::{Config, NO_VALUE, Piece, Placeholder, Template};
+use bywash_common::config::{Config, NO_VALUE, Piece, Placeholder, Template, is_name_byte};
 
 /// Stands for each byte of a value that the name of a topic or stream cannot have.
 const REPLACEMENT: char = '-';
@@ -38,7 +38,7 @@ impl Constants {
                     name.extend(
                         value
                             .iter()
-                            .map(|byte| if is_allowed(*byte) { char::from(*byte) } else { REPLACEMENT }),
+                            .map(|byte| if is_name_byte(*byte) { char::from(*byte) } else { REPLACEMENT }),
                     );
                 }
             }
@@ -83,14 +83,10 @@ impl Constants {
     }
 }
 
-fn is_allowed(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
-}
-
 /// The watched directory that a file is below, or the directory that a FIFO is in.
 fn watched<'p>(config: &'p Config, path: &'p [u8]) -> Option<&'p [u8]> {
     let path = Path::new(OsStr::from_bytes(path));
-    let found = match config.directories.iter().find(|directory| path.starts_with(&directory.path)) {
+    let found = match config.directory_of(path) {
         Some(directory) => Some(directory.path.as_path()),
         None => path.parent(),
     };

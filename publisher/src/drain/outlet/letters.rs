@@ -18,12 +18,8 @@ impl Outlet {
     pub(super) fn offer_waiting(&mut self) -> Result<(), SinkError> {
         while let Some(Refused { ticket, letter, .. }) = self.dead_letters.waiting() {
             let ticket = *ticket;
-            let Letter { topic, key, payload, id, time_ms, .. } = letter;
-            let event_id = &id.to_string();
-            let (key, id, time_ms) = (key.as_deref(), *id, *time_ms);
-            let message =
-                Message { topic, key, payload, id, event_id, time_ms, is_letter: false, failure: None };
-            match self.sink.send(&message, ticket) {
+            let event_id = letter.id.to_string();
+            match self.sink.send(&Message::of_letter(letter, &event_id), ticket) {
                 Ok(()) => {}
                 Err(SendError::Full) => break,
                 Err(SendError::Broken(error)) => return Err(error),
@@ -45,15 +41,13 @@ impl Outlet {
         self.holds_letters = holds && !Fault::LettersNotHeld.is_back();
     }
 
-    /// All that was there at the start is read, and with the sink. What a publisher that was killed has kept as dead letters may be
-    /// behind that: no letter goes before. But where something waits for room, letters that are delivered may make it.
-    pub fn end_backlog(&mut self) {
-        self.has_backlog = false;
-    }
-
     /// Sends dead letters again whose time has come, and passes on those that were refused again.
-    pub(super) fn send_letters(&mut self) -> Result<(), SinkError> {
-        let waits_for_backlog = self.has_backlog && !self.has_waiting() && !Fault::LettersOvertake.is_back();
+    ///
+    /// `has_backlog` says that not all that was there at the start is read and with the sink. What a publisher that was killed has
+    /// kept as dead letters may be behind that: no letter goes before. But where something waits for room, letters that are
+    /// delivered may make it.
+    pub(super) fn send_letters(&mut self, has_backlog: bool) -> Result<(), SinkError> {
+        let waits_for_backlog = has_backlog && !self.has_waiting() && !Fault::LettersOvertake.is_back();
         if self.holds_letters || waits_for_backlog {
             return Ok(());
         }
@@ -73,16 +67,14 @@ impl Outlet {
 
     /// Sends one: to the topic for dead letters if it has failed again, and else to its own. Gives false if a stop came first.
     fn send_letter(&mut self, again: &Again) -> Result<bool, SinkError> {
-        let Letter { topic, key, payload, id, time_ms, .. } = &again.letter;
-        let failure = again.failure.as_ref();
-        let elsewhere = self.dead_letters.topic().filter(|_| failure.is_some());
-        let topic = &elsewhere.unwrap_or(topic).to_owned();
-        let (event_id, key) = (&id.to_string(), key.as_deref());
-        let (id, time_ms) = (*id, *time_ms);
-        let event_ns = time_ms.saturating_mul(NS_PER_MS);
-        let ticket = self.frontier.open_beside(payload.len() as u64, event_ns);
+        let Again { letter, failure, .. } = again;
+        let event_ns = letter.time_ms.saturating_mul(NS_PER_MS);
+        let ticket = self.frontier.open_beside(letter.payload.len() as u64, event_ns);
         self.dead_letters.sent_again(again, ticket);
-        let message = Message { topic, key, payload, id, event_id, time_ms, is_letter: true, failure };
+        let event_id = letter.id.to_string();
+        let topic = self.dead_letters.topic().filter(|_| failure.is_some()).unwrap_or(&letter.topic);
+        let failure = failure.as_ref();
+        let message = Message { topic, is_letter: true, failure, ..Message::of_letter(letter, &event_id) };
         send(&mut *self.sink, &self.frontier, &self.stop, self.nudge.as_ref(), &message, ticket)
     }
 }

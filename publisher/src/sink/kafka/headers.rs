@@ -22,17 +22,22 @@ const HEADER_OVERHEAD_BYTES: usize = 10;
 pub struct Headers {
     /// `kafka.headers`
     own: Vec<(String, String)>,
+    own_bytes: usize,
 }
 
 impl Headers {
     /// Those that the configuration asks for.
     pub fn new(config: &Config) -> Self {
-        Self { own: config.kafka.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect() }
+        let own: Vec<_> =
+            config.kafka.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let own_bytes =
+            own.iter().map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD_BYTES).sum();
+        Self { own, own_bytes }
     }
 
     /// How many bytes those of the configuration add to each message at most.
     pub fn own_bytes(&self) -> usize {
-        self.own.iter().map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD_BYTES).sum()
+        self.own_bytes
     }
 
     /// The headers of a message.

@@ -37,11 +37,9 @@ pub fn limits(config: &Config) -> Result<Limits, Unusable> {
             "it is not set: name the stream that takes the events".to_owned(),
         );
     }
-    let directories =
-        config.directories.iter().filter_map(|d| Some(("directory.topic", d.topic.as_ref()?.named()?)));
-    let fifos = config.fifos.iter().filter_map(|f| Some(("fifo.topic", f.topic.as_ref()?.named()?)));
+    let own = config.own_topics().filter_map(|(key, topic)| Some((key, topic.named()?)));
     let losses = config.event.loss_topic.as_deref().map(|topic| ("event.loss_topic", topic));
-    for (key, topic) in directories.chain(fifos).chain(losses) {
+    for (key, topic) in own.chain(losses) {
         if let Err(message) = checked_stream_name(topic.to_owned()) {
             return refuse(key, message);
         }
