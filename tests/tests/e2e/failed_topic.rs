@@ -44,8 +44,11 @@ fn assert_passed_on(kafka: &'static str) {
         let left = letters(&bywash);
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     });
-    let log = bywash.publisher().log();
-    assert!(log.contains("in the topic `dead` now"), "{log}");
+    // It says so behind that.
+    wait::until("the log to say where the letter is", PATIENCE, || {
+        let log = bywash.publisher().log();
+        if log.contains("in the topic `dead` now") { Ok(()) } else { Err(log) }
+    });
 }
 
 #[test]
