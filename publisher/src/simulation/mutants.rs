@@ -26,7 +26,7 @@ const FAULTS: &[(Fault, Option<u64>)] = &[
     (Fault::LettersCountAsDelivered, Some(6)),
     (Fault::LossesCountAsDelivered, Some(52)),
     (Fault::DamageUnannounced, Some(40)),
-    (Fault::EndUnannounced, Some(5522)),
+    (Fault::EndUnannounced, Some(26_632)),
     (Fault::DeliveredStreamMissing, None),
 ];
 

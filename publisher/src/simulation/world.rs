@@ -88,6 +88,8 @@ pub struct World {
     pub sizes: Sizes,
     /// The machine has lost its memory, with losses in it that were not announced.
     pub has_forgotten_losses: bool,
+    /// Lines are joined, or were for a while.
+    pub has_joined_lines: bool,
     /// Nothing was killed, cut off or damaged, and no disk has failed: everything was counted once.
     pub is_calm: bool,
     config: Config,
@@ -161,6 +163,7 @@ impl World {
             broker: Broker::default(),
             sizes,
             has_forgotten_losses: false,
+            has_joined_lines: sizes.framing != Framing::Write,
             is_calm: true,
             config,
             publisher: None,
@@ -203,6 +206,7 @@ impl World {
             Action::Reload { is_base64, framing } => {
                 self.config.event.encoder =
                     if is_base64 { Encoder::LogstashBase64 } else { Encoder::Logstash };
+                self.has_joined_lines |= framing != Framing::Write;
                 self.config.directories[0].framing = framed(framing);
                 if let Some(publisher) = &self.publisher {
                     publisher.reload.offer(&self.config);
