@@ -106,6 +106,7 @@ impl FilledRing {
         let bytes = ((writes.size + RECORD_OVERHEAD_BYTES) * writes.count).max(RING_BYTES_MIN) as u64;
         let config = RingConfig { name: name.clone(), size: ByteSize(bytes), group: None };
         let agent = AgentRing::open(&config).expect("a ring");
+        agent.populate();
         let mut description = Vec::new();
         for i in 0..writes.count {
             let path = writes.path(i);

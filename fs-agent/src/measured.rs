@@ -25,7 +25,9 @@ use crate::{
 const ANSWER_BYTES: usize = 24;
 
 fn capture(ring: &RingConfig) -> io::Result<Arc<Capture>> {
-    Ok(Arc::new(Capture::measured(AgentRing::open(ring).map_err(io::Error::other)?)))
+    let agent = AgentRing::open(ring).map_err(io::Error::other)?;
+    agent.populate();
+    Ok(Arc::new(Capture::measured(agent)))
 }
 
 /// A file that is written, from the kernel's request to the answer.

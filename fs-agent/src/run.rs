@@ -73,6 +73,7 @@ pub fn run(args: &GlobalArgs) -> Result<Exit> {
         services.report(generation.counters());
         services.report([(AgentCounter::HandoverFiles, u64::try_from(files).unwrap_or(u64::MAX))]);
     }
+    services.populate();
     drop_unknown(&store);
     // One that follows another one is waited for, and knows that things are kept.
     if generation.as_ref().is_some_and(Generation::is_first)

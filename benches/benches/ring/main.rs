@@ -295,6 +295,7 @@ fn main() {
     }
     let ring = BenchRing::new();
     let agent = AgentRing::open(&ring.0).unwrap();
+    agent.populate();
     throughput(&ring, &agent);
     wake_up(&ring, &agent);
 }

@@ -42,7 +42,8 @@ pub struct AgentRing {
     pub(super) seen: Mutex<Seen>,
     /// Generations that may not be drained yet.
     pub(super) older: Mutex<Vec<Generation>>,
-    _populating: Populating,
+    /// Set by [`Self::populate`].
+    populating: Mutex<Option<Populating>>,
 }
 
 /// A generation that is attached.
@@ -223,11 +224,18 @@ impl AgentRing {
             generation,
             headers: opened.headers()?,
             seen: Mutex::new(Seen::of(&segments)),
-            _populating: Populating::begin(&segments),
+            populating: Mutex::default(),
             segments,
             opened,
             older: Mutex::new(older),
         })
+    }
+
+    /// Has a thread enter the ring's memory into the page table: a writer would wait for the faults. To be called once callers are
+    /// served: 64 MiB take a CPU some 20 ms, and what else maps memory meanwhile waits for the thread.
+    pub fn populate(&self) {
+        let mut populating = self.populating.lock().unwrap_or_else(PoisonError::into_inner);
+        populating.get_or_insert_with(|| Populating::begin(&self.segments));
     }
 
     /// Removes older generations that the publisher has drained, and with whose counters it has gone on. Call it now and then.
@@ -262,9 +270,8 @@ pub(super) fn agent_holds(name: &str) -> RingError {
     RingError::AgentHolds { name: name.to_owned(), pid }
 }
 
-/// A thread that enters the ring's memory into the page table: a writer would wait for the faults. Nobody who starts an agent
-/// waits for the thread, since callers wait for an agent that follows another one, and 64 MiB take some 20 ms. Who drops this
-/// does: the thread's mapping holds the role's lock.
+/// A thread that enters the ring's memory into the page table. Whoever drops this waits for the thread: the thread's mapping holds
+/// the role's lock.
 struct Populating(Option<JoinHandle<()>>);
 
 impl Populating {

@@ -100,6 +100,7 @@ impl Live {
         next.status.set_roster(&rest.roster);
         let number = next.generation();
         let former = self.ring.swap(Arc::new(next));
+        self.ring().populate();
         if let Err(error) = former.retire() {
             tracing::warn!("{error}");
         }

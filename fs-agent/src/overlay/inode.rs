@@ -28,6 +28,7 @@ use rustix::{
 };
 
 use held::Held;
+pub use succession::BySlot;
 use tables::Tables;
 
 use super::{

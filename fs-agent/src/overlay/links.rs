@@ -142,9 +142,8 @@ impl Links {
         Self { state: Arc::clone(state), node, known: Mutex::default() }
     }
 
-    /// Those that a predecessor knew, each with its directory and its slot.
-    pub fn take_up(&self, mut left: Vec<(LinkFacts, Arc<Inode>, Slot)>) {
-        left.sort_by_key(|(facts, _, _)| facts.order);
+    /// Those that a predecessor knew, in their order, each with its directory and its slot.
+    pub fn take_up(&self, left: impl Iterator<Item = (LinkFacts, Arc<Inode>, Slot)>) {
         let mut known = lock(&self.known);
         for (LinkFacts { id, name, is_live, is_told, .. }, parent, slot) in left {
             known.next_id = known.next_id.max(id);

@@ -15,7 +15,7 @@ use super::{
     Caller, Limits, OpenDir, OpenFile, Overlay, Shared,
     forgotten::Inherited,
     handle::{DirStream, Open},
-    inode::{Inode, Inodes, ROOT},
+    inode::{BySlot, Inodes, ROOT},
     links::Names,
     own_fds,
     park::{Parked, Parking},
@@ -101,15 +101,11 @@ impl Overlay {
     }
 
     /// Takes open files up; they are opened again once they are used. Gives slots that are void.
-    fn take_up_files(
-        &self,
-        by_slot: &HashMap<u32, Arc<Inode>>,
-        slots: Vec<Slot>,
-    ) -> Result<Vec<Slot>, RestoreError> {
+    fn take_up_files(&self, by_slot: &BySlot, slots: Vec<Slot>) -> Result<Vec<Slot>, RestoreError> {
         let mut void = Vec::new();
         for slot in slots {
             let facts = HandleFacts::of(&slot).ok_or(RestoreError::Damaged("an open file"))?;
-            let Some(inode) = by_slot.get(&facts.node) else {
+            let Some(inode) = by_slot.get(facts.node) else {
                 void.push(slot);
                 continue;
             };
@@ -127,15 +123,11 @@ impl Overlay {
     }
 
     /// As [`Self::take_up_files`], directories. A stream is read on from where the kernel says.
-    fn take_up_dirs(
-        &self,
-        by_slot: &HashMap<u32, Arc<Inode>>,
-        slots: Vec<Slot>,
-    ) -> Result<Vec<Slot>, RestoreError> {
+    fn take_up_dirs(&self, by_slot: &BySlot, slots: Vec<Slot>) -> Result<Vec<Slot>, RestoreError> {
         let mut void = Vec::new();
         for slot in slots {
             let facts = DirFacts::of(&slot).ok_or(RestoreError::Damaged("an open directory"))?;
-            let Some(inode) = by_slot.get(&facts.node) else {
+            let Some(inode) = by_slot.get(facts.node) else {
                 void.push(slot);
                 continue;
             };
@@ -188,21 +180,25 @@ impl Overlay {
 }
 
 /// Gives inodes their names. Gives slots that are void: of names whose file is gone.
-fn take_up_links(by_slot: &HashMap<u32, Arc<Inode>>, slots: Vec<Slot>) -> Result<Vec<Slot>, RestoreError> {
+fn take_up_links(by_slot: &BySlot, slots: Vec<Slot>) -> Result<Vec<Slot>, RestoreError> {
     let mut void = Vec::new();
-    let mut of_nodes: HashMap<u32, Vec<_>> = HashMap::new();
+    let mut links = Vec::with_capacity(slots.len());
     for slot in slots {
         let facts = LinkFacts::of(&slot).ok_or(RestoreError::Damaged("a name"))?;
-        match by_slot.get(&facts.parent) {
-            Some(parent) if by_slot.get(&facts.node).is_some_and(|inode| inode.id != ROOT) => {
-                of_nodes.entry(facts.node).or_default().push((facts, Arc::clone(parent), slot));
+        match by_slot.get(facts.parent) {
+            Some(parent) if by_slot.get(facts.node).is_some_and(|inode| inode.id != ROOT) => {
+                links.push((facts, Arc::clone(parent), slot));
             }
             _ => void.push(slot),
         }
     }
-    for (node, links) in of_nodes {
-        if let Some(inode) = by_slot.get(&node) {
-            inode.links.take_up(links);
+    links.sort_by_key(|(facts, _, _)| (facts.node, facts.order));
+    let mut links = links.into_iter().peekable();
+    while let Some(node) = links.peek().map(|(facts, _, _)| facts.node) {
+        let of_node = std::iter::from_fn(|| links.next_if(|(facts, _, _)| facts.node == node));
+        match by_slot.get(node) {
+            Some(inode) => inode.links.take_up(of_node),
+            None => void.extend(of_node.map(|(_, _, slot)| slot)),
         }
     }
     Ok(void)

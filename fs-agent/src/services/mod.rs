@@ -205,6 +205,11 @@ impl Services {
         self.overlays.is_closed()
     }
 
+    /// Prepares the ring's memory, once callers are served.
+    pub fn populate(&self) {
+        self.capture.ring().populate();
+    }
+
     /// Says to `status` what is to be known of this agent itself.
     pub fn report(&self, counters: impl IntoIterator<Item = (AgentCounter, u64)>) {
         let ring = self.capture.ring();

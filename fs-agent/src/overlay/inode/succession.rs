@@ -1,6 +1,6 @@
 //! What the kernel knows by a process that is no more.
 
-use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc};
+use std::{os::fd::OwnedFd, sync::Arc};
 
 use super::{
     super::{RestoreError, lock},
@@ -11,6 +11,27 @@ use crate::state::{
     journal::Request,
     slots::{NodeFacts, node},
 };
+
+/// Inodes by the index of their slots.
+#[derive(Default)]
+pub struct BySlot(Vec<Option<Arc<Inode>>>);
+
+impl BySlot {
+    /// The inode whose slot has this index.
+    pub fn get(&self, index: u32) -> Option<&Arc<Inode>> {
+        self.0.get(usize::try_from(index).ok()?)?.as_ref()
+    }
+
+    /// Adds an inode, unless its slot is not of the state.
+    fn add(&mut self, inode: &Arc<Inode>) {
+        let Some(index) = inode.slot().and_then(|index| usize::try_from(index).ok()) else { return };
+        if self.0.len() <= index {
+            // The state's tables bound it.
+            self.0.resize(index + 1, None);
+        }
+        self.0[index] = Some(Arc::clone(inode));
+    }
+}
 
 impl Inodes {
     /// Those that `slots` speak of, also by the index of their slots. Those of the latter that the kernel does not know are there
@@ -24,7 +45,7 @@ impl Inodes {
         slots: Vec<Slot>,
         limits: Limits,
         own_fds: &Arc<OwnedFd>,
-    ) -> std::result::Result<(Self, HashMap<u32, Arc<Inode>>), RestoreError> {
+    ) -> std::result::Result<(Self, BySlot), RestoreError> {
         let (of_root, others): (Vec<_>, Vec<_>) =
             slots.into_iter().partition(|slot| slot.get(node::ID) == ROOT);
         let Ok([slot]) = <[Slot; 1]>::try_from(of_root) else {
@@ -32,13 +53,14 @@ impl Inodes {
         };
         let next_synthetic = state.synthetics();
         let inodes = Self::new(root, state, slot, limits, own_fds);
-        let mut by_slot = HashMap::with_capacity(others.len() + 1);
-        by_slot.extend(inodes.root.slot().map(|index| (index, Arc::clone(&inodes.root))));
+        let mut by_slot = BySlot::default();
+        by_slot.add(&inodes.root);
         let mut tables = lock(&inodes.tables);
+        tables.known.reserve(others.len());
         for slot in others {
             let (facts, lookups) = (NodeFacts::of(&slot), slot.get(node::LOOKUPS));
             let inode = Arc::new(Inode::of(slot, &facts, None, &inodes.held));
-            by_slot.extend(inode.slot().map(|index| (index, Arc::clone(&inode))));
+            by_slot.add(&inode);
             if lookups == 0 {
                 continue;
             }
@@ -66,11 +88,11 @@ impl Inodes {
             return Vec::new();
         }
         let mut tables = lock(&self.tables);
-        let by_slot: HashMap<u32, Arc<Inode>> =
-            tables.known.values().filter_map(|inode| Some((inode.slot()?, Arc::clone(inode)))).collect();
+        let mut by_slot = BySlot::default();
+        tables.known.values().for_each(|inode| by_slot.add(inode));
         let mut unknown = Vec::new();
         while let Some(slot) = request.last_counted() {
-            let inode = by_slot.get(&slot);
+            let inode = by_slot.get(slot);
             let before = inode.map_or(0, |inode| inode.slot.get(node::LOOKUPS));
             let now = before.saturating_sub(1);
             request.taking_back(before, || {
