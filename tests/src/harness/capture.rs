@@ -1,5 +1,7 @@
 //! What an agent has captured, read from its ring by the test itself: a publisher without a broker.
 
+use std::time::Duration;
+
 use bywash_common::{
     record::{Loss, Origin, Write},
     ring::{Kind, PublisherRing},
@@ -35,6 +37,11 @@ impl Capture {
     pub fn attach(ring: &str) -> Self {
         let ring = PublisherRing::attach(ring, None).unwrap_or_else(|e| panic!("cannot attach: {e}"));
         Self { ring, payload: Vec::new() }
+    }
+
+    /// Waits until there is something in the ring, as a publisher does, but no longer than `timeout`.
+    pub fn wait(&mut self, timeout: Duration) {
+        self.ring.consumer.wait(timeout);
     }
 
     /// Takes everything out that is in the ring. A write that has returned is in it.

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bywash_common::{ring::inspect, status::AgentCounter};
 use bywash_tests::harness::{
     Bywash, Capture, Process, Settings, mounts,
     process::must_run,
@@ -87,6 +88,20 @@ impl Supervised {
                 Err(status.to_string())
             }
         })
+    }
+
+    /// Waits until the agent with this number listens, at little cost to whatever else is measured meanwhile.
+    #[track_caller]
+    pub fn wait_for_agent(&self, number: u64) {
+        wait::until("an agent to listen", PATIENCE, || {
+            let ring = inspect(&self.bywash.ring).map_err(|error| error.to_string())?;
+            let found = ring.agent(AgentCounter::Generation);
+            if ring.agent_running && found == number {
+                Ok(())
+            } else {
+                Err(format!("the agent is number {found}"))
+            }
+        });
     }
 
     /// The agent that runs.

@@ -20,7 +20,7 @@ use bywash_tests::{
 };
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
-    signal::Signal,
+    signal::{Signal, kill},
 };
 
 use crate::supervise::Supervised;
@@ -169,13 +169,15 @@ fn live_through(signal: Signal, times: u32, files: u32, interval: Duration, long
         // At any moment: what it is in the middle of differs each time.
         let until = (Instant::now() + moment(round)).max(next);
         while Instant::now() < until {
+            capture.wait(until.saturating_duration_since(Instant::now()));
             books.take(&mut capture);
         }
         next = Instant::now() + interval + moment(round + 1);
+        let agent = supervised.agent_pid();
         let gap = Gap::begin();
-        supervised.tell_agent(signal);
+        kill(agent, signal).unwrap();
         // The first has the number 1.
-        supervised.agent_in_a_row(u64::from(round) + 2);
+        supervised.wait_for_agent(u64::from(round) + 2);
         gaps.push(gap.end());
     }
     let report = report(&mut resident);
