@@ -19,6 +19,10 @@ pub enum Fault {
     BatchUnsyncedAtStart,
     /// What a killed publisher has noted counts without a sync.
     MarksUnsyncedAtStart,
+    /// What the disk did not hold of a former process's marks counts after a sync, which says nothing of that.
+    MarksSyncedAlone,
+    /// The same, of a former process's batch.
+    BatchSyncedAlone,
     /// Every error of the disk is taken for damage.
     ErrorsAreDamage,
     /// A stop leaves all generations but the first in memory.

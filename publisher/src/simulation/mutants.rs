@@ -15,6 +15,8 @@ const FAULTS: &[(Fault, Option<u64>)] = &[
     (Fault::AppendUnsynced, Some(9)),
     (Fault::BatchUnsyncedAtStart, Some(230)),
     (Fault::MarksUnsyncedAtStart, None),
+    (Fault::MarksSyncedAlone, None),
+    (Fault::BatchSyncedAlone, None),
     (Fault::ErrorsAreDamage, Some(22)),
     (Fault::GenerationsStay, Some(245)),
     (Fault::MendableIsLost, Some(23)),

@@ -1,6 +1,7 @@
 //! What a publisher before this one has left in the spool's directory.
 
 use std::{
+    cmp::Ordering,
     collections::VecDeque,
     io,
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     delivery::Class,
-    disk::{self, Disk, Open},
+    disk::{self, Access, Disk, Open},
     faults::Fault,
 };
 
@@ -87,7 +88,13 @@ pub fn path(dir: &Path, number: u64) -> PathBuf {
 ///
 /// # Errors
 /// A [`SpoolError`] if the system says no, or a segment is of another version.
-pub fn segments(disk: &dyn Disk, dir: &Path, marks: &Marks, tries: u32) -> Result<Found, SpoolError> {
+pub fn segments(
+    disk: &dyn Disk,
+    dir: &Path,
+    access: Access,
+    marks: &Marks,
+    tries: u32,
+) -> Result<Found, SpoolError> {
     let mut found = Found { segments: VecDeque::new(), aside_bytes: 0, next_number: 1 };
     let mut numbers = Vec::new();
     for name in disk.list(dir).map_err(io_error("list", dir))? {
@@ -103,7 +110,7 @@ pub fn segments(disk: &dyn Disk, dir: &Path, marks: &Marks, tries: u32) -> Resul
         }
     }
     numbers.sort_unstable();
-    let mut search = Search { disk, tries, found };
+    let mut search = Search { disk, access, tries, found };
     // Behind the last good segment: damaged, or what a crash has left of one whose records the ring has.
     let mut doubtful: Vec<(PathBuf, String)> = Vec::new();
     for number in numbers {
@@ -137,6 +144,7 @@ pub fn segments(disk: &dyn Disk, dir: &Path, marks: &Marks, tries: u32) -> Resul
 
 struct Search<'a> {
     disk: &'a dyn Disk,
+    access: Access,
     tries: u32,
     found: Found,
 }
@@ -204,17 +212,17 @@ impl Search<'_> {
         let segments = &self.found.segments;
         let is_last = |i: usize| segments.get(i + 1).is_none_or(|next| next.uuid != segments[i].uuid);
         let last: Vec<usize> = (0..segments.len()).filter(|i| is_last(*i)).collect();
+        let marked = segments.iter().rposition(|segment| segment.uuid == marks.spooled.uuid);
         for i in last {
             let segment = &self.found.segments[i];
             let path = segment.path.clone();
-            let read = self.disk.open(&path, Open::Read).and_then(|file| {
-                // Whoever wrote it may have been killed before its sync: what is counted as spooled must outlast a power cut.
-                if !Fault::BatchUnsyncedAtStart.is_back() {
-                    file.sync()?;
-                }
-                disk::read_all(&*file)
-            });
-            let content = match read {
+            // Up to where the writer has seen the disk hold it.
+            let held = match Some(i).cmp(&marked) {
+                Ordering::Less => u64::MAX,
+                Ordering::Equal => marks.spooled.end,
+                Ordering::Greater => 0,
+            };
+            let content = match self.read_and_hold(&path, held) {
                 Ok(content) => content,
                 Err(error) => {
                     let why = self.judge(&path, error)?;
@@ -222,7 +230,7 @@ impl Search<'_> {
                     continue;
                 }
             };
-            let (end, last) = end_of(&content);
+            let (end, last) = end_of(&content, u64::MAX);
             let segment = &mut self.found.segments[i];
             let rest = content.len() - end;
             (segment.bytes, segment.last) = (end as u64, last);
@@ -235,6 +243,22 @@ impl Search<'_> {
             segment.is_damaged = rest > 0 && was_there;
         }
         Ok(())
+    }
+
+    /// Reads a segment, and has the disk hold what is behind `held`, a position in the ring: what is counted as spooled must outlast
+    /// a power cut, and whoever wrote it may have been killed before its sync, or its sync may have failed. A disk that could not
+    /// hold something may have given up on that, and a sync alone says nothing of it: it is written again.
+    fn read_and_hold(&self, path: &Path, held: u64) -> io::Result<Vec<u8>> {
+        let file = self.disk.open(path, Open::Create(self.access))?;
+        let content = disk::read_all(&*file)?;
+        let from = end_of(&content, held).0;
+        if from < content.len() && !Fault::BatchUnsyncedAtStart.is_back() {
+            if !Fault::BatchSyncedAlone.is_back() {
+                disk::write_all_at(&*file, &content[from..], from as u64)?;
+            }
+            file.sync()?;
+        }
+        Ok(content)
     }
 
     /// Whether the marks tell of records behind those that were found.
@@ -264,10 +288,11 @@ impl Search<'_> {
     }
 }
 
-/// Where the last good record of a segment ends, and what it is.
-fn end_of(content: &[u8]) -> (usize, Option<Last>) {
+/// Where the last good record of a segment ends that goes up to `position` in the ring at most, and what it is.
+fn end_of(content: &[u8], position: u64) -> (usize, Option<Last>) {
     let (mut at, mut last) = (HEADER_BYTES.min(content.len()), None);
-    while let Some((start, record)) = segment::next(content, at) {
+    while let Some((start, record)) = segment::next(content, at).filter(|(_, record)| record.end <= position)
+    {
         at = (start + segment::record_bytes(record.payload.len())).min(content.len());
         last = Some(Last { seq: record.seq, end: record.end });
     }

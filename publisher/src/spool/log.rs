@@ -125,7 +125,7 @@ impl Log {
         let positions = Positions::open(&*disk, &at, access).map_err(io_error("open", &at))?;
         let at = dir.join("ahead");
         let ahead = AheadFile::open(&*disk, &at, access).map_err(io_error("open", &at))?;
-        let found = find::segments(&*disk, dir, &positions.marks(), tries)?;
+        let found = find::segments(&*disk, dir, access, &positions.marks(), tries)?;
         let log = Self {
             disk,
             dir: dir.to_owned(),

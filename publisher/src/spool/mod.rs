@@ -43,6 +43,7 @@
 //! | between fsync and the ring's head | both have them; the next publisher moves the head |
 //! | between a delivery and its mark | sent again under the same event ids |
 //! | before a delivered segment is removed | its records are passed over |
+//! | behind a sync that had failed | what the disk gave up on; the next publisher writes what it relies on again, before it syncs |
 //!
 //! An error of the system (no descriptor, no memory, a network file system that is away) is no damage: reading waits, and all
 //! that follows waits with it. A record whose bytes were read and are wrong is passed over up to the next good one, and so is

@@ -104,8 +104,13 @@ impl Positions {
     /// What the system says. A file that says nothing sensible is none.
     pub fn open(disk: &dyn Disk, path: &Path, access: Access) -> io::Result<Self> {
         let file = disk.open(path, Open::Create(access))?;
-        let (kept, count, marks) = newest(&*file)?.unwrap_or((Slot::First, 0, Marks::default()));
-        // Nobody knows whether the disk has what the last process wrote.
+        let found = newest(&*file)?;
+        let (kept, count, marks) = found.unwrap_or((Slot::First, 0, Marks::default()));
+        // Nobody knows whether the disk has what the last process wrote. A disk that could not hold it may have given up on
+        // that, and a sync alone says nothing of it: the same bytes are written again. A power cut leaves what the disk has then.
+        if found.is_some() && !Fault::MarksSyncedAlone.is_back() {
+            write_all_at(&*file, &encode(count, &marks), kept.offset())?;
+        }
         if !Fault::MarksUnsyncedAtStart.is_back() {
             file.sync()?;
         }
