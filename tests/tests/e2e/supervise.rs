@@ -288,6 +288,21 @@ fn a_supervisor_that_is_told_to_stop_stops_its_agent_and_leaves_nothing() {
     }
 }
 
+/// As whoever stops a container that shares the host's process numbers does, or a control group.
+#[test]
+fn where_agent_and_supervisor_are_told_to_stop_at_once_nothing_is_left() {
+    for _ in 0..3 {
+        let mut supervised = Supervised::start("");
+        append(&supervised.bywash.file("f"), b"x");
+        supervised.tell_agent(Signal::SIGTERM);
+        supervised.tell_supervisor(Signal::SIGTERM);
+        let status = supervised.supervisor.wait(PATIENCE);
+        assert_eq!(status.code(), Some(0), "{status}: {}", supervised.supervisor.log());
+        assert!(!supervised.is_mounted(), "{}", supervised.supervisor.log());
+        assert_eq!(fs::read(supervised.bywash.file("f")).unwrap(), b"x");
+    }
+}
+
 #[test]
 fn a_supervisor_is_replaced_while_its_agent_goes_on() {
     let mut supervised = Supervised::start("");
