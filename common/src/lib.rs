@@ -17,6 +17,7 @@ pub mod glance;
 pub mod glob;
 pub mod logging;
 pub mod make;
+pub mod manual;
 pub mod output;
 pub mod record;
 pub mod ring;

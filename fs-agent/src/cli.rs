@@ -1,7 +1,12 @@
 //! The command line.
 
 use anyhow::Result;
-use bywash_common::{cli::GlobalArgs, exit::Exit, output, units::Span};
+use bywash_common::{
+    cli::{self, GlobalArgs},
+    exit::Exit,
+    manual, output,
+    units::Span,
+};
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// Mounts overlays over directories and records every write under them
@@ -117,13 +122,51 @@ pub fn completions(shell: clap_complete::Shell) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// What the manual page says beside commands and flags.
+const MANUAL: manual::Own = manual::Own {
+    files: &[(
+        "/run/bywash",
+        "Sockets of supervisors, and that `fs-agent sleep` was called (agent.state_dir).",
+    )],
+    signals: &[
+        (
+            "SIGTERM, SIGINT",
+            "`run` takes its overlays off and ends; `supervise` ends its agent, then itself.",
+        ),
+        ("SIGHUP", "`run` reads the configuration again."),
+        ("SIGUSR2", "`supervise` becomes the program that is at its path by then."),
+    ],
+    examples: &[
+        (
+            "Watch a directory and show each write, without configuration and broker:",
+            "fs-agent run --ring first --directory /tmp/watched &\npublisher run --ring first --sink stdout &\n\
+             fs-agent status --ring first --wait\necho foo >/tmp/watched/bar",
+        ),
+        (
+            "Start and stop it as a service:",
+            "systemctl enable --now fs-agent publisher\nsystemctl stop fs-agent",
+        ),
+        ("Free the ring of a test:", "fs-agent rings\nfs-agent rings remove first"),
+    ],
+    see_also: "publisher(1), systemctl(1)",
+};
+
 /// Prints the manual page.
 ///
 /// # Errors
 /// If standard output cannot be written to.
 pub fn man() -> Result<Exit> {
+    let command = cli::command::<Cli>();
     let mut text = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+    let page = clap_mangen::Man::new(command.clone());
+    page.render_title(&mut text)?;
+    page.render_name_section(&mut text)?;
+    page.render_synopsis_section(&mut text)?;
+    page.render_description_section(&mut text)?;
+    text.extend(manual::commands(&command).bytes());
+    page.render_options_section(&mut text)?;
+    text.extend(manual::sections(&MANUAL).bytes());
+    page.render_version_section(&mut text)?;
     output::print_exact(&text)?;
     Ok(Exit::Ok)
 }

@@ -1,10 +1,10 @@
 //! The command line.
 
 use bywash_common::{
-    cli::GlobalArgs,
+    cli::{self, GlobalArgs},
     config::{Config, ConfigArgs, Unusable},
     exit::Exit,
-    output,
+    manual, output,
 };
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -75,14 +75,61 @@ impl Cli {
                 output::print_exact(&text)?;
                 Ok(Exit::Ok)
             }
-            Command::Man => {
-                let mut text = Vec::new();
-                clap_mangen::Man::new(Self::command()).render(&mut text)?;
-                output::print_exact(&text)?;
-                Ok(Exit::Ok)
-            }
+            Command::Man => man(),
         }
     }
+}
+
+/// What the manual page says beside commands and flags.
+const MANUAL: manual::Own = manual::Own {
+    files: &[
+        (
+            "/var/lib/bywash/spool, /var/lib/bywash/failed",
+            "Spool and dead letters of the ring bywash (spool.dir, failed.dir).",
+        ),
+        ("/var/lib/bywash/rings/NAME", "Those of the ring NAME."),
+    ],
+    signals: &[
+        (
+            "SIGTERM, SIGINT",
+            "`run` delivers what it has, spools the rest of the ring, and ends; again: at once.",
+        ),
+        ("SIGHUP", "`run` reads the configuration again."),
+    ],
+    examples: &[
+        (
+            "Send to a Kafka nearby what an agent with the same ring captures, and read it back:",
+            "publisher run --ring first --brokers localhost:9092 --topic first-event &\n\
+             publisher consume --topic first-event --from-beginning --max 1",
+        ),
+        (
+            "See whether all is well, and that the brokers answer:",
+            "publisher status\npublisher check --connect",
+        ),
+        ("Watch what one program writes:", "publisher tap --pid 1234"),
+        (
+            "Before a file goes, wait until it is delivered:",
+            "publisher status --file /var/log/app.log --drained=30s",
+        ),
+        ("Send again what was refused:", "publisher failed list\npublisher failed retry"),
+    ],
+    see_also: "fs-agent(1), systemctl(1)",
+};
+
+fn man() -> anyhow::Result<Exit> {
+    let command = cli::command::<Cli>();
+    let mut text = Vec::new();
+    let page = clap_mangen::Man::new(command.clone());
+    page.render_title(&mut text)?;
+    page.render_name_section(&mut text)?;
+    page.render_synopsis_section(&mut text)?;
+    page.render_description_section(&mut text)?;
+    text.extend(manual::commands(&command).bytes());
+    page.render_options_section(&mut text)?;
+    text.extend(manual::sections(&MANUAL).bytes());
+    page.render_version_section(&mut text)?;
+    output::print_exact(&text)?;
+    Ok(Exit::Ok)
 }
 
 /// An error that names the place of what is wrong with the configuration, if that is what is wrong.

@@ -265,3 +265,33 @@ fn help_shows_a_commands_own_flags_first_and_those_of_the_configuration_where_th
         assert_eq!(taken.code, Some(3), "{taken:?}");
     }
 }
+
+#[test]
+fn the_manual_page_has_every_command_with_its_flags_and_what_is_around_it() {
+    for name in ["fs-agent", "publisher"] {
+        let run = |arguments: &[&str]| run(Command::new(program(name)).args(arguments), PATIENCE).stdout;
+        let page = run(&["man"]);
+        for section in ["COMMANDS", "SIGNALS", "ENVIRONMENT", "FILES", "EXIT STATUS", "EXAMPLES", "SEE ALSO"]
+        {
+            assert!(page.lines().any(|line| line.replace('"', "") == format!(".SH {section}")), "{section}");
+        }
+        let (help, rest) = (run(&["--help"]), "\nOptions:");
+        let listed = help.split_once("Commands:\n").and_then(|(_, list)| list.split_once(rest)).unwrap().0;
+        let is_first = |line: &&str| line.starts_with("  ") && !line.starts_with("   ");
+        let commands = listed.lines().filter(is_first).filter_map(|line| line.split_whitespace().next());
+        let commands: Vec<_> = commands.filter(|command| *command != "help").collect();
+        assert!(commands.len() > 5, "{help}");
+        for command in commands {
+            let begin = format!(".SS \"{} {command}", name.replace('-', "\\-"));
+            assert!(page.contains(&begin), "{begin}: {page}");
+            let help = run(&[command, "--help"]);
+            let own = help.split("\nConfiguration:").next().unwrap();
+            for flag in own.split_whitespace().filter(|word| word.starts_with("--") && *word != "--help") {
+                let flag: String = flag.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+                assert!(page.contains(&flag.replace('-', "\\-")), "{command} {flag}: {page}");
+            }
+        }
+        // No page is referred to that is not there.
+        assert!(!page.contains(&format!("{}\\-run(1)", name.replace('-', "\\-"))), "{page}");
+    }
+}
