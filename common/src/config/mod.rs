@@ -251,11 +251,11 @@ words!(LogLevel:
 
 /// One thing that is wrong with the configuration.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{origin}: {key}: {message}")]
+#[error("{origin}: {key}{}{message}", if key.is_empty() { "" } else { ": " })]
 pub struct Problem {
     /// Where the value comes from.
     pub origin: Origin,
-    /// The key, dotted.
+    /// The key, dotted; empty where the text is no TOML and names none.
     pub key: String,
     /// What is wrong, with the value, and the way out.
     pub message: String,

@@ -767,7 +767,7 @@ fn what_is_no_toml_or_of_another_type_gets_the_way_out() {
     refused("[ring]\nname = new4\n", &["b.toml:2", "ring.name", "in quotes"]);
     refused("[kafka]\nbrokers = 'localhost:9092'\n", &["b.toml:2", "kafka.brokers", "[\"localhost:9092\"]"]);
     refused("[[fifo]]\npath = '/a'\nmode = 620\n", &["b.toml:3", "fifo.mode", "\"620\"", "in quotes"]);
-    refused("junk\n", &["b.toml:1", "key = value", ".properties"]);
+    refused("junk\n", &["b.toml:1: key with no value", "key = value", ".properties"]);
     refused("[kafka]\nproperties = { a = 1.5 }\n", &["1.5", "whole number"]);
     refused("[publisher]\nshutdown_timeout = true\n", &["b.toml:2", "shutdown_timeout", "a duration"]);
     refused("[publisher]\nshutdown_timeout = '400d'\n", &["b.toml:2", "shutdown_timeout", "400d", "365d"]);

@@ -10,7 +10,7 @@ use super::{
 /// Not even a byte of the message fits beside the rest of the event.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "in parts the event takes {overhead_bytes} bytes beside its message, and the sink takes {limit_bytes} in all: raise that limit (message.max.bytes of Kafka, kinesis.record_bytes_max), or shorten event.fields and paths"
+    "in parts the event takes {overhead_bytes} bytes beside its message, and the sink takes {limit_bytes} beside key and headers: raise its limit (message.max.bytes of Kafka, kinesis.record_bytes_max), or shorten event.fields and paths"
 )]
 pub struct TooSmall {
     /// Bytes of the event without any message.
