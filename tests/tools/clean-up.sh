@@ -33,7 +33,8 @@ while read -r _ _ _ _ point _; do
     fi
 done </proc/self/mountinfo
 
-for left in /dev/shm/"$PREFIX"-* "${TMPDIR:-/tmp}/$PREFIX"-*; do
+# In the last place, the spools of rings whose tests set no other.
+for left in /dev/shm/"$PREFIX"-* "${TMPDIR:-/tmp}/$PREFIX"-* /var/lib/bywash/rings/"$PREFIX"-*; do
     if [ -e "$left" ] && is_orphan "$left"; then
         echo "clean-up: removing $left"
         # Tests make files that nobody may remove, too.
