@@ -34,6 +34,7 @@ pub const NEEDED: [&str; 2] = ["install", "first event"];
 /// In this order.
 pub const ROWS: &[(&str, Row)] = &[
     ("install", install),
+    ("the documents' first event", first_of_the_documents),
     ("first event", first_event),
     ("restart of the agent", restart_agent),
     ("restart of the publisher", restart_publisher),
@@ -68,6 +69,22 @@ fn install(it: &mut Installed) -> String {
     machine.must("runuser -u bywash publisher check");
     machine.must("test -z \"$(find /usr/bin/fs-agent /usr/bin/publisher -size +64M)\"");
     "not enabled, not started; configuration root:bywash 640".to_owned()
+}
+
+/// The command of `docs/install.md` as it is there, but for `sudo`: the machine has none, and everything is done as root.
+fn first_of_the_documents(it: &mut Installed) -> String {
+    let document = include_str!("../../../../docs/install.md");
+    let section = document.split_once("## A first event\n").expect("a section").1;
+    let command = section.split("```").nth(1).expect("a command").trim().strip_prefix("sudo ").expect("sudo");
+    let begin = Instant::now();
+    let shown = it.machine.run(command);
+    let took = begin.elapsed();
+    let event = shown.stdout.lines().find(|line| line.contains("\"path\":\"/tmp/bywash-test/bar\""));
+    let event = event.unwrap_or_else(|| panic!("no event: {shown:?}"));
+    assert!(event.contains("\"@message\":\"foo\\n\""), "{event}");
+    assert!(took < FIRST_EVENT_TIME_MAX, "{took:?}");
+    it.machine.must("! mountpoint -q /tmp/bywash-test && test ! -e /dev/shm/first.1.ring");
+    format!("{} ms, the next command after the installation", took.as_millis())
 }
 
 fn first_event(it: &mut Installed) -> String {
