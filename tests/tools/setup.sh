@@ -11,6 +11,7 @@ readonly FSX_VERSION=0.3.2
 readonly PJDFSTEST_VERSION=0.2.2
 readonly CARGO_DEB_VERSION=3.8.0
 readonly CARGO_GENERATE_RPM_VERSION=0.21.1
+readonly KUBERNETES_VALIDATE_VERSION=1.37.0
 target=${CARGO_TARGET_DIR:-target}
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -157,6 +158,18 @@ install_kinesis() {
     touch "$mark"
 }
 
+# kubernetes-validate has the schemas of Kubernetes's releases with it: what the manifests are held to.
+install_kubernetes() {
+    local tools=$target/tools
+    local mark=$tools/kubernetes/validate-$KUBERNETES_VALIDATE_VERSION
+    [ -e "$mark" ] && return 0
+    say "missing: kubernetes-validate $KUBERNETES_VALIDATE_VERSION, which checks the manifests; into $tools"
+    mkdir -p "$tools"
+    python3 -m venv --clear "$tools/kubernetes"
+    "$tools/kubernetes/bin/pip" install --quiet --disable-pip-version-check "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
+    touch "$mark"
+}
+
 # rsyslog and syslog-ng write to FIFOs in tests, and syslog-ng is what the benchmark measures against. They cannot be
 # installed together, and would begin to log for this machine: they are unpacked beside the build, and only the libraries
 # that they need are installed.
@@ -211,6 +224,7 @@ set_up_tests() {
     unpack_prometheus
     install_broker
     install_kinesis
+    install_kubernetes
     install_crate fsx "$FSX_VERSION" 'which checks that a file reads as it was written'
     install_crate pjdfstest "$PJDFSTEST_VERSION" 'a suite for what POSIX says of filesystems'
 }

@@ -28,6 +28,7 @@ mod harness;
 mod hostile;
 mod kill;
 mod kinesis;
+mod kubernetes;
 mod legacy;
 mod lines;
 mod load;
