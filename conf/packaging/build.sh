@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a package of both programs: build.sh deb|rpm. PROFILE is cargo's, REVISION the package's number behind the version.
-# The package, and one with the debug symbols, are in $CARGO_TARGET_DIR/packages.
+# The package, one with the debug symbols, and the bill of materials of each program are in $CARGO_TARGET_DIR/packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -13,13 +13,13 @@ stage=$built/packaging
 out=$CARGO_TARGET_DIR/packages
 PATH=$CARGO_TARGET_DIR/tools/bin:$PATH
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
-# All times in packages, so that who builds the same gets the same.
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+# All times in packages, so that who builds the same gets the same. The files of a source archive have the commit's time.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.lock)}
 export SOURCE_DATE_EPOCH
 
 cargo build --locked --profile "$profile" -p fs-agent -p publisher
 rm -rf "$stage"
-mkdir -p "$stage"/{man,bash,zsh,fish,stripped,debug} "$out"
+mkdir -p "$stage"/{man,bash,zsh,fish,sbom,stripped,debug} "$out"
 for program in fs-agent publisher; do
     "$built/$program" man | gzip -9n >"$stage/man/$program.1.gz"
     "$built/$program" completions bash >"$stage/bash/$program"
@@ -37,6 +37,15 @@ done
 # What is built in: each crate, its version and its licence.
 cargo tree --locked -p fs-agent -p publisher -e normal --prefix none -f '{p} | {l}' |
     sed -e 's/ (\/[^)]*)//' -e 's/ (proc-macro)//' -e 's/ (\*)//' -e '/^$/d' | LC_ALL=C sort -u >"$stage/crates.txt"
+
+# The same with checksums and who needs whom, for machines (CycloneDX). cargo-cyclonedx writes it beside every manifest.
+bill=bywash-bill-of-materials
+cargo-cyclonedx cyclonedx -q --format json --spec-version 1.5 --no-build-deps --override-filename "$bill"
+for program in fs-agent publisher; do
+    sed "s|$PWD|/usr/src/bywash-$version|g" "$program/$bill.json" >"$stage/sbom/$program.cdx.json"
+done
+rm -f -- "$bill.json" */"$bill.json" */*/"$bill.json"
+cp "$stage"/sbom/* "$out/"
 
 case $kind in
 deb)

@@ -11,6 +11,7 @@ readonly FSX_VERSION=0.3.2
 readonly PJDFSTEST_VERSION=0.2.2
 readonly CARGO_DEB_VERSION=3.8.0
 readonly CARGO_GENERATE_RPM_VERSION=0.21.1
+readonly CARGO_CYCLONEDX_VERSION=0.5.9
 readonly KUBERNETES_VALIDATE_VERSION=1.37.0
 target=${CARGO_TARGET_DIR:-target}
 
@@ -115,10 +116,12 @@ install_nextest() {
     fi
 }
 
-# install_crate NAME VERSION PURPOSE: a program that a crate holds, beside the build.
+# install_crate NAME VERSION PURPOSE: a program that a crate holds, beside the build. Some of cargo's subcommands know their
+# version only under their name.
 install_crate() {
-    local tools=$target/tools name=$1 version=$2
-    if ! "$tools/bin/$name" --version 2>/dev/null | grep -qF "$version"; then
+    local tools=$target/tools name=$1 version=$2 installed
+    installed=$("$tools/bin/$name" --version 2>/dev/null || "$tools/bin/$name" "${name#cargo-}" --version 2>/dev/null || true)
+    if ! grep -qF "$version" <<<"$installed"; then
         say "missing: $name $version, $3; into $tools"
         cargo install --locked --quiet --root "$tools" --target-dir "$tools/build" "$name@$version"
         rm -rf "$tools/build"
@@ -246,6 +249,7 @@ case ${1:-tests} in
     deb | rpm | packages)
         install_packages "$BUILD_PACKAGES$PACKAGING_PACKAGES"
         set_up_build
+        install_crate cargo-cyclonedx "$CARGO_CYCLONEDX_VERSION" 'which lists what is built in (SBOM)'
         if [ "$1" = rpm ]; then
             install_crate cargo-generate-rpm "$CARGO_GENERATE_RPM_VERSION" 'which makes the RPM package'
         else
