@@ -2,6 +2,7 @@
 //!
 //! What the program `publisher` does. It is a library so that benchmarks and fuzz targets reach its parts.
 
+mod aws;
 mod check;
 pub mod cli;
 mod clock;

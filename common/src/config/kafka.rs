@@ -9,7 +9,7 @@ use toml::Table;
 use crate::{secrets::REDACTED, units::Span};
 
 use super::{
-    Template, Topic,
+    KafkaAws, Template, Topic, aws,
     file::{At, Context, Placed},
     print::{map, table, text, texts},
     template::is_name_byte,
@@ -53,6 +53,8 @@ pub struct KafkaConfig {
     pub headers: IndexMap<String, String>,
     /// More librdkafka properties.
     pub properties: IndexMap<String, String>,
+    /// How brokers of Amazon MSK are shown who this is.
+    pub aws: KafkaAws,
     /// The names of those whose values were read from elsewhere, and are shown nowhere.
     pub referenced: Vec<String>,
 }
@@ -96,6 +98,7 @@ impl Default for KafkaConfig {
             transaction_interval: Span(Duration::from_millis(100)),
             headers: IndexMap::new(),
             properties: IndexMap::new(),
+            aws: KafkaAws::default(),
             referenced: Vec::new(),
         }
     }
@@ -130,6 +133,7 @@ pub(super) struct Section {
     transaction_interval: Option<Span>,
     headers: Option<IndexMap<String, At<String>>>,
     properties: Option<IndexMap<String, Property>>,
+    aws: Option<aws::Table>,
 }
 
 /// librdkafka's properties are texts; numbers and booleans may be written as such.
@@ -167,6 +171,9 @@ impl Section {
         to.create_topic = self.create_topic.unwrap_or(to.create_topic);
         to.transaction_interval = self.transaction_interval.unwrap_or(to.transaction_interval);
         set_headers(&mut to.headers, self.headers.unwrap_or_default(), context);
+        if let Some(table) = self.aws {
+            aws::apply(table, &mut to.aws, context);
+        }
         let properties = self.properties.unwrap_or_default();
         to.properties = properties.into_iter().map(|(k, v)| (k, v.0)).collect();
     }
@@ -247,6 +254,7 @@ impl KafkaConfig {
             ("transaction_interval", text(self.transaction_interval)),
             ("headers", map(&self.headers)),
             ("properties", map(&self.properties.iter().map(shown).collect())),
+            ("aws", Some(aws::print(&self.aws))),
         ])
     }
 }

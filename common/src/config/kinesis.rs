@@ -8,7 +8,7 @@ use toml::Value;
 use crate::units::{ByteSize, Span};
 
 use super::{
-    Config, Template, Topic,
+    AwsIdentity, Config, Template, Topic,
     file::{Context, Placed, positive},
     print::{table, text},
     template::is_name_byte,
@@ -85,6 +85,18 @@ impl Default for KinesisConfig {
             record_bytes_max: ByteSize(1 << 20),
             requests_max: 8,
             request_timeout: Span(Duration::from_secs(10)),
+        }
+    }
+}
+
+impl KinesisConfig {
+    /// As whom Kinesis is asked.
+    pub fn identity(&self) -> AwsIdentity {
+        AwsIdentity {
+            region: self.region.clone(),
+            profile: self.profile.clone(),
+            role_arn: self.role_arn.clone(),
+            role_session_name: self.role_session_name.clone(),
         }
     }
 }
@@ -222,7 +234,7 @@ pub(super) fn checked_region(region: String) -> Result<String, String> {
     }
 }
 
-fn checked_profile(profile: String) -> Result<String, String> {
+pub(super) fn checked_profile(profile: String) -> Result<String, String> {
     if profile.contains(|c: char| c.is_control() || c == '[' || c == ']') {
         return Err(format!(
             "`{}` cannot name a profile: use what stands in the brackets of ~/.aws/config",

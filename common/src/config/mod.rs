@@ -4,6 +4,7 @@
 //! that name file, line and key.
 
 mod agent;
+mod aws;
 mod directory;
 mod failed;
 mod fifo;
@@ -42,6 +43,7 @@ use whole::Places;
 
 pub use crate::ring::RingConfig;
 pub use agent::{AgentConfig, OnAgentExit};
+pub use aws::{AwsIdentity, KafkaAws};
 pub use directory::{DirectoryConfig, QuotaConfig, QuotaRule, Submounts};
 pub use failed::FailedConfig;
 pub use fifo::{EmptyLines, FifoConfig, FifoFraming, OnFull};

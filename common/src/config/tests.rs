@@ -45,6 +45,9 @@ fn wrong_values_are_refused_with_file_line_key_and_value() {
     refused("[kafka]\nbrokers = []\n", &["b.toml:2", "kafka.brokers"]);
     refused("[kafka]\nbrokers = ['a:b']\n", &["b.toml:2", "kafka.brokers", "a:b"]);
     refused("[kafka]\ntopic = 'a b'\n", &["b.toml:2", "kafka.topic", "a b"]);
+    refused("[kafka.aws]\niam = true\nregion = 'Here'\n", &["b.toml:3", "kafka.aws.region", "Here"]);
+    refused("[kafka.aws]\niam = true\nrole_arn = 'admin'\n", &["b.toml:3", "kafka.aws.role_arn", "admin"]);
+    refused("[kafka]\naws = { profile = 'p' }\n", &["b.toml:2", "`p`", "kafka.aws.iam = true"]);
     refused("[kinesis]\nstream_name = 'a b'\n", &["b.toml:2", "kinesis.stream_name", "a b"]);
     refused("[kinesis]\nendpoint_url = 'here'\n", &["b.toml:2", "kinesis.endpoint_url", "here", "https://"]);
     refused("[kinesis]\nrole_arn = 'admin'\n", &["b.toml:2", "kinesis.role_arn", "admin", "arn:aws:iam"]);

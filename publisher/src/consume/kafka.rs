@@ -17,7 +17,7 @@ use rdkafka::{
 
 use crate::{
     rate::LogRate,
-    sink::kafka::{ENCODER_HEADER, consumer_config, locate, made},
+    sink::kafka::{ENCODER_HEADER, Known, Setup, locate, made},
 };
 
 use super::source::{Event, Source};
@@ -50,7 +50,7 @@ impl ConsumerContext for Log {}
 
 /// Reads events.
 pub struct Topics {
-    consumer: BaseConsumer<Log>,
+    consumer: BaseConsumer<Known<Log>>,
     assigned: TopicPartitionList,
     /// Topics that do not exist yet.
     missing: Vec<String>,
@@ -67,8 +67,8 @@ impl Topics {
     /// If the configuration is wrong.
     pub fn open(config: &Config, topics: &[&str], from_beginning: bool) -> anyhow::Result<Self> {
         let (config, _watch) = locate(config)?;
-        let consumer = consumer_config(&config)?
-            .create_with_context(Log(Mutex::new(LogRate::new(LOG_INTERVAL))))
+        let consumer = Setup::of_consumer(&config)?
+            .consumer(Log(Mutex::new(LogRate::new(LOG_INTERVAL))))
             .context("cannot set up a Kafka consumer")?;
         let missing = topics.iter().map(ToString::to_string).collect();
         let templates = config.templates().cloned().collect();

@@ -5,8 +5,10 @@ use std::{
     io::{self, BufReader},
     net::TcpStream,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{acceptor::Acceptor, http::HttpMessage};
@@ -24,6 +26,8 @@ struct State {
     accepted: Option<String>,
     /// How many asked.
     requests: usize,
+    /// How long what is given out lasts; nothing for longer than any test.
+    life: Option<Duration>,
 }
 
 /// A running service.
@@ -55,6 +59,11 @@ impl AwsIdentity {
     /// Tells everybody else from now on that what they show has expired.
     pub fn accept_only(&self, shown: &str) {
         self.state.lock().unwrap().accepted = Some(shown.to_owned());
+    }
+
+    /// What is given out from now on lasts so long.
+    pub fn last(&self, life: Duration) {
+        self.state.lock().unwrap().life = Some(life);
     }
 
     /// How many have asked.
@@ -92,11 +101,12 @@ fn answer(state: &mut State, request: &HttpMessage) -> HttpMessage {
         }
     }
     let key = &state.key;
+    let expiration = state.life.map_or(EXPIRATION.to_owned(), |life| (Timestamp::now() + life).to_string());
     match action {
         Some(action) => {
             let result = format!(
                 "<{action}Response><{action}Result><Credentials><AccessKeyId>{key}</AccessKeyId><SecretAccessKey>s\
-                 </SecretAccessKey><SessionToken>t</SessionToken><Expiration>{EXPIRATION}</Expiration></Credentials>\
+                 </SecretAccessKey><SessionToken>t</SessionToken><Expiration>{expiration}</Expiration></Credentials>\
                  <AssumedRoleUser><Arn>arn:aws:sts::1:assumed-role/r/s</Arn><AssumedRoleId>A:s</AssumedRoleId>\
                  </AssumedRoleUser></{action}Result></{action}Response>"
             );
@@ -110,7 +120,7 @@ fn answer(state: &mut State, request: &HttpMessage) -> HttpMessage {
         ),
         None => json_message(
             200,
-            &json!({ "AccessKeyId": key, "SecretAccessKey": "s", "Token": "t", "Expiration": EXPIRATION }),
+            &json!({ "AccessKeyId": key, "SecretAccessKey": "s", "Token": "t", "Expiration": expiration }),
         ),
     }
 }

@@ -32,7 +32,7 @@ const FS_AGENT: Floors = &[
 
 const PUBLISHER: Floors = &[
     &["faults"],
-    &["clock", "destination", "disk", "names", "rate", "signals", "state_dir", "topics", "vitals"],
+    &["aws", "clock", "destination", "disk", "names", "rate", "signals", "state_dir", "topics", "vitals"],
     &["delivery"],
     &["encode", "failed", "lines", "spool"],
     &["route", "sink"],

@@ -60,6 +60,7 @@ mod survival;
 mod systemd;
 mod templates;
 mod terminal;
+mod tokens;
 mod tools;
 mod topics;
 mod units;

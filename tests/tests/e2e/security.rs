@@ -11,21 +11,22 @@ use crate::append;
 
 const PASSWORD: &str = "hunter2";
 /// Nothing is to be waited for when the publisher stops in vain.
-const QUICK: Settings = Settings { publisher: "shutdown_timeout = \"1s\"", ..Settings::DEFAULT };
+pub const QUICK: Settings = Settings { publisher: "shutdown_timeout = \"1s\"", ..Settings::DEFAULT };
 
 /// The configuration with more librdkafka properties.
-fn set(bywash: &Bywash, properties: &[(&str, &str)]) {
+pub fn set(bywash: &Bywash, properties: &[(&str, &str)]) {
     let pairs: Vec<String> = properties.iter().map(|(name, value)| format!("{name:?} = {value:?}")).collect();
     bywash.edit("[kafka]\n", &format!("[kafka]\nproperties = {{ {} }}\n", pairs.join(", ")));
 }
 
-fn text(path: &Path) -> &str {
+/// A path as text.
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
 /// Waits until the publisher has said all of these words.
 #[track_caller]
-fn wait_for_words(bywash: &mut Bywash, words: &[&str]) {
+pub fn wait_for_words(bywash: &mut Bywash, words: &[&str]) {
     wait::until("the reason in the log", PATIENCE, || {
         let log = bywash.publisher().log();
         if words.iter().all(|word| log.contains(word)) { Ok(()) } else { Err(log) }
@@ -34,7 +35,7 @@ fn wait_for_words(bywash: &mut Bywash, words: &[&str]) {
 
 /// A write arrives, and the other commands come through too.
 #[track_caller]
-fn assert_works(bywash: &mut Bywash, broker: &Broker, topic: &str) {
+pub fn assert_works(bywash: &mut Bywash, broker: &Broker, topic: &str) {
     append(&bywash.file("f"), b"guarded");
     assert_eq!(broker.read(topic).events(1)[0].message(), b"guarded");
     let check = bywash.publisher_command(&["check", "--connect"]);

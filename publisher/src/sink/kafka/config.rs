@@ -1,7 +1,12 @@
 //! librdkafka's properties: what the configuration says, what the guarantees ask for, and what contradicts them.
 
-use bywash_common::config::{Config, Key, Unusable, is_sensitive};
+use bywash_common::config::{Config, Unusable, is_sensitive};
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel, error::KafkaError};
+
+use super::{
+    refusal::{PROPERTIES, set_twice, wrong},
+    tokens,
+};
 
 /// How long a message waits for others unless `publisher.flush_interval` says otherwise.
 const LINGER_MS: &str = "5";
@@ -15,9 +20,6 @@ const RESPONSE_BYTES_MAX: &str = "1073741824";
 const QUEUE_HEADROOM: u64 = 2;
 /// The largest value of librdkafka's `queue.buffering.max.*`.
 const QUEUE_MAX: u64 = 2_147_483_647;
-
-/// The table of the properties.
-const PROPERTIES: &str = "kafka.properties";
 
 /// Has librdkafka stop where it gives a message up.
 pub const GAPLESS: &str = "enable.gapless.guarantee";
@@ -65,11 +67,6 @@ const FIXED: [(&[&str], &str); 7] = [
     ),
     (&["delivery.report.only.error"], "without delivery reports nothing would ever count as delivered"),
 ];
-
-/// What is wrong with a librdkafka property.
-fn wrong(property: &str, message: impl Into<String>) -> Unusable {
-    Unusable { key: Key::from(PROPERTIES).with(property), message: message.into() }
-}
 
 /// What librdkafka says is wrong with a client's properties as a whole: of the one that it names, as far as that is the user's.
 pub fn wrong_as_a_whole(config: &Config, text: String) -> Unusable {
@@ -172,29 +169,19 @@ pub fn admin_config(config: &Config) -> Result<ClientConfig, Unusable> {
     Ok(client)
 }
 
-/// Has a client that is only made to check its properties ask nobody for a token: librdkafka asks the endpoint as soon as
-/// there is a client that would authenticate by one, and waits for the answer when the client is taken down. The properties
-/// of the mechanism are checked whatever the protocol.
-pub fn without_token(client: &mut ClientConfig) {
-    let is_by_token = ["sasl.mechanism", "sasl.mechanisms"]
-        .iter()
-        .any(|name| client.get(name).is_some_and(|value| value.eq_ignore_ascii_case("OAUTHBEARER")));
-    let protocol = client.get("security.protocol").unwrap_or_default().to_ascii_lowercase();
-    if let Some(bare) = protocol.strip_prefix("sasl_").filter(|_| is_by_token) {
-        client.set("security.protocol", bare);
-    }
-}
-
 /// The most bytes that librdkafka takes as one message.
 pub fn message_bytes_max(client: &ClientConfig) -> usize {
     client.get("message.max.bytes").and_then(|n| n.parse().ok()).unwrap_or(MESSAGE_BYTES_MAX)
 }
 
-/// The user's properties, checked, and what producer and consumer have in common.
 /// What to add to librdkafka's words for an error. It names the property for some of the ways in which a broker's certificate
 /// turns out not to be an authority's, and not for others: where that has the same name and another key, say.
 pub fn hint(reason: &str) -> &'static str {
     const PROPERTY: &str = "ssl.ca.location";
+    if reason.contains("SASL authentication error") {
+        return " (mechanism, name and secret of kafka.properties; or, with kafka.aws, the credentials, their right \
+                kafka-cluster:Connect, kafka.aws.region and this machine's clock)";
+    }
     if reason.contains("certificate verify failed") && !reason.contains(PROPERTY) {
         " (`ssl.ca.location` names the authority to trust)"
     } else {
@@ -202,6 +189,7 @@ pub fn hint(reason: &str) -> &'static str {
     }
 }
 
+/// The user's properties, checked, and what producer and consumer have in common.
 fn base_config(config: &Config) -> Result<ClientConfig, Unusable> {
     for property in config.kafka.properties.keys() {
         let named = |names: &[&str]| names.contains(&property.as_str());
@@ -221,9 +209,14 @@ fn base_config(config: &Config) -> Result<ClientConfig, Unusable> {
         let message = format!("`{other}` is another name for it, and sets it too: keep one of the two");
         return Err(wrong(one, message));
     }
+    tokens::check(config)?;
     let mut client = ClientConfig::new();
     client.extend(config.kafka.properties.iter().map(|(k, v)| (k.clone(), v.clone())));
     validate(&client)?;
+    if config.kafka.aws.iam {
+        set_default(&mut client, tokens::PROTOCOL, "sasl_ssl");
+        client.set("sasl.mechanism", tokens::OAUTHBEARER);
+    }
     set_default(&mut client, "client.id", "bywash");
     client.set("bootstrap.servers", config.kafka.brokers.join(","));
     let is_debugged = tracing::enabled!(tracing::Level::DEBUG);
@@ -235,10 +228,6 @@ fn set_default(client: &mut ClientConfig, property: &str, value: &str) {
     if client.get(property).is_none() {
         client.set(property, value);
     }
-}
-
-fn set_twice(property: &str, key: &str) -> Unusable {
-    wrong(property, format!("`{key}` sets it already: keep one of the two"))
 }
 
 /// Asks librdkafka what it thinks of the properties, one by one.
@@ -253,7 +242,10 @@ fn validate(client: &ClientConfig) -> Result<(), Unusable> {
 
 #[cfg(test)]
 mod tests {
-    use bywash_common::units::{ByteSize, Span};
+    use bywash_common::{
+        config::Key,
+        units::{ByteSize, Span},
+    };
 
     use super::*;
 
@@ -285,22 +277,6 @@ mod tests {
         ] {
             assert_eq!(client.get(property), Some(value), "{property}");
         }
-    }
-
-    #[test]
-    fn a_check_asks_for_no_token_and_still_names_what_a_token_needs() {
-        let mut config = with("sasl.mechanism", "oauthbearer");
-        let mut set = |name: &str, value: &str| {
-            config.kafka.properties.insert(name.to_owned(), value.to_owned());
-            config.clone()
-        };
-        set("sasl.oauthbearer.method", "oidc");
-        let config = set("security.protocol", "SASL_PLAINTEXT");
-        let mut client = producer_config(&config).unwrap();
-        without_token(&mut client);
-        assert_eq!(client.get("security.protocol"), Some("plaintext"));
-        let refused = super::super::check(&config).unwrap_err().to_string();
-        assert!(refused.contains("sasl.oauthbearer.token.endpoint.url"), "{refused}");
     }
 
     #[test]

@@ -8,14 +8,17 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use bywash_common::config::{Config, Template, Unusable};
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientContext,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
     types::RDKafkaRespErr,
 };
 
-use super::{config::consumer_config, zookeepers::locate};
+use super::{
+    setup::{Known, Setup},
+    zookeepers::locate,
+};
 
 /// How long the brokers have for an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,7 +58,7 @@ pub enum Presence {
 
 /// Looks for topics, and makes none by that.
 pub struct Lookup {
-    client: ClientConfig,
+    setup: Setup,
 }
 
 impl Lookup {
@@ -64,12 +67,12 @@ impl Lookup {
     /// # Errors
     /// An [`Unusable`] if the properties are wrong.
     pub fn new(config: &Config) -> Result<Self, Unusable> {
-        Ok(Self { client: consumer_config(config)? })
+        Ok(Self { setup: Setup::of_consumer(config)? })
     }
 
     /// Asks other brokers from now on.
     pub fn turn_to(&mut self, brokers: &str) {
-        self.client.set("bootstrap.servers", brokers);
+        self.setup.properties.set("bootstrap.servers", brokers);
     }
 
     /// Asks for one topic.
@@ -77,14 +80,13 @@ impl Lookup {
     /// # Errors
     /// Why there was no answer.
     pub fn look_for(&self, topic: &str) -> Result<Presence, String> {
-        let client = self.client.create_with_context(LastError::default());
-        let client: BaseConsumer<LastError> = client.map_err(|error| error.to_string())?;
+        let client = self.setup.consumer(LastError::default()).map_err(|error| error.to_string())?;
         look(&client, topic).map(|(presence, _)| presence)
     }
 }
 
 /// What the brokers know of a topic, and how many brokers there are.
-fn look(client: &BaseConsumer<LastError>, topic: &str) -> Result<(Presence, usize), String> {
+fn look(client: &BaseConsumer<Known<LastError>>, topic: &str) -> Result<(Presence, usize), String> {
     let metadata = client.fetch_metadata(Some(topic), CONNECT_TIMEOUT).map_err(|error| {
         // Serves the error callback.
         while client.poll(EVENTS_WAIT).is_some() {}
@@ -115,8 +117,8 @@ fn look(client: &BaseConsumer<LastError>, topic: &str) -> Result<(Presence, usiz
 pub fn connect(config: &Config, topics: &[&str]) -> anyhow::Result<Vec<String>> {
     let (config, _watch) = locate(config)?;
     let brokers = config.kafka.brokers.join(",");
-    let client: BaseConsumer<LastError> = consumer_config(&config)?
-        .create_with_context(LastError::default())
+    let client = Setup::of_consumer(&config)?
+        .consumer(LastError::default())
         .context("cannot set up a Kafka client")?;
     let mut lines = Vec::new();
     for topic in topics {

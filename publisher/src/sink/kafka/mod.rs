@@ -34,21 +34,25 @@ mod error;
 mod gathered;
 mod headers;
 mod making;
+mod msk;
 mod polled;
+mod refusal;
 mod retry;
 mod service;
+mod setup;
 mod sink;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod topics;
 mod transaction;
 mod verdict;
 mod zookeepers;
 
-pub use config::consumer_config;
 pub use connect::{connect, made};
 pub use error::OpenError;
 pub use headers::ENCODER_HEADER;
+pub use setup::{Known, Setup};
 pub use sink::{KafkaSink, check};
 pub use transaction::TransactionalSink;
 pub use zookeepers::{LookUpError, locate};

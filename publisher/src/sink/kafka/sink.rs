@@ -8,9 +8,8 @@ use std::{
 
 use bywash_common::config::{Config, Delivery, Framing, Unusable};
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientContext,
     client::Client,
-    config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig},
 };
@@ -21,13 +20,15 @@ use crate::{
 };
 
 use super::{
-    config::{message_bytes_max, producer_config, transactional_config, without_token, wrong_as_a_whole},
+    config::{message_bytes_max, producer_config, transactional_config, wrong_as_a_whole},
     error::OpenError,
     headers::{Headers, timestamp},
     making::Making,
     polled::{Gather as _, Polled},
     retry::Failed,
     service::{Company, Link, Opaque, Service},
+    setup::{Known, Setup},
+    tokens::without_token,
     topics::TopicMaker,
     verdict::{End, Verdict, verdict},
     zookeepers::{Watch, locate},
@@ -59,10 +60,10 @@ const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 /// Sends to Kafka.
 pub struct KafkaSink {
-    producer: Polled<Link>,
+    producer: Polled<Known<Link>>,
     service: Arc<Service>,
-    /// The producer's properties.
-    client: ClientConfig,
+    /// What the producer is made of.
+    setup: Setup,
     /// Until when the producer that is being replaced may wait for answers.
     leaving: Option<Leaving>,
     /// Before then the producer is not replaced.
@@ -86,7 +87,7 @@ enum Leaving {
     /// Nothing.
     GivesAll,
     /// Its successor: setting that up takes files, and may wait for a name server or a token.
-    Succeeds(Making<Result<Polled<Link>, OpenError>>),
+    Succeeds(Making<Result<Polled<Known<Link>>, OpenError>>),
 }
 
 /// Checks the properties, one by one and against each other, without reaching for a broker.
@@ -127,16 +128,16 @@ impl KafkaSink {
     /// An [`OpenError`] that names what is wrong.
     pub fn open(config: &Config, frontier: Arc<Frontier>) -> Result<Self, OpenError> {
         let (config, watch) = locate(config)?;
-        let client = producer_config(&config)?;
+        let setup = Setup::of_producer(&config)?;
         let topics = TopicMaker::start(&config)?;
         let service = Arc::new(Service::new(frontier, &config, topics));
-        let producer = produce(&client, &service)?;
+        let producer = produce(&setup, &service)?;
         tracing::info!("sending to Kafka at {}", config.kafka.brokers.join(","));
         Ok(Self {
             producer,
             service,
-            message_bytes_max: message_bytes_max(&client),
-            client,
+            message_bytes_max: message_bytes_max(&setup.properties),
+            setup,
             leaving: None,
             not_before: Instant::now(),
             renewal_wait: RENEWAL_WAIT_MIN,
@@ -163,7 +164,7 @@ impl KafkaSink {
                  confirmed is sent again"
             );
             self.service.turn_to(&addresses);
-            self.client.set("bootstrap.servers", addresses);
+            self.setup.properties.set("bootstrap.servers", addresses);
             self.brokers = brokers;
             // Nobody answers there.
             return self.leave(Duration::ZERO);
@@ -200,8 +201,8 @@ impl KafkaSink {
         if !matches!(self.leaving, Some(Leaving::Succeeds(_))) {
             self.producer.client().context().retire();
             self.service.renew();
-            let (client, service) = (self.client.clone(), Arc::clone(&self.service));
-            let making = Making::start("producer", move || produce(&client, &service));
+            let (setup, service) = (self.setup.clone(), Arc::clone(&self.service));
+            let making = Making::start("producer", move || produce(&setup, &service));
             self.leaving =
                 Some(Leaving::Succeeds(making.map_err(|error| SinkError::Kafka(error.to_string()))?));
         }
@@ -216,7 +217,7 @@ impl KafkaSink {
     }
 
     /// Turns to the producer that takes another one's place.
-    fn succeed(&mut self, producer: Polled<Link>) -> Result<(), SinkError> {
+    fn succeed(&mut self, producer: Polled<Known<Link>>) -> Result<(), SinkError> {
         let old = std::mem::replace(&mut self.producer, producer);
         // Its threads may be long in ending, and nobody needs to wait.
         let ended = thread::Builder::new().name("destroy".to_owned()).spawn(move || drop(old));
@@ -427,9 +428,9 @@ pub fn look_again<C: ClientContext>(client: &Client<C>, topics: &[String]) {
 }
 
 /// A producer with a thread for its reports.
-fn produce(client: &ClientConfig, service: &Arc<Service>) -> Result<Polled<Link>, OpenError> {
-    let producer = BaseProducer::from_config_and_context(client, Link::new(service))
-        .map_err(|error| OpenError::Producer(error.to_string()))?;
+fn produce(setup: &Setup, service: &Arc<Service>) -> Result<Polled<Known<Link>>, OpenError> {
+    let producer =
+        setup.producer(Link::new(service)).map_err(|error| OpenError::Producer(error.to_string()))?;
     Polled::start(producer).map_err(|error| OpenError::Producer(error.to_string()))
 }
 

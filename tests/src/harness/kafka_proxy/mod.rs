@@ -4,6 +4,8 @@
 //! Brokers tell their clients where they are: those answers are changed, so that clients come back to the proxy.
 //! The protocol: <https://kafka.apache.org/protocol>.
 
+mod iam;
+pub mod jwt;
 mod sasl;
 mod tls;
 
@@ -62,6 +64,8 @@ struct State {
     address: SocketAddr,
     guard: Guard,
     plan: Mutex<Plan>,
+    /// Who is let in in place of the account's user.
+    user: Mutex<Option<String>>,
     forbids_topics: AtomicBool,
     cuts: AtomicU32,
 }
@@ -86,6 +90,7 @@ impl KafkaProxy {
             address: acceptor.address(),
             guard,
             plan: Mutex::new(Box::new(|| Cut::None)),
+            user: Mutex::default(),
             forbids_topics: AtomicBool::new(false),
             cuts: AtomicU32::new(0),
         });
@@ -97,6 +102,11 @@ impl KafkaProxy {
     /// Decides about each Produce request from now on.
     pub fn plan(&self, plan: impl FnMut() -> Cut + Send + 'static) {
         *self.state.plan.lock().unwrap() = Box::new(plan);
+    }
+
+    /// Lets another user in from now on, and nobody else. Who is in stays in.
+    pub fn let_in_only(&self, user: &str) {
+        *self.state.user.lock().unwrap() = Some(user.to_owned());
     }
 
     /// Has topics not come into being by being used, as `auto.create.topics.enable = false` does.
@@ -127,7 +137,7 @@ impl State {
     fn serve_wire(&self, mut client: impl Read + Write) -> io::Result<()> {
         let mut upstream = TcpStream::connect(self.upstream)?;
         upstream.set_nodelay(true)?;
-        let mut session = self.guard.account.as_ref().map(Session::new);
+        let mut session = self.account().map(|account| Session::new(&account));
         loop {
             let mut request = read_frame(&mut client)?;
             if let Some(answer) = session.as_mut().and_then(|session| session.answer(&request).transpose()) {
@@ -159,6 +169,13 @@ impl State {
             client.write_all(&answer)?;
             client.flush()?;
         }
+    }
+
+    /// Who is let in.
+    fn account(&self) -> Option<Account> {
+        let account = self.guard.account.clone()?;
+        let user = self.user.lock().unwrap().clone().unwrap_or(account.user);
+        Some(Account { user, ..account })
     }
 
     /// Puts the proxy's port behind the host wherever the broker's is there: in every version of an answer a port comes

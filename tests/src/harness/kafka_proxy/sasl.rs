@@ -4,7 +4,7 @@ use std::{io, num::NonZeroU32};
 
 use ring::{digest, hmac, pbkdf2};
 
-use super::api_key;
+use super::{api_key, iam, jwt};
 
 /// The keys of the requests.
 const API_VERSIONS: i16 = 18;
@@ -30,6 +30,10 @@ pub enum Mechanism {
     ScramSha512,
     /// It has a token; an unsigned one, here.
     OAuthBearer,
+    /// It has a token that AWS's credentials have signed.
+    AwsIam,
+    /// It has a token that an endpoint has given it.
+    Oidc,
 }
 
 impl Mechanism {
@@ -39,7 +43,7 @@ impl Mechanism {
             Self::Plain => "PLAIN",
             Self::ScramSha256 => "SCRAM-SHA-256",
             Self::ScramSha512 => "SCRAM-SHA-512",
-            Self::OAuthBearer => "OAUTHBEARER",
+            Self::OAuthBearer | Self::AwsIam | Self::Oidc => "OAUTHBEARER",
         }
     }
 }
@@ -49,9 +53,9 @@ impl Mechanism {
 pub struct Account {
     /// How.
     pub mechanism: Mechanism,
-    /// Name, or the token's subject.
+    /// Name, the token's subject, or AWS's access key.
     pub user: String,
-    /// What the user knows; a token has none.
+    /// What the user knows; of a token, the secret that signs it.
     pub password: String,
 }
 
@@ -141,6 +145,8 @@ impl Session {
         let answer = match self.account.mechanism {
             Mechanism::Plain => (said == format!("\0{user}\0{password}")).then(Vec::new)?,
             Mechanism::OAuthBearer => is_token_of(user, said).then(Vec::new)?,
+            Mechanism::AwsIam => (iam::key_of(token_in(said)?, password)? == *user).then(Vec::new)?,
+            Mechanism::Oidc => (jwt::subject_of(token_in(said)?, password)? == *user).then(Vec::new)?,
             Mechanism::ScramSha256 | Mechanism::ScramSha512 => {
                 if self.scram.is_none() {
                     return self.begin_scram(said);
@@ -189,11 +195,15 @@ impl Session {
 
 /// Whether a client has a token for this subject. Nobody has signed it.
 fn is_token_of(user: &str, said: &str) -> bool {
-    let token = said.split('\x01').find_map(|part| part.strip_prefix("auth=Bearer "));
-    let claims = token.and_then(|token| token.split('.').nth(1));
+    let claims = token_in(said).and_then(|token| token.split('.').nth(1));
     let claims = claims.and_then(|part| base64_simd::URL_SAFE_NO_PAD.decode_to_vec(part).ok());
     let claims: Option<serde_json::Value> = claims.and_then(|json| serde_json::from_slice(&json).ok());
     claims.is_some_and(|claims| claims["sub"] == user)
+}
+
+/// What a client shows (RFC 7628).
+fn token_in(said: &str) -> Option<&str> {
+    said.split('\x01').find_map(|part| part.strip_prefix("auth=Bearer "))
 }
 
 /// A text with its length in two bytes.

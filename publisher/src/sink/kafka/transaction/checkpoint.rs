@@ -13,7 +13,10 @@ use uuid::Uuid;
 
 use crate::{
     delivery::{EventId, News, Subject},
-    sink::kafka::{config::consumer_config, error::OpenError},
+    sink::kafka::{
+        error::OpenError,
+        setup::{Known, Setup},
+    },
 };
 
 /// How long the brokers have for the committed checkpoint.
@@ -176,7 +179,7 @@ impl ConsumerContext for Quiet {}
 /// Where checkpoints are kept: as the offset of a consumer group, which a client that does nothing else reads.
 pub struct Store {
     /// Needed until the checkpoint is read.
-    consumer: Option<BaseConsumer<Quiet>>,
+    consumer: Option<BaseConsumer<Known<Quiet>>>,
     topic: String,
 }
 
@@ -186,10 +189,9 @@ impl Store {
     /// # Errors
     /// An [`OpenError`] that names what is wrong.
     pub fn open(config: &Config, transactional_id: &str) -> Result<(Self, ConsumerGroupMetadata), OpenError> {
-        let mut client = consumer_config(config)?;
-        client.set("group.id", transactional_id).set("isolation.level", "read_committed");
-        let consumer: BaseConsumer<Quiet> =
-            client.create_with_context(Quiet).map_err(|error| OpenError::Producer(error.to_string()))?;
+        let mut setup = Setup::of_consumer(config)?;
+        setup.properties.set("group.id", transactional_id).set("isolation.level", "read_committed");
+        let consumer = setup.consumer(Quiet).map_err(|error| OpenError::Producer(error.to_string()))?;
         let group = consumer
             .group_metadata()
             .ok_or_else(|| OpenError::Producer("there is no consumer group for the checkpoint".to_owned()))?;

@@ -11,20 +11,20 @@ use std::{
 
 use bywash_common::{config::Config, fail_point::FailPoint};
 use rdkafka::{
-    config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
-    producer::{BaseProducer, BaseRecord, Producer},
+    producer::{BaseRecord, Producer},
 };
 
 use crate::{
     delivery::{EventId, Frontier, Message, News, Outcome, SendError, Sink, SinkError, Subject, Ticket},
     rate::LogRate,
     sink::kafka::{
-        config::{message_bytes_max, transactional_config},
+        config::message_bytes_max,
         error::OpenError,
         headers::{Headers, timestamp},
         polled::Polled,
         service::Service,
+        setup::{Known, Setup},
         sink::{destroy, look_again, payload_room},
         topics::TopicMaker,
         verdict::{End, Verdict, verdict},
@@ -69,7 +69,7 @@ enum State {
 
 /// Sends to Kafka in transactions.
 pub struct TransactionalSink {
-    producer: Polled<Reports>,
+    producer: Polled<Known<Reports>>,
     calls: Calls,
     watch: Option<Watch>,
     /// Those that it began with.
@@ -105,12 +105,11 @@ impl TransactionalSink {
         let (config, watch) = locate(config)?;
         let config = &*config;
         let transactional_id = config.transactional_id();
-        let client = transactional_config(config, &transactional_id)?;
+        let setup = Setup::of_transactions(config, &transactional_id)?;
         let failed = |error: &dyn std::fmt::Display| OpenError::Producer(error.to_string());
         let topics = TopicMaker::start(config)?;
         let service = Service::new(Arc::clone(&frontier), config, topics);
-        let producer = BaseProducer::from_config_and_context(&client, Reports::new(service))
-            .map_err(|error| failed(&error))?;
+        let producer = setup.producer(Reports::new(service)).map_err(|error| failed(&error))?;
         let producer = Polled::start(producer).map_err(|error| failed(&error))?;
         let (store, group) = Store::open(config, &transactional_id)?;
         let calls = Calls::start(producer.shared(), group).map_err(|error| failed(&error))?;
@@ -130,7 +129,7 @@ impl TransactionalSink {
             headers: Headers::new(config),
             transactional_id,
             interval: config.kafka.transaction_interval.0,
-            message_bytes_max: message_bytes_max(&client),
+            message_bytes_max: message_bytes_max(&setup.properties),
             progress: Progress::default(),
             open: Vec::new(),
             pending: VecDeque::new(),
