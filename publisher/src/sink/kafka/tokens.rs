@@ -135,6 +135,17 @@ mod tests {
     }
 
     #[test]
+    fn kerberos_is_refused_as_not_built_in() {
+        let mut config = with(PROTOCOL, "sasl_ssl");
+        for mechanism in [None, Some("GSSAPI")] {
+            let mechanism = mechanism.map(|name| ("sasl.mechanism".to_owned(), name.to_owned()));
+            config.kafka.properties.extend(mechanism);
+            let refused = super::super::check(&config).unwrap_err().to_string();
+            assert!(refused.contains("GSSAPI") && refused.contains("OAUTHBEARER"), "{refused}");
+        }
+    }
+
+    #[test]
     fn the_document_s_examples_can_be_used() {
         let document = include_str!("../../../../docs/kafka.md");
         let examples = document.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
