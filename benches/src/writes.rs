@@ -136,7 +136,7 @@ impl FilledRing {
     /// # Panics
     /// If the publisher ends before, or takes `patience` times the harness's patience.
     pub fn wait_until_drained(&self, publisher: &mut Process, patience: u32) {
-        wait::until("the ring to be drained", wait::PATIENCE * patience, || {
+        wait::until("the ring to be drained", wait::TIMEOUT * patience, || {
             assert!(publisher.ended().is_none(), "the publisher ended: {}", publisher.log());
             let left = inspect(&self.name).map_err(|e| e.to_string())?.used_records;
             if left == 0 { Ok(()) } else { Err(format!("{left} records left")) }

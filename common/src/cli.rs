@@ -133,7 +133,7 @@ impl GlobalArgs {
 
     /// Warns of what is legal and unwise.
     pub fn warn_of_unwise(&self, config: &Config) {
-        config.unwise(&self.config).iter().for_each(|warning| tracing::warn!("{warning}"));
+        config.warnings(&self.config).iter().for_each(|warning| tracing::warn!("{warning}"));
     }
 
     /// Reads the configuration, for what is to be started or goes on by it.

@@ -48,9 +48,9 @@ pub enum FailPoint {
     /// Publisher: a delivery is noted in the spool, and what it held of that is not yet removed.
     SpoolDelivered,
     /// Publisher: dead letters are written, under a temporary name.
-    LetterHalfKept,
+    DeadLetterHalfKept,
     /// Publisher: dead letters are kept, and their records not yet dealt with.
-    LetterKept,
+    DeadLetterKept,
     /// Publisher: a transaction has its checkpoint, and is not committed.
     CheckpointSent,
     /// Publisher: a transaction is committed, its records are not complete.
@@ -79,8 +79,8 @@ impl FailPoint {
         Self::SpoolWritten,
         Self::SpoolSynced,
         Self::SpoolDelivered,
-        Self::LetterHalfKept,
-        Self::LetterKept,
+        Self::DeadLetterHalfKept,
+        Self::DeadLetterKept,
         Self::CheckpointSent,
         Self::TransactionCommitted,
     ];

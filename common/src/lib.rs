@@ -13,7 +13,6 @@ pub mod config;
 pub mod escape;
 pub mod exit;
 pub mod fail_point;
-pub mod glance;
 pub mod glob;
 pub mod logging;
 pub mod make;
@@ -25,6 +24,7 @@ pub mod secrets;
 #[cfg(not(loom))]
 pub mod shared;
 mod sync;
+pub mod text_report;
 pub mod units;
 
 #[cfg(not(loom))]

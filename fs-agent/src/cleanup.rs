@@ -23,7 +23,7 @@ use bywash_common::{
 
 use crate::{
     cli::print,
-    keeper::{self, Successor, Unit},
+    fd_store::{self, Successor, Unit},
     mount::{
         self, Left,
         control::Control,
@@ -98,7 +98,7 @@ impl Policy {
             // Nobody can answer.
             Ok(ring) if !ring.agent_running && now => ABANDONED_TIME_MAX,
             // Nobody, or one that is just starting.
-            Ok(ring) if (!ring.agent_running || ring.roster.is_empty()) && !now => {
+            Ok(ring) if (!ring.agent_running || ring.listening_table.is_empty()) && !now => {
                 restart_wait.max(ANSWER_TIME_MAX)
             }
             _ => ANSWER_TIME_MAX,
@@ -142,7 +142,7 @@ enum Action {
 /// # Errors
 /// If the table of mounts cannot be read.
 pub fn cleanup(args: &GlobalArgs, now: bool) -> Result<Exit> {
-    let now = match keeper::follows_ended() {
+    let now = match fd_store::follows_ended() {
         None => now,
         Some(Successor::DoesNot) => true,
         Some(Successor::Comes) => match Unit::of_system(LOOK_AGAIN_UNIT).start_anew() {
@@ -172,7 +172,7 @@ pub fn cleanup(args: &GlobalArgs, now: bool) -> Result<Exit> {
 
 /// Whether nobody serves the overlays of the agent of `ring`, and nobody will go on with them as if nothing had been.
 fn is_abandoned(ring: &str) -> bool {
-    ring::inspect(ring).is_ok_and(|ring| !ring.agent_running || ring.roster.is_empty())
+    ring::inspect(ring).is_ok_and(|ring| !ring.agent_running || ring.listening_table.is_empty())
 }
 
 /// Has whoever waits for an answer of an overlay that is out of the tree wait no longer: whoever keeps its connection for an

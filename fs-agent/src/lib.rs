@@ -1,18 +1,18 @@
 //! fs-agent: a FUSE overlay in place over directories; every write under them becomes a record in a ring in shared
 //! memory, which the publisher drains. The program is all there is to it: nothing here is for others to build on.
 
+#[doc(hidden)]
+pub mod bench_support;
 mod by_number;
 mod capture;
 mod check;
 mod cleanup;
 mod cli;
 mod event;
+mod fd_store;
 mod fifo;
 mod fuse;
-mod keeper;
 mod manager;
-#[doc(hidden)]
-pub mod measured;
 mod mount;
 mod overlay;
 mod privilege;

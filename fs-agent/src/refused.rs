@@ -21,7 +21,7 @@ use bywash_common::{
     units::ByteSize,
 };
 
-use crate::{check, event::Event, keeper::Store, mount, process, services::Services};
+use crate::{check, event::Event, fd_store::Store, mount, process, services::Services};
 
 /// `services` cannot be what `config` asks for, as `error` says.
 pub fn give_up(

@@ -15,7 +15,7 @@ use bywash_common::{
     escape::in_line,
     exit::Exit,
     output,
-    ring::{self, Census, Listed},
+    ring::{self, Inventory, Listed},
     units::human_bytes,
 };
 use nix::unistd::{Uid, User};
@@ -34,12 +34,12 @@ pub fn rings(args: &GlobalArgs, asked: &RingsArgs) -> Result<Exit> {
     let sockets = sockets(args);
     match &asked.command {
         None => {
-            let census = ring::census()?;
+            let inventory = ring::inventory()?;
             if asked.json {
-                output::print_json(&as_json(&census, &sockets))?;
+                output::print_json(&as_json(&inventory, &sockets))?;
                 return Ok(Exit::Ok);
             }
-            print(&as_text(&census, &sockets))
+            print(&as_text(&inventory, &sockets))
         }
         Some(RingsCommand::Remove { names, discard, leftovers }) => {
             for name in names {
@@ -97,17 +97,17 @@ fn owner(uid: u32) -> String {
     user.map_or_else(|| uid.to_string(), |user| in_line(&user.name).to_string())
 }
 
-fn as_text(census: &Census, sockets: &[PathBuf]) -> String {
+fn as_text(inventory: &Inventory, sockets: &[PathBuf]) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail, here and below.
-    if !census.rings.is_empty() {
+    if !inventory.rings.is_empty() {
         let _ = writeln!(
             out,
             "{:<24} {:<12} {:>9} {:>9}  {:<11} PUBLISHER",
             "RING", "OWNER", "MEMORY", "WAITING", "AGENT"
         );
     }
-    for ring in &census.rings {
+    for ring in &inventory.rings {
         let waiting = match &ring.unknown {
             Some(_) => "unknown".to_owned(),
             None => human_bytes(ring.used_bytes),
@@ -125,7 +125,7 @@ fn as_text(census: &Census, sockets: &[PathBuf]) -> String {
             let _ = writeln!(out, "    {why}");
         }
     }
-    for leftover in &census.leftovers {
+    for leftover in &inventory.leftovers {
         let bytes = human_bytes(leftover.memory_bytes);
         let _ = writeln!(out, "left behind: {} ({bytes})", shown(&leftover.path));
     }
@@ -133,12 +133,12 @@ fn as_text(census: &Census, sockets: &[PathBuf]) -> String {
         let _ = writeln!(out, "left behind: {}", shown(socket));
     });
     let is_unused = |ring: &&Listed| ring.agent.is_none() && !ring.has_publisher;
-    if let Some(unused) = census.rings.iter().find(is_unused) {
+    if let Some(unused) = inventory.rings.iter().find(is_unused) {
         let discard = if unused.used_bytes > 0 || unused.unknown.is_some() { " --discard" } else { "" };
         let _ =
             writeln!(out, "to free a ring that nobody uses: fs-agent rings remove {}{discard}", unused.ring);
     }
-    if !census.leftovers.is_empty() || !sockets.is_empty() {
+    if !inventory.leftovers.is_empty() || !sockets.is_empty() {
         out.push_str("to remove what was left behind: fs-agent rings remove --leftovers\n");
     }
     if out.is_empty() {
@@ -147,7 +147,7 @@ fn as_text(census: &Census, sockets: &[PathBuf]) -> String {
     out
 }
 
-fn as_json(census: &Census, sockets: &[PathBuf]) -> String {
+fn as_json(inventory: &Inventory, sockets: &[PathBuf]) -> String {
     let ring = |ring: &Listed| {
         json!({
             "ring": ring.ring,
@@ -161,8 +161,8 @@ fn as_json(census: &Census, sockets: &[PathBuf]) -> String {
             "unknown": ring.unknown,
         })
     };
-    let paths = census.leftovers.iter().map(|leftover| &leftover.path).chain(sockets);
+    let paths = inventory.leftovers.iter().map(|leftover| &leftover.path).chain(sockets);
     let leftovers: Vec<_> = paths.map(|path| path.to_string_lossy()).collect();
-    let rings: Vec<_> = census.rings.iter().map(ring).collect();
+    let rings: Vec<_> = inventory.rings.iter().map(ring).collect();
     format!("{}\n", json!({ "rings": rings, "leftovers": leftovers }))
 }

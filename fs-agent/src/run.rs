@@ -21,8 +21,8 @@ use nix::sys::signal::Signal;
 use crate::{
     check,
     event::{Event, LOOK_SIGNAL},
+    fd_store::{Generation, Store, Successor},
     fifo,
-    keeper::{Generation, Store, Successor},
     manager::Manager,
     mount, process, refused,
     services::{self, Ended, STOP_WORK_MAX, Services},

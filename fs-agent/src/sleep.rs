@@ -153,7 +153,7 @@ fn have_done(config: &Config, directories: &[PathBuf], wanted: ListeningKind, sa
             return print("fs-agent is not running: it will take effect when it starts\n");
         };
         let is_done = |path: &PathBuf| {
-            agent.roster.iter().any(|listening| listening.kind == wanted && listening.path == *path)
+            agent.listening_table.iter().any(|listening| listening.kind == wanted && listening.path == *path)
         };
         if directories.iter().all(is_done) {
             let lines: String = directories

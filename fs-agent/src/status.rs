@@ -16,10 +16,10 @@ use bywash_common::{
     config::Config,
     escape::in_line,
     exit::Exit,
-    glance::{Glance, counted},
     output,
     ring::{Inspected, RingError, inspect_to_show},
     status::{AgentCounter, FIFO_SLOTS, FifoCounter, HandoverReason, Listening, ListeningKind},
+    text_report::{TextReport, counted},
     units::{human_bytes, human_seconds},
 };
 use serde_json::json;
@@ -80,7 +80,7 @@ enum State {
 }
 
 fn state(ring: &Inspected) -> State {
-    match (ring.agent_running, ring.roster.is_empty()) {
+    match (ring.agent_running, ring.listening_table.is_empty()) {
         (true, false) => State::Running,
         (true, true) => State::InBetween,
         (false, _) => State::Gone,
@@ -88,40 +88,42 @@ fn state(ring: &Inspected) -> State {
 }
 
 fn as_text(name: &str, ring: Option<&Inspected>, last: Option<Sample>) -> String {
-    let mut glance = Glance::default();
+    let mut text_report = TextReport::default();
     let Some(ring) = ring else {
-        glance.say("fs-agent is not running");
-        glance.wrapped("next", &format!("there is no ring `{name}`: {}", advice::START));
-        return glance.finish();
+        text_report.say("fs-agent is not running");
+        text_report.wrapped("next", &format!("there is no ring `{name}`: {}", advice::START));
+        return text_report.finish();
     };
     let state = state(ring);
     match state {
         State::Running => {
             let mut listening = String::new();
-            ring.roster.iter().for_each(|one| listening_text(ring, one, &mut listening));
-            glance.say(listening.trim_end_matches('\n'));
+            ring.listening_table.iter().for_each(|one| listening_text(ring, one, &mut listening));
+            text_report.say(listening.trim_end_matches('\n'));
             if ring.unlisted > 0 {
-                glance.say(format_args!("and {} more, for whose names there is no room here", ring.unlisted));
+                text_report
+                    .say(format_args!("and {} more, for whose names there is no room here", ring.unlisted));
             }
-            glance.say(format_args!("fs-agent is running ({}, ring {name})", at_work(ring)));
+            text_report.say(format_args!("fs-agent is running ({}, ring {name})", at_work(ring)));
         }
         State::InBetween => {
-            glance.say(format_args!("fs-agent is starting or stopping ({}, ring {name})", at_work(ring)));
+            text_report
+                .say(format_args!("fs-agent is starting or stopping ({}, ring {name})", at_work(ring)));
         }
-        State::Gone => glance.say(format_args!("fs-agent is not running (ring {name})")),
+        State::Gone => text_report.say(format_args!("fs-agent is not running (ring {name})")),
     }
     let mut handover = String::new();
     handover_text(ring, &mut handover);
     if !handover.is_empty() {
-        glance.say(handover.trim_end_matches('\n'));
+        text_report.say(handover.trim_end_matches('\n'));
     }
-    glance.fill("ring", ring.used, ring.capacity);
-    counts(ring, last, &mut glance);
-    glance.row("publisher", if ring.publisher_running { "running" } else { "not running" });
+    text_report.fill("ring", ring.used, ring.capacity);
+    counts(ring, last, &mut text_report);
+    text_report.row("publisher", if ring.publisher_running { "running" } else { "not running" });
     if let Some(advice) = advice::advice(ring, state == State::Gone) {
-        glance.wrapped("next", &advice);
+        text_report.wrapped("next", &advice);
     }
-    glance.finish()
+    text_report.finish()
 }
 
 /// Which process it is, and for how long.
@@ -131,7 +133,7 @@ fn at_work(ring: &Inspected) -> String {
 }
 
 /// What became of writes.
-fn counts(ring: &Inspected, last: Option<Sample>, glance: &mut Glance) {
+fn counts(ring: &Inspected, last: Option<Sample>, text_report: &mut TextReport) {
     let agent = |counter| ring.agent(counter);
     let (events, bytes) = (agent(AgentCounter::CapturedEvents), agent(AgentCounter::CapturedBytes));
     let rate = last.map_or_else(String::new, |last| {
@@ -140,29 +142,30 @@ fn counts(ring: &Inspected, last: Option<Sample>, glance: &mut Glance) {
         let bytes = human_bytes(per_second(bytes, last.bytes) as u64);
         format!("  ({:.1} events/s, {bytes}/s)", per_second(events, last.events))
     });
-    glance.row("captured", format_args!("{}, {}{rate}", counted(events, "event"), human_bytes(bytes)));
+    text_report.row("captured", format_args!("{}, {}{rate}", counted(events, "event"), human_bytes(bytes)));
     if let n @ 1.. = agent(AgentCounter::UnattributedEvents) {
-        glance.row("", format_args!("{n} of them through shared mappings, by nobody in particular"));
+        text_report.row("", format_args!("{n} of them through shared mappings, by nobody in particular"));
     }
     if let n @ 1.. = agent(AgentCounter::UncapturedMapperOpens) {
         let opens = counted(n, "open");
-        glance.row("not captured", format_args!("stores through shared mappings of {opens}, if any"));
+        text_report.row("not captured", format_args!("stores through shared mappings of {opens}, if any"));
     }
     if let n @ 1.. = agent(AgentCounter::ExcludedEvents) {
         let bytes = human_bytes(agent(AgentCounter::ExcludedBytes));
-        glance.row("excluded", format_args!("{}, {bytes}", counted(n, "event")));
+        text_report.row("excluded", format_args!("{}, {bytes}", counted(n, "event")));
     }
     if let (n @ 1.., bytes) = ring.withheld() {
-        glance.row("withheld", format_args!("{}, {} by quotas", counted(n, "event"), human_bytes(bytes)));
+        text_report
+            .row("withheld", format_args!("{}, {} by quotas", counted(n, "event"), human_bytes(bytes)));
     }
     let mut name = "lost";
     for (reason, events, bytes) in ring.lost().filter(|(_, events, _)| *events > 0) {
         let events = counted(*events, "event");
-        glance.row(name, format_args!("{}: {events}, {}", reason.name(), human_bytes(*bytes)));
+        text_report.row(name, format_args!("{}: {events}, {}", reason.name(), human_bytes(*bytes)));
         name = "";
     }
     if name == "lost" {
-        glance.row(name, "nothing");
+        text_report.row(name, "nothing");
     }
 }
 

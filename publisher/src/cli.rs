@@ -9,7 +9,7 @@ use bywash_common::{
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{check, consume, discard, failed, run, sink::OpenError, status, tap};
+use crate::{check, consume, dead_letter, discard, run, sink::OpenError, status, tap};
 
 /// Sends what fs-agent captures to Kafka or Kinesis.
 #[derive(Debug, Parser)]
@@ -37,7 +37,7 @@ enum Command {
     Tap(tap::TapArgs),
     /// List, send again or drop the messages that cannot be delivered
     #[command(subcommand)]
-    Failed(failed::FailedCommand),
+    Failed(dead_letter::FailedCommand),
     /// Give up for good what waits in the ring and the spool, while no publisher runs
     Discard(discard::DiscardArgs),
     /// Print a completion script for a shell
@@ -65,7 +65,7 @@ impl Cli {
             Command::Run => run::run(&self.global),
             Command::Status(args) => status::status(&config()?, &args),
             Command::Check(args) => check::check(&self.global, &args),
-            Command::Failed(command) => failed::failed(&config()?, &command),
+            Command::Failed(command) => dead_letter::failed(&config()?, &command),
             Command::Discard(args) => discard::discard(&config()?, &args),
             Command::Consume(args) => consume::consume(&self.global.load_resolved()?, &args),
             Command::Tap(args) => tap::tap(&config()?, &args),

@@ -21,7 +21,7 @@ pub struct Waiting {
     /// Records in the spool.
     pub spool_records: u64,
     /// Bytes of dead letters.
-    pub letters_bytes: u64,
+    pub dead_letters_bytes: u64,
 }
 
 /// Notes where events go from now on, and says in the log what waits that was meant for somewhere else.
@@ -46,15 +46,15 @@ pub fn note(config: &Config, waiting: Waiting) {
 
 /// What the log says of what waits.
 fn leftovers(before: &str, now: &str, waiting: Waiting) -> Option<String> {
-    let Waiting { ring_bytes, spool_records, letters_bytes } = waiting;
+    let Waiting { ring_bytes, spool_records, dead_letters_bytes } = waiting;
     let mut what = Vec::new();
     let mut ways_out = Vec::new();
     if ring_bytes + spool_records > 0 {
         what.push(format!("{ring_bytes} bytes in the ring and {spool_records} records in the spool"));
         ways_out.push("publisher discard");
     }
-    if letters_bytes > 0 {
-        what.push(format!("{letters_bytes} bytes of dead letters"));
+    if dead_letters_bytes > 0 {
+        what.push(format!("{dead_letters_bytes} bytes of dead letters"));
         ways_out.push("publisher failed drop");
     }
     if what.is_empty() {
@@ -113,12 +113,14 @@ mod tests {
             assert!(ring.contains(word), "{ring}");
         }
         assert!(!ring.contains("failed drop"), "{ring}");
-        let letters = leftovers(old, new, Waiting { letters_bytes: 9, ..Waiting::default() }).unwrap();
+        let dead_letters =
+            leftovers(old, new, Waiting { dead_letters_bytes: 9, ..Waiting::default() }).unwrap();
         assert!(
-            letters.contains("9 bytes of dead letters") && letters.contains("publisher failed drop"),
-            "{letters}"
+            dead_letters.contains("9 bytes of dead letters")
+                && dead_letters.contains("publisher failed drop"),
+            "{dead_letters}"
         );
-        assert!(!letters.contains("publisher discard"), "{letters}");
+        assert!(!dead_letters.contains("publisher discard"), "{dead_letters}");
     }
 
     #[test]

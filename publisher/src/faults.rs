@@ -27,20 +27,20 @@ pub enum Fault {
     ErrorsAreDamage,
     /// A stop leaves all generations but the first in memory.
     GenerationsStay,
-    /// What an operator can mend is lost where letters have no room.
+    /// What an operator can mend is lost where dead letters have no room.
     MendableIsLost,
-    /// Letters are sent again while a stream is to come to its end.
-    LettersNotHeld,
-    /// Letters of a publisher that was killed go before what is in front of them.
-    LettersOvertake,
-    /// A letter that fails again is kept a second time.
-    LetterKeptTwice,
-    /// A letter's file is not synced.
-    LettersUnsynced,
+    /// Dead letters are sent again while a stream is to come to its end.
+    DeadLettersNotHeld,
+    /// Dead letters of a publisher that was killed go before what is in front of them.
+    DeadLettersOvertake,
+    /// A dead letter that fails again is kept a second time.
+    DeadLetterKeptTwice,
+    /// A dead letter's file is not synced.
+    DeadLettersUnsynced,
     /// Parts of a record have the id of the whole.
     PartsShareIds,
     /// What became a dead letter counts as delivered.
-    LettersCountAsDelivered,
+    DeadLettersCountAsDelivered,
     /// What is announced as lost counts as delivered.
     LossesCountAsDelivered,
     /// Damage in the ring is passed over without a word.

@@ -20,13 +20,13 @@ use bywash_common::{
 use crate::{
     delivery::{Frontier, Sink},
     destination::{self, Waiting},
-    drain::{self, DeadLetters, Drain, Intake},
+    drain::{self, DeadLetters, Drain, Input},
     metrics,
     names::Names,
     reload::Reload,
     signals::{self, Hangup, Signals, Stop},
     sink,
-    spool::Nudge,
+    spool::SpoolWaker,
 };
 
 /// How often it is looked for a stop while the sink is set up.
@@ -61,17 +61,17 @@ pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
         Waiting {
             ring_bytes: ring.fill().0,
             spool_records: spool.as_ref().map_or(0, drain::spooled_records),
-            letters_bytes: dead_letters.bytes(),
+            dead_letters_bytes: dead_letters.bytes(),
         },
     );
-    let intake = Intake::open(ring, spool, config.spool.high_mark)?;
-    let frontier = Arc::new(Frontier::new(drain::bounds(config), intake.ledger()));
-    let Some(sink) = open_sink(config, &frontier, intake.nudge().as_ref(), &stop)? else {
-        intake.finish(&config.ring.name, stop.since() + config.publisher.shutdown_timeout.0);
+    let input = Input::open(ring, spool, config.spool.high_mark)?;
+    let frontier = Arc::new(Frontier::new(drain::bounds(config), input.ledger()));
+    let Some(sink) = open_sink(config, &frontier, input.spool_waker().as_ref(), &stop)? else {
+        input.finish(&config.ring.name, stop.since() + config.publisher.shutdown_timeout.0);
         return Ok(Exit::Ok);
     };
 
-    let mut drain = Drain::new(config, intake, sink, frontier, names, stop.clone(), dead_letters);
+    let mut drain = Drain::new(config, input, sink, frontier, names, stop.clone(), dead_letters);
     let reload = Reload::start(args.clone(), reload, config.clone());
     drain.follow_reloads(reload.context("cannot start reading the configuration again")?);
     let drained = drain.run();
@@ -92,7 +92,7 @@ pub fn run(args: &GlobalArgs) -> anyhow::Result<Exit> {
 fn open_sink(
     config: &Config,
     frontier: &Arc<Frontier>,
-    nudge: Option<&Nudge>,
+    spool_waker: Option<&SpoolWaker>,
     stop: &Stop,
 ) -> anyhow::Result<Option<Box<dyn Sink + Send>>> {
     let (opened, wait) = mpsc::channel();
@@ -106,8 +106,8 @@ fn open_sink(
         match wait.recv_timeout(OPEN_WAIT) {
             Ok(sink) => return Ok(Some(sink?)),
             Err(RecvTimeoutError::Timeout) => {
-                if let Some(nudge) = nudge {
-                    nudge.look();
+                if let Some(spool_waker) = spool_waker {
+                    spool_waker.look();
                 }
             }
             Err(RecvTimeoutError::Disconnected) => bail!("setting the sink up has ended without a result"),

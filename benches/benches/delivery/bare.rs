@@ -85,7 +85,7 @@ pub fn measure(broker: &Broker, writes: Writes, kind: Kind) -> Taken {
             record = back;
         }
     }
-    producer.flush(wait::PATIENCE * 4).expect("a delivery");
+    producer.flush(wait::TIMEOUT * 4).expect("a delivery");
     assert_eq!(delivered.load(Ordering::Relaxed), writes.count);
     let wall = begin.elapsed();
     Taken { wall, cpu: cpu_time(std::process::id().cast_signed()).saturating_sub(cpu) }

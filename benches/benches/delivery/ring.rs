@@ -30,6 +30,6 @@ pub fn measure(broker: &Broker, writes: Writes) -> Taken {
     ring.wait_until_drained(&mut publisher, 4);
     let wall = begin.elapsed();
     let cpu = cpu_time(publisher.pid().as_raw());
-    publisher.terminate(wait::PATIENCE);
+    publisher.terminate(wait::TIMEOUT);
     Taken { wall, cpu }
 }

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use bywash_tests::harness::{
     Broker, Process, temporary_directory, tool,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::{
     sys::{signal::Signal, stat::Mode},
@@ -55,11 +55,11 @@ pub fn to_kafka(broker: &Broker, topic: &str, lines: usize, client: &BaseConsume
     ];
     let mut process = Process::spawn("syslog-ng", Path::new("env"), arguments, root.path(), Signal::SIGKILL);
     write_lines(&fifo, WARM_UP);
-    wait::until("syslog-ng's first line in Kafka", PATIENCE, || {
+    wait::until("syslog-ng's first line in Kafka", TIMEOUT, || {
         assert!(process.ended().is_none(), "syslog-ng has ended: {}", process.log());
         if count(client, topic) == WARM_UP { Ok(()) } else { Err(process.log()) }
     });
     let taken = measure(&[&process], &fifo, lines, || count(client, topic) - WARM_UP);
-    process.terminate(PATIENCE);
+    process.terminate(TIMEOUT);
     taken
 }

@@ -29,7 +29,7 @@ pub fn measure(kinesis: &Kinesis, case: Case, events: usize) -> f64 {
     arguments.extend([program.display().to_string(), "bare".to_owned(), url]);
     arguments.extend(numbers);
     let mut process = Process::spawn("bare", Path::new("env"), arguments, directory.path(), Signal::SIGKILL);
-    let status = process.wait(wait::PATIENCE * 10);
+    let status = process.wait(wait::TIMEOUT * 10);
     assert!(status.success(), "{}", process.log());
     process.stdout().trim().parse().expect("seconds")
 }

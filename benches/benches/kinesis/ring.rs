@@ -46,6 +46,6 @@ fn drain(url: &str, case: Case, events: usize) -> f64 {
         Process::spawn("publisher", Path::new("env"), arguments, directory.path(), Signal::SIGKILL);
     ring.wait_until_drained(&mut publisher, 10);
     let seconds = begin.elapsed().as_secs_f64();
-    publisher.terminate(wait::PATIENCE);
+    publisher.terminate(wait::TIMEOUT);
     seconds
 }

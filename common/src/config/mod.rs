@@ -28,8 +28,8 @@ mod spool;
 mod template;
 #[cfg(test)]
 mod tests;
-mod unwise;
-mod whole;
+mod validate;
+mod warnings;
 
 use std::{
     path::{Path, PathBuf},
@@ -39,7 +39,7 @@ use std::{
 use indexmap::IndexMap;
 
 use crate::units::{ByteSize, Span};
-use whole::Places;
+use validate::Places;
 
 pub use crate::ring::RingConfig;
 pub use agent::{AgentConfig, OnAgentExit};
@@ -354,7 +354,7 @@ impl Config {
         }
         seed.apply(&mut config, true, &mut problems);
         args.apply(&mut config, is_seed, &mut problems);
-        whole::check(&config, &Places { args, file: &path, text: &text }, &mut problems);
+        validate::check(&config, &Places { args, file: &path, text: &text }, &mut problems);
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Wrong(problems)) }
     }
 
@@ -390,14 +390,14 @@ impl Config {
     /// A [`ConfigError`] with everything that is wrong.
     pub fn check_where_paths_lead(&self, args: &ConfigArgs) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
-        Self::with_places(args, |places| whole::check_leads(self, places, &mut problems));
+        Self::with_places(args, |places| validate::check_leads(self, places, &mut problems));
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Wrong(problems)) }
     }
 
     /// Where a path stands that a key is set to, and the key: `FILE:LINE: KEY`, or a flag in place of file and line. None where
     /// it cannot be found.
     pub fn place_of(args: &ConfigArgs, key: &str, path: &Path) -> Option<String> {
-        Self::with_places(args, |places| whole::place_of(places, key, path))
+        Self::with_places(args, |places| validate::place_of(places, key, path))
     }
 
     /// What cannot be used, with the file and line, flag or variable that it comes from.

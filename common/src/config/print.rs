@@ -86,7 +86,7 @@ fn whole(config: &Config) -> Table {
         kinesis: streams,
         log: logged,
         spool: disk,
-        failed: letters,
+        failed: dead_letters,
         metrics: served,
     } = config;
     table([
@@ -130,7 +130,7 @@ fn whole(config: &Config) -> Table {
         ("kinesis", Some(kinesis::print(streams))),
         ("log", Some(log::print(logged))),
         ("spool", Some(spool::print(disk))),
-        ("failed", Some(failed::print(letters))),
+        ("failed", Some(failed::print(dead_letters))),
         ("metrics", Some(metrics::print(served))),
     ])
 }

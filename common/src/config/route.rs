@@ -6,7 +6,7 @@ use super::{
     Config, DirectoryConfig, MessageKey, PartitionKey, Problem, Sink, Template, Topic,
     kafka::{self, TOPIC_BYTES_MAX},
     kinesis::{self, STREAM_NAME_BYTES_MAX},
-    whole::Places,
+    validate::Places,
 };
 
 impl Config {

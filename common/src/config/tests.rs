@@ -70,7 +70,7 @@ fn a_name_that_cannot_be_is_refused_as_what_it_names() {
 }
 
 #[test]
-fn each_ring_has_a_spool_and_letters_of_its_own_unless_told_otherwise() {
+fn each_ring_has_a_spool_and_dead_letters_of_its_own_unless_told_otherwise() {
     let mut config = Config::default();
     let of = |config: &Config| (config.spool_directory(), config.failed_directory());
     assert_eq!(

@@ -28,7 +28,7 @@ use super::{
 pub struct AgentRing {
     /// Writes records.
     pub producer: Producer,
-    /// The agent's counters and roster.
+    /// The agent's counters and listening table.
     pub status: AgentStatus,
     pub(super) config: RingConfig,
     /// Looked up once: a name service may keep who asks waiting.
@@ -147,7 +147,7 @@ impl AgentRing {
             Ok(attached) => {
                 // A killed agent has left its own.
                 let status = AgentStatus::new(Arc::clone(&attached.segments));
-                status.set_roster(&[]);
+                status.set_listening_table(&[]);
                 status.set(AgentCounter::Pid, u64::from(std::process::id()));
                 status.set(AgentCounter::StartedNs, now_ns());
                 let data = attached.opened.data;

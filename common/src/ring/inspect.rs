@@ -13,8 +13,8 @@ use super::{
     loss,
     object::{Claim, Trust, generations, is_claimed, owners},
     status::{
-        AgentCounter, AgentStatus, FIFO_SLOTS, FifoCounter, Listening, PublisherCounter, PublisherStatus,
-        Roster, read_roster,
+        AgentCounter, AgentStatus, FIFO_SLOTS, FifoCounter, Listening, ListeningTable, PublisherCounter,
+        PublisherStatus, read_listening_table,
     },
 };
 
@@ -38,7 +38,7 @@ pub struct Inspected {
     /// Events and bytes that are not in the ring, by reason.
     pub losses: Vec<(LossReason, u64, u64)>,
     /// What the agent listens to.
-    pub roster: Vec<Listening>,
+    pub listening_table: Vec<Listening>,
     /// To how many things more it listens, for whose names there is no room.
     pub unlisted: usize,
     agent: Vec<u64>,
@@ -59,9 +59,9 @@ impl Inspected {
         self.fifos.get(slot).map_or(0, |counters| counters[counter as usize])
     }
 
-    /// What the agent listens to; nothing if it was killed and left its roster.
+    /// What the agent listens to; nothing if it was killed and left its listening table.
     pub fn listening(&self) -> impl Iterator<Item = &Listening> {
-        self.roster.iter().filter(|_| self.agent_running)
+        self.listening_table.iter().filter(|_| self.agent_running)
     }
 
     /// What was lost: events and bytes by reason. What a quota withholds is so on purpose, and not here.
@@ -136,7 +136,7 @@ fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {
     let segments = Arc::new(segments);
     let agent = AgentStatus::new(Arc::clone(&segments));
     let fifo = |slot| FifoCounter::ALL.map(|counter| agent.fifo(slot, counter));
-    let Roster { listed, unlisted } = read_roster(&segments);
+    let ListeningTable { listed, unlisted } = read_listening_table(&segments);
     let of_newest = PublisherStatus::new(Arc::clone(&segments));
     // Nobody has gone on with what was counted before.
     let elsewhere = at_work.filter(|_| !is_at_newest).or(begun.filter(|_| !of_newest.is_begun()));
@@ -150,7 +150,7 @@ fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {
         agent_running: is_claimed(&opened.data, Claim::AtWork),
         publisher_running,
         losses: loss::totals(&*segments),
-        roster: listed,
+        listening_table: listed,
         unlisted,
         fifos: (0..FIFO_SLOTS).map(fifo).collect(),
         agent: agent.snapshot(),

@@ -29,16 +29,16 @@ pub(crate) const LOSS_TOTAL_LEN: usize = 0x20;
 pub(crate) const ANNOUNCE_SLOTS: usize = 0x200;
 pub(crate) const ANNOUNCE_SLOT_LEN: usize = 0x100;
 pub(crate) const AGENT_COUNTERS: usize = 0x1000;
-pub(crate) const ROSTER: usize = 0x2000;
-pub(crate) const ROSTER_LEN: usize = 0x6000;
+pub(crate) const LISTENING_TABLE: usize = 0x2000;
+pub(crate) const LISTENING_TABLE_LEN: usize = 0x6000;
 /// Where the records begin.
 pub(crate) const RECORDS: usize = 0x8000;
 
 // The consumer segment.
 pub(crate) const HEAD: usize = 0x080;
 pub(crate) const WAITER: usize = 0x0c0;
-pub(crate) const AHEAD_SLOTS: usize = 0x100;
-pub(crate) const AHEAD_SLOT_LEN: usize = 0x780;
+pub(crate) const SELECTIVE_ACK_SLOTS: usize = 0x100;
+pub(crate) const SELECTIVE_ACK_SLOT_LEN: usize = 0x780;
 pub(crate) const PUBLISHER_COUNTERS: usize = 0x1000;
 /// Bytes of the consumer segment.
 pub(crate) const ACK_LEN: usize = 0x2000;
@@ -64,9 +64,12 @@ const _: () = {
     assert!(LOSS_TOTALS + 8 * LOSS_TOTAL_LEN <= ANNOUNCE_SLOTS);
     assert!(ANNOUNCE_SLOTS + 2 * ANNOUNCE_SLOT_LEN <= AGENT_COUNTERS);
     assert!(8 + 8 * 16 <= ANNOUNCE_SLOT_LEN);
-    assert!(AGENT_COUNTERS + COUNTERS_LEN <= ROSTER);
-    assert!(ROSTER + ROSTER_LEN <= RECORDS);
-    assert!(WAITER + 4 <= AHEAD_SLOTS && AHEAD_SLOTS + 2 * AHEAD_SLOT_LEN <= PUBLISHER_COUNTERS);
+    assert!(AGENT_COUNTERS + COUNTERS_LEN <= LISTENING_TABLE);
+    assert!(LISTENING_TABLE + LISTENING_TABLE_LEN <= RECORDS);
+    assert!(
+        WAITER + 4 <= SELECTIVE_ACK_SLOTS
+            && SELECTIVE_ACK_SLOTS + 2 * SELECTIVE_ACK_SLOT_LEN <= PUBLISHER_COUNTERS
+    );
     assert!(PUBLISHER_COUNTERS + COUNTERS_LEN <= ACK_LEN);
     assert!(HEADER_LEN <= TAIL && HEADER_LEN <= HEAD);
     assert!(CAPACITY_MAX / RECORD_FRACTION < u32::MAX as u64);

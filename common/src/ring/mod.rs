@@ -32,7 +32,7 @@
 //!
 //! Exclusive roles: the agent holds a write lock (`F_OFD_SETLK`) on byte 0 of the data segment, the publisher one on
 //! byte 0 of the consumer segment, from attaching until its process ends, however it ends. A lock on byte 1 follows
-//! once what a predecessor's counters and roster said is overwritten: only then is the service shown as running. Who may only read
+//! once what a predecessor's counters and listening table said is overwritten: only then is the service shown as running. Who may only read
 //! a segment can take read locks on it: they claim nothing, and an agent that finds one in its way begins a new generation.
 //!
 //! # Data segment
@@ -59,7 +59,7 @@
 //! 0x0200     announcement slot 0: bound tail, then for each of 8 reasons 2 x 8: events, bytes
 //! 0x0300     announcement slot 1
 //! 0x1000     the agent's counters, u64 each (see `status`)
-//! 0x2000     the agent's roster of what it listens to (see `status`)
+//! 0x2000     the agent's listening table of what it listens to (see `status`)
 //! 0x8000     records
 //! ```
 //!
@@ -152,11 +152,7 @@
 #[cfg(not(loom))]
 mod agent;
 #[cfg(not(loom))]
-mod ahead;
-#[cfg(not(loom))]
 mod attached;
-#[cfg(not(loom))]
-mod census;
 mod consumer;
 #[cfg(not(loom))]
 mod create;
@@ -165,6 +161,8 @@ mod entry;
 mod ignored;
 #[cfg(not(loom))]
 mod inspect;
+#[cfg(not(loom))]
+mod inventory;
 pub(crate) mod layout;
 mod loss;
 pub(crate) mod memory;
@@ -177,6 +175,8 @@ mod publisher;
 mod replace;
 mod reservation;
 #[cfg(not(loom))]
+mod selective_acks;
+#[cfg(not(loom))]
 pub mod status;
 #[cfg(not(loom))]
 mod tap;
@@ -185,14 +185,12 @@ mod waiting;
 
 #[cfg(not(loom))]
 pub use agent::AgentRing;
-#[cfg(not(loom))]
-pub use ahead::{AHEAD_MAX, Ahead, AheadSlots};
-#[cfg(not(loom))]
-pub use census::{Census, Leftover, Listed, NotRemoved, census, remove_ring, remove_unused};
 pub use consumer::{Follow, ReadError};
 pub use entry::{DamagedRange, Entry, Skipped};
 #[cfg(not(loom))]
 pub use inspect::{Inspected, inspect, inspect_to_show};
+#[cfg(not(loom))]
+pub use inventory::{Inventory, Leftover, Listed, NotRemoved, inventory, remove_ring, remove_unused};
 pub use layout::{CAPACITY_MAX, CAPACITY_MIN, VERSION};
 #[cfg(not(loom))]
 pub(crate) use object::boot_id;
@@ -201,6 +199,8 @@ pub use producer::{Lost, Weight, record_size};
 pub use publisher::{Gauge, PublisherRing};
 #[cfg(not(loom))]
 pub use replace::{Handover, Retired, Unread};
+#[cfg(not(loom))]
+pub use selective_acks::{SELECTIVE_ACKS_MAX, SelectiveAck, SelectiveAckSlots};
 #[cfg(not(loom))]
 pub use tap::{Tap, Tapped, undelivered};
 #[cfg(not(loom))]

@@ -5,7 +5,7 @@
 //! repair in the segment after a crash.
 
 #[cfg(not(loom))]
-mod succession;
+mod handover;
 
 use std::{cell::Cell, collections::VecDeque};
 

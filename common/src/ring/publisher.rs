@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::clock::now_ns;
 
 use super::{
-    Ahead, AheadSlots, Consumer, RingError,
+    Consumer, RingError, SelectiveAck, SelectiveAckSlots,
     attached::{Opened, is_drained, newest_begun, positions},
     inspect::inspect,
     memory::{Access, Segments},
@@ -161,8 +161,8 @@ impl PublisherRing {
 
     /// Where to write down what is delivered out of turn, and what a publisher before this one has written down about what
     /// lies behind the position `delivered`, up to which everything is. To be called before anything is acknowledged.
-    pub fn ahead(&self, delivered: u64) -> (AheadSlots, Vec<Ahead>) {
-        AheadSlots::attach(Arc::clone(&self.segments), delivered)
+    pub fn ahead(&self, delivered: u64) -> (SelectiveAckSlots, Vec<SelectiveAck>) {
+        SelectiveAckSlots::attach(Arc::clone(&self.segments), delivered)
     }
 
     /// Whether all that is in this generation is acknowledged.

@@ -129,7 +129,7 @@ pub enum PublisherCounter {
     /// Up to where in the ring everything is delivered; the head may be behind it if the spool has what is before.
     DeliveredEnd = 18,
     /// Dead letters that were delivered after all.
-    RevivedLetters = 19,
+    RedeliveredDeadLetters = 19,
     /// Records that became dead letters, with all or some of their messages.
     DeadLetteredEvents = 20,
     /// Records that the sink has refused for good and that could not be kept: an event says that they are lost.
@@ -210,7 +210,7 @@ pub struct Listening {
     pub path: PathBuf,
 }
 
-/// The agent's counters and roster.
+/// The agent's counters and listening table.
 #[derive(Clone)]
 pub struct AgentStatus(Arc<Segments>);
 
@@ -294,10 +294,10 @@ impl AgentStatus {
     }
 
     /// Says what the agent listens to. What does not fit into the segment's 24 KiB is left out, and how many that are is said.
-    pub fn set_roster(&self, roster: &[Listening]) {
+    pub fn set_listening_table(&self, listening_table: &[Listening]) {
         let mut text = Vec::new();
         let mut unlisted = 0;
-        for listening in roster {
+        for listening in listening_table {
             let mut line = match listening.kind {
                 ListeningKind::Directory => b"d".to_vec(),
                 ListeningKind::Fifo { slot } => format!("f{}", slot.unwrap_or(FIFO_SLOTS)).into_bytes(),
@@ -305,7 +305,7 @@ impl AgentStatus {
             };
             line.extend_from_slice(listening.path.as_os_str().as_bytes());
             line.push(0);
-            if text.len() + line.len() <= ROSTER_TEXT_MAX - UNLISTED_LINE_MAX {
+            if text.len() + line.len() <= LISTENING_TABLE_TEXT_MAX - UNLISTED_LINE_MAX {
                 text.extend_from_slice(&line);
             } else {
                 unlisted += 1;
@@ -315,13 +315,13 @@ impl AgentStatus {
             text.extend_from_slice(format!("+{unlisted}/\0").as_bytes());
         }
         let data = &self.0.data;
-        let version = data.word(layout::ROSTER).load(Ordering::Relaxed);
+        let version = data.word(layout::LISTENING_TABLE).load(Ordering::Relaxed);
         // Odd while it changes: a reader that sees that, or another version afterwards, looks again.
-        data.word(layout::ROSTER).store(version | 1, Ordering::Release);
-        data.word(layout::ROSTER + 8).store(text.len() as u64, Ordering::Release);
-        let written = data.write(layout::ROSTER + ROSTER_HEADER, &text);
+        data.word(layout::LISTENING_TABLE).store(version | 1, Ordering::Release);
+        data.word(layout::LISTENING_TABLE + 8).store(text.len() as u64, Ordering::Release);
+        let written = data.write(layout::LISTENING_TABLE + LISTENING_TABLE_HEADER, &text);
         debug_assert!(written.is_ok());
-        data.word(layout::ROSTER).store((version | 1).wrapping_add(1), Ordering::Release);
+        data.word(layout::LISTENING_TABLE).store((version | 1).wrapping_add(1), Ordering::Release);
     }
 }
 
@@ -331,35 +331,35 @@ impl FifoCounter {
         [Self::Lines, Self::Bytes, Self::LostLines, Self::LostBytes, Self::Missing];
 }
 
-const ROSTER_HEADER: usize = 16;
-const ROSTER_TEXT_MAX: usize = layout::ROSTER_LEN - ROSTER_HEADER;
+const LISTENING_TABLE_HEADER: usize = 16;
+const LISTENING_TABLE_TEXT_MAX: usize = layout::LISTENING_TABLE_LEN - LISTENING_TABLE_HEADER;
 /// Kept free for the line that says how many are left out.
 const UNLISTED_LINE_MAX: usize = 24;
-/// How often a reader looks again while the roster changes under it.
-const ROSTER_TRIES: usize = 100;
+/// How often a reader looks again while the listening table changes under it.
+const LISTENING_TABLE_TRIES: usize = 100;
 
 /// What the agent says that it listens to, as far as there is room for it in shared memory.
 #[derive(Debug, Default)]
-pub(crate) struct Roster {
+pub(crate) struct ListeningTable {
     pub listed: Vec<Listening>,
     /// How many more there are.
     pub unlisted: usize,
 }
 
 /// What the agent says that it listens to.
-pub(crate) fn read_roster(segments: &Segments) -> Roster {
-    (0..ROSTER_TRIES).find_map(|_| try_roster(&segments.data)).unwrap_or_default()
+pub(crate) fn read_listening_table(segments: &Segments) -> ListeningTable {
+    (0..LISTENING_TABLE_TRIES).find_map(|_| try_listening_table(&segments.data)).unwrap_or_default()
 }
 
-fn try_roster(data: &Mapping) -> Option<Roster> {
-    let version = data.word(layout::ROSTER).load(Ordering::Acquire);
+fn try_listening_table(data: &Mapping) -> Option<ListeningTable> {
+    let version = data.word(layout::LISTENING_TABLE).load(Ordering::Acquire);
     if version & 1 == 1 {
         return None;
     }
-    let len = usize::try_from(data.word(layout::ROSTER + 8).load(Ordering::Acquire)).ok()?;
-    let mut text = vec![0; len.min(ROSTER_TEXT_MAX)];
-    data.read(layout::ROSTER + ROSTER_HEADER, &mut text).ok()?;
-    if data.word(layout::ROSTER).load(Ordering::Acquire) != version {
+    let len = usize::try_from(data.word(layout::LISTENING_TABLE + 8).load(Ordering::Acquire)).ok()?;
+    let mut text = vec![0; len.min(LISTENING_TABLE_TEXT_MAX)];
+    data.read(layout::LISTENING_TABLE + LISTENING_TABLE_HEADER, &mut text).ok()?;
+    if data.word(layout::LISTENING_TABLE).load(Ordering::Acquire) != version {
         return None;
     }
     let mut unlisted = 0;
@@ -382,7 +382,7 @@ fn try_roster(data: &Mapping) -> Option<Roster> {
         Some(Listening { kind, path: PathBuf::from(std::ffi::OsStr::from_bytes(path)) })
     });
     let listed = lines.collect();
-    Some(Roster { listed, unlisted })
+    Some(ListeningTable { listed, unlisted })
 }
 
 impl PublisherStatus {
@@ -435,7 +435,7 @@ impl PublisherStatus {
             DeadLetters,
             SpoolErrors,
             SpoolLost,
-            RevivedLetters,
+            RedeliveredDeadLetters,
             DeadLetteredEvents,
             UndeliverableEvents,
             PassedOverEvents,

@@ -15,8 +15,8 @@ use nix::sys::resource::{Resource, getrlimit};
 use crate::by_number::ByNumber;
 
 use super::{
-    patience::{Patience, Silence},
     process::{Process, Program, Runs, command_of, name_of, process_id},
+    timed_calls::{NoAnswer, TimedCalls},
 };
 
 /// The most writers that are remembered, each with a descriptor.
@@ -61,7 +61,7 @@ struct Known {
 pub struct Commands {
     known: Mutex<ByNumber<u32, Known>>,
     writers_max: usize,
-    patience: Patience,
+    timed_calls: TimedCalls,
     /// [`BELIEVED_FOR`], unless something is measured.
     believed_for: Duration,
 }
@@ -73,7 +73,7 @@ impl Default for Commands {
         Self {
             known: Mutex::default(),
             writers_max: share.clamp(WRITERS_MIN, WRITERS_MAX),
-            patience: Patience::default(),
+            timed_calls: TimedCalls::default(),
             believed_for: BELIEVED_FOR,
         }
     }
@@ -131,11 +131,11 @@ impl Commands {
         let Ok(program) = Program::of(thread).map(Arc::new) else { return unknown() };
         let Ok(pid) = process_id(thread) else { return unknown() };
         // Though the writer does nothing but wait, others may use its memory too, and be in the middle of changing it.
-        let answer = self.patience.ask(uid, move || command_of(thread).ok());
+        let answer = self.timed_calls.call(uid, move || command_of(thread).ok());
         let believed_for = match answer {
             // Whoever has not answered is not asked again soon.
-            Ok(_) | Err(Silence::Unanswered) => self.believed_for,
-            Err(Silence::NotAsked) => BELIEVED_UNASKED_FOR,
+            Ok(_) | Err(NoAnswer::Failed) => self.believed_for,
+            Err(NoAnswer::Saturated) => BELIEVED_UNASKED_FOR,
         };
         let Ok(command) = answer.or_else(|_| name_of(thread)) else { return unknown() };
         let process = Arc::new(Process { pid, command });

@@ -30,7 +30,7 @@ pub struct Live {
 /// What only the one who tidies needs.
 #[derive(Default)]
 struct Rest {
-    roster: Vec<Listening>,
+    listening_table: Vec<Listening>,
     retired: Vec<Retired>,
     pace: Pace,
 }
@@ -51,10 +51,10 @@ impl Live {
     }
 
     /// Says what the agent listens to.
-    pub fn set_roster(&self, roster: &[Listening]) {
+    pub fn set_listening_table(&self, listening_table: &[Listening]) {
         let mut rest = self.rest();
-        self.ring().status.set_roster(roster);
-        rest.roster = roster.to_vec();
+        self.ring().status.set_listening_table(listening_table);
+        rest.listening_table = listening_table.to_vec();
     }
 
     /// Looks whether the ring can be gone on with, and has another one take its place if not. Counts what of former ones can
@@ -97,7 +97,7 @@ impl Live {
                 );
             }
         };
-        next.status.set_roster(&rest.roster);
+        next.status.set_listening_table(&rest.listening_table);
         let number = next.generation();
         let former = self.ring.swap(Arc::new(next));
         self.ring().populate();

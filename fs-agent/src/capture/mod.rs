@@ -4,7 +4,6 @@
 
 mod commands;
 mod live;
-mod patience;
 mod process;
 mod quota;
 #[cfg(test)]
@@ -12,6 +11,7 @@ mod quota_tests;
 mod source;
 #[cfg(test)]
 mod tests;
+mod timed_calls;
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -80,7 +80,7 @@ impl Capture {
         Self { live: Live::new(ring), commands: Commands::default() }
     }
 
-    /// As [`Self::new`], for [`crate::measured`]: when command lines are read again does not depend on the clock.
+    /// As [`Self::new`], for [`crate::bench_support`]: when command lines are read again does not depend on the clock.
     pub fn measured(ring: AgentRing) -> Self {
         Self { live: Live::new(ring), commands: Commands::unchanging() }
     }
@@ -157,8 +157,8 @@ impl Capture {
     }
 
     /// Says what the agent listens to.
-    pub fn set_roster(&self, roster: &[Listening]) {
-        self.live.set_roster(roster);
+    pub fn set_listening_table(&self, listening_table: &[Listening]) {
+        self.live.set_listening_table(listening_table);
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use super::memory::{Mark, Memory};
 use crate::{
-    keeper::{FifoPart, Name, Store},
+    fd_store::{FifoPart, Name, Store},
     state::journal::RecordId,
 };
 

@@ -8,13 +8,13 @@
 //! that has it open gets SIGPIPE.
 
 mod batch;
-mod intake;
+mod bench_support;
 mod keep;
 pub mod leftovers;
-mod measured;
 mod memory;
 mod promise;
 mod reader;
+mod ring_writer;
 mod source;
 mod splitter;
 mod stream;
@@ -31,12 +31,12 @@ use bywash_common::{
     status::{FIFO_SLOTS, Listening, ListeningKind},
 };
 
-use crate::{capture::Capture, keeper::Store, state::journal::RecordId};
-use intake::Intake;
+use crate::{capture::Capture, fd_store::Store, state::journal::RecordId};
+pub use bench_support::Lines;
 use keep::Left;
-pub use measured::Lines;
 use promise::Promises;
 use reader::{Control, Reader};
+use ring_writer::RingWriter;
 use source::{Opened, Unlocked};
 
 pub use source::Unusable;
@@ -197,9 +197,9 @@ impl Fifos {
             self.capture.ring().status.clear_fifo(slot);
         }
         let control = Arc::new(Control::new().context("cannot make an eventfd")?);
-        let intake = Intake::new(Arc::clone(&self.capture), &config, self.promises.clone(), slot);
+        let ring_writer = RingWriter::new(Arc::clone(&self.capture), &config, self.promises.clone(), slot);
         let (opened, store) = ((opened, removed), Arc::clone(&self.store));
-        let reader = Reader::new(config.clone(), opened, Arc::clone(&control), intake, store)
+        let reader = Reader::new(config.clone(), opened, Arc::clone(&control), ring_writer, store)
             .with_context(|| format!("cannot wait for the FIFO {}", config.path.display()))?;
         let thread = thread::Builder::new()
             .name("fifo".to_owned())
@@ -217,7 +217,7 @@ impl Fifos {
     }
 
     /// What is read.
-    pub fn roster(&self) -> impl Iterator<Item = Listening> {
+    pub fn listening_table(&self) -> impl Iterator<Item = Listening> {
         self.read.iter().map(|read| Listening {
             kind: ListeningKind::Fifo { slot: read.slot },
             path: read.config.path.clone(),

@@ -24,11 +24,11 @@ use nix::{
 use rustix::io::ioctl_fionread;
 
 use super::{
-    intake::Intake,
+    ring_writer::RingWriter,
     source::{self, FileId, Found, Opened},
     stream::{Progress, Stream},
 };
-use crate::keeper::Store;
+use crate::fd_store::Store;
 
 /// How often the path is looked at, for a FIFO that was removed and made again.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -161,7 +161,7 @@ impl Control {
 pub struct Reader {
     config: FifoConfig,
     control: Arc<Control>,
-    intake: Intake,
+    ring_writer: RingWriter,
     /// Who keeps what is open for the next agent.
     store: Arc<Store>,
     epoll: Epoll,
@@ -195,7 +195,7 @@ impl Reader {
         config: FifoConfig,
         (opened, removed): (Opened, Vec<Opened>),
         control: Arc<Control>,
-        intake: Intake,
+        ring_writer: RingWriter,
         store: Arc<Store>,
     ) -> nix::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -203,7 +203,7 @@ impl Reader {
         let mut reader = Self {
             config,
             control,
-            intake,
+            ring_writer,
             store,
             epoll,
             streams: Vec::new(),
@@ -253,9 +253,9 @@ impl Reader {
 
     fn read_round(&mut self) -> Round {
         let mut round = Round::default();
-        let Self { streams, intake, config, .. } = self;
+        let Self { streams, ring_writer, config, .. } = self;
         let before = streams.len();
-        streams.retain_mut(|stream| match stream.read(intake, config.line_idle.0) {
+        streams.retain_mut(|stream| match stream.read(ring_writer, config.line_idle.0) {
             Progress::Read(bytes) => {
                 round.read_bytes += bytes;
                 true
@@ -268,8 +268,8 @@ impl Reader {
             // Nobody can open a removed FIFO again.
             Progress::Ended => !stream.is_removed,
             Progress::Failed(error) => {
-                tracing::error!("cannot read from the FIFO {}: {error}", intake.path().display());
-                stream.abandon(intake);
+                tracing::error!("cannot read from the FIFO {}: {error}", ring_writer.path().display());
+                stream.abandon(ring_writer);
                 false
             }
         });
@@ -329,8 +329,8 @@ impl Reader {
 
     fn take_over_change(&mut self) {
         let Some(config) = self.control.take_change() else { return };
-        self.intake.set_on_full(config.on_full);
-        let rules = self.intake.rules(&config);
+        self.ring_writer.set_on_full(config.on_full);
+        let rules = self.ring_writer.rules(&config);
         for stream in &mut self.streams {
             stream.set_rules(rules);
             stream.opened.pipe_bytes = source::enlarge(&stream.opened.fd, config.pipe_size.0, &config.path);
@@ -376,7 +376,7 @@ impl Reader {
         if let Some(stream) = self.streams.iter_mut().find(|stream| stream.opened.id == id) {
             stream.is_removed = false;
             self.current = Some(id);
-            self.intake.set(FifoCounter::Missing, 0);
+            self.ring_writer.set(FifoCounter::Missing, 0);
             self.complaint = None;
         }
     }
@@ -404,8 +404,8 @@ impl Reader {
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         self.epoll.add(&opened.fd, EpollEvent::new(interest, key))?;
         self.current = Some(opened.id);
-        self.intake.set(FifoCounter::Missing, 0);
-        let (rules, promise) = (self.intake.rules(&self.config), self.intake.promise());
+        self.ring_writer.set(FifoCounter::Missing, 0);
+        let (rules, promise) = (self.ring_writer.rules(&self.config), self.ring_writer.promise());
         self.streams.push(Stream::new(key, opened, (memory, mark), keep, rules, promise));
         self.say_held();
         Ok(())
@@ -419,7 +419,7 @@ impl Reader {
     /// What was at the path is read on until its writers are gone.
     fn retire(&mut self) {
         self.current = None;
-        self.intake.set(FifoCounter::Missing, 1);
+        self.ring_writer.set(FifoCounter::Missing, 1);
         for stream in &mut self.streams {
             stream.is_removed = true;
             // It ends at once if it has no writers.
@@ -432,8 +432,8 @@ impl Reader {
                 self.config.path.display()
             );
             let mut oldest = self.streams.remove(0);
-            oldest.finish(&mut self.intake);
-            oldest.abandon(&mut self.intake);
+            oldest.finish(&mut self.ring_writer);
+            oldest.abandon(&mut self.ring_writer);
             self.say_held();
         }
     }
@@ -459,7 +459,7 @@ impl Reader {
             let mut left = usize::try_from(held).unwrap_or(usize::MAX);
             while left > 0 && Instant::now() < deadline && self.control.stage() == Stage::ReadingOut {
                 stream.look_again();
-                match stream.read(&mut self.intake, line_idle) {
+                match stream.read(&mut self.ring_writer, line_idle) {
                     Progress::Read(bytes) => left = left.saturating_sub(bytes),
                     Progress::Blocked => thread::sleep(RETRY_MIN),
                     Progress::Empty | Progress::Ended | Progress::Failed(_) => break,
@@ -475,19 +475,19 @@ impl Reader {
         if self.control.stage() == Stage::Leaving {
             // What the ring has room for goes there.
             self.streams.retain_mut(|stream| {
-                stream.is_blocked(&mut self.intake);
+                stream.is_blocked(&mut self.ring_writer);
                 !stream.leave()
             });
         }
         let deadline = deadline.max(Instant::now() + CLOSING_TIME_MIN);
-        self.intake.close();
+        self.ring_writer.close();
         for stream in &mut self.streams {
-            stream.complete_line(&mut self.intake, deadline);
-            stream.finish(&mut self.intake);
-            while stream.is_blocked(&mut self.intake) && Instant::now() < deadline {
+            stream.complete_line(&mut self.ring_writer, deadline);
+            stream.finish(&mut self.ring_writer);
+            while stream.is_blocked(&mut self.ring_writer) && Instant::now() < deadline {
                 thread::sleep(RETRY_MIN);
             }
-            stream.abandon(&mut self.intake);
+            stream.abandon(&mut self.ring_writer);
         }
     }
 }

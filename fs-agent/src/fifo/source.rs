@@ -31,7 +31,7 @@ use super::{
     keep::{Keep, Left},
     memory::{Mark, Memory},
 };
-use crate::{keeper::Store, privilege};
+use crate::{fd_store::Store, privilege};
 
 /// A configured FIFO cannot be read.
 #[derive(Debug, thiserror::Error)]

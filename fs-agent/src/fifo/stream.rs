@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::{
-    intake::{Intake, now_ns},
     keep::Keep,
     memory::{Mark, Memory, READ_BYTES_MAX},
     promise::Promise,
+    ring_writer::{RingWriter, now_ns},
     source::Opened,
     splitter::{Piece, Rules, Splitter},
 };
@@ -122,10 +122,10 @@ impl Stream {
 
     /// Reads for a turn, and hands on what is complete. An unfinished line becomes an event if the pipe was empty, twice
     /// and `line_idle` apart, with nothing read between: its writer could have gone on and has not.
-    pub fn read(&mut self, intake: &mut Intake, line_idle: Duration) -> Progress {
+    pub fn read(&mut self, ring_writer: &mut RingWriter, line_idle: Duration) -> Progress {
         let mut read_bytes = 0;
         for _ in 0..READS_PER_TURN {
-            if self.is_blocked(intake) {
+            if self.is_blocked(ring_writer) {
                 return Progress::Blocked;
             }
             if !self.has_more {
@@ -133,8 +133,8 @@ impl Stream {
             }
             // A chunk is all that is there.
             let wanted = if self.splitter.takes_all() { READ_BYTES_MAX } else { self.read_bytes };
-            let wanted = wanted.min(intake.read_bytes_max());
-            let Some(invited) = self.invited(intake, wanted) else {
+            let wanted = wanted.min(ring_writer.read_bytes_max());
+            let Some(invited) = self.invited(ring_writer, wanted) else {
                 return Progress::Blocked;
             };
             let quiet = self.quiet_since.map(|since| since.elapsed());
@@ -171,7 +171,7 @@ impl Stream {
                 Err(error) => return Progress::Failed(error),
             }
         }
-        if self.is_blocked(intake) {
+        if self.is_blocked(ring_writer) {
             return Progress::Blocked;
         }
         match read_bytes {
@@ -190,19 +190,19 @@ impl Stream {
     }
 
     /// How many of the `wanted` bytes may be read, if any.
-    fn invited(&mut self, intake: &mut Intake, wanted: usize) -> Option<usize> {
-        if let Some(bytes) = intake.invite(&mut self.promise, wanted) {
+    fn invited(&mut self, ring_writer: &mut RingWriter, wanted: usize) -> Option<usize> {
+        if let Some(bytes) = ring_writer.invite(&mut self.promise, wanted) {
             return Some(bytes);
         }
-        if !intake.is_short_of_promises() {
+        if !ring_writer.is_short_of_promises() {
             return None;
         }
         self.splitter.give_part(&mut self.pieces);
-        if self.is_blocked(intake) {
+        if self.is_blocked(ring_writer) {
             return None;
         }
-        let bytes = intake.invite(&mut self.promise, wanted);
-        Some(bytes.unwrap_or_else(|| intake.insist(&mut self.promise)).min(wanted))
+        let bytes = ring_writer.invite(&mut self.promise, wanted);
+        Some(bytes.unwrap_or_else(|| ring_writer.insist(&mut self.promise)).min(wanted))
     }
 
     /// Reads up to so many bytes.
@@ -211,9 +211,9 @@ impl Stream {
     }
 
     /// Reads to the end of the line that has begun, as far as it is there and the ring has room, and no further.
-    pub fn complete_line(&mut self, intake: &mut Intake, deadline: Instant) {
-        while !self.is_blocked(intake) && self.splitter.is_unfinished() && Instant::now() < deadline {
-            if intake.invite(&mut self.promise, 1).is_none() {
+    pub fn complete_line(&mut self, ring_writer: &mut RingWriter, deadline: Instant) {
+        while !self.is_blocked(ring_writer) && self.splitter.is_unfinished() && Instant::now() < deadline {
+            if ring_writer.invite(&mut self.promise, 1).is_none() {
                 break;
             }
             match self.read_some(1) {
@@ -225,18 +225,18 @@ impl Stream {
     }
 
     /// What is unfinished becomes an event.
-    pub fn finish(&mut self, intake: &mut Intake) {
+    pub fn finish(&mut self, ring_writer: &mut RingWriter) {
         // What is complete comes first, and its bytes must be gone before others take their place.
         self.splitter.finish(&mut self.pieces);
-        self.is_blocked(intake);
+        self.is_blocked(ring_writer);
     }
 
     /// Hands on what is complete; gives whether something of it has to wait for room in the ring.
-    pub fn is_blocked(&mut self, intake: &mut Intake) -> bool {
+    pub fn is_blocked(&mut self, ring_writer: &mut RingWriter) -> bool {
         if self.done < self.pieces.len() {
-            self.done += intake.take(&self.splitter, &self.pieces[self.done..], self.time_ns);
+            self.done += ring_writer.take(&self.splitter, &self.pieces[self.done..], self.time_ns);
             if self.done < self.pieces.len() {
-                self.keep_promised(intake);
+                self.keep_promised(ring_writer);
                 return true;
             }
         }
@@ -244,19 +244,19 @@ impl Stream {
             self.pieces.clear();
             self.done = 0;
         }
-        self.keep_promised(intake);
+        self.keep_promised(ring_writer);
         false
     }
 
-    fn keep_promised(&mut self, intake: &Intake) {
+    fn keep_promised(&mut self, ring_writer: &RingWriter) {
         let left = self.pieces.get(self.done..).unwrap_or_default();
-        intake.keep_promised(&mut self.promise, left, self.splitter.unfinished_bytes());
+        ring_writer.keep_promised(&mut self.promise, left, self.splitter.unfinished_bytes());
     }
 
     /// Counts what has to wait as lost.
-    pub fn abandon(&mut self, intake: &mut Intake) {
+    pub fn abandon(&mut self, ring_writer: &mut RingWriter) {
         if let Some(left) = self.pieces.get(self.done..).filter(|left| !left.is_empty()) {
-            intake.lose(left, self.time_ns);
+            ring_writer.lose(left, self.time_ns);
         }
     }
 }

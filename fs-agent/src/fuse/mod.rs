@@ -4,11 +4,11 @@
 //! request ([`handshake`]), and lends its names for flags. Nothing is decided here but what the kernel may cache and what
 //! the capture is told. Which thread does a request is the affair of [`crate::worker_pool`].
 
+pub mod bench_support;
 mod control;
 mod convert;
 pub mod device;
 pub mod handshake;
-pub mod measured;
 mod modes;
 mod operations;
 pub mod prune;

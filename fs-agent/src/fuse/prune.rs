@@ -24,16 +24,16 @@ use crate::overlay::Overlay;
 const BATCH: usize = 512;
 
 /// How many overlays can be too large at a time, before others say so again later.
-const CROWDS_MAX: usize = 64;
+const PRESSURES_MAX: usize = 64;
 
 /// How long the kernel gets to say what it has let go of, before it is asked for more.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Asks, for all overlays, whenever one has become too large.
-pub struct Pruner(SyncSender<Arc<Crowd>>);
+pub struct Pruner(SyncSender<Arc<Pressure>>);
 
 /// An overlay that may become too large.
-struct Crowd {
+struct Pressure {
     overlay: Weak<Overlay>,
     connection: Weak<Connection>,
     /// It has said that it is.
@@ -47,35 +47,37 @@ impl Pruner {
     /// # Errors
     /// If there can be no thread.
     pub fn start() -> io::Result<Self> {
-        let (sender, crowds) = sync_channel(CROWDS_MAX);
-        thread::Builder::new().name("prune".to_owned()).spawn(move || run(&crowds))?;
+        let (sender, pressures) = sync_channel(PRESSURES_MAX);
+        thread::Builder::new().name("prune".to_owned()).spawn(move || run(&pressures))?;
         Ok(Self(sender))
     }
 
     /// Keeps `overlay` small as long as it is there. To be called once.
     pub fn keep_small(&self, overlay: &Arc<Overlay>, connection: &Arc<Connection>) {
-        let crowd = Arc::new(Crowd {
+        let pressure = Arc::new(Pressure {
             overlay: Arc::downgrade(overlay),
             connection: Arc::downgrade(connection),
             is_told: AtomicBool::new(false),
         });
         let sender = self.0.clone();
-        overlay.on_crowd(Box::new(move || {
+        overlay.on_pressure(Box::new(move || {
             // Waits for nobody. Told already, or nobody listens any more.
-            if !crowd.is_told.swap(true, Ordering::Relaxed) && sender.try_send(Arc::clone(&crowd)).is_err() {
-                crowd.is_told.store(false, Ordering::Relaxed);
+            if !pressure.is_told.swap(true, Ordering::Relaxed)
+                && sender.try_send(Arc::clone(&pressure)).is_err()
+            {
+                pressure.is_told.store(false, Ordering::Relaxed);
             }
         }));
     }
 }
 
-fn run(crowds: &Receiver<Arc<Crowd>>) {
-    for crowd in crowds {
-        crowd.is_told.store(false, Ordering::Relaxed);
-        let Some(overlay) = crowd.overlay.upgrade() else { continue };
+fn run(pressures: &Receiver<Arc<Pressure>>) {
+    for pressure in pressures {
+        pressure.is_told.store(false, Ordering::Relaxed);
+        let Some(overlay) = pressure.overlay.upgrade() else { continue };
         let oldest = overlay.oldest(BATCH);
         drop(overlay);
-        let Some(connection) = crowd.connection.upgrade().filter(|_| !oldest.is_empty()) else { continue };
+        let Some(connection) = pressure.connection.upgrade().filter(|_| !oldest.is_empty()) else { continue };
         if let Err(Errno::INVAL | Errno::NOSYS) = connection.prune(&oldest) {
             return tracing::info!(
                 "this kernel cannot be asked to forget files (Linux 6.18): about 450 bytes of memory for \

@@ -8,9 +8,9 @@
 //! Only the kernel knows when an inode is not needed any more. With too many, someone who can ask it to forget some is
 //! told so, and given the oldest.
 
+mod ancestors;
 mod held;
-mod lineage;
-mod succession;
+mod restored;
 mod tables;
 
 use std::{
@@ -28,7 +28,7 @@ use rustix::{
 };
 
 use held::Held;
-pub use succession::BySlot;
+pub use restored::BySlot;
 use tables::Tables;
 
 use super::{
@@ -286,7 +286,7 @@ pub struct Inodes {
     /// How many the kernel may know before it is to be asked to forget some.
     max: usize,
     /// Who asks it.
-    crowded: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    under_pressure: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Counts renames of directories: paths put together before one may be wrong after it.
     directory_moves: AtomicU64,
 }
@@ -310,7 +310,7 @@ impl Inodes {
             state: Arc::clone(state),
             tables: Mutex::default(),
             max: limits.inodes,
-            crowded: OnceLock::new(),
+            under_pressure: OnceLock::new(),
             directory_moves: AtomicU64::new(0),
         }
     }
@@ -370,9 +370,9 @@ impl Inodes {
                     let inode = Arc::new(self.new_inode(id, fd, stat));
                     tables.add(&inode);
                     if tables.known.len() > self.max
-                        && let Some(crowded) = self.crowded.get()
+                        && let Some(under_pressure) = self.under_pressure.get()
                     {
-                        crowded();
+                        under_pressure();
                     }
                     (inode, None)
                 }
@@ -437,8 +437,8 @@ impl Inodes {
     }
 
     /// Has `tell` called, under the lock, when there are too many. To be called once.
-    pub fn on_crowd(&self, tell: Box<dyn Fn() + Send + Sync>) {
-        let _ = self.crowded.set(tell);
+    pub fn on_pressure(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.under_pressure.set(tell);
     }
 
     /// Up to `count` inodes that came first, those apart that were used since they were last looked at.

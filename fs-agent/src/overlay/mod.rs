@@ -202,8 +202,8 @@ impl Overlay {
 
     /// Has `tell`, which waits for nobody, called when the kernel knows so many inodes that it should be asked to forget
     /// some. To be called once.
-    pub fn on_crowd(&self, tell: Box<dyn Fn() + Send + Sync>) {
-        self.inodes.on_crowd(tell);
+    pub fn on_pressure(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        self.inodes.on_pressure(tell);
     }
 
     /// Up to `count` nodes that the kernel may forget rather than others.

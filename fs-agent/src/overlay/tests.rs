@@ -709,15 +709,15 @@ fn more_inodes_than_descriptors_are_served() {
 #[test]
 fn of_too_many_inodes_the_oldest_unused_are_found() {
     let f = fixture_with(Limits { descriptors: 1000, inodes: 3 });
-    let (sender, crowds) = std::sync::mpsc::channel();
-    f.overlay.on_crowd(Box::new(move || sender.send(()).unwrap()));
+    let (sender, pressures) = std::sync::mpsc::channel();
+    f.overlay.on_pressure(Box::new(move || sender.send(()).unwrap()));
     let names = ["a", "b", "c", "d"];
     names.iter().for_each(|name| fs::write(f.below(name), "").unwrap());
     let nodes = names.map(|name| {
-        assert!(crowds.try_recv().is_err(), "no crowd before {name}");
+        assert!(pressures.try_recv().is_err(), "no pressure before {name}");
         f.lookup(ROOT, name).node
     });
-    assert!(crowds.try_recv().is_ok());
+    assert!(pressures.try_recv().is_ok());
     assert_eq!(f.overlay.oldest(4), [0; 0], "all are new");
     f.overlay.getattr(nodes[0]).unwrap();
     assert_eq!(f.overlay.oldest(2), nodes[1..3]);
@@ -725,7 +725,7 @@ fn of_too_many_inodes_the_oldest_unused_are_found() {
     f.overlay.forget(nodes[1], 1);
     assert_eq!(f.overlay.oldest(4), [nodes[2], nodes[3], nodes[0]]);
     drop(f);
-    assert!(crowds.recv().is_err(), "nobody tells of an overlay that is gone");
+    assert!(pressures.recv().is_err(), "nobody tells of an overlay that is gone");
 }
 
 #[test]

@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use bywash_common::config::OnAgentExit;
 
 use crate::{
+    fd_store::{DirectoryPart, Name, OverlayPart, Store},
     fuse::Negotiated,
-    keeper::{DirectoryPart, Name, OverlayPart, Store},
     mount::{label::Part, table::Device},
     overlay::Parked,
     state::{self, State},

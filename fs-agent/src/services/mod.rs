@@ -31,8 +31,8 @@ use nix::sys::signal::Signal;
 use crate::{
     capture::Capture,
     event::{Event, LOOK_SIGNAL, OverlayId},
+    fd_store::Store,
     fifo::{self, Fifos},
-    keeper::Store,
     mount, overlay,
     process::Prepared,
 };
@@ -158,7 +158,7 @@ impl Services {
 
     /// Stops listening. What is in use goes on as long as this process does, or until [`Self::close`] ends.
     pub fn stop(&mut self, on_agent_exit: OnAgentExit) {
-        self.capture.set_roster(&[]);
+        self.capture.set_listening_table(&[]);
         self.fifos.stop();
         self.overlays.stop(on_agent_exit);
         self.fifos.join();
@@ -166,7 +166,7 @@ impl Services {
 
     /// Leaves to the next agent what can be left, and says what quotas have withheld. What cannot be left is stopped.
     pub fn leave(&mut self, on_agent_exit: OnAgentExit) {
-        self.capture.set_roster(&[]);
+        self.capture.set_listening_table(&[]);
         self.fifos.leave();
         self.fifos.stop();
         self.overlays.leave_to_successor(on_agent_exit);
@@ -221,7 +221,7 @@ impl Services {
         let listening = |kind| move |path: &Path| Listening { kind, path: path.to_owned() };
         let awake = self.overlays.paths().map(listening(ListeningKind::Directory));
         let asleep = self.asleep.iter().map(PathBuf::as_path).map(listening(ListeningKind::AsleepDirectory));
-        let roster: Vec<_> = awake.chain(asleep).chain(self.fifos.roster()).collect();
-        self.capture.set_roster(&roster);
+        let listening_table: Vec<_> = awake.chain(asleep).chain(self.fifos.listening_table()).collect();
+        self.capture.set_listening_table(&listening_table);
     }
 }

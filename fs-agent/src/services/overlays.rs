@@ -19,7 +19,7 @@ use super::{
 use crate::{
     capture::{Capture, Source},
     event::{Event, OverlayId},
-    keeper::Store,
+    fd_store::Store,
     mount::{self, Cover, Dead, table::Table, walk},
     overlay::Identity,
 };

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     capture::Source,
-    keeper::{DirectoryPart, Name},
+    fd_store::{DirectoryPart, Name},
     mount::{
         self, Cover,
         label::Part,

@@ -21,8 +21,8 @@ use super::left::{Facts, Resumable, place};
 use crate::{
     capture::Source,
     event::{Event, OverlayId},
+    fd_store::{Name, OverlayPart, Store},
     fuse::{self, Adapter, Connection, Mapped, prune::Pruner},
-    keeper::{Name, OverlayPart, Store},
     mount::{self, Connected, label::Label, table::Device},
     overlay::{HandleNumbers, Identity, Opens, Overlay, Park, Parked, Restored, SettleMounts, Shared},
     process, state,

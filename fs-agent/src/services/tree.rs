@@ -24,7 +24,7 @@ use super::{
 use crate::{
     capture::Source,
     event::OverlayId,
-    keeper::{DirectoryPart, Name, Store},
+    fd_store::{DirectoryPart, Name, Store},
     mount::{
         self, Cover, Place,
         label::{Label, Part},

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::keeper::{KEPT_MAX, STOP_NAME};
+use crate::fd_store::{KEPT_MAX, STOP_NAME};
 
 /// The longest name of a descriptor, in bytes.
 const NAME_BYTES_MAX: usize = 64;

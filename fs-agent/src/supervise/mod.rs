@@ -1,6 +1,6 @@
 //! `fs-agent supervise -- run ...`: the manager's part where there is none, in a container or under a shell.
 //!
-//! A parent process that keeps for the agent what is to outlive it, by systemd's protocol (see `keeper`), starts it again when
+//! A parent process that keeps for the agent what is to outlive it, by systemd's protocol (see `fd_store`), starts it again when
 //! it ends, and takes the overlays off when it does not come back. It has one thread and reads no configuration after its
 //! start; what it has to remember has its place from then on.
 //!
@@ -14,10 +14,10 @@
 mod command;
 mod kept;
 mod message;
-mod pace;
 mod program;
+mod reexec;
+mod restart_backoff;
 mod socket;
-mod succession;
 
 use std::{
     ffi::CString,
@@ -42,10 +42,10 @@ use crate::{check, process, services};
 use command::Commands;
 use kept::Kept;
 use message::{Message, Wish};
-use pace::Pace;
 use program::Program;
+use reexec::Left;
+use restart_backoff::RestartBackoff;
 use socket::{Inbox, Outer};
-use succession::Left;
 
 /// How long an agent may be silent before it is killed, and started again.
 const WATCHDOG_TIME: Duration = Duration::from_secs(30);
@@ -73,8 +73,8 @@ pub fn supervise() -> Result<Exit> {
         tracing::warn!("cannot raise the limit of open files: {errno}");
     }
     let mut kept = Kept::new(kept::most());
-    let is_trial = succession::is_trial();
-    let left = succession::take(&mut kept)?;
+    let is_trial = reexec::is_trial();
+    let left = reexec::take(&mut kept)?;
     let commands = Commands::from_own()?;
     let config = check::load(commands.global())?;
     if is_trial {
@@ -106,7 +106,7 @@ pub fn supervise() -> Result<Exit> {
         stop,
         kept,
         child,
-        pace: Pace::default(),
+        restart_backoff: RestartBackoff::default(),
         was_ready: !is_first,
         missing_since: (!is_first).then(Instant::now),
         start_at: None,
@@ -145,7 +145,7 @@ struct Supervisor {
     stop: (OwnedFd, OwnedFd),
     kept: Kept,
     child: Option<Child>,
-    pace: Pace,
+    restart_backoff: RestartBackoff,
     /// Whether there has been an agent that listened to everything.
     was_ready: bool,
     /// Since when nobody serves.
@@ -240,7 +240,8 @@ impl Supervisor {
             Err(error) => {
                 tracing::error!("{error:#}");
                 self.missing_since.get_or_insert_with(Instant::now);
-                self.start_at = self.pace.ended(Instant::now(), false).map(|wait| Instant::now() + wait);
+                self.start_at =
+                    self.restart_backoff.ended(Instant::now(), false).map(|wait| Instant::now() + wait);
             }
         }
     }
@@ -346,7 +347,7 @@ impl Supervisor {
             return Some(self.give_up(how.code()));
         }
         self.missing_since.get_or_insert(now);
-        match self.pace.ended(now, child.ready.is_some()) {
+        match self.restart_backoff.ended(now, child.ready.is_some()) {
             Some(wait) => {
                 tracing::warn!(
                     "fs-agent (pid {}) has ended ({how}): starting it again in {wait:?}",
@@ -409,7 +410,7 @@ impl Supervisor {
         let child = self.child.as_ref().map(|child| (child.pid, child.ready.is_some()));
         let own = [self.inbox.as_fd(), self.stop.0.as_fd(), self.stop.1.as_fd()];
         let arguments: &[CString] = self.commands.own();
-        if let Err(error) = succession::follow(&self.program, arguments, child, own, &self.kept) {
+        if let Err(error) = reexec::follow(&self.program, arguments, child, own, &self.kept) {
             tracing::error!("{REPLACE_SIGNAL}: this supervisor goes on: {error:#}");
         }
     }

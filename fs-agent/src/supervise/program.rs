@@ -24,7 +24,7 @@ use super::{
     kept::{self, Kept},
 };
 use crate::{
-    keeper::{HANDED_COUNT, HANDED_NAMES, HANDED_TO, NOTIFY, STOP_NAME, STORE_MAX},
+    fd_store::{HANDED_COUNT, HANDED_NAMES, HANDED_TO, NOTIFY, STOP_NAME, STORE_MAX},
     process, sys,
 };
 

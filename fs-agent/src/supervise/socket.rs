@@ -30,7 +30,7 @@ use rustix::{
 };
 
 use crate::{
-    keeper::{NOTIFY, SENT_MAX, Socket},
+    fd_store::{NOTIFY, SENT_MAX, Socket},
     sleep,
 };
 

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{Desk, turns::Asker};
+use super::{Desk, admission::Asker};
 
 /// How many workers wait for requests of an overlay that is in use. Never one alone: a writer would then always wait for it
 /// to wake up on another CPU. With more, the same work goes round more of them.

@@ -10,13 +10,13 @@
 //! there is one, and sends them away when there was none for [`sentinel::COOLING_TIME`]. Where more overlays are in use at a
 //! time than can have watchers, a worker is called for each request.
 //!
-//! So that no user and no overlay takes all of them, requests wait for their turn: see [`turns`].
+//! So that no user and no overlay takes all of them, requests wait for their turn: see [`admission`].
 
+mod admission;
+mod bench_support;
 mod buffer;
 mod lane;
-mod measured;
 mod sentinel;
-mod turns;
 
 use std::{
     collections::VecDeque,
@@ -26,15 +26,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use admission::Asker;
+pub use bench_support::Hand;
 pub use buffer::{DATA_BYTES_MAX, HEAD_BYTES};
 pub use lane::Serve;
-pub use measured::Hand;
-pub use turns::Asker;
 
+use admission::{Admission, BUSY_MAX, Decision};
 use buffer::Buffer;
 use lane::{Lane, Taken, Waiting};
 use sentinel::{HOT_MAX, Sentinel};
-use turns::{BUSY_MAX, Turn, Turns};
 
 /// The most workers. Their slots have numbers below that.
 pub const WORKERS_MAX: usize = 512;
@@ -62,7 +62,7 @@ pub struct Desk {
 
 /// The threads that serve all overlays.
 pub struct WorkerPool {
-    turns: Turns<Waiting>,
+    admission: Admission<Waiting>,
     sentinel: Sentinel,
     idle: Mutex<Idle>,
 }
@@ -133,7 +133,11 @@ impl WorkerPool {
     fn without_threads() -> io::Result<Self> {
         let free_slots = (0..WORKERS_MAX).rev().collect();
         let idle = Idle { parked: Vec::new(), free_slots, starved: VecDeque::new() };
-        Ok(Self { turns: Turns::new(WORKERS_MAX), sentinel: Sentinel::new()?, idle: Mutex::new(idle) })
+        Ok(Self {
+            admission: Admission::new(WORKERS_MAX),
+            sentinel: Sentinel::new()?,
+            idle: Mutex::new(idle),
+        })
     }
 
     /// Serves one more overlay, until its end.
@@ -274,7 +278,7 @@ impl Worker {
     fn take_turn(&mut self, lane: &Arc<Lane>, asker: Asker, len: usize, before_answer: &mut dyn FnMut()) {
         let (request, slot) = (self.buffer.request(len), self.desk.slot);
         let mut is_refused = false;
-        let turn = self.pool.turns.take(slot, (lane.id, asker), |is_scarce| {
+        let turn = self.pool.admission.take(slot, (lane.id, asker), |is_scarce| {
             let kept = lane.serve().keep(request, is_scarce);
             is_refused = kept.is_none();
             kept.map(|request| {
@@ -283,12 +287,12 @@ impl Worker {
             })
         });
         match turn {
-            Turn::Now => {
+            Decision::Now => {
                 lane.do_request(request, &mut self.desk, before_answer);
-                self.pool.turns.end(slot);
+                self.pool.admission.end(slot);
             }
-            Turn::Later if is_refused => lane.serve().refuse(request),
-            Turn::Later => {}
+            Decision::Later if is_refused => lane.serve().refuse(request),
+            Decision::Later => {}
         }
     }
 
@@ -296,7 +300,7 @@ impl Worker {
     /// `lane`; gives whether it still is.
     fn do_what_waits(&mut self, lane: &Arc<Lane>, mut watches: bool) -> bool {
         let slot = self.desk.slot;
-        while let Some(Waiting { lane: of, request }) = self.pool.turns.next(slot) {
+        while let Some(Waiting { lane: of, request }) = self.pool.admission.next(slot) {
             if watches {
                 watches = false;
                 if lane.begin() {
@@ -306,7 +310,7 @@ impl Worker {
             if !of.has_ended() {
                 of.do_request(&request, &mut self.desk, &mut || {});
             }
-            self.pool.turns.end(slot);
+            self.pool.admission.end(slot);
         }
         watches
     }

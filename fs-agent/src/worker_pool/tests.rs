@@ -269,7 +269,7 @@ fn a_request_that_panics_costs_no_worker() {
         assert_eq!(scene.look_up("panic").err(), Some(Errno::IO));
     }
     scene.look_up_freely("free", 10);
-    until("nobody is at a request", || pool.turns.busy() == 0);
+    until("nobody is at a request", || pool.admission.busy() == 0);
     until("as many wait as before", || pool.sentinel.watchers() == lane::WATCHERS);
 }
 

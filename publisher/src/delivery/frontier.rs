@@ -15,15 +15,15 @@ use std::{
 use bywash_common::{
     clock::now_ns,
     record::Write,
-    ring::{Ahead, Entry},
+    ring::{Entry, SelectiveAck},
 };
 
 use crate::{clock, faults::Fault};
 
 use super::{
-    letter::Letter,
+    dead_letter::DeadLetter,
+    joined::{JoinedMessage, JoinedMessages},
     outcome::{Outcome, Outcomes},
-    spans::{Span, Spans},
     ticket::Ticket,
 };
 
@@ -88,7 +88,7 @@ pub trait Ledger: Send {
     fn advance(&mut self, progress: &Progress);
 
     /// What of the records behind `end` is delivered, before [`Self::advance`] moves there.
-    fn tell_ahead(&mut self, _end: u64, _ahead: &[Ahead]) {}
+    fn tell_ahead(&mut self, _end: u64, _ahead: &[SelectiveAck]) {}
 
     /// How many records are on their way, and when the oldest was captured; 0 without any.
     fn in_flight(&mut self, records: u64, oldest_ns: u64);
@@ -111,7 +111,7 @@ pub struct Refused {
     /// What the record is.
     pub record: Record,
     /// The message, and why.
-    pub letter: Letter,
+    pub dead_letter: DeadLetter,
     /// An operator can make it possible: where it cannot be kept it waits for that, and is never lost.
     pub is_mendable: bool,
 }
@@ -135,7 +135,7 @@ struct State {
     pending: VecDeque<Pending>,
     /// The ticket of the front of `pending`.
     first: u64,
-    spans: Spans,
+    joined: JoinedMessages,
     /// Where the last delivered record ended.
     last_end: u64,
     held_bytes: u64,
@@ -151,7 +151,7 @@ pub struct Frontier {
     bounds: Bounds,
     state: Mutex<State>,
     moved: Condvar,
-    keeps_letters: AtomicBool,
+    keeps_dead_letters: AtomicBool,
     // What the drain asks for with every record, so that it need not wait for the lock. Changed under the lock alone.
     /// Another record may be opened.
     has_room: AtomicBool,
@@ -170,7 +170,7 @@ impl Frontier {
             ledger,
             pending: VecDeque::new(),
             first: 0,
-            spans: Spans::default(),
+            joined: JoinedMessages::default(),
             last_end: 0,
             held_bytes: 0,
             refused: Vec::new(),
@@ -181,7 +181,7 @@ impl Frontier {
             bounds,
             state: Mutex::new(state),
             moved: Condvar::new(),
-            keeps_letters: AtomicBool::new(false),
+            keeps_dead_letters: AtomicBool::new(false),
             has_room: AtomicBool::new(true),
             has_refused: AtomicBool::new(false),
             open_refusals: AtomicUsize::new(0),
@@ -266,8 +266,8 @@ impl Frontier {
     }
 
     /// A message that is about to be sent holds several records.
-    pub fn add_span(&self, span: Span) {
-        self.lock().spans.add(span);
+    pub fn add_joined(&self, span: JoinedMessage) {
+        self.lock().joined.add(span);
     }
 
     /// The ticket that the next record will get.
@@ -297,20 +297,20 @@ impl Frontier {
 
     /// One of the record's messages will never be delivered. It stays open until someone has dealt with the refusal: see
     /// [`Self::take_refused`], [`Self::settle_refused`] and [`Self::replaced`].
-    pub fn refuse(&self, ticket: Ticket, letter: Letter) {
-        self.take_back(ticket, letter, false);
+    pub fn refuse(&self, ticket: Ticket, dead_letter: DeadLetter) {
+        self.take_back(ticket, dead_letter, false);
     }
 
     /// The same of a message that an operator has had time enough to make possible, and still can.
-    pub fn give_up(&self, ticket: Ticket, letter: Letter) {
-        self.take_back(ticket, letter, true);
+    pub fn give_up(&self, ticket: Ticket, dead_letter: DeadLetter) {
+        self.take_back(ticket, dead_letter, true);
     }
 
-    fn take_back(&self, ticket: Ticket, letter: Letter, is_mendable: bool) {
+    fn take_back(&self, ticket: Ticket, dead_letter: DeadLetter, is_mendable: bool) {
         let mut state = self.lock();
         let Some(pending) = state.get(ticket) else { return };
         let record = pending.record;
-        state.refused.push(Refused { ticket, record, letter, is_mendable });
+        state.refused.push(Refused { ticket, record, dead_letter, is_mendable });
         self.open_refusals.fetch_add(1, Ordering::Release);
         self.has_refused.store(true, Ordering::Release);
         self.events.fetch_add(1, Ordering::Release);
@@ -348,19 +348,19 @@ impl Frontier {
 
     /// Whether refused messages are kept as dead letters, so that a sink may give up on what only an operator can mend.
     /// Where they are not, such messages must wait for the operator: to refuse them would lose them.
-    pub fn keeps_letters(&self) -> bool {
-        self.keeps_letters.load(Ordering::Relaxed)
+    pub fn keeps_dead_letters(&self) -> bool {
+        self.keeps_dead_letters.load(Ordering::Relaxed)
     }
 
     /// Says whether refused messages are kept from now on.
-    pub fn set_keeps_letters(&self, keeps: bool) {
-        self.keeps_letters.store(keeps, Ordering::Relaxed);
+    pub fn set_keeps_dead_letters(&self, keeps: bool) {
+        self.keeps_dead_letters.store(keeps, Ordering::Relaxed);
     }
 
     /// A message of the record is too old to be sent: news take its place, and what becomes of those is not announced.
     pub fn replace_by_news(&self, ticket: Ticket) {
         if let Some(pending) = self.lock().get(ticket) {
-            (pending.outcome, pending.announced) = (Outcome::TooOld, true);
+            (pending.outcome, pending.announced) = (Outcome::Expired, true);
         }
     }
 
@@ -459,7 +459,7 @@ impl State {
         if progress.end > 0 {
             self.last_end = progress.end;
             self.outcomes.add_all(&progress.outcomes);
-            let ahead = self.spans.pass(Ticket::from_number(self.first));
+            let ahead = self.joined.pass(Ticket::from_number(self.first));
             if !ahead.is_empty() {
                 self.ledger.tell_ahead(progress.end, ahead);
             }

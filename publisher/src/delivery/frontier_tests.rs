@@ -74,8 +74,8 @@ proptest! {
     }
 }
 
-fn letter() -> Letter {
-    Letter {
+fn dead_letter() -> DeadLetter {
+    DeadLetter {
         topic: "t".to_owned(),
         key: None,
         payload: b"x".to_vec(),
@@ -89,10 +89,10 @@ fn letter() -> Letter {
 fn what_was_refused_stays_until_that_is_dealt_with() {
     let (frontier, told) = frontier(10);
     let ticket = frontier.open(record(0));
-    frontier.refuse(ticket, letter());
+    frontier.refuse(ticket, dead_letter());
     assert_eq!(
         frontier.take_refused(),
-        [Refused { ticket, record: record(0), letter: letter(), is_mendable: false }]
+        [Refused { ticket, record: record(0), dead_letter: dead_letter(), is_mendable: false }]
     );
     assert!(told.0.lock().unwrap().0.is_empty());
     assert!(frontier.has_open_refusals(), "it was taken, and nothing done");
@@ -129,7 +129,7 @@ fn the_worst_outcome_of_a_record_s_messages_is_the_record_s() {
 fn news_of_a_loss_count_as_lost_once_they_are_delivered() {
     let (frontier, told) = frontier(10);
     let ticket = frontier.open(record(0));
-    frontier.refuse(ticket, letter());
+    frontier.refuse(ticket, dead_letter());
     assert!(frontier.announce(ticket));
     frontier.replaced();
     frontier.settle(ticket, Outcome::Delivered);
@@ -140,7 +140,7 @@ fn news_of_a_loss_count_as_lost_once_they_are_delivered() {
 fn what_another_message_stands_for_stays_until_that_is_delivered() {
     let (frontier, _) = frontier(10);
     let ticket = frontier.open(record(0));
-    frontier.refuse(ticket, letter());
+    frontier.refuse(ticket, dead_letter());
     frontier.replaced();
     assert_eq!((frontier.in_flight(), frontier.has_open_refusals()), (1, false));
     frontier.settle(ticket, Outcome::Delivered);

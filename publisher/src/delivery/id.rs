@@ -79,7 +79,7 @@ pub enum News {
         records: Option<u64>,
     },
     /// Events were too old to be sent.
-    TooOld {
+    Expired {
         /// The number of the record in which the first of them begins.
         sequence: u64,
         /// Where in that record.
@@ -103,7 +103,7 @@ impl News {
             Self::Lost { sequence }
             | Self::Corrupt { sequence }
             | Self::Undeliverable { sequence }
-            | Self::TooOld { sequence, .. } => Some(sequence),
+            | Self::Expired { sequence, .. } => Some(sequence),
             Self::Damage { .. } | Self::Gap { .. } | Self::Discarded { .. } => None,
         }
     }
@@ -155,7 +155,7 @@ impl Display for Subject {
                 News::Damage { position, len: None } => write!(f, "corrupt-{position}"),
                 News::Gap { first, records: Some(records) } => write!(f, "gap.{first}+{records}"),
                 News::Gap { first, records: None } => write!(f, "gap-{first}"),
-                News::TooOld { sequence, begin, events } => write!(f, "too_old.{sequence}.{begin}+{events}"),
+                News::Expired { sequence, begin, events } => write!(f, "too_old.{sequence}.{begin}+{events}"),
                 News::Discarded { before, records } => write!(f, "discarded.{before}+{records}"),
             },
         }
@@ -199,7 +199,7 @@ impl Subject {
             let (sequence, rest) = rest.split_once('.')?;
             let (begin, events) = rest.split_once('+')?;
             let (sequence, begin, events) = (number(sequence)?, number(begin)?, number(events)?);
-            return Some(Self::News(News::TooOld { sequence, begin, events }));
+            return Some(Self::News(News::Expired { sequence, begin, events }));
         }
         if let Some(rest) = text.strip_prefix("corrupt-") {
             return Some(Self::News(News::Damage { position: number(rest)?, len: None }));
@@ -264,7 +264,7 @@ mod tests {
             2 => News::Undeliverable { sequence: a },
             3 => News::Damage { position: a, len: b },
             4 => News::Discarded { before: a, records: b.unwrap_or_default() },
-            5 => News::TooOld { sequence: a, begin: a as usize, events: b.unwrap_or_default() },
+            5 => News::Expired { sequence: a, begin: a as usize, events: b.unwrap_or_default() },
             _ => News::Gap { first: a, records: b },
         });
         let stretch = any::<Option<(usize, usize)>>();

@@ -4,21 +4,21 @@
 //! Nothing here imports from another room of this crate; `tests/tests/e2e/floors.rs` holds the crate to that.
 
 mod class;
+mod dead_letter;
 mod frontier;
 mod id;
-mod letter;
+mod joined;
 mod outcome;
 mod sink;
-mod spans;
 #[cfg(test)]
 pub mod testing;
 mod ticket;
 
 pub use class::Class;
+pub use dead_letter::{DeadLetter, Failure};
 pub use frontier::{Bounds, Frontier, Ledger, Progress, Record, Refused};
 pub use id::{EVENT_ID_BYTES_MAX, EventId, News, NotAnId, Stretch, Subject};
-pub use letter::{Failure, Letter};
+pub use joined::JoinedMessage;
 pub use outcome::{Outcome, Outcomes, Tally};
 pub use sink::{Message, NS_PER_MS, SendError, Sink, SinkError};
-pub use spans::Span;
 pub use ticket::Ticket;

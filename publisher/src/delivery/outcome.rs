@@ -15,7 +15,7 @@ pub enum Outcome {
     /// The sink refuses it for good, and an event says that it is lost, or the log where the format cannot.
     Lost,
     /// It was older than it may be when it would have been sent, and an event says that it is lost, or the log where the format cannot.
-    TooOld,
+    Expired,
 }
 
 /// Writes, and their bytes.

@@ -5,8 +5,8 @@ use std::time::Instant;
 use bywash_common::config::Config;
 
 use super::{
+    dead_letter::{DeadLetter, Failure},
     id::EventId,
-    letter::{Failure, Letter},
     ticket::Ticket,
 };
 
@@ -29,17 +29,17 @@ pub struct Message<'a> {
     /// When what it tells of happened, in milliseconds since the epoch.
     pub time_ms: u64,
     /// It has lost its place: others that come behind it were sent before.
-    pub is_letter: bool,
+    pub is_dead_letter: bool,
     /// It goes to the topic for dead letters, for this reason.
     pub failure: Option<&'a Failure>,
 }
 
 impl<'a> Message<'a> {
-    /// The message that a letter holds; `event_id` is the rendering of its id.
-    pub fn of_letter(letter: &'a Letter, event_id: &'a str) -> Self {
-        let Letter { topic, key, payload, id, time_ms, .. } = letter;
+    /// The message that a dead letter holds; `event_id` is the rendering of its id.
+    pub fn of_dead_letter(dead_letter: &'a DeadLetter, event_id: &'a str) -> Self {
+        let DeadLetter { topic, key, payload, id, time_ms, .. } = dead_letter;
         let (key, id, time_ms) = (key.as_deref(), *id, *time_ms);
-        Self { topic, key, payload, id, event_id, time_ms, is_letter: false, failure: None }
+        Self { topic, key, payload, id, event_id, time_ms, is_dead_letter: false, failure: None }
     }
 }
 

@@ -154,7 +154,7 @@ pub fn replace(
     let replaced = (|| {
         let file = disk.open(&temporary, Open::Truncate(access))?;
         write_all_at(&*file, content, 0)?;
-        if !Fault::LettersUnsynced.is_back() {
+        if !Fault::DeadLettersUnsynced.is_back() {
             file.sync()?;
         }
         between();

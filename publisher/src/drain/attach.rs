@@ -4,7 +4,7 @@ use std::{sync::Arc, thread::sleep, time::Duration};
 
 use bywash_common::{
     clock::now_ns,
-    ring::{Ahead, AheadSlots, PublisherRing, RingError, Waiting, inspect},
+    ring::{PublisherRing, RingError, SelectiveAck, SelectiveAckSlots, Waiting, inspect},
     status::{PublisherCounter, PublisherStatus},
 };
 
@@ -76,7 +76,7 @@ pub struct RingLedger {
     /// The former ring whose records these are, if they are one's.
     old: Option<Uuid>,
     /// Where the ring's publisher writes down what is delivered out of turn.
-    ahead: Option<AheadSlots>,
+    ahead: Option<SelectiveAckSlots>,
     /// What the first event tells of: what an operator has discarded before.
     untold: Option<Discarded>,
 }
@@ -87,7 +87,7 @@ impl RingLedger {
         head: Arc<Head>,
         status: PublisherStatus,
         old: Option<Uuid>,
-        ahead: Option<AheadSlots>,
+        ahead: Option<SelectiveAckSlots>,
     ) -> Self {
         Self { head, status, old, ahead, untold: None }
     }
@@ -125,17 +125,17 @@ impl Ledger for RingLedger {
                 self.status.add(counter, records);
             }
         }
-        let too_old = progress.outcomes.of(Outcome::TooOld);
-        if too_old.records > 0 {
-            self.status.add(PublisherCounter::TooOldEvents, too_old.records);
-            self.status.add(PublisherCounter::TooOldBytes, too_old.bytes);
+        let expired = progress.outcomes.of(Outcome::Expired);
+        if expired.records > 0 {
+            self.status.add(PublisherCounter::TooOldEvents, expired.records);
+            self.status.add(PublisherCounter::TooOldBytes, expired.bytes);
         }
         if progress.has_delivered {
             self.status.set(PublisherCounter::LastDeliveryNs, now_ns());
         }
     }
 
-    fn tell_ahead(&mut self, end: u64, ahead: &[Ahead]) {
+    fn tell_ahead(&mut self, end: u64, ahead: &[SelectiveAck]) {
         if let Some(slots) = &mut self.ahead {
             slots.write(end, ahead);
         }

@@ -13,18 +13,18 @@ use bywash_common::{
 
 use crate::{
     clock,
-    delivery::{Frontier, Letter, Outcome, Refused, Ticket},
-    failed::{Again, FailedError, Retry, Settled, Store},
+    dead_letter::{Again, FailedError, Retry, Settled, Store},
+    delivery::{DeadLetter, Frontier, Outcome, Refused, Ticket},
     faults::Fault,
     rate::LogRate,
-    vitals::vitals,
+    sink_stats::sink_stats,
 };
 
 /// Refused messages are gathered for this long: each time that some are kept costs two fsyncs.
 const GATHER_TIME: Duration = Duration::from_millis(100);
 /// Or until they have this many bytes.
 const GATHER_BYTES: usize = 1 << 20;
-/// How long a disk that does not take letters, or not let go of delivered ones, is left alone.
+/// How long a disk that does not take dead letters, or not let go of delivered ones, is left alone.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// How long it may go on not to take some before loss events replace these.
 const DISK_PATIENCE: Duration = Duration::from_secs(60);
@@ -47,9 +47,9 @@ pub struct DeadLetters {
     waiting: VecDeque<Refused>,
     /// From when on it is looked whether there is room for more.
     look_at_room: Instant,
-    /// Letters that are delivered and still in their file.
+    /// Dead letters that are delivered and still in their file.
     delivered: Option<Settled>,
-    /// Where letters go that are refused again.
+    /// Where dead letters go that are refused again.
     topic: Option<String>,
     /// From when on the disk is asked again to let go of them.
     delivered_not_before: Instant,
@@ -67,9 +67,9 @@ impl DeadLetters {
         let Some(dir) = config.failed_directory() else { return Ok(Self::without()) };
         match Store::open(&dir, config.failed.size_max, config.ring.group.as_deref()) {
             Ok(store) => {
-                let mut letters = Self::in_store(store, config.failed.retry_interval.0);
-                letters.reconfigure(config);
-                Ok(letters)
+                let mut dead_letters = Self::in_store(store, config.failed.retry_interval.0);
+                dead_letters.reconfigure(config);
+                Ok(dead_letters)
             }
             Err(error) if config.failed.dir.is_some() => Err(error),
             Err(error) => {
@@ -138,19 +138,19 @@ impl DeadLetters {
             if taken_back == Some(true)
                 && let Some(others) = self.topic_log.pass()
             {
-                let Letter { topic, reason, .. } = &refused.letter;
+                let DeadLetter { topic, reason, .. } = &refused.dead_letter;
                 tracing::error!(
                     "failed.topic `{topic}` does not take dead letters: {reason}; they stay in failed.dir{others}"
                 );
             }
-            if taken_back.is_some() && !Fault::LetterKeptTwice.is_back() {
+            if taken_back.is_some() && !Fault::DeadLetterKeptTwice.is_back() {
                 frontier.settle_refused(refused.ticket, Outcome::DeadLettered);
                 continue;
             }
             if self.gathered.is_empty() {
                 self.since = clock::now();
             }
-            self.gathered_bytes += refused.letter.payload.len();
+            self.gathered_bytes += refused.dead_letter.payload.len();
             self.gathered.push(refused);
         }
         self.look_for_room(frontier);
@@ -179,13 +179,13 @@ impl DeadLetters {
         }
         self.look_at_room = now + ROOM_INTERVAL;
         match store.look_for_room() {
-            Ok(has_room) => frontier.set_keeps_letters(has_room),
+            Ok(has_room) => frontier.set_keeps_dead_letters(has_room),
             Err(error) => tracing::debug!("{error}"),
         }
     }
 
     /// The dead letters that are to be sent again now; [`Self::sent_again`] is to be told of each.
-    pub fn letters(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Again> {
+    pub fn dead_letters(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Again> {
         let (Some(retry), Some(_)) = (&mut self.retry, &self.store) else { return Vec::new() };
         if let Some(settled) = retry.settle(|ticket| frontier.is_done(ticket))
             && !settled.lines.is_empty()
@@ -199,7 +199,7 @@ impl DeadLetters {
         self.retry.as_mut().map_or_else(Vec::new, Retry::due)
     }
 
-    /// Takes delivered letters out of their file. Gives whether none is left in it: another round would send it again.
+    /// Takes delivered dead letters out of their file. Gives whether none is left in it: another round would send it again.
     fn remove_delivered(&mut self, frontier: &Frontier, status: &PublisherStatus) -> bool {
         let (Some(settled), Some(store)) = (&self.delivered, &mut self.store) else { return true };
         let Settled { path, lines, passed_on } = settled;
@@ -218,10 +218,10 @@ impl DeadLetters {
         }
         if let Some(topic) = self.topic.as_deref().filter(|_| *passed_on > 0) {
             tracing::info!("{passed_on} dead letters are in the topic `{topic}` now (failed.topic)");
-            vitals().passed_on.fetch_add(*passed_on as u64, Ordering::Relaxed);
+            sink_stats().passed_on.fetch_add(*passed_on as u64, Ordering::Relaxed);
         }
-        status.add(PublisherCounter::RevivedLetters, lines.len() as u64);
-        frontier.set_keeps_letters(store.has_room());
+        status.add(PublisherCounter::RedeliveredDeadLetters, lines.len() as u64);
+        frontier.set_keeps_dead_letters(store.has_room());
         self.delivered = None;
         true
     }
@@ -231,7 +231,7 @@ impl DeadLetters {
         self.retry.as_mut().map_or_else(Vec::new, Retry::to_pass_on)
     }
 
-    /// A letter is on its way again.
+    /// A dead letter is on its way again.
     pub fn sent_again(&mut self, again: &Again, ticket: Ticket) {
         if let Some(retry) = &mut self.retry {
             retry.sent(again, ticket);
@@ -247,11 +247,11 @@ impl DeadLetters {
 
     fn keep(&mut self, frontier: &Frontier, status: &PublisherStatus) -> Vec<Refused> {
         let Some(first) = self.gathered.first() else { return Vec::new() };
-        let (id, reason) = (first.letter.id, first.letter.reason.clone());
+        let (id, reason) = (first.dead_letter.id, first.dead_letter.reason.clone());
         let kept = match &mut self.store {
             Some(store) => match self.refused_by_disk {
                 Some((_, not_before)) if clock::now() < not_before => return Vec::new(),
-                _ => store.keep(self.gathered.iter().map(|refused| &refused.letter)).map(|()| true),
+                _ => store.keep(self.gathered.iter().map(|refused| &refused.dead_letter)).map(|()| true),
             },
             None => Ok(false),
         };
@@ -263,7 +263,7 @@ impl DeadLetters {
         self.refused_by_disk = None;
         let mut refused = std::mem::take(&mut self.gathered);
         self.gathered_bytes = 0;
-        frontier.set_keeps_letters(self.keeps());
+        frontier.set_keeps_dead_letters(self.keeps());
         if !matches!(kept, Ok(true)) {
             self.look_at_room = clock::now() + ROOM_INTERVAL;
             let waits = |one: &Refused| one.is_mendable && !Fault::MendableIsLost.is_back();
@@ -283,7 +283,7 @@ impl DeadLetters {
                     );
                 }
                 status.add(PublisherCounter::DeadLetters, count as u64);
-                let outcome = match Fault::LettersCountAsDelivered.is_back() {
+                let outcome = match Fault::DeadLettersCountAsDelivered.is_back() {
                     true => Outcome::Delivered,
                     false => Outcome::DeadLettered,
                 };
@@ -319,7 +319,7 @@ impl DeadLetters {
     fn wait(&mut self, mut mendable: Vec<Refused>, error: Option<&FailedError>) {
         let Some(first) = mendable.first() else { return };
         if let (Some(others), Some(error)) = (self.log.pass(), error) {
-            let (reason, topic) = (&first.letter.reason, &first.letter.topic);
+            let (reason, topic) = (&first.dead_letter.reason, &first.dead_letter.topic);
             tracing::error!(
                 "{} messages for `{topic}` wait, and all behind them, until that takes them or there is room for dead \
                  letters: {reason}; {error}{others}",
@@ -327,7 +327,7 @@ impl DeadLetters {
             );
         }
         mendable.extend(self.waiting.drain(..));
-        mendable.sort_by_key(|refused| (refused.ticket, refused.letter.id.subject));
+        mendable.sort_by_key(|refused| (refused.ticket, refused.dead_letter.id.subject));
         self.waiting = mendable.into();
     }
 

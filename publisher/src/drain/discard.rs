@@ -24,7 +24,7 @@ use crate::{
 use super::{
     attach::{RingLedger, is_superseded},
     discarded::Discarded,
-    intake::{Intake, IntakeError, SharedLog, attach_next},
+    input::{Input, InputError, SharedLog, attach_next},
     source::Taken,
 };
 
@@ -53,7 +53,7 @@ pub struct Emptied {
 pub enum EmptyError {
     /// The system has no thread to give.
     #[error(transparent)]
-    Intake(#[from] IntakeError),
+    Input(#[from] InputError),
     /// The disk does not give what is in the spool, or does not let it go.
     #[error("the spool's disk does not answer as it should: the log before this says how")]
     Disk,
@@ -70,11 +70,11 @@ pub enum EmptyError {
 /// # Errors
 /// An [`EmptyError`].
 pub fn empty_ring(name: &str, ring: PublisherRing, log: SharedLog) -> Result<Emptied, EmptyError> {
-    let mut emptying = Emptying::new(Intake::open(ring, log, HIGH_MARK)?);
+    let mut emptying = Emptying::new(Input::open(ring, log, HIGH_MARK)?);
     let emptied = emptying.empty_all(name);
     // A thread of the spool's ends with it.
-    let Emptying { intake, emptied: so_far, .. } = emptying;
-    intake.finish(name, Instant::now());
+    let Emptying { input, emptied: so_far, .. } = emptying;
+    input.finish(name, Instant::now());
     emptied.map(|()| so_far)
 }
 
@@ -93,7 +93,7 @@ pub fn empty_spool(log: &Mutex<Log>) -> Result<(u64, u64), SpoolError> {
 }
 
 struct Emptying {
-    intake: Intake,
+    input: Input,
     ledger: RingLedger,
     /// Where the ring ended when it was turned to: what comes behind is news.
     tail: u64,
@@ -103,21 +103,21 @@ struct Emptying {
 }
 
 impl Emptying {
-    fn new(intake: Intake) -> Self {
-        let (ledger, tail) = (intake.silent_ledger(), intake.ring.gauge().tail());
-        Self { intake, ledger, tail, batch: Discarded::default(), emptied: Emptied::default() }
+    fn new(input: Input) -> Self {
+        let (ledger, tail) = (input.silent_ledger(), input.ring.gauge().tail());
+        Self { input, ledger, tail, batch: Discarded::default(), emptied: Emptied::default() }
     }
 
     fn empty_all(&mut self, name: &str) -> Result<(), EmptyError> {
         loop {
             self.empty_current()?;
-            if !is_superseded(name, &self.intake.ring) || !self.intake.ring.is_drained() {
+            if !is_superseded(name, &self.input.ring) || !self.input.ring.is_drained() {
                 return Ok(());
             }
             let Some(next) = attach_next(name) else { return Ok(()) };
-            self.intake.follow(next)?;
-            self.tail = self.intake.ring.gauge().tail();
-            self.ledger = self.intake.silent_ledger();
+            self.input.follow(next)?;
+            self.tail = self.input.ring.gauge().tail();
+            self.ledger = self.input.silent_ledger();
         }
     }
 
@@ -126,14 +126,14 @@ impl Emptying {
         let mut payload = Vec::new();
         let mut blocked_since = None;
         loop {
-            let taken = self.intake.next(&mut payload, &mut ());
-            if !matches!(taken, Ok(Taken::Blocked | Taken::Paced(_) | Taken::End)) {
+            let taken = self.input.next(&mut payload, &mut ());
+            if !matches!(taken, Ok(Taken::Blocked | Taken::RateLimited(_) | Taken::End)) {
                 blocked_since = None;
             }
             match taken {
                 Ok(Taken::Record(entry)) => {
                     self.batch.add_all(&writes_in(entry.kind, &payload));
-                    let is_last = !self.intake.is_at_former_ring() && entry.end >= self.tail;
+                    let is_last = !self.input.is_at_former_ring() && entry.end >= self.tail;
                     if is_last || self.batch.records >= BATCH_RECORDS {
                         self.pass(entry.end, Some(entry.seq.wrapping_add(1)));
                     }
@@ -146,24 +146,24 @@ impl Emptying {
                     self.batch.add_all(&Discarded::some(records, 0, now_ns, now_ns));
                 }
                 Ok(Taken::Nothing) => {
-                    self.pass(self.intake.position(), None);
+                    self.pass(self.input.position(), None);
                     return Ok(());
                 }
                 Ok(Taken::End) => {
-                    self.pass(self.intake.position(), None);
-                    if self.intake.next_stream() {
-                        self.ledger = self.intake.silent_ledger();
+                    self.pass(self.input.position(), None);
+                    if self.input.next_stream() {
+                        self.ledger = self.input.silent_ledger();
                     } else {
                         wait_for_disk(&mut blocked_since)?;
                     }
                 }
-                Ok(Taken::Blocked | Taken::Paced(_)) => wait_for_disk(&mut blocked_since)?,
+                Ok(Taken::Blocked | Taken::RateLimited(_)) => wait_for_disk(&mut blocked_since)?,
                 Err(error @ (ReadError::Truncated | ReadError::Tail { .. })) => {
-                    self.pass(self.intake.position(), None);
+                    self.pass(self.input.position(), None);
                     return Err(error.into());
                 }
                 Err(_) => {
-                    let (begin, skipped) = self.intake.pass_damage();
+                    let (begin, skipped) = self.input.pass_damage();
                     let end = skipped.end(begin);
                     self.emptied.damaged_bytes += end - begin;
                     self.pass(end, skipped.next_seq());
@@ -175,7 +175,7 @@ impl Emptying {
     /// Gives up what was read up to the position `end`.
     fn pass(&mut self, end: u64, next_sequence: Option<u64>) {
         let batch = std::mem::take(&mut self.batch);
-        batch.note(&self.intake.ring.status);
+        batch.note(&self.input.ring.status);
         self.emptied.records += batch.records;
         self.emptied.bytes += batch.bytes;
         if end > 0 {

@@ -8,14 +8,14 @@ mod attach;
 mod dead_letters;
 mod discard;
 mod discarded;
-mod intake;
+mod expired;
+mod input;
 mod namer;
-mod outlet;
-mod pace;
+mod output;
+mod recovery_limiter;
 mod source;
 #[cfg(test)]
 mod tests;
-mod too_old;
 
 use std::{
     sync::Arc,
@@ -45,9 +45,9 @@ pub use attach::attach;
 pub use dead_letters::DeadLetters;
 pub use discard::{Emptied, EmptyError, empty_ring, empty_spool};
 use discarded::Discarded;
-use intake::IntakeError;
-pub use intake::{Intake, open_spool, spooled_records};
-use outlet::Outlet;
+use input::InputError;
+pub use input::{Input, open_spool, spooled_records};
+use output::Output;
 use source::Taken;
 
 /// How long an idle drain sleeps at most; a new record ends it at once, but for one whose agent was killed before it
@@ -60,7 +60,7 @@ const ROOM_WAIT: Duration = Duration::from_millis(100);
 const DISK_WAIT: Duration = Duration::from_millis(500);
 /// After how many records a busy drain has the spool look at the ring; one that waits does so each time.
 const LOOK_RECORDS: u64 = 256;
-/// How many records a busy drain takes before it looks at everything else: at the clock, the configuration, letters, and
+/// How many records a busy drain takes before it looks at everything else: at the clock, the configuration, dead letters, and
 /// what of its own the sink has to do.
 const TURN_RECORDS: u32 = 64;
 /// How often an idle drain looks whether the agent has begun a new ring.
@@ -77,7 +77,7 @@ pub enum DrainError {
     Ring(#[from] RingError),
     /// The spool is of no use any more.
     #[error(transparent)]
-    Intake(#[from] IntakeError),
+    Input(#[from] InputError),
 }
 
 /// How much a configuration lets be on its way.
@@ -91,9 +91,9 @@ pub fn bounds(config: &Config) -> Bounds {
 
 /// Moves records from the ring to the sink.
 pub struct Drain {
-    intake: Intake,
+    input: Input,
     ring_name: String,
-    outlet: Outlet,
+    output: Output,
     lines: Lines,
     frontier: Arc<Frontier>,
     stop: Stop,
@@ -116,35 +116,35 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// A drain from `intake` to `sink`, which reports to `frontier`.
+    /// A drain from `input` to `sink`, which reports to `frontier`.
     pub fn new(
         config: &Config,
-        mut intake: Intake,
+        mut input: Input,
         sink: Box<dyn Sink>,
         frontier: Arc<Frontier>,
         names: Names,
         stop: Stop,
         dead_letters: DeadLetters,
     ) -> Self {
-        frontier.set_keeps_letters(dead_letters.keeps());
-        let outlet = Outlet::new(
+        frontier.set_keeps_dead_letters(dead_letters.keeps());
+        let output = Output::new(
             config.clone(),
             names,
             sink,
             Arc::clone(&frontier),
             stop.clone(),
             dead_letters,
-            &intake,
+            &input,
         );
-        intake.set_pace(config.publisher.recovery_bytes_per_second);
-        let lines = Lines::new(config, Arc::clone(&frontier), intake.ahead());
-        let untold = Discarded::untold(&intake.ring.status);
-        let backlog = Some((intake.ring.uuid, intake.ring.gauge().tail()));
+        input.set_pace(config.publisher.recovery_bytes_per_second);
+        let lines = Lines::new(config, Arc::clone(&frontier), input.ahead());
+        let untold = Discarded::untold(&input.ring.status);
+        let backlog = Some((input.ring.uuid, input.ring.gauge().tail()));
         Self {
             backlog,
-            intake,
+            input,
             ring_name: config.ring.name.clone(),
-            outlet,
+            output,
             lines,
             frontier,
             stop,
@@ -181,12 +181,12 @@ impl Drain {
     /// A [`DrainError`] if it cannot go on.
     pub fn step(&mut self) -> Result<(), DrainError> {
         if let Some(config) = self.reload.as_ref().and_then(Reload::poll) {
-            self.lines.reconfigure(&config, &mut self.outlet)?;
-            self.outlet.reconfigure(&config);
-            self.intake.set_pace(config.publisher.recovery_bytes_per_second);
+            self.lines.reconfigure(&config, &mut self.output)?;
+            self.output.reconfigure(&config);
+            self.input.set_pace(config.publisher.recovery_bytes_per_second);
         }
         self.look_at_backlog();
-        self.outlet.poll(self.backlog.is_some())?;
+        self.output.poll(self.backlog.is_some())?;
         if let Some(untold) = self.untold.take() {
             self.tell_of(&untold)?;
         }
@@ -195,8 +195,8 @@ impl Drain {
     }
 
     fn look_at_backlog(&mut self) {
-        let Some((ring, end)) = self.backlog.filter(|_| !self.intake.is_at_former_ring()) else { return };
-        if self.intake.ring.uuid != ring || self.intake.position() >= end {
+        let Some((ring, end)) = self.backlog.filter(|_| !self.input.is_at_former_ring()) else { return };
+        if self.input.ring.uuid != ring || self.input.position() >= end {
             self.backlog = None;
         }
     }
@@ -208,20 +208,20 @@ impl Drain {
             if self.stop.is_requested() || self.frontier.has_refused() {
                 break;
             }
-            if !self.frontier.has_room() || self.outlet.has_waiting() {
+            if !self.frontier.has_room() || self.output.has_waiting() {
                 return self.wait_for_room();
             }
-            match self.intake.next(&mut self.payload, &mut self.outlet.following(&self.lines)) {
+            match self.input.next(&mut self.payload, &mut self.output.following(&self.lines)) {
                 Ok(Taken::Record(entry)) => {
                     if entry.seq.is_multiple_of(LOOK_RECORDS) {
-                        self.outlet.look_at_ring();
+                        self.output.look_at_ring();
                     }
                     self.take(entry)?;
                 }
-                Ok(Taken::Gap { first_seq, records, end }) => self.outlet.gap(first_seq, records, end)?,
+                Ok(Taken::Gap { first_seq, records, end }) => self.output.gap(first_seq, records, end)?,
                 Ok(Taken::Nothing) => return self.idle(),
                 Ok(Taken::Blocked) => return Ok(self.wait_for_spool(DISK_WAIT)?),
-                Ok(Taken::Paced(wait)) => {
+                Ok(Taken::RateLimited(wait)) => {
                     self.wait_for_spool(wait)?;
                     return self.look_for_successor();
                 }
@@ -238,17 +238,17 @@ impl Drain {
     /// Delivers what was read, for at most `deliver_for`, and puts what the ring then holds into the spool, for at most
     /// `spool_for`.
     pub fn finish(self, deliver_for: Duration, spool_for: Duration) {
-        let Self { intake, ring_name, outlet, frontier, .. } = self;
-        outlet.close(clock::now() + deliver_for);
-        let has_spool = intake.nudge().is_some();
-        let used_bytes = intake.finish(&ring_name, clock::now() + spool_for);
+        let Self { input, ring_name, output, frontier, .. } = self;
+        output.close(clock::now() + deliver_for);
+        let has_spool = input.spool_waker().is_some();
+        let used_bytes = input.finish(&ring_name, clock::now() + spool_for);
         let place = if has_spool { "the spool and the ring" } else { "the ring" };
         let outcomes = frontier.outcomes();
         let records = |outcome| outcomes.of(outcome).records;
         let (delivered, kept, lost) = (
             records(Outcome::Delivered),
             records(Outcome::DeadLettered),
-            records(Outcome::Lost) + records(Outcome::TooOld),
+            records(Outcome::Lost) + records(Outcome::Expired),
         );
         match frontier.in_flight() {
             0 if kept + lost == 0 => tracing::info!(
@@ -266,25 +266,25 @@ impl Drain {
     }
 
     fn take(&mut self, entry: Entry) -> Result<(), SinkError> {
-        self.intake.ring.status.add(PublisherCounter::ReadEvents, 1);
+        self.input.ring.status.add(PublisherCounter::ReadEvents, 1);
         self.lines.meet(entry.seq);
         let read_bytes = self.payload.len() as u64;
         match entry.kind {
             Kind::Write => {
                 if let Ok((write, data)) = Write::decode(&self.payload) {
-                    if self.outlet.is_too_old(write.time_ns) {
-                        self.intake.refund(self.payload.len());
+                    if self.output.is_expired(write.time_ns) {
+                        self.input.refund(self.payload.len());
                     }
-                    if self.outlet.has_message() {
-                        self.lines.let_pass(&write, &mut self.outlet)?;
-                        return self.outlet.write_encoded(entry, &write);
+                    if self.output.has_message() {
+                        self.lines.let_pass(&write, &mut self.output)?;
+                        return self.output.write_encoded(entry, &write);
                     }
-                    return self.lines.take(entry, &write, data, &mut self.outlet);
+                    return self.lines.take(entry, &write, data, &mut self.output);
                 }
             }
             Kind::Lost => {
                 if let Ok((loss, path)) = Loss::decode(&self.payload) {
-                    return self.outlet.loss(entry, &loss, Some(path).filter(|path| !path.is_empty()));
+                    return self.output.loss(entry, &loss, Some(path).filter(|path| !path.is_empty()));
                 }
             }
             // The loss that it is comes as a record of its own.
@@ -294,7 +294,7 @@ impl Drain {
                 return Ok(());
             }
         }
-        self.outlet.corrupt(entry, read_bytes)
+        self.output.corrupt(entry, read_bytes)
     }
 
     /// Sends the news that an operator has discarded writes, in front of what is read next.
@@ -303,10 +303,10 @@ impl Drain {
         tracing::warn!(
             "{records} writes ({bytes} bytes) were discarded by publisher discard; an event says so"
         );
-        let ticket = self.frontier.open(Record::of_news(self.intake.position(), None, last_ns));
+        let ticket = self.frontier.open(Record::of_news(self.input.position(), None, last_ns));
         let news = News::Discarded { before, records };
         let numbers = [records, bytes, first_ns, last_ns];
-        self.outlet.send_news(ticket, news, "discarded_by_operator", None, numbers).map(drop)
+        self.output.send_news(ticket, news, "discarded_by_operator", None, numbers).map(drop)
     }
 
     /// A line without an end must not keep others waiting.
@@ -314,9 +314,9 @@ impl Drain {
         if self.lines.is_empty() {
             return Ok(());
         }
-        let (used_bytes, capacity_bytes) = self.intake.ring.fill();
+        let (used_bytes, capacity_bytes) = self.input.ring.fill();
         if used_bytes > capacity_bytes / 2 || !self.frontier.has_room() {
-            self.lines.make_room(&mut self.outlet)?;
+            self.lines.make_room(&mut self.output)?;
         }
         Ok(())
     }
@@ -325,9 +325,9 @@ impl Drain {
         self.tell_warning();
         let seen = self.frontier.events();
         // What the sink holds back to send it with more would wait for ever.
-        self.outlet.push()?;
-        if !self.frontier.has_room() || self.outlet.has_waiting() {
-            self.outlet.look_at_ring();
+        self.output.push()?;
+        if !self.frontier.has_room() || self.output.has_waiting() {
+            self.output.look_at_ring();
             self.frontier.wait_past(seen, ROOM_WAIT);
         }
         self.look_for_successor()
@@ -337,8 +337,8 @@ impl Drain {
     fn wait_for_spool(&mut self, wait: Duration) -> Result<(), SinkError> {
         self.tell_warning();
         let seen = self.frontier.events();
-        self.outlet.push()?;
-        self.outlet.look_at_ring();
+        self.output.push()?;
+        self.output.look_at_ring();
         self.frontier.wait_past(seen, wait);
         Ok(())
     }
@@ -346,7 +346,7 @@ impl Drain {
     /// Has `status` show what this process has warned of last.
     fn tell_warning(&mut self) {
         if let Some(Warning { number, at_ns, text }) = last_warning(self.told_warning) {
-            self.intake.ring.status.set_warning(at_ns, &text);
+            self.input.ring.status.set_warning(at_ns, &text);
             self.told_warning = number;
         }
     }
@@ -354,15 +354,15 @@ impl Drain {
     fn idle(&mut self) -> Result<(), DrainError> {
         self.tell_warning();
         let seen = self.frontier.events();
-        self.lines.idle(&mut self.outlet)?;
-        self.outlet.push()?;
+        self.lines.idle(&mut self.output)?;
+        self.output.push()?;
         self.look_for_successor()?;
-        self.outlet.look_at_ring();
-        if self.outlet.is_holding() {
+        self.output.look_at_ring();
+        if self.output.is_holding() {
             // The next report lets it go on.
             self.frontier.wait_past(seen, IDLE_WAIT);
         } else {
-            clock::pass(IDLE_WAIT, || self.intake.ring.consumer.wait(IDLE_WAIT));
+            clock::pass(IDLE_WAIT, || self.input.ring.consumer.wait(IDLE_WAIT));
         }
         Ok(())
     }
@@ -373,31 +373,31 @@ impl Drain {
             return Ok(());
         }
         self.looked_for_successor = clock::now();
-        if !attach::is_superseded(&self.ring_name, &self.intake.ring) {
+        if !attach::is_superseded(&self.ring_name, &self.input.ring) {
             return Ok(());
         }
         // The agent may still write to this one for a moment after the next one is there: not at the first look.
-        let uuid = self.intake.ring.uuid;
+        let uuid = self.input.ring.uuid;
         if self.seen_superseded.replace(uuid) != Some(uuid) {
             return Ok(());
         }
-        let is_done = self.intake.ring.is_drained() && self.frontier.in_flight() == 0;
-        if is_done && !self.intake.is_at_former_ring() {
+        let is_done = self.input.ring.is_drained() && self.frontier.in_flight() == 0;
+        if is_done && !self.input.is_at_former_ring() {
             return self.follow_successor();
         }
-        if self.intake.overtake(&self.ring_name)? {
-            self.frontier.set_ledger(self.intake.ledger());
-            self.outlet.follow(&self.intake);
+        if self.input.overtake(&self.ring_name)? {
+            self.frontier.set_ledger(self.input.ledger());
+            self.output.follow(&self.input);
         } else {
-            // Letters would keep it from ever being done.
-            self.outlet.hold_letters(true);
+            // Dead letters would keep it from ever being done.
+            self.output.hold_dead_letters(true);
         }
         Ok(())
     }
 
     fn follow_successor(&mut self) -> Result<(), DrainError> {
         let Some(next) = attach(&self.ring_name, &self.stop)? else { return Ok(()) };
-        self.intake.follow(next)?;
+        self.input.follow(next)?;
         self.turn_to_stream();
         Ok(())
     }
@@ -405,19 +405,19 @@ impl Drain {
     /// Somebody has cut the ring short: what was read is delivered, and then its successor is turned to. What was not read is
     /// the agent's to count, which knows how much it is.
     fn leave_broken(&mut self, error: &ReadError) -> Result<(), DrainError> {
-        if self.said_broken != Some(self.intake.ring.uuid) {
-            self.said_broken = Some(self.intake.ring.uuid);
+        if self.said_broken != Some(self.input.ring.uuid) {
+            self.said_broken = Some(self.input.ring.uuid);
             tracing::error!("{error}: going on with the ring that fs-agent begins in its place");
         }
-        self.outlet.hold_letters(true);
-        self.lines.flush(&mut self.outlet)?;
-        self.outlet.push()?;
+        self.output.hold_dead_letters(true);
+        self.lines.flush(&mut self.output)?;
+        self.output.push()?;
         if self.frontier.in_flight() > 0 {
             let seen = self.frontier.events();
             self.frontier.wait_past(seen, ROOM_WAIT);
             return Ok(());
         }
-        if attach::is_superseded(&self.ring_name, &self.intake.ring) {
+        if attach::is_superseded(&self.ring_name, &self.input.ring) {
             return self.follow_successor();
         }
         clock::pass(ROOM_WAIT, || std::thread::sleep(ROOM_WAIT));
@@ -427,20 +427,20 @@ impl Drain {
     /// The ring's tail is damaged, which says nothing of where records are: nothing is passed over. The agent repairs it with the
     /// next write, and begins another ring if it starts and finds it so.
     fn wait_at_tail(&mut self, error: &ReadError) -> Result<(), DrainError> {
-        let place = (self.intake.ring.uuid, self.intake.ring.consumer.position());
+        let place = (self.input.ring.uuid, self.input.ring.consumer.position());
         if self.said_tail != Some(place) {
             self.said_tail = Some(place);
             tracing::error!(
                 "the ring is damaged: {error}; reading goes on once fs-agent has written to it again, or begun another"
             );
-            self.outlet.damage(place.1, &DamagedRange::default())?;
+            self.output.damage(place.1, &DamagedRange::default())?;
         }
-        self.lines.idle(&mut self.outlet)?;
-        self.outlet.push()?;
-        self.outlet.look_at_ring();
+        self.lines.idle(&mut self.output)?;
+        self.output.push()?;
+        self.output.look_at_ring();
         let seen = self.frontier.events();
-        if self.frontier.in_flight() == 0 && attach::is_superseded(&self.ring_name, &self.intake.ring) {
-            self.lines.flush(&mut self.outlet)?;
+        if self.frontier.in_flight() == 0 && attach::is_superseded(&self.ring_name, &self.input.ring) {
+            self.lines.flush(&mut self.output)?;
             if self.frontier.in_flight() == 0 {
                 return self.follow_successor();
             }
@@ -451,16 +451,16 @@ impl Drain {
 
     /// All that there is of a former ring's records is read.
     fn end_stream(&mut self) -> Result<(), DrainError> {
-        self.outlet.hold_letters(true);
-        self.lines.flush(&mut self.outlet)?;
-        self.outlet.push()?;
+        self.output.hold_dead_letters(true);
+        self.lines.flush(&mut self.output)?;
+        self.output.push()?;
         let seen = self.frontier.events();
         if self.frontier.in_flight() > 0 {
-            self.outlet.look_at_ring();
+            self.output.look_at_ring();
             self.frontier.wait_past(seen, ROOM_WAIT);
             return self.look_for_successor();
         }
-        if !self.intake.next_stream() {
+        if !self.input.next_stream() {
             return Ok(self.wait_for_spool(DISK_WAIT)?);
         }
         self.turn_to_stream();
@@ -468,14 +468,14 @@ impl Drain {
     }
 
     fn turn_to_stream(&mut self) {
-        self.frontier.follow(self.intake.ledger());
-        self.outlet.follow(&self.intake);
-        self.outlet.hold_letters(false);
-        self.lines.follow(self.intake.ahead());
+        self.frontier.follow(self.input.ledger());
+        self.output.follow(&self.input);
+        self.output.hold_dead_letters(false);
+        self.lines.follow(self.input.ahead());
     }
 
     fn pass_damage(&mut self, error: &ReadError) -> Result<(), SinkError> {
-        let (begin, skipped) = self.intake.pass_damage();
+        let (begin, skipped) = self.input.pass_damage();
         let bytes = skipped.end(begin) - begin;
         if bytes == 0 {
             return Ok(());
@@ -484,9 +484,9 @@ impl Drain {
         match skipped {
             Skipped::Record(entry) => {
                 self.lines.meet(entry.seq);
-                self.outlet.corrupt(entry, bytes)
+                self.output.corrupt(entry, bytes)
             }
-            Skipped::Range(range) => self.outlet.damage(begin, &range),
+            Skipped::Range(range) => self.output.damage(begin, &range),
         }
     }
 }

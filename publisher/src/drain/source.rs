@@ -37,7 +37,7 @@ pub enum Taken {
     /// There is nothing more at the moment.
     Nothing,
     /// What comes next waits in the spool, and is to be asked for again after this time (`publisher.recovery_bytes_per_second`).
-    Paced(Duration),
+    RateLimited(Duration),
     /// The disk does not give what comes next, which is whole as far as is known: it is to be asked again.
     Blocked,
     /// Nor will there be: the stream is one of a ring that is gone.

@@ -18,8 +18,8 @@ use crate::{
     spool::Log,
 };
 
-#[path = "age_tests.rs"]
-mod age_tests;
+#[path = "expiry_tests.rs"]
+mod expiry_tests;
 #[path = "line_tests.rs"]
 mod line_tests;
 #[path = "long_tests.rs"]
@@ -168,8 +168,8 @@ fn drain_until(
     let attached = attach(&ring.name, &stop).unwrap().unwrap();
     let open = |dir| Log::open(dir, &config.spool, &ring.name, None, 1).unwrap();
     let log = spool.map(|dir| Arc::new(Mutex::new(open(dir))));
-    let intake = Intake::open(attached, log, 50).unwrap();
-    let frontier = Arc::new(Frontier::new(bounds(&config), intake.ledger()));
+    let input = Input::open(attached, log, 50).unwrap();
+    let frontier = Arc::new(Frontier::new(bounds(&config), input.ledger()));
     let taken = Taken::default();
     let sink = Script {
         answers: answers.into(),
@@ -180,9 +180,9 @@ fn drain_until(
         idles,
     };
     let names = Names::of_the_system().unwrap();
-    let mut drain = Drain::new(&config, intake, Box::new(sink), frontier, names, stop, dead_letters);
+    let mut drain = Drain::new(&config, input, Box::new(sink), frontier, names, stop, dead_letters);
     drain.run().unwrap();
-    let (used_bytes, _) = drain.intake.ring.fill();
+    let (used_bytes, _) = drain.input.ring.fill();
     drain.finish(Duration::ZERO, spool.map_or(Duration::ZERO, |_| SPOOL_TIME));
     (taken, used_bytes)
 }
@@ -278,7 +278,7 @@ fn a_write_that_will_never_be_taken_becomes_a_loss_event_in_its_place() {
 
 #[test]
 fn a_write_that_will_never_be_taken_becomes_a_dead_letter_and_the_rest_goes_on() {
-    let ring = TestRing::new("letter");
+    let ring = TestRing::new("dead-letter");
     ring.push(b"/f", b"bad", (0, 1));
     ring.push(b"/f", b"good", (0, 1));
     let dir = tempfile::tempdir().unwrap();
@@ -291,19 +291,19 @@ fn a_write_that_will_never_be_taken_becomes_a_dead_letter_and_the_rest_goes_on()
     let messages: Vec<Value> = taken.events().iter().map(|event| event["@message"].clone()).collect();
     assert_eq!(messages, ["good"]);
     assert_eq!(counted(&ring), [1, 1, 0, 0]);
-    let letters = dir.path().read_dir().unwrap().flatten().map(|entry| entry.path());
+    let dead_letters = dir.path().read_dir().unwrap().flatten().map(|entry| entry.path());
     let [file] =
-        &letters.filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect::<Vec<_>>()[..]
+        &dead_letters.filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect::<Vec<_>>()[..]
     else {
         panic!("one file was expected");
     };
-    let letter: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    assert_eq!((&letter["reason"], &letter["topic"]), (&"poison".into(), &"logs".into()));
+    let dead_letter: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!((&dead_letter["reason"], &dead_letter["topic"]), (&"poison".into(), &"logs".into()));
     assert_eq!(
-        (&letter["key"], &letter["event_id"]),
+        (&dead_letter["key"], &dead_letter["event_id"]),
         (&"/f".into(), &format!("{}-0", ring_uuid(&ring)).into())
     );
-    let payload: Value = serde_json::from_str(letter["payload"].as_str().unwrap()).unwrap();
+    let payload: Value = serde_json::from_str(dead_letter["payload"].as_str().unwrap()).unwrap();
     assert_eq!(payload["@message"], "bad");
 }
 

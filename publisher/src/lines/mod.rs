@@ -30,8 +30,8 @@
 //! orderly stop does not tear a line.
 //!
 //! Where a line is delivered and the head comes to stand between its records, the publisher writes down how far the
-//! line goes ([`bywash_common::ring::AheadSlots`], and in the spool for when the ring is gone), so that the next one does not send its end a second time. There is
-//! room for [`bywash_common::ring::AHEAD_MAX`] files at a time; of others, a kill may send the end of a line again, as an
+//! line goes ([`bywash_common::ring::SelectiveAckSlots`], and in the spool for when the ring is gone), so that the next one does not send its end a second time. There is
+//! room for [`bywash_common::ring::SELECTIVE_ACKS_MAX`] files at a time; of others, a kill may send the end of a line again, as an
 //! event of its own.
 //!
 //! # Event ids
@@ -52,19 +52,19 @@ use std::{cmp::Ordering, collections::HashMap, os::unix::ffi::OsStrExt, sync::Ar
 use bywash_common::{
     config::{Config, DirectoryConfig, Framing},
     record::{Origin, Write},
-    ring::{Ahead, Entry},
+    ring::{Entry, SelectiveAck},
 };
 
 use crate::{
     clock,
-    delivery::{Frontier, Outcome, Record as Pending, SinkError, Span, Stretch, Ticket},
+    delivery::{Frontier, JoinedMessage, Outcome, Record as Pending, SinkError, Stretch, Ticket},
 };
 
 use joiner::Joiner;
 use line::{End, Limits, Line, Record, Several};
 
 /// Where lines go.
-pub trait Onward {
+pub trait Downstream {
     /// Takes a write on, whole and as it is.
     ///
     /// # Errors
@@ -93,34 +93,34 @@ pub struct Lines {
     joiner: Joiner<Ticket>,
     frontier: Arc<Frontier>,
     /// What a publisher before this one has delivered behind the ring's head, by handle.
-    ahead: HashMap<u64, Ahead>,
+    ahead: HashMap<u64, SelectiveAck>,
     /// The frontier knows of `ahead`.
     ahead_is_known: bool,
 }
 
 /// Has the outlet send lines.
 fn into(
-    outlet: &mut impl Onward,
+    output: &mut impl Downstream,
     frontier: &Arc<Frontier>,
 ) -> impl FnMut(&Line<'_, Ticket>) -> Result<(), SinkError> {
     let frontier = Arc::clone(frontier);
     move |line| {
         if let Some(End { ticket, sequence, len }) = line.end {
             let len = u32::try_from(len).unwrap_or(u32::MAX);
-            let ahead = Ahead { handle: line.write.handle, sequence, len };
-            frontier.add_span(Span { first: line.ticket, last: ticket, ahead });
+            let ahead = SelectiveAck { handle: line.write.handle, sequence, len };
+            frontier.add_joined(JoinedMessage { first: line.ticket, last: ticket, ahead });
         }
         if !line.joined.is_empty() {
             // The record in which the event begins is before theirs and still open, so this gives none back to the agent.
             frontier.settle_all(line.joined, Outcome::Delivered);
         }
-        outlet.send_write(line.ticket, line.sequence, line.stretch(), &line.write, line.message)
+        output.send_write(line.ticket, line.sequence, line.stretch(), &line.write, line.message)
     }
 }
 
 impl Lines {
     /// The stage that the configuration asks for. `ahead` is what a publisher before this one has delivered out of turn.
-    pub fn new(config: &Config, frontier: Arc<Frontier>, ahead: Vec<Ahead>) -> Self {
+    pub fn new(config: &Config, frontier: Arc<Frontier>, ahead: Vec<SelectiveAck>) -> Self {
         let directories = directories(config);
         let mut lines = Self {
             directories,
@@ -134,7 +134,7 @@ impl Lines {
     }
 
     /// Turns to the records of another ring. Nothing may be pending.
-    pub fn follow(&mut self, ahead: Vec<Ahead>) {
+    pub fn follow(&mut self, ahead: Vec<SelectiveAck>) {
         self.ahead = ahead.into_iter().map(|ahead| (ahead.handle, ahead)).collect();
         self.ahead_is_known = self.ahead.is_empty();
     }
@@ -150,7 +150,7 @@ impl Lines {
             // Tickets and records count alike.
             let Some(after) = ahead.sequence.checked_sub(sequence) else { continue };
             let last = Ticket::from_number(next.saturating_add(after));
-            self.frontier.add_span(Span { first: Ticket::from_number(0), last, ahead: *ahead });
+            self.frontier.add_joined(JoinedMessage { first: Ticket::from_number(0), last, ahead: *ahead });
         }
     }
 
@@ -158,10 +158,10 @@ impl Lines {
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn reconfigure(&mut self, config: &Config, outlet: &mut impl Onward) -> Result<(), SinkError> {
+    pub fn reconfigure(&mut self, config: &Config, output: &mut impl Downstream) -> Result<(), SinkError> {
         let new = directories(config);
         if new != self.directories {
-            self.flush(outlet)?;
+            self.flush(output)?;
             self.directories = new;
         }
         Ok(())
@@ -176,7 +176,7 @@ impl Lines {
         entry: Entry,
         write: &Write<'_>,
         data: &[u8],
-        outlet: &mut impl Onward,
+        output: &mut impl Downstream,
     ) -> Result<(), SinkError> {
         let from = self.delivered(entry.seq, write.handle, data.len());
         if from > 0 && from == data.len() {
@@ -186,7 +186,7 @@ impl Lines {
         }
         let is_joined = write.origin == Origin::Write && !data.is_empty();
         let limits = if is_joined { limits_of(&self.directories, write.path) } else { None };
-        let Some(limits) = limits else { return self.pass(entry, write, data, from, outlet) };
+        let Some(limits) = limits else { return self.pass(entry, write, data, from, output) };
         let record = Record { write, data, from, sequence: entry.seq };
         let frontier = &self.frontier;
         let open = |events: u32| {
@@ -199,7 +199,7 @@ impl Lines {
             }
             ticket
         };
-        self.joiner.take(&record, limits, clock::now(), open, &mut into(outlet, frontier))
+        self.joiner.take(&record, limits, clock::now(), open, &mut into(output, frontier))
     }
 
     /// Sends a write from `from` on that does not become lines.
@@ -209,16 +209,16 @@ impl Lines {
         write: &Write<'_>,
         data: &[u8],
         from: usize,
-        outlet: &mut impl Onward,
+        output: &mut impl Downstream,
     ) -> Result<(), SinkError> {
-        self.let_pass(write, outlet)?;
+        self.let_pass(write, output)?;
         if from == 0 {
-            return outlet.write(entry, write, data);
+            return output.write(entry, write, data);
         }
         let ticket = self.frontier.open(Pending::of_write(entry, write, data));
         let rest = Write { offset: write.offset.saturating_add(from as u64), ..*write };
         let stretch = Stretch { begin: from, len: data.len() - from };
-        outlet.send_write(ticket, entry.seq, Some(stretch), &rest, &data[from..])
+        output.send_write(ticket, entry.seq, Some(stretch), &rest, &data[from..])
     }
 
     /// Whether [`Self::take`] would hand the write on as it is, so that [`Self::let_pass`] will do in its place.
@@ -231,13 +231,13 @@ impl Lines {
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn let_pass(&mut self, write: &Write<'_>, outlet: &mut impl Onward) -> Result<(), SinkError> {
+    pub fn let_pass(&mut self, write: &Write<'_>, output: &mut impl Downstream) -> Result<(), SinkError> {
         if self.joiner.is_empty() {
             return Ok(());
         }
-        self.joiner.pass_time(write.time_ns, &mut into(outlet, &self.frontier))?;
+        self.joiner.pass_time(write.time_ns, &mut into(output, &self.frontier))?;
         // Its own line comes before it.
-        self.joiner.flush(write.handle, &mut into(outlet, &self.frontier))
+        self.joiner.flush(write.handle, &mut into(output, &self.frontier))
     }
 
     /// How many of a record's bytes a publisher before this one has delivered with an earlier record.
@@ -254,17 +254,17 @@ impl Lines {
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn idle(&mut self, outlet: &mut impl Onward) -> Result<(), SinkError> {
-        self.joiner.flush_stale(clock::now(), &mut into(outlet, &self.frontier))
+    pub fn idle(&mut self, output: &mut impl Downstream) -> Result<(), SinkError> {
+        self.joiner.flush_stale(clock::now(), &mut into(output, &self.frontier))
     }
 
     /// Sends everything that is pending as it is: nothing will join it any more.
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn flush(&mut self, outlet: &mut impl Onward) -> Result<(), SinkError> {
+    pub fn flush(&mut self, output: &mut impl Downstream) -> Result<(), SinkError> {
         while !self.joiner.is_empty() {
-            self.joiner.flush_oldest(&mut into(outlet, &self.frontier))?;
+            self.joiner.flush_oldest(&mut into(output, &self.frontier))?;
         }
         Ok(())
     }
@@ -273,10 +273,10 @@ impl Lines {
     ///
     /// # Errors
     /// A [`SinkError`] if the sink cannot go on.
-    pub fn make_room(&mut self, outlet: &mut impl Onward) -> Result<(), SinkError> {
+    pub fn make_room(&mut self, output: &mut impl Downstream) -> Result<(), SinkError> {
         match self.joiner.oldest() {
             Some(oldest) if self.frontier.oldest() == Some(oldest) => {
-                self.joiner.flush_oldest(&mut into(outlet, &self.frontier))
+                self.joiner.flush_oldest(&mut into(output, &self.frontier))
             }
             _ => Ok(()),
         }

@@ -9,8 +9,8 @@ use bywash_common::{
 };
 
 use crate::{
+    sink_stats::Histogram,
     status::{Report, TOO_OLD, look, report, seconds_since},
-    vitals::Histogram,
 };
 
 use super::{
@@ -209,10 +209,10 @@ pub(super) const FAMILIES: &[Family] = &[
         to.put(seen.report.dead_letters);
     }),
     counter(
-        "bywash_revived_letters_total",
+        "bywash_dead_letters_redelivered_total",
         "Dead letters that were delivered after all, or went to `failed.topic`.",
         |seen, to| {
-            to.put(seen.report.revived_letters);
+            to.put(seen.report.redelivered_dead_letters);
         },
     ),
     counter(
@@ -298,7 +298,7 @@ pub(super) const FAMILIES: &[Family] = &[
             for (reason, writes, _) in seen.ring.iter().flat_map(Inspected::lost) {
                 to.put_labelled(&[&seen.report.ring, reason.name()], writes);
             }
-            to.put_labelled(&[&seen.report.ring, TOO_OLD], seen.report.too_old.0);
+            to.put_labelled(&[&seen.report.ring, TOO_OLD], seen.report.expired.0);
         },
     ),
     family(
@@ -310,7 +310,7 @@ pub(super) const FAMILIES: &[Family] = &[
             for (reason, _, bytes) in seen.ring.iter().flat_map(Inspected::lost) {
                 to.put_labelled(&[&seen.report.ring, reason.name()], bytes);
             }
-            to.put_labelled(&[&seen.report.ring, TOO_OLD], seen.report.too_old.1);
+            to.put_labelled(&[&seen.report.ring, TOO_OLD], seen.report.expired.1);
         },
     ),
     gauge("bywash_agent_up", "1 while fs-agent holds the ring, 0 while none does.", |seen, to| {

@@ -8,7 +8,7 @@ use std::{
 
 use bywash_common::config::Config;
 
-use crate::{failed::Directory, spool};
+use crate::{dead_letter::Directory, spool};
 
 /// Where there is something to be looked at.
 #[derive(Debug, Default)]
@@ -17,19 +17,19 @@ pub struct Places {
     pub ring: String,
     spool: PathBuf,
     failed: Option<PathBuf>,
-    /// How many letters there are in a file of some length: one is read again once its length is another.
-    letters: Mutex<BTreeMap<PathBuf, (u64, u64)>>,
+    /// How many dead letters there are in a file of some length: one is read again once its length is another.
+    dead_letters: Mutex<BTreeMap<PathBuf, (u64, u64)>>,
 }
 
 /// What waits on disks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waste {
     /// Dead letters.
-    pub letters: u64,
+    pub dead_letters: u64,
     /// Bytes of those.
-    pub letter_bytes: u64,
+    pub dead_letter_bytes: u64,
     /// When the oldest was kept, in nanoseconds since the epoch.
-    pub oldest_letter_ns: Option<u64>,
+    pub oldest_dead_letter_ns: Option<u64>,
     /// When the oldest file of the spool was begun, in nanoseconds since the epoch.
     pub oldest_spooled_ns: Option<u64>,
 }
@@ -41,7 +41,7 @@ impl Places {
             ring: config.ring.name.clone(),
             spool: config.spool_place(),
             failed: config.failed_directory(),
-            letters: Mutex::default(),
+            dead_letters: Mutex::default(),
         }
     }
 
@@ -57,7 +57,7 @@ impl Places {
             oldest_spooled_ns: spool::oldest_ns(&self.spool).ok().flatten(),
             ..Waste::default()
         };
-        let mut known = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut *known);
         let Some(directory) = self.failed.as_deref().and_then(|dir| Directory::of_publisher(dir).ok()) else {
             return waste;
@@ -68,11 +68,11 @@ impl Places {
                 Some((then, lines)) if *then == bytes => *lines,
                 _ => lines_of(&directory, &path),
             };
-            // The name is the time at which its letters were kept.
+            // The name is the time at which its dead letters were kept.
             let kept_ns = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
-            waste.oldest_letter_ns = waste.oldest_letter_ns.into_iter().chain(kept_ns).min();
-            waste.letters += lines;
-            waste.letter_bytes += bytes;
+            waste.oldest_dead_letter_ns = waste.oldest_dead_letter_ns.into_iter().chain(kept_ns).min();
+            waste.dead_letters += lines;
+            waste.dead_letter_bytes += bytes;
             known.insert(path, (bytes, lines));
         }
         waste

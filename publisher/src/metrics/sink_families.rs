@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use bywash_common::ring::status::AgentCounter as Agent;
 
 use crate::{
+    sink_stats::{KafkaStatistics, sink_stats},
     status::seconds_since,
-    vitals::{KafkaStatistics, vitals},
 };
 
 use super::{
@@ -18,7 +18,7 @@ const MS_PER_SECOND: f64 = 1e3;
 const NS_PER_SECOND: f64 = 1e9;
 
 fn kafka() -> KafkaStatistics {
-    vitals().kafka().unwrap_or_default()
+    sink_stats().kafka().unwrap_or_default()
 }
 
 /// Behind all others.
@@ -29,7 +29,7 @@ pub const SINK_FAMILIES: &[Family] = &[
         &["ring", "code"],
         "What went wrong between publisher and sink, by the sink's own code.",
         |_, to| {
-            let errors = vitals().errors();
+            let errors = sink_stats().errors();
             for (code, times) in &errors {
                 to.put_labelled(&[to.ring, code], times);
             }
@@ -39,32 +39,32 @@ pub const SINK_FAMILIES: &[Family] = &[
         },
     ),
     counter("bywash_sink_requests_total", "Requests that were sent to the sink.", |_, to| {
-        to.put(kafka().requests + vitals().requests.load(Ordering::Relaxed));
+        to.put(kafka().requests + sink_stats().requests.load(Ordering::Relaxed));
     }),
     counter("bywash_sink_retries_total", "Requests that were sent again as they were.", |_, to| {
-        to.put(kafka().retries + vitals().retried.load(Ordering::Relaxed));
+        to.put(kafka().retries + sink_stats().retried.load(Ordering::Relaxed));
     }),
     counter(
         "bywash_sink_resent_messages_total",
         "Messages that the sink refused for the moment or did not confirm, and that were sent again.",
-        |_, to| to.put(vitals().resent.load(Ordering::Relaxed)),
+        |_, to| to.put(sink_stats().resent.load(Ordering::Relaxed)),
     ),
     family(
         "bywash_sink_round_trip_seconds",
         Kind::Histogram,
         RING,
         "How long the sink's answers take; for Kafka to within the quantiles that librdkafka tells.",
-        |_, to| to.put_histogram(&vitals().round_trips),
+        |_, to| to.put_histogram(&sink_stats().round_trips),
     ),
     family(
         "bywash_sink_batch_messages",
         Kind::Histogram,
         RING,
         "How many messages are sent together.",
-        |_, to| to.put_histogram(&vitals().batch_messages),
+        |_, to| to.put_histogram(&sink_stats().batch_messages),
     ),
     family("bywash_sink_batch_bytes", Kind::Histogram, RING, "Bytes of what is sent together.", |_, to| {
-        to.put_histogram(&vitals().batch_bytes);
+        to.put_histogram(&sink_stats().batch_bytes);
     }),
     family(
         "bywash_kafka_brokers",
@@ -92,27 +92,27 @@ pub const SINK_FAMILIES: &[Family] = &[
         to.put(kafka().throttle_ms as f64 / MS_PER_SECOND);
     }),
     gauge("bywash_template_topics", "Topics or streams that templates have named.", |_, to| {
-        to.put(vitals().topics.load(Ordering::Relaxed));
+        to.put(sink_stats().topics.load(Ordering::Relaxed));
     }),
     counter(
         "bywash_fallback_messages_total",
         "Messages that went to the fallback topic instead of one that a template named.",
-        |_, to| to.put(vitals().fallbacks.load(Ordering::Relaxed)),
+        |_, to| to.put(sink_stats().fallbacks.load(Ordering::Relaxed)),
     ),
     gauge("bywash_dead_letters_current", "Dead letters that are there now.", |seen, to| {
-        to.put(seen.waste.letters);
+        to.put(seen.waste.dead_letters);
     }),
     counter("bywash_dead_letters_to_topic_total", "Dead letters that went to `failed.topic`.", |_, to| {
-        to.put(vitals().passed_on.load(Ordering::Relaxed));
+        to.put(sink_stats().passed_on.load(Ordering::Relaxed));
     }),
     gauge("bywash_dead_letters_bytes", "Bytes of the dead letters that are there now.", |seen, to| {
-        to.put(seen.waste.letter_bytes);
+        to.put(seen.waste.dead_letter_bytes);
     }),
     gauge(
         "bywash_dead_letters_oldest_seconds",
         "How long ago the oldest dead letter was kept; 0 while there is none.",
         |seen, to| {
-            let oldest_ns = seen.waste.oldest_letter_ns;
+            let oldest_ns = seen.waste.oldest_dead_letter_ns;
             to.put(oldest_ns.and_then(|then| seconds_since(then, seen.now_ns)).unwrap_or(0.0));
         },
     ),

@@ -20,7 +20,7 @@ use bywash_common::config::{Config, Topic};
 use crate::{
     encode::{Cache, WriteEvent},
     rate::LogRate,
-    vitals::vitals,
+    sink_stats::sink_stats,
 };
 
 use render::Constants;
@@ -76,7 +76,7 @@ struct Names {
 
 impl Names {
     fn new(config: &Config) -> Self {
-        vitals().topics.store(0, Ordering::Relaxed);
+        sink_stats().topics.store(0, Ordering::Relaxed);
         Self {
             known: HashSet::new(),
             max: config.publisher.topics_max as usize,
@@ -106,7 +106,7 @@ impl Names {
         let name: Arc<str> = name.into();
         self.known.insert(Arc::clone(&name));
         self.new.push(Arc::clone(&name));
-        vitals().topics.store(self.known.len() as u64, Ordering::Relaxed);
+        sink_stats().topics.store(self.known.len() as u64, Ordering::Relaxed);
         Name { name, is_fallback: false }
     }
 }
@@ -129,7 +129,7 @@ impl Routes {
         let Some(made) = made else { return Route::fixed(config, event.path) };
         let Rendered { topic, key } = made.get(config, event);
         if topic.as_ref().is_some_and(|topic| topic.is_fallback) {
-            vitals().fallbacks.fetch_add(1, Ordering::Relaxed);
+            sink_stats().fallbacks.fetch_add(1, Ordering::Relaxed);
         }
         let fixed = Route::fixed(config, event.path);
         Route {

@@ -25,7 +25,7 @@ use crate::clock::{self, simulated};
 
 use super::{
     content::{self, PATHS, Piece},
-    fate::Fate,
+    random::Random,
 };
 
 /// Where records begin in a ring's first object, and where its tail is; its head in the second. As the ring's documentation
@@ -88,7 +88,7 @@ fn open(config: &RingConfig) -> AgentRing {
 
 /// The agent with its rings.
 pub struct Agent {
-    fate: Fate,
+    random: Random,
     config: RingConfig,
     ring: Option<AgentRing>,
     begin: Instant,
@@ -115,18 +115,18 @@ pub const COUNTERS: [PublisherCounter; 8] = [
     PublisherCounter::PassedOverEvents,
     PublisherCounter::TooOldEvents,
     PublisherCounter::DeadLetters,
-    PublisherCounter::RevivedLetters,
+    PublisherCounter::RedeliveredDeadLetters,
 ];
 
 impl Agent {
     /// An agent with a ring of so many bytes.
-    pub fn new(fate: Fate, ring_bytes: u64) -> Self {
+    pub fn new(random: Random, ring_bytes: u64) -> Self {
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
         let name = format!("bywash-test-{}-sim{run}", process::id());
         let config = RingConfig { name, size: ByteSize(ring_bytes), group: None };
         let ring = open(&config);
         Self {
-            fate,
+            random,
             config,
             ring: Some(ring),
             begin: clock::now(),
@@ -152,7 +152,7 @@ impl Agent {
     /// A program writes.
     pub fn write(&mut self, bytes: usize) {
         let number = self.written.len();
-        let file = self.fate.below(PATHS.len() as u64) as usize;
+        let file = self.random.below(PATHS.len() as u64) as usize;
         let (begin, len) = (self.ends[file], bytes.max(1));
         let piece = Piece { file, begin, end: begin + len as u64 };
         self.ends[file] = piece.end;
@@ -182,7 +182,7 @@ impl Agent {
         let record = pushed.ok().and(noted.get()).map(|sequence| (uuid, sequence));
         match record {
             Some(record) => drop(self.numbers.insert(record, number)),
-            None => self.fate.note(|| format!("write {number} finds no room")),
+            None => self.random.note(|| format!("write {number} finds no room")),
         }
         self.written.push(Written { piece, record });
     }
@@ -309,10 +309,10 @@ impl Agent {
         if !in_payload || !is_whole {
             self.damaged.rings.insert(seen.uuid);
         }
-        byte[0] ^= 1 << self.fate.below(8);
+        byte[0] ^= 1 << self.random.below(8);
         data.write_all_at(&byte, place).expect("a byte of the ring");
         let what = if in_payload { "a record's bytes" } else { "a record's header, or between records" };
-        self.fate.note(|| format!("damage at {at} between {head} and {tail}: {what}"));
+        self.random.note(|| format!("damage at {at} between {head} and {tail}: {what}"));
     }
 
     /// The agent ends.

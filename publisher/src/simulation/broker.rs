@@ -8,13 +8,13 @@ use std::{
 
 use crate::{
     clock,
-    delivery::{EventId, Frontier, Letter, Message, Outcome, SendError, Sink, SinkError, Ticket},
-    failed::Patience,
+    dead_letter::CircuitBreaker,
+    delivery::{DeadLetter, EventId, Frontier, Message, Outcome, SendError, Sink, SinkError, Ticket},
 };
 
 use super::{
     content::{self, Event, Piece},
-    fate::Fate,
+    random::Random,
 };
 
 /// So many messages are on their way at most.
@@ -27,7 +27,7 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 pub struct Accepted {
     pub id: EventId,
     pub event: Event,
-    pub is_letter: bool,
+    pub is_dead_letter: bool,
 }
 
 /// What the broker does.
@@ -145,7 +145,7 @@ enum Reason {
 
 struct Line {
     flights: VecDeque<Flight>,
-    patience: Patience,
+    circuit_breaker: CircuitBreaker,
     not_before: Instant,
 }
 
@@ -153,7 +153,7 @@ struct Line {
 #[derive(Clone)]
 pub struct Network {
     broker: Broker,
-    fate: Fate,
+    random: Random,
     frontier: Arc<Frontier>,
     line: Arc<Mutex<Line>>,
     payload_bytes_max: usize,
@@ -163,13 +163,13 @@ impl Network {
     /// A new connection.
     pub fn new(
         broker: Broker,
-        fate: Fate,
+        random: Random,
         frontier: Arc<Frontier>,
-        patience: Patience,
+        circuit_breaker: CircuitBreaker,
         payload_bytes_max: usize,
     ) -> Self {
-        let line = Line { flights: VecDeque::new(), patience, not_before: clock::now() };
-        Self { broker, fate, frontier, line: Arc::new(Mutex::new(line)), payload_bytes_max }
+        let line = Line { flights: VecDeque::new(), circuit_breaker, not_before: clock::now() };
+        Self { broker, random, frontier, line: Arc::new(Mutex::new(line)), payload_bytes_max }
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -189,7 +189,7 @@ impl Network {
             let mut i = 0;
             while i < line.flights.len() {
                 let is_told = match line.flights[i].progress {
-                    Progress::Taken => !mood.is_mute && self.fate.happens(700),
+                    Progress::Taken => !mood.is_mute && self.random.happens(700),
                     Progress::Refused(_) => true,
                     Progress::Waits | Progress::Held => false,
                 };
@@ -207,12 +207,12 @@ impl Network {
         let mut line = self.line();
         let may_try = clock::now() >= line.not_before;
         let mut blocked: Vec<Vec<u8>> = Vec::new();
-        let Line { flights, patience, not_before } = &mut *line;
+        let Line { flights, circuit_breaker, not_before } = &mut *line;
         let waiting =
             flights.iter_mut().filter(|flight| matches!(flight.progress, Progress::Waits | Progress::Held));
         for flight in waiting {
             let is_held = flight.progress == Progress::Held;
-            if is_held && !may_try || blocked.contains(&flight.key) || self.fate.happens(300) {
+            if is_held && !may_try || blocked.contains(&flight.key) || self.random.happens(300) {
                 blocked.push(flight.key.clone());
                 continue;
             }
@@ -221,9 +221,9 @@ impl Network {
                 self.broker.refuse(&message.event, true);
                 *progress = Progress::Refused(Reason::Poison);
             } else if mood.barred.contains(topic) {
-                // A letter that fails again is refused at once.
-                let is_over = patience.failed(topic) && self.frontier.keeps_letters();
-                if message.is_letter || is_over {
+                // A dead letter that fails again is refused at once.
+                let is_over = circuit_breaker.record_failure(topic) && self.frontier.keeps_dead_letters();
+                if message.is_dead_letter || is_over {
                     self.broker.refuse(&message.event, false);
                     *progress = Progress::Refused(Reason::Barred);
                 } else {
@@ -232,11 +232,11 @@ impl Network {
                     blocked.push(flight.key.clone());
                 }
             } else {
-                patience.delivered(topic);
+                circuit_breaker.record_success(topic);
                 *progress = Progress::Taken;
                 let (key, as_what) =
-                    (flight.key.escape_ascii(), if message.is_letter { ", a letter" } else { "" });
-                self.fate.note(|| format!("the broker takes {} ({key}{as_what})", message.id));
+                    (flight.key.escape_ascii(), if message.is_dead_letter { ", a dead letter" } else { "" });
+                self.random.note(|| format!("the broker takes {} ({key}{as_what})", message.id));
                 self.broker.take(message.clone());
             }
         }
@@ -246,16 +246,17 @@ impl Network {
         let Flight { message, topic, key, payload, ticket, progress } = flight;
         let id = message.id;
         let Progress::Refused(reason) = progress else {
-            self.fate.step("a report");
-            self.fate.note(|| format!("{id} is reported"));
+            self.random.step("a report");
+            self.random.note(|| format!("{id} is reported"));
             return self.frontier.settle(ticket, Outcome::Delivered);
         };
-        self.fate.step("a refusal");
-        self.fate.note(|| format!("{id} is refused: {reason:?}"));
-        let letter = Letter { topic, key: Some(key), payload, id, time_ms: 0, reason: format!("{reason:?}") };
+        self.random.step("a refusal");
+        self.random.note(|| format!("{id} is refused: {reason:?}"));
+        let dead_letter =
+            DeadLetter { topic, key: Some(key), payload, id, time_ms: 0, reason: format!("{reason:?}") };
         match reason {
-            Reason::Poison => self.frontier.refuse(ticket, letter),
-            Reason::Barred => self.frontier.give_up(ticket, letter),
+            Reason::Poison => self.frontier.refuse(ticket, dead_letter),
+            Reason::Barred => self.frontier.give_up(ticket, dead_letter),
         }
     }
 }
@@ -270,20 +271,20 @@ impl Sink for SimulatedSink {
 
     fn send(&mut self, message: &Message<'_>, ticket: Ticket) -> Result<(), SendError> {
         let network = &self.0;
-        network.fate.step("a send");
+        network.random.step("a send");
         let mut line = network.line();
         let is_held = line.flights.iter().any(|flight| flight.progress == Progress::Held);
-        if line.flights.len() >= FLIGHTS_MAX || is_held || network.fate.happens(50) {
+        if line.flights.len() >= FLIGHTS_MAX || is_held || network.random.happens(50) {
             return Err(SendError::Full);
         }
-        let Message { topic, key, payload, id, is_letter, .. } = *message;
+        let Message { topic, key, payload, id, is_dead_letter, .. } = *message;
         let event = network.broker.read(payload);
-        if !is_letter && network.frontier.keeps_letters() && line.patience.refuses(topic) {
+        if !is_dead_letter && network.frontier.keeps_dead_letters() && line.circuit_breaker.rejects(topic) {
             network.broker.refuse(&event, false);
             return Err(SendError::GivenUp("the topic takes nothing".to_owned()));
         }
         line.flights.push_back(Flight {
-            message: Accepted { id, event, is_letter },
+            message: Accepted { id, event, is_dead_letter },
             topic: topic.to_owned(),
             key: key.unwrap_or_default().to_vec(),
             payload: payload.to_vec(),

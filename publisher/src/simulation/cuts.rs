@@ -17,8 +17,8 @@ use crate::{
 
 use super::{
     disk::SimulatedDisk,
-    fate::{Fate, Weather},
     quiet_kills,
+    random::{Random, Weather},
 };
 
 const STREAM: Uuid = Uuid::from_u128(1);
@@ -35,16 +35,16 @@ fn open(disk: &SimulatedDisk) -> Log {
 /// Delivers all that is in a spool, killed at a step; then does so again, and power is cut. Gives whether the next start takes
 /// what was delivered for lost.
 fn is_missed(kill_at: u64, seed: u64) -> bool {
-    let fate = Fate::new(seed, false);
-    let disk = SimulatedDisk::new(fate.clone(), 1 << 20);
+    let random = Random::new(seed, false);
+    let disk = SimulatedDisk::new(random.clone(), 1 << 20);
     let mut log = open(&disk);
     log.append(STREAM, &batch(0)).unwrap();
     log.sync().unwrap();
     let delivered = Mark { uuid: STREAM, end: 64, next_seq: 1 };
-    fate.set_kill(Some(kill_at));
+    random.set_kill(Some(kill_at));
     // It ends well where the step does not come.
     drop(catch_unwind(AssertUnwindSafe(|| log.deliver(delivered).unwrap())));
-    fate.set_kill(None);
+    random.set_kill(None);
     drop(log);
     open(&disk).deliver(delivered).unwrap();
     disk.cut_power();
@@ -67,15 +67,15 @@ fn known(log: &Log) -> (Option<u64>, Option<u64>) {
 /// Has a disk in trouble take a batch and a mark, and the next process take up what it finds of both; then power is cut. Gives
 /// whether that takes back what the process has found.
 fn is_found_in_vain(seed: u64) -> bool {
-    let fate = Fate::new(seed, false);
-    let disk = SimulatedDisk::new(fate.clone(), 1 << 20);
+    let random = Random::new(seed, false);
+    let disk = SimulatedDisk::new(random.clone(), 1 << 20);
     let mut log = open(&disk);
     log.append(STREAM, &batch(0)).unwrap();
-    fate.set_weather(Weather { disk_errors: 500, ..Weather::default() });
+    random.set_weather(Weather { disk_errors: 500, ..Weather::default() });
     // What they say does not matter: the process ends.
     drop(log.append(STREAM, &batch(1)));
     drop(log.deliver(Mark { uuid: STREAM, end: 64, next_seq: 1 }).and_then(|()| log.sync()));
-    fate.set_weather(Weather::default());
+    random.set_weather(Weather::default());
     drop(log);
     let found = known(&open(&disk));
     disk.cut_power();

@@ -11,9 +11,9 @@ use nix::errno::Errno;
 
 use crate::disk::{Disk, Open, Stored};
 
-use super::fate::Fate;
+use super::random::Random;
 
-/// What the names of files with letters end with.
+/// What the names of files with dead letters end with.
 const LETTERS: &str = "jsonl";
 
 /// What a power cut keeps or takes as a whole.
@@ -47,14 +47,14 @@ impl Inode {
     }
 
     /// What is there after a power cut.
-    fn cut(&mut self, fate: &Fate) {
+    fn cut(&mut self, random: &Random) {
         let mut left = std::mem::take(&mut self.held);
         for write in std::mem::take(&mut self.unsynced) {
             for (i, part) in write.bytes.chunks(SECTOR_BYTES).enumerate() {
                 // Nothing of it, a torn sector, or all.
-                let kept = match fate.below(4) {
+                let kept = match random.below(4) {
                     0 => 0,
-                    1 => fate.below(part.len() as u64 + 1) as usize,
+                    1 => random.below(part.len() as u64 + 1) as usize,
                     _ => part.len(),
                 };
                 let offset = write.offset + i * SECTOR_BYTES;
@@ -112,7 +112,7 @@ impl State {
 #[derive(Clone)]
 pub struct SimulatedDisk {
     state: Arc<Mutex<State>>,
-    fate: Fate,
+    random: Random,
 }
 
 fn failure(errno: Errno) -> io::Error {
@@ -121,8 +121,8 @@ fn failure(errno: Errno) -> io::Error {
 
 impl SimulatedDisk {
     /// An empty disk of so many bytes.
-    pub fn new(fate: Fate, capacity: u64) -> Self {
-        Self { state: Arc::new(Mutex::new(State { capacity, ..State::default() })), fate }
+    pub fn new(random: Random, capacity: u64) -> Self {
+        Self { state: Arc::new(Mutex::new(State { capacity, ..State::default() })), random }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -134,7 +134,7 @@ impl SimulatedDisk {
         let mut state = self.lock();
         let changes = std::mem::take(&mut state.changes);
         // A journal: what comes first is held first.
-        let held = self.fate.below(changes.len() as u64 + 1) as usize;
+        let held = self.random.below(changes.len() as u64 + 1) as usize;
         for change in changes.into_iter().take(held) {
             match change {
                 Change::Named(path, id) => drop(state.held_names.insert(path, id)),
@@ -144,7 +144,7 @@ impl SimulatedDisk {
         state.names = state.held_names.clone();
         state.locked.clear();
         for inode in state.inodes.values_mut() {
-            inode.cut(&self.fate);
+            inode.cut(&self.random);
         }
     }
 
@@ -172,8 +172,8 @@ impl SimulatedDisk {
         below.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
     }
 
-    /// All letters that were ever there, line by line.
-    pub fn letters_ever(&self) -> BTreeSet<Vec<u8>> {
+    /// All dead letters that were ever there, line by line.
+    pub fn dead_letters_ever(&self) -> BTreeSet<Vec<u8>> {
         self.lock().lines.clone()
     }
 
@@ -187,13 +187,13 @@ impl SimulatedDisk {
 
 impl Disk for SimulatedDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.fate.call("list", &[Errno::EMFILE, Errno::ENFILE, Errno::EIO, Errno::ENOMEM])?;
+        self.random.call("list", &[Errno::EMFILE, Errno::ENFILE, Errno::EIO, Errno::ENOMEM])?;
         Ok(self.names(dir))
     }
 
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn Stored>> {
         let errors = [Errno::EMFILE, Errno::ENFILE, Errno::EACCES, Errno::ESTALE, Errno::ENOSPC];
-        self.fate.call("open", &errors)?;
+        self.random.call("open", &errors)?;
         let id = {
             let mut state = self.lock();
             match (state.names.get(path).copied(), how) {
@@ -216,12 +216,12 @@ impl Disk for SimulatedDisk {
                 }
             }
         };
-        self.fate.after("open");
+        self.random.after("open");
         Ok(Box::new(SimulatedFile { disk: self.clone(), id }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.fate.call("rename", &[Errno::EIO, Errno::ENOSPC, Errno::EROFS])?;
+        self.random.call("rename", &[Errno::EIO, Errno::ENOSPC, Errno::EROFS])?;
         {
             let mut state = self.lock();
             let Some(id) = state.names.get(from).copied() else { return Err(failure(Errno::ENOENT)) };
@@ -235,21 +235,21 @@ impl Disk for SimulatedDisk {
             state.changes.push(Change::Named(to.to_owned(), id));
             state.changes.push(Change::Removed(from.to_owned()));
         }
-        self.fate.after("rename");
+        self.random.after("rename");
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.fate.call("remove", &[Errno::EIO, Errno::EROFS])?;
+        self.random.call("remove", &[Errno::EIO, Errno::EROFS])?;
         if !self.lock().remove(path) {
             return Err(failure(Errno::ENOENT));
         }
-        self.fate.after("remove");
+        self.random.after("remove");
         Ok(())
     }
 
     fn try_lock(&self, dir: &Path) -> io::Result<Option<Box<dyn Send>>> {
-        self.fate.call("lock", &[Errno::EMFILE, Errno::ENOLCK])?;
+        self.random.call("lock", &[Errno::EMFILE, Errno::ENOLCK])?;
         if !self.lock().locked.insert(dir.to_owned()) {
             return Ok(None);
         }
@@ -257,13 +257,13 @@ impl Disk for SimulatedDisk {
     }
 
     fn sync_dir(&self, _: &Path) -> io::Result<()> {
-        self.fate.call("sync of a directory", &[Errno::EIO, Errno::EMFILE])?;
+        self.random.call("sync of a directory", &[Errno::EIO, Errno::EMFILE])?;
         {
             let mut state = self.lock();
             state.changes.clear();
             state.held_names = state.names.clone();
         }
-        self.fate.after("sync of a directory");
+        self.random.after("sync of a directory");
         Ok(())
     }
 }
@@ -286,16 +286,16 @@ struct SimulatedFile {
 
 impl Stored for SimulatedFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.disk.fate.call("read", &[Errno::EIO, Errno::EINTR, Errno::ESTALE, Errno::ENOMEM])?;
+        self.disk.random.call("read", &[Errno::EIO, Errno::EINTR, Errno::ESTALE, Errno::ENOMEM])?;
         let state = self.disk.lock();
         let rest = state.inodes[&self.id].seen.get(offset as usize..).unwrap_or_default();
-        let read = self.disk.fate.short(rest.len().min(buffer.len()));
+        let read = self.disk.random.short(rest.len().min(buffer.len()));
         buffer[..read].copy_from_slice(&rest[..read]);
         Ok(read)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.disk.fate.call("write", &[Errno::EIO, Errno::EINTR, Errno::ENOSPC, Errno::EDQUOT])?;
+        self.disk.random.call("write", &[Errno::EIO, Errno::EINTR, Errno::ENOSPC, Errno::EDQUOT])?;
         let offset = offset as usize;
         let written = {
             let mut state = self.disk.lock();
@@ -306,16 +306,16 @@ impl Stored for SimulatedFile {
             if fits == 0 {
                 return Err(failure(Errno::ENOSPC));
             }
-            let written = self.disk.fate.short(fits);
+            let written = self.disk.random.short(fits);
             inode.write(&bytes[..written], offset);
             written
         };
-        self.disk.fate.after("write");
+        self.disk.random.after("write");
         Ok(written)
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.disk.fate.call("truncate", &[Errno::EIO, Errno::EROFS])?;
+        self.disk.random.call("truncate", &[Errno::EIO, Errno::EROFS])?;
         let mut state = self.disk.lock();
         let inode = state.inodes.get_mut(&self.id).unwrap();
         inode.seen.truncate(bytes as usize);
@@ -328,7 +328,7 @@ impl Stored for SimulatedFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        if let Err(error) = self.disk.fate.call("sync", &[Errno::EIO, Errno::ENOSPC]) {
+        if let Err(error) = self.disk.random.call("sync", &[Errno::EIO, Errno::ENOSPC]) {
             // The kernel takes the pages for clean from now on: the next sync says nothing of them.
             let mut state = self.disk.lock();
             let inode = state.inodes.get_mut(&self.id).unwrap();
@@ -348,7 +348,7 @@ impl Stored for SimulatedFile {
             }
             inode.held.truncate(inode.seen.len());
         }
-        self.disk.fate.after("sync");
+        self.disk.random.after("sync");
         Ok(())
     }
 }

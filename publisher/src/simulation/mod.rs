@@ -1,9 +1,9 @@
 //! A deterministic simulation that searches for faults.
 //!
 //! The code under simulation is the code that ships: drain, lines, frontier, spool, dead letters, patience, the ring. Simulated
-//! are the disk ([`disk`]), the broker with its sink ([`broker`]), the clock and what happens ([`fate`]). One seed decides
+//! are the disk ([`disk`]), the broker with its sink ([`broker`]), the clock and what happens ([`random`]). One seed decides
 //! everything, so it replays a run. A run is a list of [`Action`](action::Action)s; of one that fails, those are left out that do not
-//! matter, and what is left is printed as a command. What must hold is in [`truth`].
+//! matter, and what is left is printed as a command. What must hold is in [`invariants`].
 //!
 //! | variable | means | without it |
 //! |---|---|---|
@@ -22,10 +22,10 @@ mod broker;
 mod content;
 mod cuts;
 mod disk;
-mod fate;
+mod invariants;
 mod mutants;
 mod plan;
-mod truth;
+mod random;
 mod world;
 
 use std::{
@@ -38,7 +38,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{fate::Killed, plan::Plan};
+use self::{plan::Plan, random::Killed};
 
 /// Kills are no panics.
 fn quiet_kills() {

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 
 use super::{
     action::Action,
-    fate::Fate,
-    truth,
+    invariants,
+    random::Random,
     world::{Sizes, World},
 };
 
@@ -23,7 +23,7 @@ pub struct Plan {
 const ERRNOS: [Errno; 5] = [Errno::EMFILE, Errno::ENOSPC, Errno::ESTALE, Errno::ENOMEM, Errno::EINTR];
 
 /// Lines in so many of 1000 cases, several to an event in half of these.
-fn framing(chance: &Fate, of_1000: u64) -> Framing {
+fn framing(chance: &Random, of_1000: u64) -> Framing {
     match chance.below(1000) {
         drawn if drawn < of_1000 / 2 => Framing::Multiline,
         drawn if drawn < of_1000 => Framing::Line,
@@ -35,16 +35,16 @@ impl Plan {
     /// The plan of a seed.
     pub fn of(seed: u64) -> Self {
         // Not the numbers that decide what happens within an action: those stay the same when actions are left out.
-        let chance = Fate::new(!seed, false);
+        let chance = Random::new(!seed, false);
         let sizes = Sizes {
             ring: 64 << 10,
             spool: if chance.happens(300) { 40_000 } else { 2 << 20 },
-            letters: if chance.happens(300) { 3_000 } else { 1 << 20 },
+            dead_letters: if chance.happens(300) { 3_000 } else { 1 << 20 },
             in_flight: 5 + chance.below(60),
             payload: if chance.happens(300) { 900 } else { 1 << 20 },
             framing: framing(&chance, 300),
             // Of its own: the other numbers stay what they were.
-            age_max: if Fate::new(seed.rotate_left(32), false).happens(200) { 5 } else { 0 },
+            age_max: if Random::new(seed.rotate_left(32), false).happens(200) { 5 } else { 0 },
         };
         // Where nothing is killed, cut off or damaged, more can be said of what must hold.
         let (has_damage, is_wild) = (chance.happens(200), chance.happens(750));
@@ -68,7 +68,7 @@ impl Plan {
         Self { seed, sizes, actions }
     }
 
-    fn action(chance: &Fate) -> Action {
+    fn action(chance: &Random) -> Action {
         match chance.below(109) {
             0..25 => Action::Write { writes: 1 + chance.below(40), bytes: 20 + chance.below(2000) as usize },
             25..45 => Action::Drain(1 + chance.below(12)),
@@ -103,9 +103,9 @@ impl Plan {
         let ran = catch_unwind(AssertUnwindSafe(|| {
             self.actions.iter().try_for_each(|(_, action)| world.act(*action))?;
             world.come_to_rest()?;
-            truth::check(&world)
+            invariants::check(&world)
         }));
-        let trace = world.fate.trace();
+        let trace = world.random.trace();
         let result = ran.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));

@@ -21,10 +21,10 @@ use uuid::Uuid;
 
 use crate::{
     clock::simulated,
-    delivery::{Frontier, Letter},
+    dead_letter::{CircuitBreaker, Directory, Store},
+    delivery::{DeadLetter, Frontier},
     disk::{Access, Disk},
-    drain::{self, DeadLetters, Drain, Intake},
-    failed::{Directory, Patience, Store},
+    drain::{self, DeadLetters, Drain, Input},
     names::Names,
     reload::Reload,
     signals::Stop,
@@ -37,7 +37,7 @@ use super::{
     broker::{Broker, Network, SimulatedSink},
     content,
     disk::SimulatedDisk,
-    fate::{Fate, Killed, Weather},
+    random::{Killed, Random, Weather},
 };
 
 const TOPICS: [&str; 2] = ["even", "odd"];
@@ -58,7 +58,7 @@ const TURNS_MAX: u64 = 5000;
 pub struct Sizes {
     pub ring: u64,
     pub spool: u64,
-    pub letters: u64,
+    pub dead_letters: u64,
     pub in_flight: u64,
     /// Of a message.
     pub payload: usize,
@@ -81,7 +81,7 @@ struct Publisher {
 
 /// All there is.
 pub struct World {
-    pub fate: Fate,
+    pub random: Random,
     pub agent: Agent,
     pub disk: SimulatedDisk,
     pub broker: Broker,
@@ -119,10 +119,10 @@ fn framed(framing: Framing) -> FramingConfig {
 
 impl World {
     pub fn new(seed: u64, sizes: Sizes, is_traced: bool) -> Self {
-        let fate = Fate::new(seed, is_traced);
+        let random = Random::new(seed, is_traced);
         fastrand::seed(seed);
         let network: Arc<Mutex<Option<Network>>> = Arc::default();
-        let (meanwhile, chance) = (Arc::clone(&network), fate.clone());
+        let (meanwhile, chance) = (Arc::clone(&network), random.clone());
         simulated::begin(move |_| {
             chance.wait();
             if chance.happens(500) {
@@ -133,7 +133,7 @@ impl World {
                 network.step();
             }
         });
-        let agent = Agent::new(fate.clone(), sizes.ring);
+        let agent = Agent::new(random.clone(), sizes.ring);
         let mut config = Config::default();
         config.ring.name = agent.name().to_owned();
         config.event.encoder = Encoder::Logstash;
@@ -145,7 +145,7 @@ impl World {
             high_mark: 30,
             ..SpoolConfig::default()
         };
-        config.failed.size_max = ByteSize(sizes.letters);
+        config.failed.size_max = ByteSize(sizes.dead_letters);
         config.failed.retry_interval = Span(RETRY_INTERVAL);
         config.failed.give_up_after = Span(Duration::from_secs(3));
         config.directories = TOPICS
@@ -157,8 +157,8 @@ impl World {
             .collect();
         config.directories[0].framing = framed(sizes.framing);
         Self {
-            disk: SimulatedDisk::new(fate.clone(), 4 << 20),
-            fate,
+            disk: SimulatedDisk::new(random.clone(), 4 << 20),
+            random,
             agent,
             broker: Broker::default(),
             sizes,
@@ -177,8 +177,8 @@ impl World {
     /// # Errors
     /// What the publisher should never do.
     pub fn act(&mut self, action: Action) -> Result<(), String> {
-        self.fate.note(|| format!("-- {action:?}"));
-        self.fate.set_patience(WAITS_MAX);
+        self.random.note(|| format!("-- {action:?}"));
+        self.random.set_patience(WAITS_MAX);
         match action {
             Action::Write { writes, bytes } => (0..writes).for_each(|_| self.agent.write(bytes)),
             Action::Drain(turns) => (0..turns).try_for_each(|_| self.drain_once())?,
@@ -190,7 +190,7 @@ impl World {
                 })
             })?,
             Action::Wait(ms) => simulated::advance(Duration::from_millis(ms)),
-            Action::Kill(steps) => self.fate.set_kill(Some(steps)),
+            Action::Kill(steps) => self.random.set_kill(Some(steps)),
             Action::Start => self.start()?,
             Action::Restart => {
                 self.stop();
@@ -219,9 +219,9 @@ impl World {
             Action::DiskTrouble { of_1000, errno } => {
                 self.is_calm = false;
                 let errno = errno.map(Errno::from_raw);
-                self.fate.set_weather(Weather { disk_errors: of_1000, errno, short: 100 });
+                self.random.set_weather(Weather { disk_errors: of_1000, errno, short: 100 });
             }
-            Action::DiskCalm => self.fate.set_weather(Weather::default()),
+            Action::DiskCalm => self.random.set_weather(Weather::default()),
             Action::Stall(is_stalled) => self.broker.change(|mood| mood.is_stalled = is_stalled),
             Action::Mute(is_mute) => self.broker.change(|mood| mood.is_mute = is_mute),
             Action::Bar { topic, is_barred } => self.broker.change(|mood| {
@@ -266,10 +266,10 @@ impl World {
     }
 
     fn kill(&mut self) {
-        self.fate.set_kill(None);
+        self.random.set_kill(None);
         self.set_network(None);
         if self.publisher.take().is_some() {
-            self.fate.count_kill();
+            self.random.count_kill();
         }
         self.disk.unlock_all();
     }
@@ -288,7 +288,7 @@ impl World {
             Ok(Ok(publisher)) => {
                 self.set_network(Some(publisher.network.clone()));
                 self.publisher = Some(publisher);
-                self.fate.note(|| "the publisher runs".to_owned());
+                self.random.note(|| "the publisher runs".to_owned());
             }
             Ok(Err(None)) => self.kill(),
             Ok(Err(Some(error))) => return Err(error),
@@ -304,7 +304,7 @@ impl World {
         let access = Access::own(0o600);
         let directory = Directory::on(Arc::clone(&disk), Path::new(FAILED), access);
         let store = Store::open_on(directory, self.config.failed.size_max).map_err(|_| None)?;
-        let letters = DeadLetters::in_store(store, RETRY_INTERVAL);
+        let dead_letters = DeadLetters::in_store(store, RETRY_INTERVAL);
         let name = self.agent.name();
         let log = if self.config.spool.size_max.0 == 0 && !self.has_segments() {
             None
@@ -318,14 +318,14 @@ impl World {
         let stop = Stop::default();
         let ring = drain::attach(name, &stop).map_err(|error| Some(error.to_string()))?.ok_or(None)?;
         let watched = (ring.uuid, ring.gauge());
-        let intake = Intake::open(ring, log, self.config.spool.high_mark).map_err(|e| Some(e.to_string()))?;
-        let frontier = Arc::new(Frontier::new(drain::bounds(&self.config), intake.ledger()));
-        let patience = Patience::new(&self.config.failed);
-        let (fate, to) = (self.fate.clone(), Arc::clone(&frontier));
-        let network = Network::new(self.broker.clone(), fate, to, patience, self.sizes.payload);
+        let input = Input::open(ring, log, self.config.spool.high_mark).map_err(|e| Some(e.to_string()))?;
+        let frontier = Arc::new(Frontier::new(drain::bounds(&self.config), input.ledger()));
+        let circuit_breaker = CircuitBreaker::new(&self.config.failed);
+        let (random, to) = (self.random.clone(), Arc::clone(&frontier));
+        let network = Network::new(self.broker.clone(), random, to, circuit_breaker, self.sizes.payload);
         let sink = Box::new(SimulatedSink(network.clone()));
         let told = Arc::clone(&frontier);
-        let mut drain = Drain::new(&self.config, intake, sink, told, Names::none(), stop, letters);
+        let mut drain = Drain::new(&self.config, input, sink, told, Names::none(), stop, dead_letters);
         let reload = Reload::by_hand();
         drain.follow_reloads(reload.another());
         let has_spool = self.config.spool.size_max.0 > 0;
@@ -339,7 +339,7 @@ impl World {
             drain.finish(Duration::from_secs(2), Duration::from_secs(2));
         }));
         self.kill();
-        // A letter may be kept of what the next publisher delivers, as it lies behind something that is not confirmed.
+        // A dead letter may be kept of what the next publisher delivers, as it lies behind something that is not confirmed.
         self.is_calm &= frontier.in_flight() == 0;
         match ended {
             Ok(()) => {}
@@ -349,14 +349,14 @@ impl World {
     }
 
     fn reboot(&mut self) -> Result<(), String> {
-        self.fate.set_weather(Weather::default());
+        self.random.set_weather(Weather::default());
         // However many stops are cut off, the last one is not.
-        self.fate.set_kill(None);
+        self.random.set_kill(None);
         self.start()?;
         // A small one may have no room for all.
         let has_spool = self.publisher.as_ref().is_some_and(|publisher| publisher.has_spool);
         self.stop();
-        self.fate.note(|| format!("the spool at the end: {:?}", self.spool()));
+        self.random.note(|| format!("the spool at the end: {:?}", self.spool()));
         self.lose_memory(!has_spool || self.sizes.spool < 1 << 20);
         Ok(())
     }
@@ -373,15 +373,15 @@ impl World {
         if spool > self.sizes.spool + SPOOL_SLACK_BYTES {
             return Err(format!("the spool takes {spool} bytes"));
         }
-        let letters = self.disk.bytes(Path::new(FAILED));
-        if letters > 2 * self.sizes.letters {
-            return Err(format!("dead letters take {letters} bytes"));
+        let dead_letters = self.disk.bytes(Path::new(FAILED));
+        if dead_letters > 2 * self.sizes.dead_letters {
+            return Err(format!("dead letters take {dead_letters} bytes"));
         }
         let Some(publisher) = &self.publisher else { return Ok(()) };
         let in_flight = publisher.frontier.in_flight() as u64;
-        // Letters of a file go together, whatever else is on its way.
+        // Dead letters of a file go together, whatever else is on its way.
         let bound = self.sizes.in_flight + 64;
-        if in_flight > bound && in_flight > bound + self.letters().len() as u64 {
+        if in_flight > bound && in_flight > bound + self.dead_letters().len() as u64 {
             return Err(format!("{in_flight} records are on their way"));
         }
         let (uuid, gauge) = &publisher.ring;
@@ -398,10 +398,10 @@ impl World {
     /// # Errors
     /// If something is left.
     pub fn come_to_rest(&mut self) -> Result<(), String> {
-        self.fate.note(|| "-- all is well from now on".to_owned());
-        self.fate.set_weather(Weather::default());
-        self.fate.set_kill(None);
-        self.fate.set_patience(10_000);
+        self.random.note(|| "-- all is well from now on".to_owned());
+        self.random.set_weather(Weather::default());
+        self.random.set_kill(None);
+        self.random.set_patience(10_000);
         if self.broker.mood().is_mute {
             // Answers that were lost are asked for again by the next publisher alone.
             self.kill();
@@ -421,7 +421,7 @@ impl World {
                 return Err("the publisher does not run".to_owned());
             }
             simulated::advance(Duration::from_millis(200));
-            // Letters are on their way again now and then.
+            // Dead letters are on their way again now and then.
             if self.is_at_rest() {
                 turns_at_rest += 1;
                 if turns_at_rest == TURNS_AT_REST {
@@ -432,24 +432,25 @@ impl World {
         let in_flight = self.publisher.as_ref().map(|publisher| publisher.frontier.in_flight());
         let ring = self.agent.look().map(|ring| (ring.used, ring.used_records));
         Err(format!(
-            "it does not come to rest: in flight {in_flight:?}, ring {ring:?}, spool {:?}, letters {}",
+            "it does not come to rest: in flight {in_flight:?}, ring {ring:?}, spool {:?}, dead letters {}",
             self.spool(),
-            self.letters().len()
+            self.dead_letters().len()
         ))
     }
 
     fn is_at_rest(&self) -> bool {
-        // What is on its way then is letters, which are refused again and again. A file that could not be made, nor removed, is
+        // What is on its way then is dead letters, which are refused again and again. A file that could not be made, nor removed, is
         // the next start's.
         let is_empty = |ring: Inspected| ring.used == 0 && ring.publisher(PublisherCounter::SpoolBytes) == 0;
-        self.letters().iter().all(|letter| self.is_refused_for_good(letter))
+        self.dead_letters().iter().all(|dead_letter| self.is_refused_for_good(dead_letter))
             && self.agent.look().is_some_and(is_empty)
     }
 
-    /// Whether a letter stays one.
+    /// Whether a dead letter stays one.
     fn is_refused_for_good(&self, line: &[u8]) -> bool {
-        let Ok((letter, _)) = Letter::from_line(line) else { return false };
-        self.broker.mood().has_poison && content::read(&letter.payload).is_ok_and(|event| event.is_poison())
+        let Ok((dead_letter, _)) = DeadLetter::from_line(line) else { return false };
+        self.broker.mood().has_poison
+            && content::read(&dead_letter.payload).is_ok_and(|event| event.is_poison())
     }
 
     fn has_segments(&self) -> bool {
@@ -462,7 +463,7 @@ impl World {
     }
 
     /// Dead letters, line by line.
-    pub fn letters(&self) -> Vec<Vec<u8>> {
+    pub fn dead_letters(&self) -> Vec<Vec<u8>> {
         let files =
             self.disk.files(Path::new(FAILED)).into_iter().filter(|(name, _)| name.ends_with(".jsonl"));
         files

@@ -37,7 +37,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Wakes the feeder when the ring fills.
 #[derive(Clone)]
-pub struct Nudge {
+pub struct SpoolWaker {
     gauge: Gauge,
     high_bytes: u64,
     shared: Arc<Shared>,
@@ -60,7 +60,7 @@ impl Shared {
     }
 }
 
-impl Nudge {
+impl SpoolWaker {
     /// Wakes the feeder if the ring is past its high mark. To be called whenever the drain has to wait.
     pub fn look(&self) {
         if self.gauge.used() >= self.high_bytes {
@@ -71,7 +71,7 @@ impl Nudge {
 
 /// The feeder's thread.
 pub struct Feeder {
-    nudge: Nudge,
+    spool_waker: SpoolWaker,
     running: Running,
 }
 
@@ -147,9 +147,9 @@ impl Feeder {
             is_woken: Mutex::new(true),
             wake: Condvar::new(),
         });
-        let nudge = Nudge { gauge, high_bytes, shared: Arc::clone(&shared) };
+        let spool_waker = SpoolWaker { gauge, high_bytes, shared: Arc::clone(&shared) };
         let running = Running::start(Work::new(log, ring, head, high_bytes), shared)?;
-        Ok(Self { nudge, running })
+        Ok(Self { spool_waker, running })
     }
 
     /// Moves what a ring holds at this moment to the spool, until `deadline` at the latest, without a thread.
@@ -158,14 +158,14 @@ impl Feeder {
     }
 
     /// What wakes it.
-    pub fn nudge(&self) -> Nudge {
-        self.nudge.clone()
+    pub fn spool_waker(&self) -> SpoolWaker {
+        self.spool_waker.clone()
     }
 
     /// Ends the thread. `rest_until` moves what the ring holds at this moment to the spool, until then at the latest.
     pub fn finish(self, rest_until: Option<Instant>) {
-        self.nudge.shared.stop.store(true, Ordering::Release);
-        self.nudge.shared.wake();
+        self.spool_waker.shared.stop.store(true, Ordering::Release);
+        self.spool_waker.shared.wake();
         match self.running {
             Running::Thread(thread) => {
                 // A panic in it has been reported.

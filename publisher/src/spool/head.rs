@@ -9,7 +9,7 @@ use std::{
 };
 
 use bywash_common::{
-    ring::{Acker, Ahead, PublisherRing, Skipped},
+    ring::{Acker, PublisherRing, SelectiveAck, Skipped},
     status::{PublisherCounter, PublisherStatus},
 };
 use uuid::Uuid;
@@ -28,7 +28,7 @@ struct State {
     /// Damage that was passed over, by where it begins.
     passed: BTreeMap<u64, Skipped>,
     /// What of the records behind a position is delivered, in the stream that is.
-    ahead: (u64, Vec<Ahead>),
+    ahead: (u64, Vec<SelectiveAck>),
     /// Where the ring's head is: it never moves back, as the agent has written behind it since.
     head: u64,
 }
@@ -101,7 +101,7 @@ impl Head {
     }
 
     /// What of the records behind `end` is delivered, before [`Self::deliver`] or [`Self::deliver_old`] moves there.
-    pub fn tell_ahead(&self, end: u64, ahead: &[Ahead]) {
+    pub fn tell_ahead(&self, end: u64, ahead: &[SelectiveAck]) {
         let mut state = self.lock();
         state.ahead.0 = end;
         state.ahead.1.clear();
@@ -185,7 +185,7 @@ impl Head {
     }
 
     /// How far the spool's oldest stream is delivered, and what of it behind that.
-    pub fn oldest(&self) -> (Mark, Vec<Ahead>) {
+    pub fn oldest(&self) -> (Mark, Vec<SelectiveAck>) {
         let state = self.lock();
         let mark = state.old.unwrap_or(state.delivered);
         let (end, ahead) = &state.ahead;

@@ -11,7 +11,7 @@ use bywash_common::{
     clock::now_ns,
     config::{Fsync, SpoolConfig},
     fail_point::FailPoint,
-    ring::Ahead,
+    ring::SelectiveAck,
     units::ByteSize,
 };
 use uuid::Uuid;
@@ -23,11 +23,11 @@ use crate::{
 };
 
 use super::{
-    ahead::AheadFile,
     error::{SpoolError, io_error},
     find::{self, DAMAGED, Last, Segment},
     positions::{self, Mark, Marks, Positions},
     segment::{self, HEADER_BYTES, Header},
+    selective_acks::SelectiveAckFile,
 };
 
 /// The file that holds the ring's name.
@@ -85,7 +85,7 @@ pub struct Log {
     /// The last segment, if this process has begun it and may go on with it.
     active: Option<Box<dyn Stored>>,
     positions: Positions,
-    ahead: AheadFile,
+    ahead: SelectiveAckFile,
     next_number: u64,
     /// Locks the directory, where that is a real one.
     _state: Option<StateDir>,
@@ -124,7 +124,7 @@ impl Log {
         let at = dir.join(positions::FILE);
         let positions = Positions::open(&*disk, &at, access).map_err(io_error("open", &at))?;
         let at = dir.join("ahead");
-        let ahead = AheadFile::open(&*disk, &at, access).map_err(io_error("open", &at))?;
+        let ahead = SelectiveAckFile::open(&*disk, &at, access).map_err(io_error("open", &at))?;
         let found = find::segments(&*disk, dir, access, &positions.marks(), tries)?;
         let log = Self {
             disk,
@@ -208,7 +208,7 @@ impl Log {
     }
 
     /// What of a stream's records behind the delivered mark is delivered.
-    pub fn ahead(&mut self, uuid: Uuid) -> Vec<Ahead> {
+    pub fn ahead(&mut self, uuid: Uuid) -> Vec<SelectiveAck> {
         match self.delivered(uuid) {
             Some(mark) => self.ahead.of(uuid, mark.end).to_vec(),
             None => Vec::new(),
@@ -219,7 +219,7 @@ impl Log {
     ///
     /// # Errors
     /// A [`SpoolError`]; what is not noted costs no more than a second delivery.
-    pub fn note_ahead(&mut self, mark: Mark, ahead: &[Ahead]) -> Result<(), SpoolError> {
+    pub fn note_ahead(&mut self, mark: Mark, ahead: &[SelectiveAck]) -> Result<(), SpoolError> {
         self.ahead.write(mark.uuid, mark.end, ahead).map_err(io_error("write to", &self.dir))
     }
 

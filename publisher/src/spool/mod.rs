@@ -57,7 +57,6 @@
 //! asynchronous runtime of their own. Here the ring's positions are the spool's, which is what lets a delivery report be
 //! about a record wherever that is.
 
-mod ahead;
 mod error;
 mod feeder;
 mod find;
@@ -67,13 +66,14 @@ mod look;
 mod positions;
 mod reader;
 mod segment;
+mod selective_acks;
 #[cfg(test)]
 mod tests;
 
 pub use error::SpoolError;
 #[cfg(test)]
 pub use feeder::stepped;
-pub use feeder::{Feeder, Nudge};
+pub use feeder::{Feeder, SpoolWaker};
 pub use head::Head;
 #[cfg(test)]
 pub use log::Batch;

@@ -25,7 +25,7 @@ pub fn advice(report: &Report, config: &Config) -> Option<String> {
             "{sink} confirms nothing: `publisher check --connect` says whether it answers; nothing is lost as long as ring \
                  and spool have room"
         )
-    } else if report.failed_messages > report.revived_letters {
+    } else if report.failed_messages > report.redelivered_dead_letters {
         "`publisher failed list` says what was refused and why; mend that, then `publisher failed retry`, or `publisher failed \
          drop --all`"
             .to_owned()

@@ -15,15 +15,15 @@ use bywash_common::{
     config::Config,
     escape::in_line,
     exit::Exit,
-    glance::counted,
     output,
     record::Write,
     ring::{self, Inspected, Kind, RingError, inspect_to_show},
     status::ListeningKind,
+    text_report::counted,
 };
 use serde_json::json;
 
-use crate::{delivery::Letter, failed::Directory, spool};
+use crate::{dead_letter::Directory, delivery::DeadLetter, spool};
 
 use super::WAIT_INTERVAL;
 
@@ -61,7 +61,7 @@ pub fn file(config: &Config, path: &Path, wait: Option<Duration>, as_json: bool)
         }
         sleep(WAIT_INTERVAL);
     };
-    let letters = letters(config, &path)?;
+    let dead_letters = dead_letters(config, &path)?;
     let upto = pending.first_offset.unwrap_or(size).min(size);
     let is_all = pending.records == 0;
     if as_json {
@@ -70,7 +70,7 @@ pub fn file(config: &Config, path: &Path, wait: Option<Duration>, as_json: bool)
             "size_bytes": size,
             "delivered_bytes": upto,
             "pending_records": pending.records,
-            "dead_letters": letters,
+            "dead_letters": dead_letters,
         });
         output::print_json(&format!("{object}\n"))?;
     } else {
@@ -79,8 +79,11 @@ pub fn file(config: &Config, path: &Path, wait: Option<Duration>, as_json: bool)
         if !is_all {
             text.push_str(&format!("; {} of it wait", counted(pending.records, "record")));
         }
-        if letters > 0 {
-            text.push_str(&format!("; {} of it: see publisher failed list", counted(letters, "dead letter")));
+        if dead_letters > 0 {
+            text.push_str(&format!(
+                "; {} of it: see publisher failed list",
+                counted(dead_letters, "dead letter")
+            ));
         }
         output::print(&(text + "\n"))?;
     }
@@ -133,16 +136,17 @@ fn must_be_watched(ring: &Inspected, path: &Path) -> anyhow::Result<()> {
 }
 
 /// How many dead letters have the file's path as their key.
-fn letters(config: &Config, path: &Path) -> anyhow::Result<u64> {
+fn dead_letters(config: &Config, path: &Path) -> anyhow::Result<u64> {
     let Some(dir) = config.failed_directory().filter(|dir| dir.exists()) else { return Ok(0) };
     let directory = Directory::of_publisher(&dir)?;
     let mut count = 0;
     for file in directory.files()? {
         let content = directory.read(&file)?.unwrap_or_default();
-        let letters =
-            content.split_inclusive(|byte| *byte == b'\n').filter_map(|line| Letter::from_line(line).ok());
-        count += letters
-            .filter(|(letter, _)| letter.key.as_deref() == Some(path.as_os_str().as_bytes()))
+        let dead_letters = content
+            .split_inclusive(|byte| *byte == b'\n')
+            .filter_map(|line| DeadLetter::from_line(line).ok());
+        count += dead_letters
+            .filter(|(dead_letter, _)| dead_letter.key.as_deref() == Some(path.as_os_str().as_bytes()))
             .count() as u64;
     }
     Ok(count)

@@ -73,7 +73,7 @@ pub struct Report {
     pub failed_messages: u64,
     pub dead_letters: u64,
     /// Dead letters that were delivered after all.
-    pub revived_letters: u64,
+    pub redelivered_dead_letters: u64,
     /// What became of records that were not delivered: kept as dead letters, refused and not kept, not needed.
     pub dead_lettered_records: u64,
     pub undeliverable_records: u64,
@@ -93,7 +93,7 @@ pub struct Report {
     pub corrupt_skips: u64,
     /// Records that were older than they may be when they would have been sent, and their bytes: part of `lost`.
     #[serde(skip)]
-    pub too_old: (u64, u64),
+    pub expired: (u64, u64),
     lost: Vec<Lost>,
     /// What quotas withhold: as wanted, and no loss.
     withheld: Withheld,
@@ -204,7 +204,7 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
     };
     let lag_bytes = ring.map_or(0, |ring| ring.used) + counter(Counter::SpoolBytes);
     let lost: Vec<_> = ring.map(|ring| ring.lost().copied().collect()).unwrap_or_default();
-    let too_old = (counter(Counter::TooOldEvents), counter(Counter::TooOldBytes));
+    let expired = (counter(Counter::TooOldEvents), counter(Counter::TooOldBytes));
     let (withheld_events, withheld_bytes) = ring.map_or((0, 0), Inspected::withheld);
     let pace = if running { counter(Counter::RecoveryBytesPerSecond) } else { 0 };
     let spool_bytes = counter(Counter::SpoolBytes);
@@ -228,7 +228,7 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
         seconds_since_last_delivery: known(counter(Counter::LastDeliveryNs)),
         failed_messages: counter(Counter::FailedMessages),
         dead_letters: counter(Counter::DeadLetters),
-        revived_letters: counter(Counter::RevivedLetters),
+        redelivered_dead_letters: counter(Counter::RedeliveredDeadLetters),
         dead_lettered_records: counter(Counter::DeadLetteredEvents),
         undeliverable_records: counter(Counter::UndeliverableEvents),
         passed_over_records: counter(Counter::PassedOverEvents),
@@ -240,11 +240,11 @@ pub fn report(name: &str, ring: Option<&Inspected>, last: Option<Sample>, now_ns
         spool_errors: counter(Counter::SpoolErrors),
         spool_lost: counter(Counter::SpoolLost),
         corrupt_skips: counter(Counter::CorruptSkips),
-        too_old,
+        expired,
         lost: lost
             .into_iter()
             .map(|(reason, events, bytes)| Lost { reason: reason.name(), events, bytes })
-            .chain([Lost { reason: TOO_OLD, events: too_old.0, bytes: too_old.1 }])
+            .chain([Lost { reason: TOO_OLD, events: expired.0, bytes: expired.1 }])
             .filter(|lost| lost.events > 0)
             .collect(),
         withheld: Withheld { events: withheld_events, bytes: withheld_bytes },

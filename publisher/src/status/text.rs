@@ -3,7 +3,7 @@
 use bywash_common::{
     config::Config,
     escape::in_line,
-    glance::{Glance, counted},
+    text_report::{TextReport, counted},
     units::{human_bytes, human_seconds},
 };
 
@@ -17,113 +17,114 @@ const WARNING_CHARS: usize = 300;
 impl Report {
     /// The report, in lines of 80 columns.
     pub(super) fn text(&self, config: &Config) -> String {
-        let mut glance = Glance::default();
-        self.who(&mut glance);
+        let mut text_report = TextReport::default();
+        self.who(&mut text_report);
         let age = self.lag_seconds.map_or("of unknown age".to_owned(), |seconds| {
             format!("the oldest captured {} ago", human_seconds(seconds))
         });
         if self.lag_bytes == 0 {
-            glance.row("behind", "nothing");
+            text_report.row("behind", "nothing");
         } else {
             let (records, bytes) = (counted(self.lag_records, "record"), human_bytes(self.lag_bytes));
-            glance.row("behind", format_args!("{records}, {bytes}, {age}"));
+            text_report.row("behind", format_args!("{records}, {bytes}, {age}"));
         }
         if self.capacity_bytes > 0 {
-            glance.fill("ring", self.used_bytes, self.capacity_bytes);
+            text_report.fill("ring", self.used_bytes, self.capacity_bytes);
         }
         if self.spool_bytes + self.spool_errors + self.spool_lost > 0 {
-            glance.fill("spool", self.spool_bytes, config.spool.size_max.0);
-            glance.row("", counted(self.spool_records, "record"));
+            text_report.fill("spool", self.spool_bytes, config.spool.size_max.0);
+            text_report.row("", counted(self.spool_records, "record"));
             if self.recovery_seconds > 0.0 {
                 let pace = human_bytes(self.recovery_bytes_per_second);
                 let seconds = human_seconds(self.recovery_seconds);
-                glance.row("", format_args!("less by {pace}/s at most: gone in some {seconds}"));
+                text_report.row("", format_args!("less by {pace}/s at most: gone in some {seconds}"));
             }
         }
-        self.delivered(&mut glance);
-        self.not_delivered(&mut glance);
+        self.delivered(&mut text_report);
+        self.not_delivered(&mut text_report);
         let is_shown = |seconds: f64| self.lag_bytes > 0 || seconds < WARNING_SECONDS;
         if let Some(warning) = self.warning.as_ref().filter(|warning| is_shown(warning.seconds_ago)) {
             let text: String = in_line(&warning.text).to_string().chars().take(WARNING_CHARS).collect();
-            glance.wrapped("warned", &format!("{} ago: {text}", human_seconds(warning.seconds_ago)));
+            text_report.wrapped("warned", &format!("{} ago: {text}", human_seconds(warning.seconds_ago)));
         }
         if let Some(advice) = advice(self, config) {
-            glance.wrapped("next", &advice);
+            text_report.wrapped("next", &advice);
         }
-        glance.finish()
+        text_report.finish()
     }
 
-    fn who(&self, glance: &mut Glance) {
+    fn who(&self, text_report: &mut TextReport) {
         let ring = &self.ring;
         match (self.pid, self.uptime_seconds, self.waiter) {
             (Some(pid), Some(seconds), _) => {
                 let up = human_seconds(seconds);
-                glance.say(format_args!("publisher is running (pid {pid}, for {up}, ring {ring})"));
+                text_report.say(format_args!("publisher is running (pid {pid}, for {up}, ring {ring})"));
             }
             (_, _, Some(waiter)) => {
                 let since =
                     bywash_common::clock::now_ns().saturating_sub(waiter.since_ns) as f64 / NS_PER_SECOND;
                 let (pid, since) = (waiter.pid, human_seconds(since));
-                glance.say(format_args!("publisher is waiting for the ring {ring} (pid {pid}, for {since})"));
+                text_report
+                    .say(format_args!("publisher is waiting for the ring {ring} (pid {pid}, for {since})"));
             }
-            _ => glance.say(format_args!("publisher is not running (ring {ring})")),
+            _ => text_report.say(format_args!("publisher is not running (ring {ring})")),
         }
     }
 
-    fn delivered(&self, glance: &mut Glance) {
+    fn delivered(&self, text_report: &mut TextReport) {
         let (records, bytes) = (counted(self.delivered_records, "record"), human_bytes(self.delivered_bytes));
         let rate = human_bytes(self.bytes_per_second as u64);
         let rate = format!("{:.1} records/s, {rate}/s", self.records_per_second);
-        glance.row("delivered", format_args!("{records}, {bytes}  ({rate})"));
+        text_report.row("delivered", format_args!("{records}, {bytes}  ({rate})"));
         if let Some(seconds) = self.seconds_since_last_delivery {
-            glance.row("", format_args!("the last {} ago", human_seconds(seconds)));
+            text_report.row("", format_args!("the last {} ago", human_seconds(seconds)));
         }
         if self.in_flight_records > 0 {
-            glance.row("in flight", counted(self.in_flight_records, "record"));
+            text_report.row("in flight", counted(self.in_flight_records, "record"));
         }
         if self.passed_over_records > 0 {
             let records = counted(self.passed_over_records, "record");
-            glance.row("passed over", format_args!("{records}, which were delivered before"));
+            text_report.row("passed over", format_args!("{records}, which were delivered before"));
         }
     }
 
-    fn not_delivered(&self, glance: &mut Glance) {
+    fn not_delivered(&self, text_report: &mut TextReport) {
         if self.failed_messages > 0 {
-            let (messages, letters) = (counted(self.failed_messages, "message"), self.dead_letters);
-            let revived = self.revived_letters;
-            glance.row(
+            let (messages, dead_letters) = (counted(self.failed_messages, "message"), self.dead_letters);
+            let revived = self.redelivered_dead_letters;
+            text_report.row(
                 "refused",
-                format_args!("{messages}: {letters} kept as dead letters, {revived} sent later"),
+                format_args!("{messages}: {dead_letters} kept as dead letters, {revived} sent later"),
             );
         }
         if self.spool_errors + self.spool_lost > 0 {
             let (errors, lost) = (counted(self.spool_errors, "time"), counted(self.spool_lost, "record"));
-            glance.row("spool failed", format_args!("{errors}; {lost} cannot be read"));
+            text_report.row("spool failed", format_args!("{errors}; {lost} cannot be read"));
         }
         if self.discarded_records > 0 {
             let writes = counted(self.discarded_records, "write");
-            glance.row("discarded", format_args!("{writes} by an operator"));
+            text_report.row("discarded", format_args!("{writes} by an operator"));
         }
         if self.corrupt_skips > 0 {
-            glance.row("ring damaged", counted(self.corrupt_skips, "time"));
+            text_report.row("ring damaged", counted(self.corrupt_skips, "time"));
         }
         let Withheld { events, bytes } = self.withheld;
         if events > 0 {
             let writes = counted(events, "write");
-            glance.row("withheld", format_args!("{writes}, {} by quotas", human_bytes(bytes)));
+            text_report.row("withheld", format_args!("{writes}, {} by quotas", human_bytes(bytes)));
         }
         let mut name = "lost";
         for lost in &self.lost {
             let (writes, bytes) = (counted(lost.events, "write"), human_bytes(lost.bytes));
-            glance.row(name, format_args!("{}: {writes}, {bytes}", lost.reason));
+            text_report.row(name, format_args!("{}: {writes}, {bytes}", lost.reason));
             name = "";
         }
         if self.undeliverable_records > 0 {
-            glance.row(name, format_args!("refused: {}", counted(self.undeliverable_records, "record")));
+            text_report.row(name, format_args!("refused: {}", counted(self.undeliverable_records, "record")));
             name = "";
         }
         if name == "lost" {
-            glance.row(name, "nothing");
+            text_report.row(name, "nothing");
         }
     }
 }

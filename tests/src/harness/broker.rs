@@ -84,7 +84,7 @@ impl Broker {
     /// and knows that, but not its producers, when it is started again.
     #[track_caller]
     pub fn terminate(&mut self) {
-        self.process.terminate(wait::PATIENCE);
+        self.process.terminate(wait::TIMEOUT);
     }
 
     /// Makes a topic.
@@ -93,7 +93,7 @@ impl Broker {
         let client: BaseProducer =
             ClientConfig::new().set("bootstrap.servers", self.address()).create().expect("a client");
         // By being asked for.
-        wait::until("the topic", wait::PATIENCE, || {
+        wait::until("the topic", wait::TIMEOUT, || {
             let metadata =
                 client.client().fetch_metadata(Some(topic), START_TIME_MAX).map_err(|e| e.to_string())?;
             let is_there = metadata.topics().iter().any(|t| t.name() == topic && !t.partitions().is_empty());
@@ -156,6 +156,6 @@ pub fn free_address() -> SocketAddr {
 
 /// The name and version of the broker, for people.
 pub fn version() -> String {
-    let finished = process::run(std::process::Command::new(tool("noida-db")).arg("version"), wait::PATIENCE);
+    let finished = process::run(std::process::Command::new(tool("noida-db")).arg("version"), wait::TIMEOUT);
     finished.stdout.trim().to_owned()
 }

@@ -208,7 +208,7 @@ impl Bywash {
         let process = spawn_in(&self.environment, "fs-agent", &self.config, self.root.path());
         let process = self.agent.insert(process);
         let (config, directories) = (&self.config, &self.directories);
-        wait::until("fs-agent to listen", wait::PATIENCE, || {
+        wait::until("fs-agent to listen", wait::TIMEOUT, || {
             assert!(process.ended().is_none(), "fs-agent ended: {:?}", process.ended());
             let status = command("fs-agent", &["status"], config);
             let listens = |d: &PathBuf| {
@@ -224,7 +224,7 @@ impl Bywash {
     /// Ends the agent in an orderly way: afterwards the directories are plain ones.
     #[track_caller]
     pub fn stop_agent(&mut self) {
-        let status = self.agent().terminate(wait::PATIENCE);
+        let status = self.agent().terminate(wait::TIMEOUT);
         assert_eq!(status.code(), Some(0), "fs-agent ended with {status}");
     }
 
@@ -233,7 +233,7 @@ impl Bywash {
     pub fn start_publisher(&mut self) {
         let (environment, config) = (&self.environment, &self.config);
         let process = self.publisher.insert(spawn_in(environment, "publisher", config, self.root.path()));
-        wait::until("the publisher to run", wait::PATIENCE, || {
+        wait::until("the publisher to run", wait::TIMEOUT, || {
             assert!(process.ended().is_none(), "the publisher ended: {:?}", process.ended());
             let status = command("publisher", &["status"], config);
             if status.code == Some(0) { Ok(()) } else { Err(format!("its status is {status:?}")) }
@@ -330,7 +330,7 @@ impl Drop for Bywash {
 fn reload(service: &Process) -> String {
     let before = service.log().len();
     service.signal(Signal::SIGHUP);
-    wait::until("the service to have reloaded", wait::PATIENCE, || {
+    wait::until("the service to have reloaded", wait::TIMEOUT, || {
         let said = service.log()[before..].to_owned();
         if said.contains("SIGHUP: ") && said.ends_with('\n') { Ok(said) } else { Err(said) }
     })
@@ -346,7 +346,7 @@ pub fn command(name: &str, arguments: &[&str], config: &Path) -> Finished {
 fn command_in(environment: &[String], name: &str, arguments: &[&str], config: &Path) -> Finished {
     let mut command = Command::new("env");
     command.args(environment).arg(program(name)).args(arguments).arg("--config").arg(config);
-    process::run(&mut command, wait::PATIENCE)
+    process::run(&mut command, wait::TIMEOUT)
 }
 
 /// Starts one of the two services, and does not wait for it.

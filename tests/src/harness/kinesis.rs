@@ -74,7 +74,7 @@ impl Kinesis {
 
     /// Ends it.
     pub fn terminate(mut self) {
-        self.process.terminate(wait::PATIENCE);
+        self.process.terminate(wait::TIMEOUT);
     }
 
     /// Makes a stream and waits until it takes records.
@@ -82,7 +82,7 @@ impl Kinesis {
     pub fn create_stream(&self, name: &str, shards: u32) {
         let stream = json!({ "StreamName": name, "ShardCount": shards });
         ask(self.address, "CreateStream", &stream).unwrap_or_else(|e| panic!("no stream {name}: {e}"));
-        wait::until(&format!("the stream {name}"), wait::PATIENCE, || {
+        wait::until(&format!("the stream {name}"), wait::TIMEOUT, || {
             let answer = ask(self.address, "DescribeStreamSummary", &json!({ "StreamName": name }))?;
             let status = &answer["StreamDescriptionSummary"]["StreamStatus"];
             if status == "ACTIVE" { Ok(()) } else { Err(status.to_string()) }
@@ -103,7 +103,7 @@ impl Kinesis {
     pub fn delete_stream(&self, name: &str) {
         let stream = json!({ "StreamName": name });
         ask(self.address, "DeleteStream", &stream).unwrap_or_else(|e| panic!("the stream {name} stays: {e}"));
-        wait::until(&format!("the stream {name} to be gone"), wait::PATIENCE, || {
+        wait::until(&format!("the stream {name} to be gone"), wait::TIMEOUT, || {
             let answer = ask(self.address, "DescribeStreamSummary", &json!({ "StreamName": name }));
             if answer.is_err() { Ok(()) } else { Err(format!("{answer:?}")) }
         });
@@ -138,7 +138,7 @@ impl Kinesis {
 pub fn version() -> String {
     let python = tool("aws/bin/python");
     let script = "import importlib.metadata as m; print('ministack', m.version('ministack'))";
-    process::run(std::process::Command::new(python).args(["-c", script]), wait::PATIENCE)
+    process::run(std::process::Command::new(python).args(["-c", script]), wait::TIMEOUT)
         .stdout
         .trim()
         .to_owned()
@@ -193,7 +193,7 @@ pub fn ask(address: SocketAddr, action: &str, arguments: &Value) -> Result<Value
 
 fn exchange(address: SocketAddr, action: &str, arguments: &Value) -> std::io::Result<HttpMessage> {
     let connection = TcpStream::connect(address)?;
-    connection.set_read_timeout(Some(wait::PATIENCE))?;
+    connection.set_read_timeout(Some(wait::TIMEOUT))?;
     let headers = [
         ("Host", address.to_string()),
         ("X-Amz-Target", format!("Kinesis_20131202.{action}")),

@@ -166,7 +166,7 @@ impl Machine {
             "mkdir {directory} && systemd-run -q --unit={name} -p StandardOutput=file:/root/{name}.json -p StandardError=journal -p KillMode=mixed \
              -p LimitNOFILE=65536 -p TimeoutStopSec=120 /root/resident --files={files} --pause-us=5000 {directory}"
         ));
-        wait::until("the resident to settle", wait::PATIENCE, || {
+        wait::until("the resident to settle", wait::TIMEOUT, || {
             let settled = self.run(&format!("test -e {directory}/settled"));
             if settled.code == Some(0) { Ok(()) } else { Err(self.journal(name)) }
         });
@@ -185,7 +185,7 @@ impl Machine {
     pub fn signal_and_replace(&self, unit: &str, signal: &str) {
         let before = self.main_pid(unit);
         self.must(&format!("systemctl kill --kill-whom=main --signal={signal} {unit}"));
-        wait::until("another process", wait::PATIENCE, || {
+        wait::until("another process", wait::TIMEOUT, || {
             let now = self.main_pid(unit);
             let state = self.property(unit, "ActiveState");
             let runs = now != 0 && now != before && state == "active";
@@ -211,11 +211,11 @@ impl Drop for Machine {
             if let Some(first) = self.first_process() {
                 kill(first, Signal::SIGKILL).ok();
             }
-            wait::quietly(wait::PATIENCE, || self.process.ended().is_some());
+            wait::quietly(wait::TIMEOUT, || self.process.ended().is_some());
         }
         // What was in it dies with its first process, a moment later; then its control groups can be removed.
         let groups = format!("*/{}*", self.name);
-        wait::quietly(wait::PATIENCE, || {
+        wait::quietly(wait::TIMEOUT, || {
             let mut find = Command::new("find");
             find.args(["/sys/fs/cgroup", "-depth", "-type", "d", "-path", &groups, "!", "-delete"]);
             // What it prints could not be removed yet.

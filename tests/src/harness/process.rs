@@ -85,11 +85,9 @@ impl Process {
     pub fn stop(&self) {
         self.signal(Signal::SIGSTOP);
         let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
-        wait::until("a process to stand still", wait::PATIENCE, || {
-            match waitid(Id::Pid(self.pid()), flags) {
-                Ok(WaitStatus::Stopped(..)) => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
+        wait::until("a process to stand still", wait::TIMEOUT, || match waitid(Id::Pid(self.pid()), flags) {
+            Ok(WaitStatus::Stopped(..)) => Ok(()),
+            other => Err(format!("{other:?}")),
         });
     }
 
@@ -112,7 +110,7 @@ impl Process {
     #[track_caller]
     pub fn kill9(&mut self) {
         self.signal(Signal::SIGKILL);
-        let status = self.wait(wait::PATIENCE);
+        let status = self.wait(wait::TIMEOUT);
         assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{} ended by itself: {status}", self.name);
     }
 
@@ -193,7 +191,7 @@ pub fn run(command: &mut Command, within: Duration) -> Finished {
 /// If it does not succeed.
 #[track_caller]
 pub fn must_run(command: &mut Command) -> String {
-    let finished = run(command, wait::PATIENCE * 4);
+    let finished = run(command, wait::TIMEOUT * 4);
     assert_eq!(finished.code, Some(0), "{command:?} failed:\n{}\n{}", finished.stdout, finished.stderr);
     finished.stdout
 }

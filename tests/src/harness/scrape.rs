@@ -36,7 +36,7 @@ pub struct Scrape {
 #[track_caller]
 pub fn connect(address: SocketAddr, request: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("a connection");
-    stream.set_read_timeout(Some(wait::PATIENCE)).expect("a time-out");
+    stream.set_read_timeout(Some(wait::TIMEOUT)).expect("a time-out");
     stream.write_all(request.as_bytes()).expect("a request to be sent");
     stream
 }

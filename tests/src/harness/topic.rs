@@ -139,13 +139,13 @@ impl Reader {
     #[track_caller]
     pub fn messages(&mut self, count: usize) -> Vec<Message> {
         let enough = |m: &[Message]| if m.len() >= count { Ok(()) } else { Err(format!("{count} wanted")) };
-        self.read_until("messages", wait::PATIENCE, enough).to_vec()
+        self.read_until("messages", wait::TIMEOUT, enough).to_vec()
     }
 
     /// Reads until there are this many different events; gives all events, duplicates included.
     #[track_caller]
     pub fn events(&mut self, distinct: usize) -> Vec<Event> {
-        self.events_within(distinct, wait::PATIENCE)
+        self.events_within(distinct, wait::TIMEOUT)
     }
 
     /// The same with another deadline.
@@ -171,7 +171,7 @@ impl Reader {
         let mut events: Vec<Event> = Vec::new();
         let mut seen = std::collections::HashSet::new();
         let mut bytes = std::collections::HashMap::<Vec<u8>, u64>::new();
-        self.read_until("the written bytes", wait::PATIENCE, |messages| {
+        self.read_until("the written bytes", wait::TIMEOUT, |messages| {
             for message in &messages[events.len()..] {
                 let event = Event::parse(message);
                 if seen.insert(event.identity()) && event.lost().is_none() {

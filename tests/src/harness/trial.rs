@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Bywash, Event, Load, LoadReport, Reader, ledger, wait::PATIENCE};
+use super::{Bywash, Event, Load, LoadReport, Reader, ledger, wait::TIMEOUT};
 
 /// Where the table goes, beside standard output: `make faults` puts the rows of all tests together.
 const TABLE_VARIABLE: &str = "FAULTS_TABLE";
@@ -43,7 +43,7 @@ pub struct Outcome {
     /// Those that loss events own up to.
     pub announced: u64,
     /// Messages among the dead letters.
-    pub letters: u64,
+    pub dead_letters: u64,
     /// Events that came once more, under the same id and with the same content.
     pub duplicates: u64,
 }
@@ -51,7 +51,7 @@ pub struct Outcome {
 impl Outcome {
     /// Writes that nothing speaks of.
     pub fn lost(&self) -> i64 {
-        self.sent.cast_signed() - (self.received + self.announced + self.letters).cast_signed()
+        self.sent.cast_signed() - (self.received + self.announced + self.dead_letters).cast_signed()
     }
 }
 
@@ -70,7 +70,7 @@ impl Trial {
         let load = self.load(bywash, time);
         let writer = load.start(bywash.root());
         happen(bywash);
-        let report = writer.finish(time + PATIENCE * 2);
+        let report = writer.finish(time + TIMEOUT * 2);
         report.assert_complete(&load);
         self.done.push((load, report));
     }
@@ -110,17 +110,17 @@ impl Trial {
     #[track_caller]
     pub fn end(self, bywash: &Bywash, reader: &mut Reader) -> Outcome {
         let sent = self.done.iter().map(|(_, report)| report.written).sum::<u64>() + self.more + 1;
-        let time_max = PATIENCE * 2 + Duration::from_secs(sent / EVENTS_PER_SECOND_MIN);
+        let time_max = TIMEOUT * 2 + Duration::from_secs(sent / EVENTS_PER_SECOND_MIN);
         bywash.drain(time_max);
         // Behind all others, and behind the news of what is lost.
         std::fs::write(bywash.file("last"), LAST).expect("a write");
-        let letters = bywash.publisher_status()["dead_letters"].as_u64().expect("a number");
-        let (events, duplicates) = ledger::distinct(read_all(reader, sent - letters, time_max));
+        let dead_letters = bywash.publisher_status()["dead_letters"].as_u64().expect("a number");
+        let (events, duplicates) = ledger::distinct(read_all(reader, sent - dead_letters, time_max));
         let outcome = Outcome {
             sent,
             received: ledger::delivered(&events).0,
             announced: ledger::lost(&events).0,
-            letters,
+            dead_letters,
             duplicates: duplicates as u64,
         };
         self.print(&outcome);
@@ -149,9 +149,9 @@ impl Trial {
             format!("{:.1} ms", longest.as_secs_f64() * 1e3)
         };
         let (healthy, faulty) = self.done.split_at(1);
-        let Outcome { sent, received, announced, letters, duplicates } = outcome;
+        let Outcome { sent, received, announced, dead_letters, duplicates } = outcome;
         let row = format!(
-            "| {:<46} | {sent:>7} | {received:>8} | {announced:>9} | {letters:>7} | {:>4} | {duplicates:>10} | {:>9} | {:>9} | {:>5.1} s |",
+            "| {:<46} | {sent:>7} | {received:>8} | {announced:>9} | {dead_letters:>7} | {:>4} | {duplicates:>10} | {:>9} | {:>9} | {:>5.1} s |",
             self.fault,
             outcome.lost(),
             longest(healthy),

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Long enough for anything that is going to happen on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 

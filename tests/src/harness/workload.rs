@@ -88,7 +88,7 @@ impl Writer {
     #[track_caller]
     pub fn stop(self) -> LoadReport {
         self.process.signal(Signal::SIGTERM);
-        self.finish(wait::PATIENCE)
+        self.finish(wait::TIMEOUT)
     }
 
     /// Waits until it is done.

@@ -15,7 +15,7 @@ use std::{
 use bywash_tests::harness::{
     Bywash, Capture, Settings, mounts,
     process::Finished,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::{errno::Errno, sys::signal::Signal};
 
@@ -68,7 +68,7 @@ fn a_stopped_agents_overlays_are_taken_away_without_waiting_for_it() {
     assert!(waiting.try_recv().is_err());
     // Who hung goes on when the agent does, as if nothing had been.
     bywash.agent().signal(Signal::SIGCONT);
-    waiting.recv_timeout(PATIENCE).unwrap();
+    waiting.recv_timeout(TIMEOUT).unwrap();
     hanging.join().unwrap();
     assert_eq!(fs::read_to_string(&file).unwrap(), "captured,uncaptured,late,");
     let captured: Vec<_> = capture.take().into_iter().map(|captured| captured.data).collect();
@@ -135,7 +135,7 @@ fn overlays_that_are_to_be_kept_fail_until_the_agent_runs_again() {
     // It was only standing still, and listens again.
     bywash.agent().signal(Signal::SIGCONT);
     let mut capture = Capture::attach(&bywash.ring);
-    wait::until("the agent to mount it again", PATIENCE, || {
+    wait::until("the agent to mount it again", TIMEOUT, || {
         File::options().append(true).open(bywash.file("f")).map(drop).map_err(|error| error.to_string())
     });
     append(&bywash.file("f"), b"3");
@@ -152,7 +152,7 @@ fn the_next_agent_takes_away_what_is_not_configured_any_more() {
     bywash.edit(&format!("\n[[directory]]\npath = {b:?}\n"), "");
     let agent = bywash_tests::harness::bywash::spawn("fs-agent", &bywash.config, bywash.root());
     bywash.agent = Some(agent);
-    wait::until("the agent to listen", PATIENCE, || {
+    wait::until("the agent to listen", TIMEOUT, || {
         let status = bywash.fs_agent(&["status"]);
         if status.code == Some(0) { Ok(()) } else { Err(format!("{status:?}")) }
     });
@@ -175,7 +175,7 @@ fn an_unprivileged_cleanup_says_what_it_cannot_do() {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
     command.arg(&copy).args(["cleanup", "--config"]).arg(&bywash.config);
-    let refused = bywash_tests::harness::process::run(&mut command, PATIENCE);
+    let refused = bywash_tests::harness::process::run(&mut command, TIMEOUT);
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stdout.contains("cannot unmount"), "{refused:?}");
     assert!(bywash.is_mounted());
@@ -204,7 +204,7 @@ fn where_overlays_are_kept_a_failed_start_uncovers_nothing() {
     bywash.agent().kill9();
     bywash.edit("", "\n[[fifo]]\npath = \"/nonexistent/fifo\"\n");
     let mut refused = bywash_tests::harness::bywash::spawn("fs-agent", &bywash.config, bywash.root());
-    assert!(!refused.wait(PATIENCE).success());
+    assert!(!refused.wait(TIMEOUT).success());
     let error = File::create(bywash.file("f")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(Errno::ENOTCONN as i32), "{}", refused.log());
 }
@@ -237,7 +237,7 @@ fn where_overlays_are_kept_no_write_gets_past_an_agent_that_is_killed_and_starte
     let mut captured = 0;
     for _ in 0..ROUNDS {
         let enough = captured + 100;
-        wait::until("writes to get through", PATIENCE, || {
+        wait::until("writes to get through", TIMEOUT, || {
             captured += capture.take().len();
             if captured > enough { Ok(()) } else { Err(format!("{captured}")) }
         });

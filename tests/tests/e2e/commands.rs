@@ -6,7 +6,7 @@ use bywash_tests::harness::{
     Broker, Bywash, Process, Settings, broker, bywash, mounts,
     process::{Finished, run},
     program,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 const PROGRAMS: [&str; 2] = ["fs-agent", "publisher"];
@@ -22,7 +22,7 @@ fn assert_says(finished: &Finished, code: i32, words: &[&str]) {
 /// A service that must not start: it ends with this code, and its log says why.
 #[track_caller]
 fn assert_refuses(mut service: Process, code: i32, words: &[&str]) {
-    let status = service.wait(PATIENCE);
+    let status = service.wait(TIMEOUT);
     let log = service.log();
     assert_eq!(status.code(), Some(code), "{status}: {log}");
     for word in words {
@@ -50,8 +50,8 @@ fn status_is_3_without_and_0_with_a_running_service() {
     // Both parse and say that they run.
     bywash.agent_status();
     bywash.publisher_status();
-    bywash.agent().terminate(PATIENCE);
-    bywash.publisher().terminate(PATIENCE);
+    bywash.agent().terminate(TIMEOUT);
+    bywash.publisher().terminate(TIMEOUT);
     for name in PROGRAMS {
         let status = bywash::command(name, &["status"], &bywash.config);
         assert_eq!(status.code, Some(3), "{name}: {status:?}");
@@ -272,7 +272,7 @@ fn check_print_shows_the_effective_configuration_without_secrets() {
 fn a_wrong_command_line_is_2() {
     for name in PROGRAMS {
         for arguments in [&["--no-such-flag"][..], &["dance"], &[]] {
-            let finished = run(Command::new(program(name)).args(arguments), PATIENCE);
+            let finished = run(Command::new(program(name)).args(arguments), TIMEOUT);
             assert_eq!(finished.code, Some(2), "{name} {arguments:?}: {finished:?}");
         }
     }
@@ -299,12 +299,12 @@ fn flags_alone_are_enough_to_run() {
         Process::spawn(name, &program(name), arguments, bywash.root(), on_orphaned)
     };
     let mut agent = start("fs-agent");
-    wait::until_true("the overlay", PATIENCE, || bywash.is_mounted());
+    wait::until_true("the overlay", TIMEOUT, || bywash.is_mounted());
     let mut publisher = start("publisher");
     crate::append(&bywash.file("f"), b"by flags");
     assert_eq!(broker.read("flags").events(1)[0].message(), b"by flags");
-    assert_eq!(publisher.terminate(PATIENCE).code(), Some(0));
-    assert_eq!(agent.terminate(PATIENCE).code(), Some(0));
+    assert_eq!(publisher.terminate(TIMEOUT).code(), Some(0));
+    assert_eq!(agent.terminate(TIMEOUT).code(), Some(0));
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn a_ring_that_shared_memory_has_no_room_for_is_refused_before_anything_is_mount
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", script]).arg(program("fs-agent")).arg(&bywash.config);
     command.arg(bywash.directory());
-    let refused = run(&mut command, PATIENCE);
+    let refused = run(&mut command, TIMEOUT);
     assert_says(&refused, 1, &["no room for a ring", "/dev/shm", "ring.size"]);
     assert_eq!(refused.stdout, "", "nothing is left behind");
 }
@@ -360,7 +360,7 @@ fn a_missing_directory_is_refused_and_named() {
     let gone = bywash.root().join("gone");
     fs::remove_dir(&gone).unwrap();
     let mut agent = bywash::spawn("fs-agent", &bywash.config, bywash.root());
-    let status = agent.wait(PATIENCE);
+    let status = agent.wait(TIMEOUT);
     assert!(matches!(status.code(), Some(1 | 78)), "{status}");
     assert!(agent.log().contains(gone.to_str().unwrap()), "{}", agent.log());
     assert!(!bywash.is_mounted(), "half a start leaves nothing mounted");
@@ -398,7 +398,7 @@ fn an_unknown_broker_is_named_by_check_and_in_the_log() {
     bywash.start_publisher();
     crate::append(&bywash.file("f"), b"x");
     let publisher = bywash.publisher();
-    wait::until("the log to name the broker", PATIENCE, || {
+    wait::until("the log to name the broker", TIMEOUT, || {
         let log = publisher.log();
         if log.contains(&address) { Ok(()) } else { Err(log) }
     });

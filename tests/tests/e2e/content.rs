@@ -12,7 +12,7 @@ use std::{
 use bywash_tests::harness::{
     Broker, Bywash, Event, Load, Settings, ledger,
     process::must_run,
-    wait::PATIENCE,
+    wait::TIMEOUT,
     workload::{line, noise},
 };
 use nix::unistd::Uid;
@@ -140,7 +140,7 @@ fn two_writers_of_one_file_are_told_apart_and_keep_the_files_order() {
         (0..2).map(|id| Load { id, files: vec![path.clone()], count: WRITES, bytes: 64, rate: 0 }).collect();
     let writers: Vec<_> = loads.iter().map(|load| load.start(bywash.root())).collect();
     for (writer, load) in writers.into_iter().zip(&loads) {
-        writer.finish(PATIENCE).assert_complete(load);
+        writer.finish(TIMEOUT).assert_complete(load);
     }
     let (events, duplicates) =
         ledger::distinct(broker.read("logs").events(2 * usize::try_from(WRITES).unwrap()));
@@ -175,7 +175,7 @@ fn many_files_at_once_arrive_apart() {
         .collect();
     let writers: Vec<_> = loads.iter().map(|load| load.start(bywash.root())).collect();
     for (writer, load) in writers.into_iter().zip(&loads) {
-        writer.finish(PATIENCE).assert_complete(load);
+        writer.finish(TIMEOUT).assert_complete(load);
     }
     let (events, duplicates) =
         ledger::distinct(broker.read("logs").events(2 * usize::try_from(WRITES).unwrap()));

@@ -14,7 +14,7 @@ use std::{
 
 use bywash_tests::harness::{
     Broker, Bywash, Settings, broker,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 
@@ -68,7 +68,7 @@ impl Mute {
 #[track_caller]
 fn assert_ends_in_time(bywash: &mut Bywash) -> std::process::ExitStatus {
     let begin = Instant::now();
-    let status = bywash.publisher().terminate(PATIENCE);
+    let status = bywash.publisher().terminate(TIMEOUT);
     assert!(begin.elapsed() < SHUTDOWN_TIMEOUT + SLACK, "it took {:?}", begin.elapsed());
     status
 }
@@ -108,7 +108,7 @@ fn a_publisher_without_a_token_ends_in_time() {
     bywash.start_agent();
     bywash.start_publisher();
     append(&bywash.file("f"), b"1");
-    wait::until("a token to be asked for", PATIENCE, || {
+    wait::until("a token to be asked for", TIMEOUT, || {
         if mute.connections() > 0 { Ok(()) } else { Err("nobody asks".to_owned()) }
     });
     assert_eq!(assert_ends_in_time(&mut bywash).code(), Some(0));
@@ -122,7 +122,7 @@ fn a_publisher_that_still_looks_for_its_brokers_ends_in_time() {
     bywash.edit("brokers = [\"\"]", &format!("zookeepers = [\"{}\"]", mute.address));
     bywash.start_agent();
     bywash.start_publisher();
-    wait::until("ZooKeeper to be asked", PATIENCE, || {
+    wait::until("ZooKeeper to be asked", TIMEOUT, || {
         if mute.connections() > 0 { Ok(()) } else { Err("nobody asks".to_owned()) }
     });
     assert_eq!(assert_ends_in_time(&mut bywash).code(), Some(0));

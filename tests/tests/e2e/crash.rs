@@ -8,7 +8,7 @@ use std::{
 
 use bywash_tests::harness::{
     Broker, Bywash, Event, Load, LoadReport, Reader, Settings, ledger, mounts,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 
@@ -29,7 +29,7 @@ fn load(bywash: &Bywash, id: u32) -> Load {
 /// Waits until the writer has done some, which for the file's length everyone can see.
 #[track_caller]
 fn wait_for_bytes(load: &Load, bytes: u64) {
-    wait::until("the writer to get going", PATIENCE, || {
+    wait::until("the writer to get going", TIMEOUT, || {
         let length = fs::metadata(&load.files[0]).map_or(0, |metadata| metadata.len());
         if length >= bytes { Ok(()) } else { Err(format!("{length} bytes of {bytes} are written")) }
     });
@@ -106,7 +106,7 @@ fn a_killed_agent_loses_nothing_that_was_written_and_its_mount_comes_back() {
 #[track_caller]
 fn wait_for_message(reader: &mut Reader, bytes: &[u8]) {
     let encoded = base64_simd::STANDARD.encode_to_string(bytes);
-    reader.read_until("the last event", PATIENCE, |messages| {
+    reader.read_until("the last event", TIMEOUT, |messages| {
         // The last written is the last sent, but for repetitions.
         let found = messages.iter().rev().any(|message| message.text().contains(&encoded));
         if found { Ok(()) } else { Err("it is not among them".to_owned()) }
@@ -186,7 +186,7 @@ fn a_publisher_killed_while_the_broker_stands_still_loses_nothing() {
     bywash.publisher().kill9();
     bywash.start_publisher();
     let before = bywash.agent_status()["captured"]["events"].clone();
-    wait::until("writes behind the stopped broker", PATIENCE, || {
+    wait::until("writes behind the stopped broker", TIMEOUT, || {
         let now = bywash.agent_status()["captured"]["events"].clone();
         if now.as_u64() > before.as_u64().map(|n| n + 1_000) { Ok(()) } else { Err(now.to_string()) }
     });
@@ -221,9 +221,9 @@ fn an_orderly_restart_of_either_service_loses_and_doubles_nothing() {
     append(&bywash.file("f"), b"one ");
     let mut reader = broker.read("logs");
     reader.events(1);
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     append(&bywash.file("f"), b"two ");
-    bywash.agent().terminate(PATIENCE);
+    bywash.agent().terminate(TIMEOUT);
     bywash.start_agent();
     append(&bywash.file("f"), b"three ");
     bywash.start_publisher();

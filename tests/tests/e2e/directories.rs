@@ -11,7 +11,7 @@ use bywash_tests::harness::{
     Bywash, Capture, Settings, mounts,
     process::run,
     program,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 use crate::append;
@@ -74,7 +74,7 @@ fn what_is_no_directory_is_refused_by_its_path_and_with_the_way_out() {
     let script = "exec \"$0\" run --config \"$1\" 2> \"$2\"";
     let refused = run(
         Command::new("sh").args(["-c", script]).arg(program("fs-agent")).arg(&bywash.config).arg(&log),
-        PATIENCE,
+        TIMEOUT,
     );
     let said = fs::read_to_string(&log).unwrap();
     assert!(refused.code == Some(78) && said.contains(log.to_str().unwrap()), "{refused:?}: {said}");
@@ -90,8 +90,8 @@ fn a_directory_that_does_not_exist_is_made_if_that_is_wanted() {
     assert!(check.code == Some(0) && !path.exists(), "a check makes nothing: {check:?}");
     let agent = bywash_tests::harness::bywash::spawn("fs-agent", &bywash.config, bywash.root());
     bywash.agent = Some(agent);
-    wait::until_true("the overlay", PATIENCE, || mounts::is_mounted(&path));
-    wait::until_true("the agent", PATIENCE, || bywash.fs_agent(&["status"]).code == Some(0));
+    wait::until_true("the overlay", TIMEOUT, || mounts::is_mounted(&path));
+    wait::until_true("the agent", TIMEOUT, || bywash.fs_agent(&["status"]).code == Some(0));
     let mut capture = Capture::attach(&bywash.ring);
     append(&path.join("f"), b"x");
     assert_eq!(capture.take().len(), 1);
@@ -108,7 +108,7 @@ fn a_directory_that_the_agent_makes_is_nobody_elses_whatever_its_file_mode_mask(
         let agent =
             bywash_tests::harness::bywash::spawn_in(&shell, "fs-agent", &bywash.config, bywash.root());
         bywash.agent = Some(agent);
-        wait::until_true("the agent", PATIENCE, || bywash.fs_agent(&["status"]).code == Some(0));
+        wait::until_true("the agent", TIMEOUT, || bywash.fs_agent(&["status"]).code == Some(0));
         for made in [&path, path.parent().unwrap()] {
             let mode = fs::metadata(made).unwrap().permissions().mode();
             assert_eq!(mode & 0o7777, 0o755, "{} with the mask {mask}", made.display());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bywash_common::fail_point::FailPoint;
-use bywash_tests::harness::{Broker, Bywash, Load, Settings, ledger, wait::PATIENCE};
+use bywash_tests::harness::{Broker, Bywash, Load, Settings, ledger, wait::TIMEOUT};
 
 use crate::{
     append,
@@ -59,7 +59,7 @@ fn assert_each_once_though_killed(places: &[(FailPoint, u32)]) {
     }
     writer.finish(WRITING_TIME_MAX).assert_complete(&load);
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     assert_each_once(&broker, &load);
 }
 
@@ -79,13 +79,13 @@ fn a_broker_that_stands_still_doubles_nothing() {
     let bywash = Bywash::start(&broker, &settings());
     let load = load(&bywash);
     append(&bywash.file("first"), b"x");
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     broker.stop();
     load.start(bywash.root()).finish(WRITING_TIME_MAX).assert_complete(&load);
     // Longer than a call for a transaction takes, so that calls are repeated.
     std::thread::sleep(Duration::from_secs(2));
     broker.resume();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let committed = broker.read_committed("logs").events(EVENTS as usize + 1);
     let (events, duplicates) = ledger::distinct(committed);
     assert_eq!((events.len() as u64, duplicates), (EVENTS + 1, 0));
@@ -102,7 +102,7 @@ fn parts_of_a_large_write_come_once_each() {
     bywash.publisher = Some(spawn_to_die("publisher", &bywash, FailPoint::EventSent, 3));
     assert_dies(bywash.publisher(), FailPoint::EventSent);
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let path = bywash.file("large");
     let events = broker.read_committed("logs").events_of(&[(&path, content.len() as u64)]);
     let (events, duplicates) = ledger::distinct(events);
@@ -120,12 +120,12 @@ fn a_second_publisher_under_the_same_transactional_id_ends_the_first_with_a_clea
     };
     let mut first = Bywash::start(&broker, &named);
     append(&first.file("f"), b"1");
-    first.drain(PATIENCE);
+    first.drain(TIMEOUT);
     let second = Bywash::start(&broker, &named);
     append(&second.file("f"), b"2");
-    second.drain(PATIENCE);
+    second.drain(TIMEOUT);
     append(&first.file("f"), b"3");
-    let status = first.publisher().wait(PATIENCE);
+    let status = first.publisher().wait(TIMEOUT);
     assert_eq!(status.code(), Some(1));
     let log = first.publisher().log();
     assert!(log.contains("transactional id `twice`") && log.contains("kafka.transactional_id"), "{log}");
@@ -147,9 +147,9 @@ fn a_message_that_the_broker_never_takes_becomes_a_dead_letter_and_the_others_co
     let writer = load.start(bywash.root());
     append(&bywash.file("large"), &vec![b'x'; 1_000_000]);
     writer.finish(WRITING_TIME_MAX).assert_complete(&load);
-    bywash.drain(PATIENCE);
-    let letters = crate::failed::letters(&bywash);
-    assert_eq!(letters.len(), 1, "{letters:?}");
+    bywash.drain(TIMEOUT);
+    let dead_letters = crate::failed::dead_letters(&bywash);
+    assert_eq!(dead_letters.len(), 1, "{dead_letters:?}");
     assert_each_once(&broker, &load);
 }
 
@@ -162,7 +162,7 @@ fn messages_that_are_never_taken_and_cannot_be_kept_are_announced_in_their_place
         append(&bywash.file("large"), &vec![b'x'; 1_000_000]);
         append(&bywash.file("small"), format!("{i}\n").as_bytes());
     }
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let (events, duplicates) = ledger::distinct(broker.read_committed("logs").events(2 * LARGE));
     assert_eq!(duplicates, 0);
     for (i, pair) in events.chunks(2).enumerate() {
@@ -182,6 +182,6 @@ fn messages_that_wait_behind_one_that_failed_do_not_keep_the_transaction_open() 
     load.start(bywash.root()).finish(WRITING_TIME_MAX).assert_complete(&load);
     // All of it goes into one transaction: requests with the others are on their way when the first one fails.
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     assert_each_once(&broker, &load);
 }

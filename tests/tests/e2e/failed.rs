@@ -9,7 +9,7 @@ use std::{
 
 use bywash_tests::harness::{
     Broker, Bywash, Settings, ledger,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ pub const TINY_MESSAGES: &str = "properties = { \"message.max.bytes\" = 2000 }";
 
 /// A dead letter as it is on disk.
 #[derive(Debug)]
-pub struct Letter {
+pub struct DeadLetter {
     /// The event's id.
     pub event_id: String,
     /// The whole object.
@@ -45,18 +45,18 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// All dead letters, oldest first.
-pub fn letters(bywash: &Bywash) -> Vec<Letter> {
+pub fn dead_letters(bywash: &Bywash) -> Vec<DeadLetter> {
     let read = |file: &PathBuf| match fs::read_to_string(file) {
         // The publisher has delivered it meanwhile.
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         read => read.unwrap(),
     };
     let text: String = files(&bywash.failed()).iter().map(read).collect();
-    let letter = |line: &str| {
+    let dead_letter = |line: &str| {
         let json: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        Letter { event_id: json["event_id"].as_str().expect("an id").to_owned(), json }
+        DeadLetter { event_id: json["event_id"].as_str().expect("an id").to_owned(), json }
     };
-    text.lines().map(letter).collect()
+    text.lines().map(dead_letter).collect()
 }
 
 #[test]
@@ -69,15 +69,15 @@ fn what_no_message_can_carry_is_kept_with_its_reason_and_the_rest_goes_on() {
     append(&bywash.file("f"), b"after");
     let (events, _) = ledger::distinct(broker.read("logs").events(2));
     assert_eq!(ledger::replay(&events), b"before after");
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
 
-    let [letter] = &letters(&bywash)[..] else { panic!("{:?}", letters(&bywash)) };
-    assert!(letter.json["reason"].as_str().unwrap().contains("the sink takes"), "{letter:?}");
-    assert_eq!(letter.json["topic"], "logs");
-    assert_eq!(letter.json["key"], unsendable.to_str().unwrap());
-    let event: Value = serde_json::from_str(letter.json["payload"].as_str().unwrap()).unwrap();
+    let [dead_letter] = &dead_letters(&bywash)[..] else { panic!("{:?}", dead_letters(&bywash)) };
+    assert!(dead_letter.json["reason"].as_str().unwrap().contains("the sink takes"), "{dead_letter:?}");
+    assert_eq!(dead_letter.json["topic"], "logs");
+    assert_eq!(dead_letter.json["key"], unsendable.to_str().unwrap());
+    let event: Value = serde_json::from_str(dead_letter.json["payload"].as_str().unwrap()).unwrap();
     assert_eq!(event["@message"], base64_simd::STANDARD.encode_to_string("too much"));
-    assert_eq!(event["event_id"], letter.event_id);
+    assert_eq!(event["event_id"], dead_letter.event_id);
     let mode = fs::metadata(&files(&bywash.failed())[0]).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let status = bywash.publisher_status();
@@ -105,7 +105,7 @@ fn a_configured_directory_that_cannot_be_used_ends_the_start() {
     bywash.start_agent();
     fs::write(bywash.failed(), b"not a directory").unwrap();
     let mut publisher = bywash_tests::harness::bywash::spawn("publisher", &bywash.config, bywash.root());
-    assert_eq!(publisher.wait(PATIENCE).code(), Some(1));
+    assert_eq!(publisher.wait(TIMEOUT).code(), Some(1));
     assert!(publisher.log().contains(bywash.failed().to_str().unwrap()), "{}", publisher.log());
 }
 
@@ -150,15 +150,16 @@ fn whose_the_directory_is_has_root_wait_for_nothing_and_show_and_remove_nothing_
 }
 
 #[test]
-fn letters_are_listed_sent_again_and_dropped() {
+fn dead_letters_are_listed_sent_again_and_dropped() {
     let broker = Broker::start();
     let mut bywash = Bywash::start(&broker, &Settings { kafka: TINY_MESSAGES, ..Settings::default() });
     let unsendable = unsendable(&bywash);
     for text in ["one", "two"] {
         append(&unsendable, text.as_bytes());
     }
-    bywash.drain(PATIENCE);
-    let ids: Vec<String> = letters(&bywash).into_iter().map(|letter| letter.event_id).collect();
+    bywash.drain(TIMEOUT);
+    let ids: Vec<String> =
+        dead_letters(&bywash).into_iter().map(|dead_letter| dead_letter.event_id).collect();
     let listed = bywash.publisher_command(&["failed", "list"]);
     assert!(ids.iter().all(|id| listed.stdout.contains(id.as_str())), "{listed:?}");
     assert!(listed.stdout.contains("reason: "), "{listed:?}");
@@ -171,7 +172,7 @@ fn letters_are_listed_sent_again_and_dropped() {
     assert_eq!(again.code, Some(1), "{again:?}");
 
     // With a larger limit the sink takes the other one.
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     let stopped = bywash.publisher_command(&["failed", "retry"]);
     assert_eq!(stopped.code, Some(3), "{stopped:?}");
     bywash.edit("\"message.max.bytes\" = 2000", "\"message.max.bytes\" = 200000");
@@ -180,8 +181,8 @@ fn letters_are_listed_sent_again_and_dropped() {
     assert_eq!(retried.code, Some(0), "{retried:?}");
     let events = broker.read("logs").events(1);
     assert_eq!((events[0].id(), events[0].message()), (ids[1].as_str(), &b"two"[..]));
-    wait::until("the delivered letter to be gone", PATIENCE, || {
-        let left = letters(&bywash);
+    wait::until("the delivered dead letter to be gone", TIMEOUT, || {
+        let left = dead_letters(&bywash);
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     });
 }

@@ -2,12 +2,12 @@
 
 use bywash_tests::harness::{
     Broker, Bywash, Event, KafkaProxy, Message, Settings,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 use crate::{
     append,
-    failed::{letters, unsendable},
+    failed::{dead_letters, unsendable},
 };
 
 const GIVES_UP: &str = "topic = \"dead\"\ngive_up_after = \"0s\"\nretry_interval = \"1s\"";
@@ -40,12 +40,12 @@ fn assert_passed_on(kafka: &'static str) {
     assert_eq!(header(&message, "failed_attempts"), "2");
     assert!(header(&message, "failed_reason").contains("nown topic"), "{message:?}");
     assert_eq!(message.key.as_deref(), Some(bywash.file("f").to_str().unwrap().as_bytes()));
-    wait::until("the letter to be gone from the directory", PATIENCE, || {
-        let left = letters(&bywash);
+    wait::until("the dead letter to be gone from the directory", TIMEOUT, || {
+        let left = dead_letters(&bywash);
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     });
     // It says so behind that.
-    wait::until("the log to say where the letter is", PATIENCE, || {
+    wait::until("the log to say where the dead letter is", TIMEOUT, || {
         let log = bywash.publisher().log();
         if log.contains("in the topic `dead` now") { Ok(()) } else { Err(log) }
     });
@@ -74,25 +74,25 @@ fn what_the_topic_for_dead_letters_refuses_stays_in_the_directory_and_becomes_no
         let before = bywash.publisher().log().matches("failed.topic `dead` does not take").count();
         bywash.publisher_command(&["failed", "retry"]);
         if before == 0 {
-            wait::until(&format!("the {round} refusal"), PATIENCE, || {
+            wait::until(&format!("the {round} refusal"), TIMEOUT, || {
                 let log = bywash.publisher().log();
                 if log.contains("failed.topic `dead` does not take") { Ok(()) } else { Err(log) }
             });
         }
     }
-    bywash.drain(PATIENCE);
-    assert_eq!(letters(&bywash).len(), 1);
+    bywash.drain(TIMEOUT);
+    assert_eq!(dead_letters(&bywash).len(), 1);
     let status = bywash.publisher_status();
     assert_eq!((&status["failed_messages"], &status["dead_letters"]), (&1.into(), &1.into()), "{status}");
-    // The rest goes on, and with more room the letter finds its own topic.
+    // The rest goes on, and with more room the dead letter finds its own topic.
     append(&bywash.file("f"), b"after");
     assert_eq!(broker.read("logs").events(1)[0].message(), b"after");
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     bywash.edit("\"message.max.bytes\" = 2000", "\"message.max.bytes\" = 200000");
     bywash.start_publisher();
     assert_eq!(broker.read("logs").events(2)[1].message(), b"too much");
-    wait::until("the letter to be gone from the directory", PATIENCE, || {
-        let left = letters(&bywash);
+    wait::until("the dead letter to be gone from the directory", TIMEOUT, || {
+        let left = dead_letters(&bywash);
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     });
 }

@@ -8,7 +8,7 @@ use std::{
 
 use bywash_tests::harness::{
     Broker, Bywash, Event, Process, Settings, ledger, program,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::{
     sys::{signal::Signal, stat::Mode},
@@ -69,7 +69,7 @@ fn lines_that_the_ring_had_no_room_for_are_announced() {
     bywash.start_agent();
     let text: String = (0..LINES).map(|i| format!("line {i}\n")).collect();
     send(&fifo, text.as_bytes());
-    wait::until("all lines to be accounted for", PATIENCE, || {
+    wait::until("all lines to be accounted for", TIMEOUT, || {
         let status = bywash.agent_status();
         let fifo = &status["listening"][0];
         let number = |what: &str| fifo[what]["events"].as_u64().unwrap_or(0);
@@ -77,7 +77,7 @@ fn lines_that_the_ring_had_no_room_for_are_announced() {
     });
     bywash.start_publisher();
     let mut reader = broker.read("logs");
-    let messages = reader.read_until("all lines, or the news of their loss", PATIENCE, |messages| {
+    let messages = reader.read_until("all lines, or the news of their loss", TIMEOUT, |messages| {
         let (events, _) = ledger::distinct(messages.iter().map(Event::parse).collect());
         let accounted = ledger::delivered(&events).0 + ledger::lost(&events).0;
         if accounted == LINES { Ok(()) } else { Err(format!("{accounted} of {LINES}")) }
@@ -99,13 +99,13 @@ fn start_both(bywash: &Bywash, variables: &[&str], arguments: &[&str]) -> (Proce
         Process::spawn(name, Path::new("env"), words, bywash.root(), Signal::SIGTERM)
     };
     let agent = start("fs-agent");
-    wait::until_true("the ring", PATIENCE, || !bywash.segments().is_empty());
+    wait::until_true("the ring", TIMEOUT, || !bywash.segments().is_empty());
     (agent, start("publisher"))
 }
 
 #[track_caller]
 fn assert_prints(publisher: &Process, expected: &str) {
-    wait::until("the lines on standard output", PATIENCE, || {
+    wait::until("the lines on standard output", TIMEOUT, || {
         let printed = publisher.stdout();
         if printed == expected { Ok(()) } else { Err(format!("{printed:?}")) }
     });
@@ -124,8 +124,8 @@ fn the_quick_start_of_fifo2kinesis_works_as_typed() {
     send(&fifo, b".flush\n.stop\n");
     assert_prints(&publisher, "Streamed at noon\n.flush\n.stop\n");
     // The way to stop: a signal.
-    assert_eq!(agent.terminate(PATIENCE).code(), Some(0));
-    assert_eq!(publisher.terminate(PATIENCE).code(), Some(0));
+    assert_eq!(agent.terminate(TIMEOUT).code(), Some(0));
+    assert_eq!(publisher.terminate(TIMEOUT).code(), Some(0));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn the_variables_of_fifo2kinesis_configure_both_programs() {
     ];
     let (_agent, publisher) = start_both(&bywash, &variables, &["--encoder", "text"]);
     send(&fifo, b"by variables\n");
-    wait::until("the line on standard output", PATIENCE, || {
+    wait::until("the line on standard output", TIMEOUT, || {
         let printed = publisher.stdout();
         let expected = format!(": {}: by variables\n", fifo.display());
         if printed.ends_with(&expected) { Ok(()) } else { Err(format!("{printed:?}")) }

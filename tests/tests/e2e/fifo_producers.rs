@@ -8,7 +8,7 @@ use std::{
 
 use bywash_tests::harness::{
     Bywash, Capture, Process, Settings, tool,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 
@@ -19,7 +19,7 @@ const SAMPLE_FIFO: &str = "/run/bywash-syslog.pipe";
 /// Logs by a logger that listens at `socket`, and checks that each message comes as a line.
 #[track_caller]
 fn log_and_check(socket: &Path, capture: &mut Capture, logger: &mut Process) {
-    wait::until("the logger to listen", PATIENCE, || {
+    wait::until("the logger to listen", TIMEOUT, || {
         assert!(logger.ended().is_none(), "the logger has ended: {}", logger.log());
         if socket.exists() { Ok(()) } else { Err(logger.log()) }
     });
@@ -28,7 +28,7 @@ fn log_and_check(socket: &Path, capture: &mut Capture, logger: &mut Process) {
         client.send_to(format!("<13>app[7]: message {i} of the test").as_bytes(), socket).unwrap();
     }
     let mut captured = Vec::new();
-    wait::until("a line for each message", PATIENCE, || {
+    wait::until("a line for each message", TIMEOUT, || {
         captured.extend(capture.take());
         if captured.len() >= MESSAGES { Ok(()) } else { Err(format!("{}: {}", captured.len(), logger.log())) }
     });
@@ -37,7 +37,7 @@ fn log_and_check(socket: &Path, capture: &mut Capture, logger: &mut Process) {
         assert!(text.ends_with(&format!(" app[7]: message {i} of the test")), "{text}");
         assert!(text.starts_with("20"), "it begins with the time: {text}");
     }
-    assert_eq!(logger.terminate(PATIENCE).code(), Some(0), "{}", logger.log());
+    assert_eq!(logger.terminate(TIMEOUT).code(), Some(0), "{}", logger.log());
 }
 
 /// The sample configuration `name`, for a FIFO of the test's own, behind what it is to stand beside.

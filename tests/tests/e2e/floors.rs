@@ -12,7 +12,7 @@ type Floors = &'static [&'static [&'static str]];
 
 const COMMON: Floors = &[
     &["clock", "escape", "exit", "fail_point", "glob", "make", "record", "secrets", "sync", "units"],
-    &["glance", "logging", "output", "ring"],
+    &["logging", "output", "ring", "text_report"],
     &["config", "shared"],
     &["cli"],
 ];
@@ -20,10 +20,10 @@ const COMMON: Floors = &[
 const FS_AGENT: Floors = &[
     &["by_number", "cli", "event", "manager", "privilege", "sync", "sys"],
     &["shares"],
-    &["keeper", "state", "status", "worker_pool"],
+    &["fd_store", "state", "status", "worker_pool"],
     &["capture", "overlay"],
     &["fifo", "fuse", "process"],
-    &["measured", "mount", "sleep"],
+    &["bench_support", "mount", "sleep"],
     &["cleanup", "rings", "services"],
     &["check"],
     &["refused", "supervise"],
@@ -32,9 +32,9 @@ const FS_AGENT: Floors = &[
 
 const PUBLISHER: Floors = &[
     &["faults"],
-    &["aws", "clock", "destination", "disk", "names", "rate", "signals", "state_dir", "topics", "vitals"],
+    &["aws", "clock", "destination", "disk", "names", "rate", "signals", "sink_stats", "state_dir", "topics"],
     &["delivery"],
-    &["encode", "failed", "lines", "spool"],
+    &["dead_letter", "encode", "lines", "spool"],
     &["route", "sink"],
     &["reload", "status"],
     &["drain", "metrics"],

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bywash_tests::harness::{Broker, Bywash, Event, Settings, process::must_run, wait::PATIENCE};
+use bywash_tests::harness::{Broker, Bywash, Event, Settings, process::must_run, wait::TIMEOUT};
 use nix::unistd::{Gid, Group, Uid, User};
 use serde_json::{Value, json};
 
@@ -216,7 +216,7 @@ fn consume_prints_events_as_the_seeds_consumer_did() {
     let broker = Broker::start();
     let bywash = Bywash::start(&broker, &Settings::default());
     let pid = write_foo(&bywash.file("bar"));
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let event: Event = broker.read("logs").events(1).remove(0);
     let consumed = bywash.publisher_command(&["consume", "--from-beginning", "--max", "1"]);
     assert_eq!(consumed.code, Some(0), "{consumed:?}");
@@ -247,7 +247,7 @@ fn consume_selects_what_is_asked_for() {
     let broker = Broker::start();
     let bywash = Bywash::start(&broker, &Settings::default());
     append(&bywash.file("bar"), b"foo\n");
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let arguments = ["consume", "--select", "path,@message", "--from-beginning", "--max", "1"];
     let consumed = bywash.publisher_command(&arguments);
     assert_eq!(consumed.code, Some(0), "{consumed:?}");

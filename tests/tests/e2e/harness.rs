@@ -4,7 +4,7 @@ use std::{panic::catch_unwind, path::Path, time::Duration};
 
 use bywash_tests::harness::{
     Broker,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use rdkafka::{
     ClientConfig,
@@ -24,7 +24,7 @@ fn a_reader_reads_what_was_sent_in_its_order() {
         let (key, payload) = (format!("key {i}"), format!("payload {i}"));
         assert!(producer.send(BaseRecord::to("topic").key(&key).payload(&payload)).is_ok());
     }
-    producer.flush(PATIENCE).expect("a flush");
+    producer.flush(TIMEOUT).expect("a flush");
     let messages = reader.messages(100);
     assert_eq!(messages.len(), 100);
     for (i, message) in messages.iter().enumerate() {
@@ -41,7 +41,7 @@ fn a_stopped_broker_answers_nothing_until_it_goes_on() {
     assert!(producer.send(BaseRecord::<str, str>::to("topic").payload("x")).is_ok());
     assert!(producer.flush(Duration::from_millis(500)).is_err(), "a stopped broker has answered");
     broker.resume();
-    producer.flush(PATIENCE).expect("a flush");
+    producer.flush(TIMEOUT).expect("a flush");
     assert_eq!(broker.read("topic").messages(1)[0].text(), "x");
 }
 

@@ -7,7 +7,7 @@ use std::{os::unix::process::ExitStatusExt, time::Duration};
 use bywash_common::fail_point::FailPoint;
 use bywash_tests::harness::{
     Broker, Bywash, Event, Load, LoadReport, Process, Reader, Settings, ledger, spawn_in,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 
@@ -35,7 +35,7 @@ pub fn spawn_to_die(name: &str, bywash: &Bywash, point: FailPoint, passes: u32) 
 /// Waits for the death.
 #[track_caller]
 pub fn assert_dies(process: &mut Process, point: FailPoint) {
-    let status = wait::until(&format!("the death at {point:?}"), PATIENCE, || {
+    let status = wait::until(&format!("the death at {point:?}"), TIMEOUT, || {
         process.ended().ok_or_else(|| "it lives; was it built with the feature fail-points?".to_owned())
     });
     assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{point:?}: {status}");
@@ -43,7 +43,7 @@ pub fn assert_dies(process: &mut Process, point: FailPoint) {
 
 #[track_caller]
 fn wait_for_overlay(bywash: &mut Bywash) {
-    let begun = wait::quietly(PATIENCE, || {
+    let begun = wait::quietly(TIMEOUT, || {
         bywash.fs_agent(&["status"]).code == Some(0) || bywash.agent().ended().is_some()
     });
     assert!(begun, "the agent neither listens nor dies");
@@ -54,7 +54,7 @@ fn wait_for_overlay(bywash: &mut Bywash) {
 fn read_to_the_end(reader: &mut Reader, last: &[u8]) -> (Vec<Event>, usize) {
     let encoded = base64_simd::STANDARD.encode_to_string(last);
     let mut count = 0;
-    reader.read_until("the last event", PATIENCE, |messages| {
+    reader.read_until("the last event", TIMEOUT, |messages| {
         count = messages.len();
         let found = messages.iter().rev().any(|message| message.text().contains(&encoded));
         if found { Ok(()) } else { Err("it is not among them".to_owned()) }
@@ -172,7 +172,7 @@ fn overfill(bywash: &Bywash) -> LoadReport {
 #[track_caller]
 fn books(bywash: &mut Bywash, broker: &Broker) -> u64 {
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     append(&bywash.file("last"), b"after the losses");
     let (events, _) = read_to_the_end(&mut broker.read("logs"), b"after the losses");
     ledger::delivered(&events).0 + ledger::lost(&events).0 - 1
@@ -205,7 +205,7 @@ fn at_announcement_staged() {
     // Makes room; the agent then announces by itself.
     bywash.start_publisher();
     assert_dies(bywash.agent(), FailPoint::AnnouncementStaged);
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     bywash.start_agent();
     let counted = books(&mut bywash, &broker) - report.written;
     assert!(counted <= u64::from(died_early), "announced once: {counted} more than {}", report.written);
@@ -285,9 +285,9 @@ fn assert_spooled_with(point: FailPoint, settings: &Settings) -> usize {
         broker.resume();
     }
     bywash.start_publisher();
-    bywash.drain(PATIENCE * 2);
+    bywash.drain(TIMEOUT * 2);
     let mut reader = broker.read_committed("logs");
-    let events = reader.events_within(usize::try_from(report.written).unwrap(), PATIENCE * 2);
+    let events = reader.events_within(usize::try_from(report.written).unwrap(), TIMEOUT * 2);
     let (events, duplicates) = ledger::distinct(events);
     spool::assert_all_arrived(&events, &load, &report);
     duplicates
@@ -350,23 +350,24 @@ fn assert_kept(point: FailPoint) {
     }
     assert_dies(bywash.publisher(), point);
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let (events, _) = ledger::distinct(broker.read("logs").events(5));
     assert_eq!(ledger::delivered(&events), (5, 5));
-    let mut ids: Vec<String> = failed::letters(&bywash).into_iter().map(|letter| letter.event_id).collect();
+    let mut ids: Vec<String> =
+        failed::dead_letters(&bywash).into_iter().map(|dead_letter| dead_letter.event_id).collect();
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 5, "{ids:?}");
 }
 
 #[test]
-fn at_letter_half_kept() {
-    assert_kept(FailPoint::LetterHalfKept);
+fn at_dead_letter_half_kept() {
+    assert_kept(FailPoint::DeadLetterHalfKept);
 }
 
 #[test]
-fn at_letter_kept() {
-    assert_kept(FailPoint::LetterKept);
+fn at_dead_letter_kept() {
+    assert_kept(FailPoint::DeadLetterKept);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bywash_common::config::{Config, ConfigArgs};
-use bywash_tests::harness::{process::run, tool, wait::PATIENCE};
+use bywash_tests::harness::{process::run, tool, wait::TIMEOUT};
 use serde_json::Value;
 
 /// The oldest release that has what is used (sidecars that stop last), and the newest whose schemas are there.
@@ -29,7 +29,7 @@ fn read(path: &Path) -> Config {
 fn manifest(name: &str) -> Value {
     let program = "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout)";
     let python = tool("kubernetes/bin/python");
-    let done = run(Command::new(python).args(["-c", program]).arg(conf(name)), PATIENCE);
+    let done = run(Command::new(python).args(["-c", program]).arg(conf(name)), TIMEOUT);
     serde_json::from_str(&done.stdout).unwrap_or_else(|e| panic!("{e}: {done:?}"))
 }
 
@@ -38,7 +38,7 @@ fn the_manifests_are_what_kubernetes_takes() {
     for release in RELEASES {
         let mut validate = Command::new(tool("kubernetes/bin/kubernetes-validate"));
         validate.args(["--strict", "--kubernetes-version", release]).args(MANIFESTS.map(conf));
-        let done = run(&mut validate, PATIENCE);
+        let done = run(&mut validate, TIMEOUT);
         assert_eq!(done.code, Some(0), "{release}: {done:?}");
         let passed = done.stdout.matches(" passed ").count() + done.stderr.matches(" passed ").count();
         assert_eq!(passed, MANIFESTS.len(), "{release}: {done:?}");
@@ -50,7 +50,7 @@ fn the_manifests_are_what_kubernetes_takes() {
     assert!(text.contains("hostPID:"));
     fs::write(&wrong, text.replace("hostPID:", "hostPid:")).unwrap();
     let mut validate = Command::new(tool("kubernetes/bin/kubernetes-validate"));
-    let done = run(validate.args(["--strict", "--kubernetes-version", RELEASES[0]]).arg(&wrong), PATIENCE);
+    let done = run(validate.args(["--strict", "--kubernetes-version", RELEASES[0]]).arg(&wrong), TIMEOUT);
     assert_ne!(done.code, Some(0), "{done:?}");
 }
 

@@ -10,7 +10,7 @@ use bywash_tests::harness::{
     Broker, Bywash, Process, Settings, bywash,
     process::{Finished, run},
     program,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 
@@ -47,7 +47,7 @@ impl Legacy {
     }
 
     fn run(&self, name: &str, arguments: &[&str]) -> Finished {
-        run(&mut self.command(name, arguments), PATIENCE)
+        run(&mut self.command(name, arguments), TIMEOUT)
     }
 
     fn start(&self, name: &str) -> Process {
@@ -59,7 +59,7 @@ impl Legacy {
     fn start_both(&mut self) {
         self.bywash.agent = Some(self.start("fs-agent"));
         let listening = format!("listening on {}\n", self.directory.display());
-        wait::until("the overlay", PATIENCE, || {
+        wait::until("the overlay", TIMEOUT, || {
             let status = self.run("fs-agent", &["status"]);
             if status.code == Some(0) && status.stdout.contains(&listening) {
                 Ok(())
@@ -139,9 +139,9 @@ fn the_quickstart_of_fuse_kafka_works_as_it_did() {
         assert!(consumed.stdout.lines().any(|l| l == line), "no `{line}` in:\n{}", consumed.stdout);
     }
     let mut select = legacy.command("publisher", &["consume", "--from-beginning", "--max", "1"]);
-    let selected = run(select.env("SELECT", "message_size-added path"), PATIENCE);
+    let selected = run(select.env("SELECT", "message_size-added path"), TIMEOUT);
     assert_eq!(selected.stdout, format!("event:\n    message_size-added: 4\n    path: {}\n", path.display()));
-    let agent = legacy.bywash.agent().terminate(PATIENCE);
+    let agent = legacy.bywash.agent().terminate(TIMEOUT);
     assert_eq!(agent.code(), Some(0));
     assert_eq!(legacy.run("fs-agent", &["status"]).code, Some(3));
     assert_eq!(fs::read(path).unwrap(), b"foo\n");
@@ -156,7 +156,7 @@ fn the_commands_that_the_documents_name_exist() {
     for (i, word) in table.split('`').enumerate().filter(|(i, _)| i % 2 == 1) {
         let mut words = word.split(' ').skip_while(|word| !["fs-agent", "publisher"].contains(word));
         if let (Some(name), Some(command)) = (words.next(), words.next()) {
-            let help = run(Command::new(program(name)).args([command, "--help"]), PATIENCE);
+            let help = run(Command::new(program(name)).args([command, "--help"]), TIMEOUT);
             assert_eq!(help.code, Some(0), "{i}: {word}: {help:?}");
             named += 1;
         }

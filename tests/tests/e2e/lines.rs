@@ -5,7 +5,7 @@ use std::{fs::File, path::Path};
 use bywash_common::fail_point::FailPoint;
 use bywash_tests::harness::{
     Broker, Bywash, Event, Load, Settings, ledger,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
     workload::noise,
 };
 
@@ -30,7 +30,7 @@ fn started(broker: &Broker, keys: &str) -> Bywash {
 
 /// Waits until the publisher has read all that is in the ring, though it may not send it.
 fn wait_until_read(bywash: &Bywash, records: u64) {
-    wait::until("the records to be read", PATIENCE, || {
+    wait::until("the records to be read", TIMEOUT, || {
         let status = bywash.publisher_status();
         if status["in_flight_records"] == records { Ok(()) } else { Err(status.to_string()) }
     });
@@ -70,7 +70,7 @@ fn the_writes_of_one_open_file_become_lines_with_offsets_and_stable_names() {
     assert_eq!(events.iter().map(|e| e.number("sequence")).collect::<Vec<_>>(), [0, 1, 2]);
     let names: Vec<_> = events.iter().map(|event| event.id().rsplit('-').next().unwrap()).collect();
     assert_eq!(names, ["0.0+6", "1.4+6", "2.3+4"]);
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
 }
 
 #[test]
@@ -118,10 +118,10 @@ fn a_line_that_is_half_written_when_the_publisher_is_killed_arrives_whole() {
     bywash.start_publisher();
     wait_until_read(&bywash, 2);
     // An orderly stop does not tear it either.
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     write_once(&mut file, b" ended\n");
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     assert_eq!(messages(&broker.read("logs").events(1)), ["begun, and ended\n"]);
 }
 
@@ -154,7 +154,7 @@ fn assert_lines_survive(point: FailPoint) {
     let paths = write_in_pieces(&bywash, LINES);
     assert_dies(bywash.publisher(), point);
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let sizes = paths.each_ref().map(|path| (path.as_path(), path.metadata().unwrap().len()));
     let events = broker.read("logs").events_of(&sizes);
     for path in &paths {
@@ -188,7 +188,7 @@ fn a_file_that_never_ends_its_line_does_not_fill_the_ring() {
     write_once(&mut silent, b"no end");
     // More than the ring holds, and not faster than it is drained.
     let load = Load { id: 1, files: vec![bywash.file("busy")], count: 10_000, bytes: 1_000, rate: 4_000 };
-    load.start(bywash.root()).finish(PATIENCE).assert_complete(&load);
+    load.start(bywash.root()).finish(TIMEOUT).assert_complete(&load);
     let events = broker.read("logs").events(10_001);
     assert!(messages(&events).contains(&"no end".to_owned()));
     assert!(events.iter().all(|event| event.lost().is_none()), "writes were lost");

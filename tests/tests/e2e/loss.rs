@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use bywash_tests::harness::{Broker, Bywash, Event, Load, Settings, ledger, wait::PATIENCE};
+use bywash_tests::harness::{Broker, Bywash, Event, Load, Settings, ledger, wait::TIMEOUT};
 
 use crate::append;
 
@@ -16,7 +16,7 @@ const SMALL_RING: Settings = Settings { ring_size: "64KiB", spool: "size_max = 0
 #[track_caller]
 fn read_until_accounted(broker: &Broker, written: u64) -> Vec<Event> {
     let mut reader = broker.read("logs");
-    let messages = reader.read_until("events for all that was written", PATIENCE, |messages| {
+    let messages = reader.read_until("events for all that was written", TIMEOUT, |messages| {
         let events: Vec<_> = messages.iter().map(Event::parse).collect();
         let (events, _) = ledger::distinct(events);
         let (delivered, lost) = (ledger::delivered(&events).0, ledger::lost(&events).0);
@@ -31,7 +31,7 @@ fn a_full_ring_lets_writes_go_on_and_every_write_is_delivered_or_counted() {
     let mut bywash = Bywash::new(&broker.address(), &SMALL_RING);
     bywash.start_agent();
     let load = Load { id: 1, files: vec![bywash.file("f")], count: WRITES, bytes: BYTES, rate: 0 };
-    let report = load.start(bywash.root()).finish(PATIENCE);
+    let report = load.start(bywash.root()).finish(TIMEOUT);
     report.assert_complete(&load);
     let (_, content) = load.expected(WRITES).remove(0);
     ledger::assert_same_bytes("the file", &content, &fs::read(bywash.file("f")).unwrap());
@@ -43,7 +43,7 @@ fn a_full_ring_lets_writes_go_on_and_every_write_is_delivered_or_counted() {
     assert_eq!(captured.1 + lost.1, WRITES * BYTES as u64, "{status}");
 
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     // The loss is announced in front of the next write that fits.
     append(&bywash.file("f"), b"after");
     let (events, duplicates) = ledger::distinct(read_until_accounted(&broker, WRITES + 1));
@@ -71,14 +71,14 @@ fn a_loss_survives_a_killed_agent_and_is_announced_once() {
     let mut bywash = Bywash::new(&broker.address(), &SMALL_RING);
     bywash.start_agent();
     let load = Load { id: 1, files: vec![bywash.file("f")], count: WRITES, bytes: BYTES, rate: 0 };
-    load.start(bywash.root()).finish(PATIENCE).assert_complete(&load);
+    load.start(bywash.root()).finish(TIMEOUT).assert_complete(&load);
     let lost_before = lost(&bywash.agent_status());
     assert!(lost_before.0 > 0);
     bywash.agent().kill9();
     bywash.start_agent();
     assert_eq!(lost(&bywash.agent_status()), lost_before);
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     append(&bywash.file("f"), b"after");
     let (events, _) = ledger::distinct(read_until_accounted(&broker, WRITES + 1));
     assert_eq!(ledger::lost(&events), lost_before);
@@ -95,7 +95,7 @@ fn a_write_that_no_ring_of_this_size_could_take_is_counted_as_too_large() {
     append(&bywash.file("f"), b"after");
     let events = broker
         .read("logs")
-        .read_until("the last write", PATIENCE, |messages| {
+        .read_until("the last write", TIMEOUT, |messages| {
             let there = messages.iter().any(|message| Event::parse(message).message() == b"after");
             if there { Ok(()) } else { Err("it is not there".to_owned()) }
         })

@@ -10,7 +10,7 @@ use std::{
 use bywash_tests::harness::{
     Broker, Bywash, Load, Scrape, Settings, bywash,
     scrape::{ask, connect},
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ fn start(broker: &Broker, settings: &Settings) -> (Bywash, SocketAddr) {
 /// Where the publisher says that its metrics are.
 fn address(bywash: &mut Bywash) -> SocketAddr {
     let publisher = bywash.publisher();
-    wait::until("the log to say where the metrics are", PATIENCE, || {
+    wait::until("the log to say where the metrics are", TIMEOUT, || {
         let log = publisher.log();
         let named =
             log.split_once("http://").and_then(|(_, rest)| rest.split_once("/metrics")?.0.parse().ok());
@@ -59,7 +59,7 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ("publisher", "/delivered_bytes", "bywash_delivered_bytes_total"),
     ("publisher", "/failed_messages", "bywash_failed_messages_total"),
     ("publisher", "/dead_letters", "bywash_dead_letters_total"),
-    ("publisher", "/revived_letters", "bywash_revived_letters_total"),
+    ("publisher", "/redelivered_dead_letters", "bywash_dead_letters_redelivered_total"),
     ("publisher", "/dead_lettered_records", "bywash_dead_lettered_records_total"),
     ("publisher", "/undeliverable_records", "bywash_undeliverable_records_total"),
     ("publisher", "/passed_over_records", "bywash_passed_over_records_total"),
@@ -135,7 +135,7 @@ struct Agreed {
 /// Waits until so many records are delivered, and no other is there. Each looks at its own moment: they have to agree once nothing moves any more.
 #[track_caller]
 fn agreed(bywash: &Bywash, address: SocketAddr, delivered: u64) -> Agreed {
-    wait::until("metrics and status to agree", PATIENCE, || {
+    wait::until("metrics and status to agree", TIMEOUT, || {
         let scrape = Scrape::of(address);
         let (publisher, agent) = (bywash.publisher_status(), bywash.agent_status());
         let mut listening = agent["listening"].as_array().unwrap().iter();
@@ -227,7 +227,7 @@ fn what_was_lost_is_counted_by_reason_as_status_does() {
     bywash.start_agent();
     // Nobody makes room.
     let load = Load { id: 1, files: vec![bywash.file("f")], count: 2_000, bytes: 100, rate: 0 };
-    load.start(bywash.root()).finish(PATIENCE).assert_complete(&load);
+    load.start(bywash.root()).finish(TIMEOUT).assert_complete(&load);
     bywash.start_publisher();
     let scrape = Scrape::of(address(&mut bywash));
     let status = bywash.agent_status();
@@ -265,7 +265,7 @@ fn what_is_served_is_what_the_documents_say() {
     bywash.start_agent();
     bywash.start_publisher();
     append(&bywash.file("f"), b"x");
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let scrape = Scrape::of(address(&mut bywash));
     let served = scrape.families.iter().flat_map(|(name, family)| {
         assert!(!family.samples.is_empty() || name == "bywash_handover_age_seconds", "{name} has no sample");
@@ -308,17 +308,17 @@ fn with_a_broker_that_stands_still_the_lag_rises_and_no_write_waits_and_it_falls
     let broker = Broker::start();
     let (mut bywash, address) = start(&broker, &Settings::default());
     append(&bywash.file("f"), b"before");
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let delivered = Scrape::of(address).value("bywash_delivered_records_total", &[]);
     broker.stop();
     let pid = bywash.publisher().pid().as_raw();
     let sleeps = sleeps_of_metrics_thread(pid);
     let load = Load { id: 1, files: vec![bywash.file("g")], count: WRITES, bytes: 100, rate: 0 };
-    load.start(bywash.root()).finish(PATIENCE).assert_complete(&load);
+    load.start(bywash.root()).finish(TIMEOUT).assert_complete(&load);
     let lag = |key: &str| Scrape::of(address).value(key, &[]);
     // The last scrape's connection may still have been on its way out.
     assert!(sleeps_of_metrics_thread(pid) - sleeps <= 3, "it wakes though nobody asks");
-    wait::until("the lag", PATIENCE, || {
+    wait::until("the lag", TIMEOUT, || {
         let scrape = Scrape::of(address);
         let seen =
             ["records", "bytes", "seconds"].map(|unit| scrape.value(&format!("bywash_lag_{unit}"), &[]));
@@ -333,7 +333,7 @@ fn with_a_broker_that_stands_still_the_lag_rises_and_no_write_waits_and_it_falls
     append(&bywash.file("f"), b"after");
     assert_eq!(lag("bywash_captured_writes_total"), WRITES as f64 + 2.0);
     broker.resume();
-    wait::until("the lag to be gone", PATIENCE, || {
+    wait::until("the lag to be gone", TIMEOUT, || {
         let scrape = Scrape::of(address);
         let (behind, done) =
             (scrape.value("bywash_lag_records", &[]), scrape.value("bywash_delivered_records_total", &[]));
@@ -376,8 +376,8 @@ fn who_connects_and_says_nothing_or_half_of_it_keeps_nobody_from_being_answered(
     assert_eq!(broker.read("logs").events(1)[0].message(), b"delivered");
     // Nor does it keep the publisher from ending, in whatever state they are.
     let mut late = connect(address, HALF);
-    assert_eq!(bywash.publisher().terminate(PATIENCE).code(), Some(0));
-    wait::until_true("the connection to be closed", PATIENCE, || is_closed(&mut late));
+    assert_eq!(bywash.publisher().terminate(TIMEOUT).code(), Some(0));
+    wait::until_true("the connection to be closed", TIMEOUT, || is_closed(&mut late));
 }
 
 #[test]
@@ -426,7 +426,7 @@ fn a_port_that_is_taken_is_1_and_named_and_nothing_else_is_touched() {
     let check = bywash.publisher_command(&["check"]);
     assert_eq!(check.code, Some(0), "{check:?}");
     let mut publisher = bywash::spawn("publisher", &bywash.config, bywash.root());
-    assert_eq!(publisher.wait(PATIENCE).code(), Some(1), "{}", publisher.log());
+    assert_eq!(publisher.wait(TIMEOUT).code(), Some(1), "{}", publisher.log());
     for word in ["ERROR", &address, "in use", "metrics.listen", "free"] {
         assert!(publisher.log().contains(word), "`{word}` is not in: {}", publisher.log());
     }
@@ -447,10 +447,10 @@ fn a_publisher_that_waits_for_its_ring_says_so() {
     let up = |who: &str| Scrape::of(address).value(&format!("bywash_{who}_up"), &[]);
     assert_eq!((up("publisher"), up("agent")), (0.0, 0.0));
     bywash.start_agent();
-    wait::until_true("both to be up", PATIENCE, || up("publisher") + up("agent") == 2.0);
+    wait::until_true("both to be up", TIMEOUT, || up("publisher") + up("agent") == 2.0);
     assert_eq!(get("/readyz").status(), 200);
     bywash.stop_agent();
-    wait::until_true("the agent to be gone", PATIENCE, || (up("publisher"), up("agent")) == (1.0, 0.0));
+    wait::until_true("the agent to be gone", TIMEOUT, || (up("publisher"), up("agent")) == (1.0, 0.0));
 }
 
 #[test]
@@ -466,7 +466,7 @@ fn another_address_is_named_as_taking_effect_at_the_next_start() {
     assert!(said.contains("refused") && said.contains("`localhost:9598`"), "{said}");
     Scrape::of(before);
     bywash.edit("listen = \"localhost:9598\"", "listen = \"127.0.0.2:0\"");
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     let log = bywash.publisher().log().len();
     bywash.start_publisher();
     assert!(bywash.publisher().log()[log..].contains("http://127.0.0.2:"), "{}", bywash.publisher().log());

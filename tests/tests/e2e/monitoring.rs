@@ -13,7 +13,7 @@ use bywash_tests::harness::{
     Broker, Bywash, Process, Scrape, Settings, broker,
     process::run,
     tool,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -43,7 +43,7 @@ fn the_alert_rules_have_a_case_for_each_row_of_the_table_of_faults_and_hold_in_a
     }
     for arguments in [["check", "rules"], ["test", "rules"]] {
         let file = conf(if arguments[0] == "check" { "alerts.yml" } else { "alerts_test.yml" });
-        let done = run(Command::new(tool("promtool")).args(arguments).arg(file), PATIENCE);
+        let done = run(Command::new(tool("promtool")).args(arguments).arg(file), TIMEOUT);
         assert_eq!(done.code, Some(0), "{done:?}");
     }
 }
@@ -80,7 +80,7 @@ impl Prometheus {
     /// What the interface for programs answers; none as long as it does not.
     fn ask(&self, path: &str) -> Option<Value> {
         let mut stream = TcpStream::connect(self.address).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         // Of version 1.0, so that the body comes in one piece.
         stream.write_all(format!("GET /api/v1/{path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
         let mut answer = String::new();
@@ -136,14 +136,14 @@ fn a_prometheus_scrapes_every_metric_and_runs_every_rule_and_every_query_of_the_
     append(&bywash.file("f"), b"x");
     fs::write(&fifo, "a line\n").unwrap();
     let publisher = bywash.publisher();
-    let scraped: SocketAddr = wait::until("the metrics' address", PATIENCE, || {
+    let scraped: SocketAddr = wait::until("the metrics' address", TIMEOUT, || {
         let log = publisher.log();
         let named =
             log.split_once("http://").and_then(|(_, rest)| rest.split_once("/metrics")?.0.parse().ok());
         named.ok_or(log)
     });
     let prometheus = Prometheus::start(scraped);
-    wait::until("it to be scraped, twice for rates", PATIENCE, || {
+    wait::until("it to be scraped, twice for rates", TIMEOUT, || {
         let up = prometheus.query(
             "count_over_time(up{job=\"bywash\"}[1m]) > 2 and on() bywash_delivered_records_total >= 2",
         );
@@ -154,7 +154,7 @@ fn a_prometheus_scrapes_every_metric_and_runs_every_rule_and_every_query_of_the_
         }
     });
     // librdkafka has said how it is doing.
-    wait::until("round trips", PATIENCE, || {
+    wait::until("round trips", TIMEOUT, || {
         let trips = Scrape::of(scraped).value("bywash_sink_round_trip_seconds", &[("sample", "count")]);
         if trips > 0.0 { Ok(()) } else { Err(trips.to_string()) }
     });
@@ -172,7 +172,7 @@ fn a_prometheus_scrapes_every_metric_and_runs_every_rule_and_every_query_of_the_
             "{panel} shows nothing: {query}"
         );
     }
-    let rules = wait::until("the rules to be evaluated", PATIENCE, || {
+    let rules = wait::until("the rules to be evaluated", TIMEOUT, || {
         let rules = prometheus.ask("rules").unwrap_or_default();
         let all = rules["data"]["groups"][0]["rules"].as_array().cloned().unwrap_or_default();
         let is_done = !all.is_empty() && all.iter().all(|rule| rule["health"] != "unknown");

@@ -6,7 +6,7 @@ use bywash_tests::harness::{
     Bywash, Capture, Settings,
     process::{Finished, run},
     program,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 fn no_directory() -> Settings {
@@ -21,7 +21,7 @@ fn check(bywash: &Bywash, variables: &[(&str, &str)], arguments: &[&str]) -> Fin
     let mut command = Command::new(program("publisher"));
     command.args(["check", "--print"]).args(arguments).current_dir(bywash.root());
     command.envs(variables.iter().copied());
-    run(&mut command, PATIENCE)
+    run(&mut command, TIMEOUT)
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn what_fifo2kinesis_could_not_deliver_goes_through_its_fifo_again_and_is_remove
     bywash.start_agent();
     let mut capture = Capture::attach(&bywash.ring);
     let mut taken = Vec::new();
-    wait::until("what was left", PATIENCE, || {
+    wait::until("what was left", TIMEOUT, || {
         taken.extend(capture.take());
         if taken.len() >= 3 { Ok(()) } else { Err(format!("{} so far", taken.len())) }
     });
@@ -95,7 +95,7 @@ fn what_fifo2kinesis_could_not_deliver_goes_through_its_fifo_again_and_is_remove
     assert_eq!(lines, ["line one", "line two", "three"]);
     assert!(taken.iter().all(|c| c.path == fifo.as_os_str().as_encoded_bytes()));
     let is_gone = || left.iter().all(|(name, _)| !bywash.failed().join(name).exists());
-    wait::until_true("the files to be removed", PATIENCE, is_gone);
+    wait::until_true("the files to be removed", TIMEOUT, is_gone);
     assert_eq!(fs::read_dir(bywash.failed()).unwrap().count(), 2, "what is not its own stays");
 }
 

@@ -9,7 +9,7 @@ use std::{
 use bywash_common::fail_point::FailPoint;
 use bywash_tests::harness::{
     Broker, Bywash, Event, Settings, ledger,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 use crate::{
@@ -109,7 +109,7 @@ fn a_trace_that_is_half_written_when_the_publisher_is_killed_arrives_whole() {
     let mut bywash = started(&broker, "Go");
     let mut file = File::create(bywash.file("f")).unwrap();
     let wait_until_read = |bywash: &Bywash, records: u64| {
-        wait::until("the records to be read", PATIENCE, || {
+        wait::until("the records to be read", TIMEOUT, || {
             let status = bywash.publisher_status();
             if status["in_flight_records"] == records { Ok(()) } else { Err(status.to_string()) }
         });
@@ -121,7 +121,7 @@ fn a_trace_that_is_half_written_when_the_publisher_is_killed_arrives_whole() {
     bywash.start_publisher();
     wait_until_read(&bywash, 2);
     // An orderly stop does not tear it either.
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     write_once(&mut file, b"\t/app/main.go:5 +0x1d\n2026/11/27 next\n");
     bywash.start_publisher();
     let trace = "panic: oops\n\ngoroutine 1 [running]:\nmain.main()\n\t/app/main.go:5 +0x1d\n";

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bywash_tests::harness::{Bywash, Settings, process, wait::PATIENCE};
+use bywash_tests::harness::{Bywash, Settings, process, wait::TIMEOUT};
 use nix::{sys::signal::Signal, unistd::Uid};
 use serde_json::Value;
 
@@ -272,7 +272,7 @@ fn an_overlay_that_someone_else_unmounts_ends() {
     let mut bywash = overlay();
     fs::write(bywash.file("a"), b"a").unwrap();
     process::must_run(Command::new("umount").arg(bywash.directory()));
-    let ended = bywash.agent().wait(PATIENCE);
+    let ended = bywash.agent().wait(TIMEOUT);
     assert_eq!(ended.code(), Some(1), "no overlay is left to serve");
 }
 

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use bywash_tests::harness::{
     Bywash, Settings, process,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::{sys::statvfs::statvfs, unistd::Uid};
 
@@ -48,7 +48,7 @@ fn mount_half_reserved(bywash: &Bywash) -> Result<(), String> {
     let image = bywash.root().join("image");
     fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
     let run = |command: &mut Command| {
-        let done = process::run(command, PATIENCE);
+        let done = process::run(command, TIMEOUT);
         if done.code == Some(0) { Ok(()) } else { Err(format!("{done:?}")) }
     };
     run(Command::new("mkfs.ext4").args(["-q", "-m", "50"]).arg(&image))?;
@@ -70,7 +70,7 @@ fn filled(directory: &Path, callers: &[&[&str]]) -> Vec<(String, u64)> {
             let said = process::must_run(command.arg(directory.join("f")).arg(how));
             all.push((format!("{how} by {caller:?}"), said.trim().parse().unwrap()));
             // A file under an overlay is let go of after it is closed.
-            wait::until_true("the space to be free again", PATIENCE, || free() + 64 > at_first);
+            wait::until_true("the space to be free again", TIMEOUT, || free() + 64 > at_first);
         }
     }
     all

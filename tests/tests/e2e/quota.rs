@@ -11,7 +11,7 @@ use std::{
 use bywash_common::record::LossReason;
 use bywash_tests::harness::{
     Broker, Bywash, Capture, Event, Settings, ledger,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 use nix::time::{ClockId, clock_gettime};
@@ -55,7 +55,7 @@ fn events_of(broker: &Broker, bywash: &Bywash, path: &Path) -> Vec<Event> {
     let status = bywash.agent_status();
     let seen: u64 = ["captured", "withheld"].iter().map(|key| status[*key]["bytes"].as_u64().unwrap()).sum();
     let mut reader = broker.read("logs");
-    let messages = reader.read_until("events for all that was written", PATIENCE, |messages| {
+    let messages = reader.read_until("events for all that was written", TIMEOUT, |messages| {
         let (events, _) = ledger::distinct(messages.iter().map(Event::parse).collect());
         let sum = ledger::delivered(&events).1 + ledger::lost(&events).1;
         if sum >= seen { Ok(()) } else { Err(format!("{sum} of {seen} bytes")) }
@@ -135,7 +135,7 @@ fn news_have_a_topic_of_their_own_where_events_cannot_tell_them_from_data() {
     let messages = broker.read("losses").messages(1);
     let news: serde_json::Value = serde_json::from_slice(&messages[0].payload).unwrap();
     assert_eq!(news["withheld"]["reason"], "quota", "{news}");
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     // No more than what was written is among the data.
     let data = broker.read("logs").messages(1);
     assert_eq!(data[0].payload, b"0123456789");
@@ -159,7 +159,7 @@ fn each_file_has_an_account_and_the_one_not_written_to_for_longest_loses_it() {
         append(&names[file], b"12345");
         assert_eq!(take(&mut said), taken, "file {file}");
     }
-    wait::until("all that was withheld to be announced", PATIENCE, || {
+    wait::until("all that was withheld to be announced", TIMEOUT, || {
         take(&mut said);
         if said.len() >= 3 { Ok(()) } else { Err(format!("{said:?}")) }
     });
@@ -202,7 +202,7 @@ fn what_is_withheld_is_announced_though_the_agent_is_killed() {
     bywash.start_agent();
     let mut capture = Capture::attach(&bywash.ring);
     let (mut captured, mut lost) = (0, (0, 0));
-    wait::until("each write to be captured or announced", PATIENCE, || {
+    wait::until("each write to be captured or announced", TIMEOUT, || {
         let (taken, losses) = capture.take_with_losses();
         captured += taken.len();
         for (loss, _) in losses {
@@ -238,7 +238,7 @@ fn a_quota_that_is_taken_away_by_a_reload_says_what_it_has_withheld() {
     // What is withheld at the end is announced at the end.
     bywash.start_agent();
     let mut rest = Vec::new();
-    wait::until("the rest", PATIENCE, || {
+    wait::until("the rest", TIMEOUT, || {
         rest.extend(capture.take_with_losses().1);
         if rest.is_empty() { Err("nothing".to_owned()) } else { Ok(()) }
     });

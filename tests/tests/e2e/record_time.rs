@@ -1,11 +1,11 @@
 //! A record in Kafka has the time of its event, however long that has waited, and the headers that it is to have.
 
-use bywash_tests::harness::{Broker, Bywash, Event, Message, Settings, wait::PATIENCE};
+use bywash_tests::harness::{Broker, Bywash, Event, Message, Settings, wait::TIMEOUT};
 use jiff::{Timestamp, fmt::strtime};
 
 use crate::{
     append,
-    failed::{TINY_MESSAGES, letters, unsendable},
+    failed::{TINY_MESSAGES, dead_letters, unsendable},
 };
 
 /// The time that an event names, in milliseconds since the epoch.
@@ -39,7 +39,7 @@ fn assert_times_of_what_waits(kafka: &'static str) {
     bywash.start_agent();
     append(&bywash.file("f"), b"through the spool");
     bywash.start_publisher();
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     assert!(bywash.spool().read_dir().unwrap().count() > 0);
     append(&bywash.file("f"), b"through the ring");
     bywash.edit(nobody, &broker.address());
@@ -64,9 +64,9 @@ fn a_dead_letter_that_is_sent_again_has_the_time_of_its_event() {
     let broker = Broker::start();
     let mut bywash = Bywash::start(&broker, &Settings { kafka: TINY_MESSAGES, ..Settings::default() });
     append(&unsendable(&bywash), b"later");
-    bywash.drain(PATIENCE);
-    assert_eq!(letters(&bywash).len(), 1);
-    bywash.publisher().terminate(PATIENCE);
+    bywash.drain(TIMEOUT);
+    assert_eq!(dead_letters(&bywash).len(), 1);
+    bywash.publisher().terminate(TIMEOUT);
     bywash.edit("\"message.max.bytes\" = 2000", "\"message.max.bytes\" = 200000");
     bywash.start_publisher();
     assert_eq!(bywash.publisher_command(&["failed", "retry"]).code, Some(0));

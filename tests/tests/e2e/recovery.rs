@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bywash_tests::harness::{Broker, Bywash, Load, Settings, wait::PATIENCE};
+use bywash_tests::harness::{Broker, Bywash, Load, Settings, wait::TIMEOUT};
 
 use crate::{
     spool::{SMALL_RING, assert_all_arrived, read_all, wait_for_records},
@@ -26,7 +26,7 @@ fn what_the_spool_holds_is_sent_by_the_limit_and_status_says_how_long_that_takes
     broker.stop();
     let files = vec![bywash.file("a"), bywash.file("b")];
     let load = Load { id: 1, files, count: WRITES, bytes: 200, rate: 4_000 };
-    let report = load.start(bywash.root()).finish(PATIENCE);
+    let report = load.start(bywash.root()).finish(TIMEOUT);
     report.assert_complete(&load);
     wait_for_records(&bywash);
     let status = bywash.publisher_status();
@@ -43,7 +43,7 @@ fn what_the_spool_holds_is_sent_by_the_limit_and_status_says_how_long_that_takes
     let least = Duration::from_secs_f64(paced as f64 / LIMIT as f64);
     assert!(resumed.elapsed() >= least, "{:?} for {spooled} bytes", resumed.elapsed());
     assert_all_arrived(&events, &load, &report);
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     assert_eq!(bywash.publisher_status()["recovery_seconds"], 0.0);
 }
 
@@ -59,7 +59,7 @@ fn what_is_too_old_is_given_up_aloud_and_a_reload_ends_that() {
     }
     sleep(Duration::from_millis(1100));
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let status = bywash.publisher_status();
     let lost = serde_json::json!([{ "reason": "too_old", "events": 5, "bytes": 20 }]);
     assert_eq!((&status["lost"], &status["delivered_records"]), (&lost, &0.into()), "{status}");
@@ -71,6 +71,6 @@ fn what_is_too_old_is_given_up_aloud_and_a_reload_ends_that() {
     assert_eq!(events[0].lost().unwrap().reason, "too_old");
     assert!(events[0].id().ends_with("-too_old.0.0+5"), "{}", events[0].id());
     assert_eq!(events[1].message(), b"new\n");
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     assert_eq!(bywash.publisher_status()["delivered_records"], 1);
 }

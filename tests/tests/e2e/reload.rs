@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use bywash_tests::harness::{Bywash, Capture, Captured, Load, Settings, mounts, wait::PATIENCE};
+use bywash_tests::harness::{Bywash, Capture, Captured, Load, Settings, mounts, wait::TIMEOUT};
 
 use crate::{append, write_once};
 
@@ -49,7 +49,7 @@ fn directories_come_and_go_and_no_write_is_lost_where_one_stays() {
     write_once(&mut open_in_b, b"still captured");
     append(&b.join("later"), b"not captured");
     append(&c.join("new"), b"captured");
-    writer.finish(PATIENCE).assert_complete(&load);
+    writer.finish(TIMEOUT).assert_complete(&load);
     let captured = capture.take();
     assert_eq!(data(&captured, &b.join("open")), b"still captured");
     assert_eq!(data(&captured, &b.join("later")), b"");

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 
-use bywash_tests::harness::{Broker, Bywash, Load, Settings, ledger, wait::PATIENCE};
+use bywash_tests::harness::{Broker, Bywash, Load, Settings, ledger, wait::TIMEOUT};
 
 use crate::{append, write_once};
 
@@ -108,7 +108,7 @@ fn framing_changes_and_what_was_pending_is_sent() {
     let events = reader.events(4);
     let messages: Vec<_> = events.iter().map(|e| String::from_utf8_lossy(e.message())).collect();
     assert_eq!(messages, ["one\n", "two\n", "thr", "ee\nfour\n"]);
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use bywash_tests::harness::{
     Broker, Bywash, Event, Load, Reader, Settings, ledger, process,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 
@@ -29,7 +29,7 @@ fn remove_segments(bywash: &Bywash) {
 #[track_caller]
 fn wait_for_generation(bywash: &mut Bywash, number: u64) {
     let agent = bywash.agent();
-    wait::until("another ring", PATIENCE, || {
+    wait::until("another ring", TIMEOUT, || {
         let log = agent.log();
         if log.contains(&format!("another ring, generation {number}")) { Ok(()) } else { Err(log) }
     });
@@ -39,7 +39,7 @@ fn wait_for_generation(bywash: &mut Bywash, number: u64) {
 #[track_caller]
 fn read_to(reader: &mut Reader, bytes: &[u8]) -> Vec<Event> {
     let encoded = base64_simd::STANDARD.encode_to_string(bytes);
-    let messages = reader.read_until("the last event", PATIENCE, |messages| {
+    let messages = reader.read_until("the last event", TIMEOUT, |messages| {
         // The last written is among the last that are sent.
         let is_there = messages.iter().rev().any(|message| message.text().contains(&encoded));
         if is_there { Ok(()) } else { Err(format!("it is not among {}", messages.len())) }
@@ -62,7 +62,7 @@ fn a_ring_that_is_cut_short_is_replaced_and_what_fell_in_between_is_counted() {
     append(&bywash.file("f"), b"before");
     let mut reader = broker.read("logs");
     reader.events(1);
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     bywash.publisher().stop();
     // Read by nobody.
     append(&bywash.file("f"), b"unread");
@@ -71,7 +71,7 @@ fn a_ring_that_is_cut_short_is_replaced_and_what_fell_in_between_is_counted() {
     wait_for_generation(&mut bywash, 2);
     bywash.publisher().signal(Signal::SIGCONT);
     append(&bywash.file("f"), b"after");
-    wait::until("the loss to be counted", PATIENCE, || {
+    wait::until("the loss to be counted", TIMEOUT, || {
         let lost = lost_with_rings(&bywash);
         if lost.0 > 0 { Ok(()) } else { Err(format!("{lost:?}")) }
     });
@@ -94,7 +94,7 @@ fn a_ring_that_is_removed_before_anybody_read_it_is_counted_exactly_and_the_coun
     bywash.start_agent();
     append(&bywash.file("f"), b"one");
     fs::write(&fifo, b"a line\n").unwrap();
-    wait::until("the line", PATIENCE, || {
+    wait::until("the line", TIMEOUT, || {
         let status = bywash.agent_status();
         if status["captured"]["events"] == 2 { Ok(()) } else { Err(status.to_string()) }
     });
@@ -102,7 +102,7 @@ fn a_ring_that_is_removed_before_anybody_read_it_is_counted_exactly_and_the_coun
     remove_segments(&bywash);
     wait_for_generation(&mut bywash, 2);
     append(&bywash.file("f"), b"two");
-    wait::until("the loss", PATIENCE, || {
+    wait::until("the loss", TIMEOUT, || {
         let lost = lost_with_rings(&bywash);
         if lost == (2, 9) { Ok(()) } else { Err(format!("{lost:?}")) }
     });
@@ -130,7 +130,7 @@ fn a_publisher_reads_a_removed_ring_to_its_end_and_goes_on_with_the_next() {
         remove_segments(&bywash);
         wait_for_generation(&mut bywash, generation);
         let publisher = bywash.publisher();
-        wait::until("the publisher to follow", PATIENCE, || {
+        wait::until("the publisher to follow", TIMEOUT, || {
             let log = publisher.log();
             // As it was all delivered by then, or is left to the spool.
             let followed = ["draining the ring", "it is drained next"].map(|said| log.matches(said).count());
@@ -142,7 +142,7 @@ fn a_publisher_reads_a_removed_ring_to_its_end_and_goes_on_with_the_next() {
     append(&bywash.file("f"), b"last");
     let events = read_to(&mut reader, b"last");
     assert_eq!((ledger::delivered(&events).0, ledger::lost(&events)), (report.written + 2, (0, 0)));
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     assert_eq!(bywash.publisher_status()["delivered_records"].as_u64(), Some(report.written + 2));
     assert_eq!(lost_with_rings(&bywash), (0, 0));
     assert!(bywash.publisher().ended().is_none());
@@ -179,7 +179,7 @@ fn a_ring_without_its_consumer_segment_keeps_neither_service_from_starting() {
     fs::remove_file(segment(&bywash, "1.ack")).unwrap();
     // The publisher first: it has to wait for the agent.
     let publisher = bywash_tests::harness::bywash::spawn("publisher", &bywash.config, bywash.root());
-    wait::until("the publisher to say what is wrong", PATIENCE, || {
+    wait::until("the publisher to say what is wrong", TIMEOUT, || {
         let log = publisher.log();
         if log.contains("1.ack") && log.contains("waiting for fs-agent") { Ok(()) } else { Err(log) }
     });

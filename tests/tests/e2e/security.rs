@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use bywash_tests::harness::{
     Account, Authority, Broker, Bywash, Guard, KafkaProxy, Mechanism, Settings,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 use crate::append;
@@ -27,7 +27,7 @@ pub fn text(path: &Path) -> &str {
 /// Waits until the publisher has said all of these words.
 #[track_caller]
 pub fn wait_for_words(bywash: &mut Bywash, words: &[&str]) {
-    wait::until("the reason in the log", PATIENCE, || {
+    wait::until("the reason in the log", TIMEOUT, || {
         let log = bywash.publisher().log();
         if words.iter().all(|word| log.contains(word)) { Ok(()) } else { Err(log) }
     });
@@ -66,7 +66,7 @@ fn tls_delivers_and_a_wrong_authority_is_named_and_costs_nothing() {
     assert_eq!(check.code, Some(1), "{check:?}");
     assert!(check.stderr.contains("certificate verify failed"), "{check:?}");
 
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     bywash.edit(text(&wrong), text(&trusted));
     bywash.start_publisher();
     assert_eq!(broker.read("logs").events(1)[0].message(), b"while nobody trusts the broker");

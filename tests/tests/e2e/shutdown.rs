@@ -10,7 +10,7 @@ use std::{
 
 use bywash_tests::harness::{
     Broker, Bywash, Settings, broker, mounts,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 
@@ -25,7 +25,7 @@ fn a_terminated_agent_leaves_nothing_mounted_and_the_files_in_place() {
         append(&bywash.file("kept"), b"content");
         assert!(bywash.is_mounted());
         bywash.agent().signal(signal);
-        let status = bywash.agent().wait(PATIENCE);
+        let status = bywash.agent().wait(TIMEOUT);
         assert_eq!(status.code(), Some(0), "{signal}: {status}");
         assert!(bywash_tests::harness::mounts::below(bywash.root()).is_empty(), "{signal}");
         assert_eq!(fs::read(bywash.file("kept")).unwrap(), b"content");
@@ -38,7 +38,7 @@ fn a_terminated_agent_goes_although_a_file_is_open() {
     let broker = Broker::start();
     let mut bywash = Bywash::start(&broker, &Settings::default());
     let open = fs::File::create(bywash.file("open")).unwrap();
-    let status = bywash.agent().terminate(PATIENCE);
+    let status = bywash.agent().terminate(TIMEOUT);
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(!bywash.is_mounted());
     drop(open);
@@ -52,7 +52,7 @@ fn an_agent_serves_what_is_open_as_long_as_its_configuration_says() {
         bywash.start_agent();
         let open = fs::File::create(bywash.file("open")).unwrap();
         let begin = Instant::now();
-        let status = bywash.agent().terminate(PATIENCE);
+        let status = bywash.agent().terminate(TIMEOUT);
         let took = begin.elapsed();
         assert_eq!(status.code(), Some(0), "{status}");
         assert!(
@@ -101,7 +101,7 @@ fn what_is_stored_in_mappings_is_in_the_file_when_the_overlay_is_gone() {
         let mut program = map_and_store(&bywash);
         end(&mut bywash);
         assert!(!mounts::is_mounted(bywash.directory()));
-        wait::until("the kernel to write the page", PATIENCE, || {
+        wait::until("the kernel to write the page", TIMEOUT, || {
             let content = fs::read(bywash.file("mapped")).map_err(|error| error.to_string())?;
             if content.starts_with(b"stored") { Ok(()) } else { Err(format!("{:?}", &content[..8])) }
         });
@@ -121,7 +121,7 @@ fn a_terminated_publisher_delivers_what_it_can_and_ends_well() {
     for i in 0..100 {
         append(&bywash.file("f"), format!("{i}\n").as_bytes());
     }
-    let status = bywash.publisher().terminate(PATIENCE);
+    let status = bywash.publisher().terminate(TIMEOUT);
     assert_eq!(status.code(), Some(0), "{status}");
     bywash.start_publisher();
     assert_eq!(broker.read("logs").events(100).len(), 100, "an orderly end leaves nothing to repeat");
@@ -138,12 +138,12 @@ fn a_publisher_without_an_answering_broker_ends_within_its_bound_and_keeps_what_
     reader.events(1);
     broker.stop();
     append(&bywash.file("f"), b"two ");
-    wait::until("the publisher to read the second", PATIENCE, || {
+    wait::until("the publisher to read the second", TIMEOUT, || {
         let status = bywash.publisher_status();
         if status["in_flight_records"] == 1 { Ok(()) } else { Err(status.to_string()) }
     });
     let begin = Instant::now();
-    let status = bywash.publisher().terminate(PATIENCE);
+    let status = bywash.publisher().terminate(TIMEOUT);
     let took = begin.elapsed();
     assert!(took < BOUND + Duration::from_secs(2), "it took {took:?}");
     assert_eq!(status.signal(), None, "{status}");
@@ -162,7 +162,7 @@ fn a_publisher_whose_broker_does_not_exist_runs_and_ends_within_its_bound() {
     bywash.start_publisher();
     append(&bywash.file("f"), b"kept in the ring");
     let begin = Instant::now();
-    let status = bywash.publisher().terminate(PATIENCE);
+    let status = bywash.publisher().terminate(TIMEOUT);
     assert!(begin.elapsed() < BOUND + Duration::from_secs(2), "it took {:?}", begin.elapsed());
     assert_eq!(status.signal(), None, "{status}");
 }

@@ -75,7 +75,7 @@ fn start_agent_asleep(bywash: &mut Bywash, directory: &std::path::Path) {
     let agent = services::spawn("fs-agent", &bywash.config, bywash.root());
     bywash.agent = Some(agent);
     let line = format!("asleep, not listening on {}\n", directory.display());
-    wait::until("the agent to sleep", wait::PATIENCE, || {
+    wait::until("the agent to sleep", wait::TIMEOUT, || {
         let status = bywash.fs_agent(&["status"]);
         if status.code == Some(0) && status.stdout.contains(&line) {
             Ok(())

@@ -10,7 +10,7 @@ use std::{
 use bywash_common::fail_point::FailPoint;
 use bywash_tests::harness::{
     Broker, Bywash, Event, Load, LoadReport, Settings, bywash, ledger,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -72,7 +72,7 @@ fn write_into_the_spool(broker: &Broker, bywash: &Bywash) -> (Load, LoadReport) 
 /// Waits until the spool holds some.
 #[track_caller]
 pub fn wait_for_records(bywash: &Bywash) {
-    wait::until("records in the spool", PATIENCE, || {
+    wait::until("records in the spool", TIMEOUT, || {
         let status = bywash.publisher_command(&["status", "--json"]).stdout;
         let json: Value = serde_json::from_str(&status).map_err(|e| format!("{e}: {status}"))?;
         if json["spool_records"].as_u64() > Some(0) { Ok(()) } else { Err(status) }
@@ -100,7 +100,7 @@ fn what_the_ring_cannot_hold_waits_on_disk_and_arrives_in_order() {
     let (events, duplicates) = read_all(&broker, WRITES);
     assert_eq!(duplicates, 0);
     assert_all_arrived(&events, &load, &report);
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     assert_eq!(segments(&bywash.spool()), Vec::<PathBuf>::new(), "what is delivered is removed");
     assert_eq!(bywash.publisher_status()["spool_lost"], 0);
 }
@@ -110,20 +110,20 @@ fn a_publisher_that_is_stopped_and_started_goes_on_with_the_spool() {
     let broker = Broker::start();
     let mut bywash = Bywash::start(&broker, &SMALL_RING);
     let (load, report) = write_into_the_spool(&broker, &bywash);
-    let status = bywash.publisher().terminate(PATIENCE);
+    let status = bywash.publisher().terminate(TIMEOUT);
     assert_eq!(status.code(), Some(0), "{status}");
     bywash.start_publisher();
     broker.resume();
     let (events, _duplicates) = read_all(&broker, WRITES);
     assert_all_arrived(&events, &load, &report);
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
 }
 
 /// Both services end in order, and the memory is gone.
 #[track_caller]
 pub fn reboot(bywash: &mut Bywash) {
     bywash.stop_agent();
-    let status = bywash.publisher().terminate(PATIENCE);
+    let status = bywash.publisher().terminate(TIMEOUT);
     assert_eq!(status.code(), Some(0), "{status}");
     for segment in bywash.segments() {
         fs::remove_file(segment).unwrap();
@@ -147,7 +147,7 @@ fn an_orderly_reboot_loses_nothing() {
     assert_all_arrived(before, &load, &report);
     let ring = |event: &Event| event.id().rsplit_once('-').unwrap().0.to_owned();
     assert_ne!(ring(last), ring(&before[0]), "another ring");
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     assert_eq!(segments(&bywash.spool()), Vec::<PathBuf>::new());
 }
 
@@ -168,7 +168,7 @@ fn a_damaged_segment_costs_what_was_in_it_and_that_is_counted() {
     bywash.drain(WRITING_TIME_MAX);
     append(&bywash.file("after"), b"the end");
     let mut reader = broker.read("logs");
-    let messages = reader.read_until("the end", PATIENCE, |messages| {
+    let messages = reader.read_until("the end", TIMEOUT, |messages| {
         let end = messages.iter().rev().any(|message| Event::parse(message).message() == b"the end");
         if end { Ok(()) } else { Err("it is not there".to_owned()) }
     });
@@ -219,7 +219,7 @@ fn a_full_disk_leaves_the_ring_and_every_write_is_delivered_or_counted() {
     // Makes the agent say what is lost.
     append(&bywash.file("after"), b"the end");
     let mut reader = broker.read("logs");
-    let messages = reader.read_until("events for all that was written", PATIENCE, |messages| {
+    let messages = reader.read_until("events for all that was written", TIMEOUT, |messages| {
         let (events, _) = ledger::distinct(messages.iter().map(Event::parse).collect());
         let (delivered, lost) = (ledger::delivered(&events).0, ledger::lost(&events).0);
         if delivered + lost == load.count + 1 { Ok(()) } else { Err(format!("{delivered} + {lost}")) }
@@ -238,7 +238,7 @@ fn a_directory_that_cannot_be_the_spool_is_refused_with_the_way_out() {
     bywash.start_agent();
     fs::write(bywash.spool(), b"not a directory").unwrap();
     let mut publisher = bywash::spawn("publisher", &bywash.config, bywash.root());
-    assert_eq!(publisher.wait(PATIENCE).code(), Some(1));
+    assert_eq!(publisher.wait(TIMEOUT).code(), Some(1));
     let log = publisher.log();
     assert!(log.contains("spool.dir") && log.contains(bywash.spool().to_str().unwrap()), "{log}");
 }
@@ -254,7 +254,7 @@ fn a_thread_that_panics_ends_the_publisher_and_the_next_one_goes_on() {
     // The ring has room for all, as nobody drains it for a while.
     let load = Load { count: 3_000, ..load(&bywash) };
     let report = load.start(bywash.root()).finish(WRITING_TIME_MAX);
-    let status = wait::until("the publisher to end", PATIENCE, || {
+    let status = wait::until("the publisher to end", TIMEOUT, || {
         let publisher = bywash.publisher();
         publisher.ended().ok_or_else(|| publisher.log())
     });

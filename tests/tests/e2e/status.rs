@@ -7,7 +7,7 @@ use bywash_tests::harness::{
     bywash::{self, command},
     process::{Finished, run},
     program,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -32,7 +32,7 @@ fn a_publisher_that_waits_for_its_ring_says_so_and_status_waits_for_both_service
     let broker = Broker::start();
     let mut bywash = Bywash::new(&broker.address(), &Settings::default());
     bywash.publisher = Some(bywash::spawn("publisher", &bywash.config, bywash.root()));
-    let waiting = wait::until("status to say that it waits", PATIENCE, || {
+    let waiting = wait::until("status to say that it waits", TIMEOUT, || {
         let status = bywash.publisher_command(&["status"]);
         if status.stdout.starts_with("publisher is waiting for the ring ") {
             Ok(status)
@@ -82,7 +82,7 @@ fn a_broker_that_is_away_shows_in_status_with_its_reason_and_what_to_do() {
     bywash.start_agent();
     bywash.start_publisher();
     append(&bywash.file("f"), b"x");
-    let status = wait::until("status to show the reason", PATIENCE, || {
+    let status = wait::until("status to show the reason", TIMEOUT, || {
         let status = bywash.publisher_command(&["status"]).stdout;
         if status.contains("warned ") && status.contains("Kafka confirms nothing") {
             Ok(status)
@@ -117,7 +117,7 @@ fn how_far_a_file_is_delivered_is_known_to_the_byte_whether_it_waits_in_ring_or_
     assert_eq!(behind.stdout, format!("{path}: delivered up to byte 10 of 18; 2 records of it wait\n"));
     // More than the mark: the oldest move to the spool.
     (0..40).for_each(|_| append(&bywash.file("other.log"), &[b'x'; 500]));
-    wait::until_true("records in the spool", PATIENCE, || {
+    wait::until_true("records in the spool", TIMEOUT, || {
         bywash.publisher_status()["spool_records"].as_u64().is_some_and(|n| n >= 2)
     });
     let object = json(&bywash.publisher_command(&["status", "--json", "--file", path]));
@@ -132,7 +132,7 @@ fn how_far_a_file_is_delivered_is_known_to_the_byte_whether_it_waits_in_ring_or_
     let refused = bywash.publisher_command(&["status", "--file", outside.to_str().unwrap()]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("no directory that fs-agent listens to"), "{refused:?}");
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_tap_shows_what_is_captured_and_takes_nothing_of_it_away() {
             let mut command = Command::new("sh");
             command.args(["-c", script, "sh"]).arg(&out).arg(program("publisher")).arg("tap");
             let child = command.arg("--config").arg(&bywash.config).args(arguments).spawn().unwrap();
-            wait::until("the tap to look", PATIENCE, || {
+            wait::until("the tap to look", TIMEOUT, || {
                 let log = fs::read_to_string(out.with_extension("log")).unwrap_or_default();
                 if log.contains("from now on") { Ok(()) } else { Err(log) }
             });
@@ -174,7 +174,7 @@ fn a_tap_shows_what_is_captured_and_takes_nothing_of_it_away() {
     for (tapped, event) in tapped.iter().zip(&delivered[1..]) {
         assert_eq!(tapped.as_object(), Some(&event.json));
     }
-    assert_eq!(bywash.publisher().terminate(PATIENCE).code(), Some(0));
+    assert_eq!(bywash.publisher().terminate(TIMEOUT).code(), Some(0));
 }
 
 #[test]
@@ -184,8 +184,8 @@ fn rings_are_listed_and_removed_once_nobody_uses_them_and_nothing_waits_in_them(
     bywash.start_agent();
     append(&bywash.file("f"), b"not delivered");
     let listed = |bywash: &Bywash| {
-        let census = json(&bywash.fs_agent(&["rings", "--json"]));
-        census["rings"].as_array().unwrap().iter().find(|one| one["ring"] == *ring).cloned()
+        let inventory = json(&bywash.fs_agent(&["rings", "--json"]));
+        inventory["rings"].as_array().unwrap().iter().find(|one| one["ring"] == *ring).cloned()
     };
     let seen = listed(&bywash).unwrap();
     assert_eq!(seen["agent_pid"], bywash.agent().pid().as_raw(), "{seen}");
@@ -223,10 +223,10 @@ fn what_killed_processes_have_left_is_listed_and_removed_and_nothing_else() {
     // A publisher that waits is no leftover; a killed one's is.
     bywash.publisher = Some(bywash::spawn("publisher", &bywash.config, bywash.root()));
     let waiting = format!("/dev/shm/{ring}.waiting");
-    wait::until_true("the publisher to wait", PATIENCE, || fs::exists(&waiting).unwrap());
+    wait::until_true("the publisher to wait", TIMEOUT, || fs::exists(&waiting).unwrap());
     let leftovers = || {
-        let census = json(&bywash.fs_agent(&["rings", "--json"]));
-        let all = census["leftovers"].as_array().unwrap().clone();
+        let inventory = json(&bywash.fs_agent(&["rings", "--json"]));
+        let all = inventory["leftovers"].as_array().unwrap().clone();
         // Those of other tests are theirs.
         let mine = all
             .iter()
@@ -237,7 +237,7 @@ fn what_killed_processes_have_left_is_listed_and_removed_and_nothing_else() {
     let expected = [left[1].clone(), left[0].clone(), socket.to_str().unwrap().to_owned()];
     assert_eq!(leftovers(), expected);
     bywash.publisher.as_mut().unwrap().signal(Signal::SIGKILL);
-    bywash.publisher.as_mut().unwrap().wait(PATIENCE);
+    bywash.publisher.as_mut().unwrap().wait(TIMEOUT);
     assert!(bywash.fs_agent(&["rings"]).stdout.contains(&format!("left behind: {waiting}")));
     // Removed by hand here: tests beside this one have leftovers of their own.
     for path in left.iter().chain([&waiting]) {
@@ -249,7 +249,7 @@ fn what_killed_processes_have_left_is_listed_and_removed_and_nothing_else() {
 #[test]
 fn help_shows_a_commands_own_flags_first_and_those_of_the_configuration_where_they_matter() {
     for name in ["fs-agent", "publisher"] {
-        let help = |arguments: &[&str]| run(Command::new(program(name)).args(arguments), PATIENCE).stdout;
+        let help = |arguments: &[&str]| run(Command::new(program(name)).args(arguments), TIMEOUT).stdout;
         let status = help(&["status", "--help"]);
         let own = status.find("--wait").expect("its own flag");
         let shared = status.find("--config").expect("where the configuration is");
@@ -260,7 +260,7 @@ fn help_shows_a_commands_own_flags_first_and_those_of_the_configuration_where_th
         // What help leaves out is taken all the same.
         let taken = run(
             Command::new(program(name)).args(["status", "--topic", "t", "--ring", "bywash-none"]),
-            PATIENCE,
+            TIMEOUT,
         );
         assert_eq!(taken.code, Some(3), "{taken:?}");
     }
@@ -269,7 +269,7 @@ fn help_shows_a_commands_own_flags_first_and_those_of_the_configuration_where_th
 #[test]
 fn the_manual_page_has_every_command_with_its_flags_and_what_is_around_it() {
     for name in ["fs-agent", "publisher"] {
-        let run = |arguments: &[&str]| run(Command::new(program(name)).args(arguments), PATIENCE).stdout;
+        let run = |arguments: &[&str]| run(Command::new(program(name)).args(arguments), TIMEOUT).stdout;
         let page = run(&["man"]);
         for section in ["COMMANDS", "SIGNALS", "ENVIRONMENT", "FILES", "EXIT STATUS", "EXAMPLES", "SEE ALSO"]
         {

@@ -11,7 +11,7 @@ use bywash_tests::harness::{
     Broker, Bywash, Process, Settings,
     process::{self, Finished},
     program,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::{
     sys::signal::Signal,
@@ -29,7 +29,7 @@ const GROUP: &str = "daemon";
 fn as_stranger(group: u32, arguments: &[&str]) -> Finished {
     let mut command = Command::new("setpriv");
     command.args(identity(group)).args(arguments);
-    process::run(&mut command, PATIENCE)
+    process::run(&mut command, TIMEOUT)
 }
 
 fn identity(group: u32) -> [String; 4] {
@@ -78,7 +78,7 @@ fn a_member_of_the_rings_group_drains_it_and_cannot_write_a_record() {
     let program = open_publisher(&bywash);
     let publisher = start_as_member(&bywash, &program);
     let wait_for = |message: &str| {
-        wait::until("an event", PATIENCE, || {
+        wait::until("an event", TIMEOUT, || {
             let printed = publisher.stdout();
             if printed.contains(message) { Ok(()) } else { Err(format!("{printed}{}", publisher.log())) }
         });
@@ -132,7 +132,7 @@ fn names_that_a_stranger_makes_in_shared_memory_stop_nothing() {
     append(&bywash.file("f"), b"two");
     reader.events(2);
     assert_eq!(bywash.agent_status()["ring"]["generation"], 4);
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     bywash.stop_agent();
     bywash.start_agent();
     bywash.start_publisher();

@@ -12,7 +12,7 @@ use std::{
 use bywash_tests::harness::{
     Bywash, Capture, Settings, mounts,
     process::{self, Finished},
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::{
     errno::Errno,
@@ -52,7 +52,7 @@ fn captured(capture: &mut Capture) -> Vec<(PathBuf, Vec<u8>)> {
 /// Waits until the mount on top at `path` is an overlay.
 #[track_caller]
 fn until_overlaid(path: &Path) {
-    wait::until(&format!("an overlay on {}", path.display()), PATIENCE, || match top_of(path) {
+    wait::until(&format!("an overlay on {}", path.display()), TIMEOUT, || match top_of(path) {
         (fs_type, _) if fs_type == "fuse.bywash" => Ok(()),
         other => Err(format!("{other:?}")),
     });
@@ -62,7 +62,7 @@ fn until_overlaid(path: &Path) {
 fn top_of(path: &Path) -> (String, String) {
     let mut command = Command::new("findmnt");
     command.args(["--noheadings", "--output", "FSTYPE,SOURCE", "--mountpoint"]).arg(path);
-    let Finished { stdout, .. } = process::run(&mut command, PATIENCE);
+    let Finished { stdout, .. } = process::run(&mut command, TIMEOUT);
     let mut words = stdout.lines().last().unwrap_or_default().split_whitespace().map(str::to_owned);
     (words.next().unwrap_or_default(), words.next().unwrap_or_default())
 }
@@ -70,7 +70,7 @@ fn top_of(path: &Path) -> (String, String) {
 fn as_nobody(program: &Path) -> Finished {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(program);
-    process::run(&mut command, PATIENCE)
+    process::run(&mut command, TIMEOUT)
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn who_unmounts_it_unmounts_the_filesystem() {
         assert_eq!(umount(below), Err(Errno::EBUSY), "it is in use");
         drop(held);
         // A file's last close reaches the agent a moment after close(2).
-        wait::until("it to be unmounted", PATIENCE, || umount(below).map_err(|errno| errno.to_string()));
+        wait::until("it to be unmounted", TIMEOUT, || umount(below).map_err(|errno| errno.to_string()));
         // At once, as scripts do.
         fs::remove_dir(below).unwrap();
         assert!(!mounts::is_mounted(below), "nothing is left of it, under the overlay either");
@@ -293,7 +293,7 @@ fn an_overlay_below_that_somebody_aborts_is_mounted_again() {
         // In use: the connection ends, and the mount stays.
         // One system call: umount(8) may try again, and meet the overlay that has taken the place.
         umount2(directory, MntFlags::MNT_FORCE).unwrap_err();
-        wait::until("it to be mounted again", PATIENCE, || {
+        wait::until("it to be mounted again", TIMEOUT, || {
             let opened = File::options().create(true).append(true).open(directory.join("f"));
             opened.and_then(|mut file| file.write_all(b"again")).map_err(|error| error.to_string())
         });

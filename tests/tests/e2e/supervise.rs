@@ -19,7 +19,7 @@ use bywash_tests::harness::{
     Bywash, Capture, Process, Settings, mounts,
     process::must_run,
     program,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -41,7 +41,7 @@ impl Drop for Supervised {
         // An agent outlives a supervisor that is killed.
         if self.supervisor.ended().is_none() {
             self.supervisor.signal(Signal::SIGTERM);
-            wait::quietly(PATIENCE, || self.supervisor.ended().is_some());
+            wait::quietly(TIMEOUT, || self.supervisor.ended().is_some());
         }
     }
 }
@@ -80,7 +80,7 @@ impl Supervised {
     /// Waits until the agent with this number listens; gives what it says of itself.
     #[track_caller]
     pub fn agent_in_a_row(&self, number: u64) -> Value {
-        wait::until("an agent to listen", PATIENCE, || {
+        wait::until("an agent to listen", TIMEOUT, || {
             let status = self.status();
             if status["running"] == true && status["generation"] == number {
                 Ok(status)
@@ -93,7 +93,7 @@ impl Supervised {
     /// Waits until the agent with this number listens, at little cost to whatever else is measured meanwhile.
     #[track_caller]
     pub fn wait_for_agent(&self, number: u64) {
-        wait::until("an agent to listen", PATIENCE, || {
+        wait::until("an agent to listen", TIMEOUT, || {
             let ring = inspect(&self.bywash.ring).map_err(|error| error.to_string())?;
             let found = ring.agent(AgentCounter::Generation);
             if ring.agent_running && found == number {
@@ -161,7 +161,7 @@ fn no_line_of_a_fifo_is_lost_or_torn_over_a_restart_or_a_death() {
     for (number, signal) in [(2, Signal::SIGTERM), (3, Signal::SIGKILL), (4, Signal::SIGTERM)] {
         writer.write_all(format!("{number}: begun before, ").as_bytes()).unwrap();
         let agent = supervised.agent_pid();
-        wait::until("the agent to have read it", PATIENCE, || {
+        wait::until("the agent to have read it", TIMEOUT, || {
             let begun = format!("{number}: begun before, ");
             let is_there = |read: &Vec<u8>| read.windows(begun.len()).any(|bytes| bytes == begun.as_bytes());
             if read_of_fifos(agent).iter().any(is_there) { Ok(()) } else { Err(String::new()) }
@@ -172,7 +172,7 @@ fn no_line_of_a_fifo_is_lost_or_torn_over_a_restart_or_a_death() {
         supervised.agent_in_a_row(number);
         let expected = [format!("{number}: begun before, ended meanwhile"), "another".to_owned()];
         let mut lines = Vec::new();
-        wait::until("both lines", PATIENCE, || {
+        wait::until("both lines", TIMEOUT, || {
             lines
                 .extend(capture.take().into_iter().map(|captured| String::from_utf8(captured.data).unwrap()));
             if lines.len() >= 2 { Ok(()) } else { Err(format!("{lines:?}")) }
@@ -242,7 +242,7 @@ fn lines_of_a_fifo_come_once_each_although_its_reader_is_killed_under_load() {
         take();
     }
     let written = writer.join().unwrap();
-    wait::until("all lines", PATIENCE, || match take() {
+    wait::until("all lines", TIMEOUT, || match take() {
         taken if taken == written => Ok(()),
         taken => Err(format!("{taken} of {written}")),
     });
@@ -254,7 +254,7 @@ fn what_is_kept_of_a_directory_goes_when_that_is_not_watched_any_more() {
     let supervised = Supervised::start("");
     let kept = |wanted: &dyn Fn(usize) -> bool| {
         let fds = format!("/proc/{}/fd", supervised.supervisor.pid());
-        wait::until("so many descriptors", PATIENCE, || {
+        wait::until("so many descriptors", TIMEOUT, || {
             let count = fs::read_dir(&fds).unwrap().count();
             if wanted(count) { Ok(count) } else { Err(count.to_string()) }
         })
@@ -277,7 +277,7 @@ fn a_supervisor_that_is_told_to_stop_stops_its_agent_and_leaves_nothing() {
         let mut supervised = Supervised::start("");
         append(&supervised.bywash.file("f"), b"x");
         supervised.supervisor.signal(signal);
-        let status = supervised.supervisor.wait(PATIENCE);
+        let status = supervised.supervisor.wait(TIMEOUT);
         assert_eq!(status.code(), Some(0), "{signal}: {status}");
         assert!(!supervised.is_mounted());
         assert_eq!(fs::read(supervised.bywash.file("f")).unwrap(), b"x");
@@ -296,7 +296,7 @@ fn where_agent_and_supervisor_are_told_to_stop_at_once_nothing_is_left() {
         append(&supervised.bywash.file("f"), b"x");
         supervised.tell_agent(Signal::SIGTERM);
         supervised.tell_supervisor(Signal::SIGTERM);
-        let status = supervised.supervisor.wait(PATIENCE);
+        let status = supervised.supervisor.wait(TIMEOUT);
         assert_eq!(status.code(), Some(0), "{status}: {}", supervised.supervisor.log());
         assert!(!supervised.is_mounted(), "{}", supervised.supervisor.log());
         assert_eq!(fs::read(supervised.bywash.file("f")).unwrap(), b"x");
@@ -308,7 +308,7 @@ fn a_supervisor_is_replaced_while_its_agent_goes_on() {
     let mut supervised = Supervised::start("");
     let agent = supervised.status()["pid"].clone();
     supervised.supervisor.signal(Signal::SIGUSR2);
-    wait::until("the other supervisor", PATIENCE, || {
+    wait::until("the other supervisor", TIMEOUT, || {
         let log = supervised.supervisor.log();
         if log.contains("another supervisor has taken over") { Ok(()) } else { Err(log) }
     });
@@ -318,7 +318,7 @@ fn a_supervisor_is_replaced_while_its_agent_goes_on() {
     supervised.agent_in_a_row(2);
     supervised.tell_agent(Signal::SIGTERM);
     supervised.agent_in_a_row(3);
-    assert_eq!(supervised.supervisor.terminate(PATIENCE).code(), Some(0));
+    assert_eq!(supervised.supervisor.terminate(TIMEOUT).code(), Some(0));
     assert!(!supervised.is_mounted());
 }
 
@@ -332,7 +332,7 @@ fn a_supervisor_does_not_become_a_program_that_cannot_be_run() {
     let supervised = Supervised::start_by("", copy);
     replace(&supervised.bywash.root().join("fs-agent"), "#!/bin/sh\nexit 1\n");
     supervised.supervisor.signal(Signal::SIGUSR2);
-    wait::until("the supervisor to say so", PATIENCE, || {
+    wait::until("the supervisor to say so", TIMEOUT, || {
         let log = supervised.supervisor.log();
         if log.contains("this supervisor goes on") { Ok(()) } else { Err(log) }
     });
@@ -345,7 +345,7 @@ fn a_supervisor_does_not_become_one_that_is_told_nonsense() {
     let agent = supervised.agent_pid();
     supervised.bywash.edit("", "nonsense = 1\n");
     supervised.supervisor.signal(Signal::SIGUSR2);
-    wait::until("the supervisor to say so", PATIENCE, || {
+    wait::until("the supervisor to say so", TIMEOUT, || {
         let log = supervised.supervisor.log();
         if log.contains("this supervisor goes on") { Ok(()) } else { Err(log) }
     });
@@ -363,7 +363,7 @@ fn a_supervisor_hears_its_agents_whatever_becomes_of_where_its_socket_is() {
     // Another directory by now, for the supervisor that follows.
     supervised.bywash.edit("/state\"", "/elsewhere\"");
     supervised.supervisor.signal(Signal::SIGUSR2);
-    wait::until("the other supervisor", PATIENCE, || {
+    wait::until("the other supervisor", TIMEOUT, || {
         let log = supervised.supervisor.log();
         if log.contains("another supervisor has taken over") { Ok(()) } else { Err(log) }
     });
@@ -373,7 +373,7 @@ fn a_supervisor_hears_its_agents_whatever_becomes_of_where_its_socket_is() {
     fs::remove_dir_all(&state).unwrap();
     supervised.tell_agent(Signal::SIGKILL);
     supervised.agent_in_a_row(3);
-    assert_eq!(supervised.supervisor.terminate(PATIENCE).code(), Some(0));
+    assert_eq!(supervised.supervisor.terminate(TIMEOUT).code(), Some(0));
     assert!(!supervised.is_mounted());
 }
 
@@ -399,7 +399,7 @@ fn however_few_descriptors_there_are_deleted_files_leave_enough_for_the_next_age
     };
     let deleted: Vec<File> = (0..150).map(held).collect();
     let descriptors = format!("/proc/{}/fd", supervised.supervisor.pid());
-    wait::until("the supervisor to keep what it can", PATIENCE, || {
+    wait::until("the supervisor to keep what it can", TIMEOUT, || {
         let count = fs::read_dir(&descriptors).unwrap().count();
         if count > 84 { Ok(()) } else { Err(format!("{count} descriptors")) }
     });
@@ -418,7 +418,7 @@ fn a_supervisor_has_its_agent_send_nothing_to_where_others_may_listen() {
     fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
     let (program, arguments) = (program("fs-agent"), own_arguments(&bywash));
     let mut supervisor = Process::spawn("supervisor", &program, arguments, bywash.root(), Signal::SIGTERM);
-    assert_eq!(supervisor.wait(PATIENCE).code(), Some(1));
+    assert_eq!(supervisor.wait(TIMEOUT).code(), Some(1));
     assert!(supervisor.log().contains("chmod go-w"), "{}", supervisor.log());
 }
 
@@ -443,7 +443,7 @@ fn what_a_starting_agent_is_told_it_hears_when_it_listens() {
     // One that is to stop before it listens stops in order.
     starting("kill -TERM $PPID");
     supervised.tell_agent(Signal::SIGKILL);
-    assert_eq!(supervised.supervisor.wait(PATIENCE).code(), Some(0));
+    assert_eq!(supervised.supervisor.wait(TIMEOUT).code(), Some(0));
     assert!(!supervised.is_mounted());
 }
 
@@ -468,7 +468,7 @@ fn what_was_stored_in_mappings_before_a_restart_is_in_the_file_though_no_agent_f
     let mut program = map_and_store(&supervised.bywash);
     replace(&supervised.bywash.root().join("fs-agent"), "#!/bin/sh\nexit 1\n");
     supervised.tell_agent(Signal::SIGTERM);
-    let status = supervised.supervisor.wait(PATIENCE);
+    let status = supervised.supervisor.wait(TIMEOUT);
     assert_eq!(status.code(), Some(1), "{status}");
     assert!(!supervised.is_mounted());
     assert!(fs::read(supervised.bywash.file("mapped")).unwrap().starts_with(b"stored"));
@@ -487,7 +487,7 @@ fn an_agent_that_does_not_come_back_is_given_up_in_time_and_its_overlays_with_it
         let begin = Instant::now();
         supervised.tell_agent(Signal::SIGKILL);
         let writer = thread::spawn(move || (open.write(b"meanwhile"), begin.elapsed()));
-        let status = supervised.supervisor.wait(PATIENCE);
+        let status = supervised.supervisor.wait(TIMEOUT);
         let took = begin.elapsed();
         assert_eq!(status.code(), Some(1), "{status}");
         assert!(Duration::from_secs(2) <= took && took < Duration::from_secs(6), "{took:?}");
@@ -511,7 +511,7 @@ fn an_agent_whose_configuration_is_wrong_by_now_is_given_up_at_once() {
     kill(agent, Signal::SIGKILL).unwrap();
     // That one cannot listen, and takes its predecessor's overlay off in order.
     open.write_all(b"waits, and goes on").unwrap();
-    let status = supervised.supervisor.wait(PATIENCE);
+    let status = supervised.supervisor.wait(TIMEOUT);
     assert_eq!(status.code(), Some(78), "{status}");
     assert!(!supervised.is_mounted());
     assert_eq!(fs::read(supervised.bywash.file("open")).unwrap(), b"waits, and goes on");
@@ -532,7 +532,7 @@ fn an_agent_that_cannot_be_started_at_all_is_not_started_again() {
         bywash.root(),
         Signal::SIGTERM,
     );
-    let status = supervisor.wait(PATIENCE);
+    let status = supervisor.wait(TIMEOUT);
     assert!(!status.success(), "{status}");
     assert_eq!(supervisor.log().matches("does not exist").count(), 1, "{}", supervisor.log());
 }
@@ -559,9 +559,9 @@ fn as_a_containers_first_process_a_supervisor_takes_what_is_left_of_orphans() {
         children_of(first).into_iter().filter(is_sleep).collect()
     };
     let orphan =
-        wait::until("an orphan", PATIENCE, || orphans().first().copied().ok_or_else(|| "none".to_owned()));
+        wait::until("an orphan", TIMEOUT, || orphans().first().copied().ok_or_else(|| "none".to_owned()));
     kill(Pid::from_raw(orphan), Signal::SIGKILL).unwrap();
-    wait::until("nothing to be left of it", PATIENCE, || {
+    wait::until("nothing to be left of it", TIMEOUT, || {
         if orphans().is_empty() { Ok(()) } else { Err("it is there".to_owned()) }
     });
     assert_eq!(supervised.status()["running"], true);

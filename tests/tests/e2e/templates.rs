@@ -6,10 +6,10 @@ use bywash_tests::harness::{
     Broker, Bywash, KafkaProxy, Kinesis, Scrape, Settings,
     broker::free_address,
     ledger,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
-use crate::{append, failed::letters};
+use crate::{append, failed::dead_letters};
 
 /// Missing topics are waited for at most half a minute by librdkafka, and for ever by the publisher.
 const HASTY: &str = "properties = { \"topic.metadata.propagation.max.ms\" = 200 }";
@@ -49,8 +49,8 @@ fn assert_made(kafka: &'static str) {
         let expected: Vec<String> = (0..3).map(|number| format!("{directory}{number}")).collect();
         assert_eq!(texts(&broker, &format!("logs.logs.{directory}.f"), 3), expected);
     }
-    bywash.drain(PATIENCE);
-    assert_eq!(letters(&bywash).len(), 0);
+    bywash.drain(TIMEOUT);
+    assert_eq!(dead_letters(&bywash).len(), 0);
     let check = bywash.publisher_command(&["check", "--connect"]);
     for line in [
         "topic rest: 1 partitions",
@@ -93,14 +93,14 @@ fn assert_detour(kafka: &'static str) {
     }
     write_to(&bywash, "known", "goes on");
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     assert_eq!(texts(&broker, "rest", 3), ["one", "two", "three"]);
     assert_eq!(texts(&broker, "logs.known", 1), ["goes on"]);
     let log = bywash.publisher().log();
     for word in ["`logs.unknown`, which a template names, go to `rest`", "reload the publisher"] {
         assert!(log.contains(word), "{word}: {log}");
     }
-    assert_eq!(letters(&bywash).len(), 0);
+    assert_eq!(dead_letters(&bywash).len(), 0);
     let labels = [("ring", &*bywash.ring)];
     let page = Scrape::of(metrics);
     assert_eq!(page.value("bywash_template_topics", &labels), 2.0);
@@ -169,7 +169,7 @@ fn events_for_a_stream_of_a_template_that_does_not_exist_go_to_the_fallback() {
     }
     write_to(&bywash, "known", "goes on");
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let (events, _) = ledger::distinct(kinesis.read("rest").events(3));
     let texts: Vec<_> = events.iter().map(|event| String::from_utf8_lossy(event.message())).collect();
     assert_eq!(texts, ["one", "two", "three"]);
@@ -179,7 +179,7 @@ fn events_for_a_stream_of_a_template_that_does_not_exist_go_to_the_fallback() {
     assert!(log.contains("`logs.unknown`, which a template names, go to `rest`"), "{log}");
     let check = bywash.publisher_command(&["check", "--connect"]);
     assert!(check.stdout.contains("streams logs.{dir1}: asked for"), "{check:?}");
-    wait::until("nothing to be left", PATIENCE, || {
+    wait::until("nothing to be left", TIMEOUT, || {
         let status = bywash.publisher_status();
         if status["in_flight_records"] == 0 { Ok(()) } else { Err(status.to_string()) }
     });

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bywash_tests::harness::{
     Bywash, Fault, FaultProxy, Kinesis, Process, Settings, program,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 
@@ -50,8 +50,8 @@ impl Scene {
             &bywash.file(&format!("good {NAME}")),
             format!("{NAME}\u{7f}\u{8}\u{2028}\u{feff} end").as_bytes(),
         );
-        bywash.drain(PATIENCE);
-        assert_eq!(crate::failed::letters(&bywash).len(), 1);
+        bywash.drain(TIMEOUT);
+        assert_eq!(crate::failed::dead_letters(&bywash).len(), 1);
         Self { _kinesis: kinesis, _proxy: proxy, bywash }
     }
 
@@ -65,7 +65,7 @@ impl Scene {
         // Their outputs go to files of this name.
         let name = arguments.replace(' ', "-");
         let process = Process::spawn(&name, Path::new("env"), words, self.bywash.root(), Signal::SIGKILL);
-        wait::until(&format!("{text:?} on a terminal"), PATIENCE, || {
+        wait::until(&format!("{text:?} on a terminal"), TIMEOUT, || {
             let printed = process.stdout();
             if printed.contains(text) { Ok(printed) } else { Err(printed) }
         })
@@ -100,7 +100,7 @@ fn a_terminal_and_a_log_obey_nobody_else() {
     let log = scene.bywash.publisher().log();
     assert!(log.contains("\\u{1b}[31mrecord"), "{log:?}");
     assert_shown("the publisher's log", &log);
-    scene.bywash.publisher().terminate(PATIENCE);
+    scene.bywash.publisher().terminate(TIMEOUT);
     // What others wrote goes to a terminal as it is delivered, too.
     append(&scene.bywash.file("f"), NAME.as_bytes());
     let run = scene.on_a_terminal("publisher", "run --sink stdout --encoder raw", visible);
@@ -159,7 +159,7 @@ fn what_brokers_libraries_are_told_in_confidence_is_in_no_log() {
     bywash.start_publisher();
     let publisher = bywash.publisher();
     // librdkafka says what it cannot make out.
-    wait::until("a secret in librdkafka's words", PATIENCE, || {
+    wait::until("a secret in librdkafka's words", TIMEOUT, || {
         let log = publisher.log();
         if log.contains("[redacted]") { Ok(()) } else { Err(log) }
     });

@@ -11,7 +11,7 @@ use bywash_tests::harness::{
     Account, Authority, AwsIdentity, Broker, Bywash, Cut, Guard, KafkaProxy, Mechanism, Settings,
     TokenEndpoint,
     token_endpoint::CLIENT,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 use crate::{
@@ -119,7 +119,7 @@ fn credentials_that_msk_refuses_are_named_and_cost_nothing() {
     assert_eq!(check.code, Some(1), "{check:?}");
     assert!(check.stderr.contains("Authentication failed"), "{check:?}");
 
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     write(SECRET);
     bywash.start_publisher();
     assert_eq!(msk.broker.read("logs").events(1)[0].message(), b"waits");
@@ -157,7 +157,7 @@ fn a_token_is_replaced_before_its_credentials_end() {
     identity.give_out("NEW");
     identity.last(Duration::from_secs(3600));
     msk.proxy.let_in_only("NEW");
-    wait::until("other credentials to be asked for", PATIENCE, || {
+    wait::until("other credentials to be asked for", TIMEOUT, || {
         if identity.requests() > before { Ok(()) } else { Err("nobody asks".to_owned()) }
     });
     // Whoever connects again needs the new token.
@@ -227,7 +227,7 @@ fn an_endpoint_is_asked_again_before_its_token_ends() {
     let mut reader = cluster.broker.read("logs");
     reader.events(1);
     let before = endpoint.given();
-    wait::until("another token to be given", PATIENCE, || {
+    wait::until("another token to be given", TIMEOUT, || {
         if endpoint.given() > before { Ok(()) } else { Err("nobody asks".to_owned()) }
     });
     append(&bywash.file("f"), b"2");

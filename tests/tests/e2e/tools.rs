@@ -8,7 +8,7 @@ use std::{
 };
 
 use bywash_tests::harness::{
-    Broker, Bywash, Settings, ledger, process::must_run, tree, wait::PATIENCE, workload::noise,
+    Broker, Bywash, Settings, ledger, process::must_run, tree, wait::TIMEOUT, workload::noise,
 };
 
 /// Names, depths, sizes, modes and links as a source tree has them.
@@ -229,7 +229,7 @@ fn dd_writes_directly() {
         must_run(dd.args(["bs=4096", "oflag=direct", "status=none"]));
     });
     pair.assert_same(|_| false);
-    pair.bywash.drain(PATIENCE);
+    pair.bywash.drain(TIMEOUT);
     pair.assert_captured(&pair.inside().join("direct"));
 }
 

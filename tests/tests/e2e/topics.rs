@@ -2,10 +2,10 @@
 
 use bywash_tests::harness::{
     Broker, Bywash, KafkaProxy, Settings, ledger,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
-use crate::{append, failed::letters};
+use crate::{append, failed::dead_letters};
 
 /// librdkafka hopes for a topic for half a minute by default.
 const HASTY: &str = "properties = { \"topic.metadata.propagation.max.ms\" = 200 }";
@@ -33,23 +33,24 @@ fn assert_given_up_in_time(kafka: &'static str) {
     append(&bywash.root().join("two/f"), b"goes on");
     bywash.start_publisher();
     // First: of a transaction that is taken back under its eyes, this broker tells a reader no end.
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     assert_eq!(broker.read_committed("logs").events(1)[0].message(), b"goes on");
     let log = bywash.publisher().log();
     for word in ["the topic `missing`", "make the topic, or set kafka.create_topic"] {
         assert!(log.contains(word), "{word}: {log}");
     }
-    let letter = wait::until("the dead letter", PATIENCE, || letters(&bywash).pop().ok_or("none".to_owned()));
-    assert_eq!(letter.json["topic"], "missing");
-    assert!(letter.json["reason"].as_str().unwrap().contains("nown topic"), "{letter:?}");
+    let dead_letter =
+        wait::until("the dead letter", TIMEOUT, || dead_letters(&bywash).pop().ok_or("none".to_owned()));
+    assert_eq!(dead_letter.json["topic"], "missing");
+    assert!(dead_letter.json["reason"].as_str().unwrap().contains("nown topic"), "{dead_letter:?}");
     let check = bywash.publisher_command(&["check", "--connect"]);
     assert!(check.stdout.contains("topic missing: does not exist"), "{check:?}");
-    // The letter finds its way once there is one.
+    // The dead letter finds its way once there is one.
     broker.create("missing");
     let (events, _) = ledger::distinct(broker.read_committed("missing").events(1));
     assert_eq!(events[0].message(), b"nowhere to go");
-    wait::until("the delivered letter to be gone", PATIENCE, || {
-        let left = letters(&bywash);
+    wait::until("the delivered dead letter to be gone", TIMEOUT, || {
+        let left = dead_letters(&bywash);
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     });
     append(&bywash.file("f"), b"now it is there");
@@ -72,13 +73,13 @@ fn a_missing_topic_that_is_made_in_time_costs_nothing() {
     let (broker, _proxy, mut bywash) = start(HASTY, "");
     append(&bywash.file("f"), b"patient");
     bywash.start_publisher();
-    wait::until("the reason in the log", PATIENCE, || {
+    wait::until("the reason in the log", TIMEOUT, || {
         let log = bywash.publisher().log();
         if log.contains("make the topic, or set kafka.create_topic") { Ok(()) } else { Err(log) }
     });
     broker.create("missing");
     assert_eq!(broker.read("missing").events(1)[0].message(), b"patient");
-    assert_eq!(letters(&bywash).len(), 0);
+    assert_eq!(dead_letters(&bywash).len(), 0);
 }
 
 #[track_caller]

@@ -13,7 +13,7 @@ use std::{
 
 use bywash_tests::harness::{
     Bywash, Capture, Process, Settings, mounts, process, program,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::{
     sys::{
@@ -76,7 +76,7 @@ fn systemd_finds_the_services_confined() {
     for (name, most) in EXPOSURE_MAX {
         let mut command = Command::new("systemd-analyze");
         command.args(["security", "--offline=true", "--no-pager", &format!("--threshold={most}")]);
-        let said = process::run(command.arg(directory.path().join(name)), PATIENCE);
+        let said = process::run(command.arg(directory.path().join(name)), TIMEOUT);
         let figure = said.stdout.lines().last().unwrap_or_default();
         assert_eq!(said.code, Some(0), "{figure}{}", said.stderr);
     }
@@ -134,7 +134,7 @@ fn systemd_takes_the_units() {
     let directory = bywash_tests::harness::temporary_directory();
     let paths = installed(directory.path());
     let verified =
-        process::run(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&paths), PATIENCE);
+        process::run(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&paths), TIMEOUT);
     let complaints = verified.stderr.lines().filter(|line| UNITS.iter().any(|name| line.contains(name)));
     assert_eq!((verified.code, complaints.collect::<Vec<_>>()), (Some(0), Vec::new()), "{verified:?}");
 }
@@ -209,7 +209,7 @@ fn the_agent_works_with_what_its_unit_leaves_it_and_says_when_it_is_ready() {
     let mut bywash = Bywash::new("localhost:9", &Settings { ring_size: "1MiB", ..Settings::default() });
     let address = bywash.root().join("notify");
     let socket = UnixDatagram::bind(&address).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut arguments = vec![
         format!("NOTIFY_SOCKET={}", address.display()),
         "WATCHDOG_USEC=1000000".to_owned(),
@@ -260,7 +260,7 @@ fn the_agent_works_with_what_its_unit_leaves_it_and_says_when_it_is_ready() {
     assert_eq!(fs::metadata(bywash.file("own")).unwrap().uid(), 12345);
 
     // The watchdog hears that the agent's loop goes round.
-    wait::until("the watchdog to be told", PATIENCE, || match heard(&socket) {
+    wait::until("the watchdog to be told", TIMEOUT, || match heard(&socket) {
         state if state == ["WATCHDOG=1"] => Ok(()),
         other => Err(format!("{other:?}")),
     });

@@ -5,7 +5,7 @@ use std::process::Command;
 use bywash_tests::harness::{
     Bywash, Capture, Settings,
     process::must_run,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::unistd::Uid;
 
@@ -65,7 +65,7 @@ fn a_process_that_changes_its_title_goes_by_the_new_one_before_long() {
                   for (1..3000) { syswrite F, 'x'; select undef, undef, undef, 0.01 }";
     let mut perl = Command::new("perl").args(["-e", script]).arg(bywash.file("f")).spawn().expect("perl");
     let mut seen = Vec::new();
-    wait::until_true("the new title", PATIENCE, || {
+    wait::until_true("the new title", TIMEOUT, || {
         seen.extend(capture.take().into_iter().map(|write| write.command));
         seen.last().is_some_and(|command| command.starts_with(b"new title"))
     });

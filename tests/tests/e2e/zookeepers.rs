@@ -6,7 +6,7 @@ use bywash_tests::harness::{
     Broker, Bywash, Process, Settings,
     broker::free_address,
     temporary_directory,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 use tokio::runtime::Runtime;
@@ -45,7 +45,7 @@ impl Server {
             Process::spawn("zookeeper", Path::new("env"), arguments, directory.path(), Signal::SIGKILL);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let server = Self { address, runtime, _process: process, _directory: directory };
-        wait::until("ZooKeeper to answer", PATIENCE, || server.connect().map_err(|error| error.to_string()));
+        wait::until("ZooKeeper to answer", TIMEOUT, || server.connect().map_err(|error| error.to_string()));
         server
     }
 
@@ -111,7 +111,7 @@ fn brokers_are_found_where_they_register_and_left_when_others_take_their_place()
     // Written while neither answers, and nothing that was sent to the first is confirmed.
     first.stop();
     append(&bywash.file("f"), b"2");
-    wait::until("the publisher to have sent it", PATIENCE, || {
+    wait::until("the publisher to have sent it", TIMEOUT, || {
         let status = bywash.publisher_status();
         if status["in_flight_records"] == 1 { Ok(()) } else { Err(status.to_string()) }
     });
@@ -123,7 +123,7 @@ fn brokers_are_found_where_they_register_and_left_when_others_take_their_place()
     assert_eq!(second.read("logs").events(2)[1].message(), b"3");
     let log = bywash.publisher().log();
     assert!(log.contains(&second.address()) && log.contains("turning to them"), "{log}");
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn transactions_end_with_brokers_that_are_replaced_and_a_restart_goes_on() {
     assert_eq!(first.read_committed("logs").events(1)[0].message(), b"1");
     server.unregister(1);
     server.register(2, &second);
-    let status = bywash.publisher().wait(PATIENCE);
+    let status = bywash.publisher().wait(TIMEOUT);
     assert_eq!(status.code(), Some(1));
     let log = bywash.publisher().log();
     assert!(log.contains(&second.address()) && log.contains("a restart turns to them"), "{log}");

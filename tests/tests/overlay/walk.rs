@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bywash_tests::harness::wait::{self, PATIENCE};
+use bywash_tests::harness::wait::{self, TIMEOUT};
 use nix::unistd::Uid;
 
 use crate::Pair;
@@ -79,7 +79,7 @@ fn walk(files: usize) {
     if !Uid::effective().is_root() {
         return println!("skipped in part: only root can have the kernel forget what it caches");
     }
-    wait::until("the agent to forget what the kernel forgets", PATIENCE, || {
+    wait::until("the agent to forget what the kernel forgets", TIMEOUT, || {
         // 2: names and inodes.
         fs::write("/proc/sys/vm/drop_caches", "2").map_err(|e| e.to_string())?;
         let now = Size::of(pid);

@@ -3,7 +3,7 @@
 use std::{thread::sleep, time::Duration};
 
 use anyhow::{Result, ensure};
-use fs_agent::measured::{Fifo, Writes};
+use fs_agent::bench_support::{Fifo, Writes};
 use tempfile::TempDir;
 
 use super::{

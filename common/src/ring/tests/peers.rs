@@ -248,15 +248,15 @@ fn a_segment_that_a_peer_cuts_short_is_an_error_on_both_sides_and_kills_neither(
 }
 
 #[test]
-fn status_sees_roles_counters_roster_and_fill() {
+fn status_sees_roles_counters_listening_table_and_fill() {
     let ring = TestRing::new();
     let agent = ring.agent();
-    let roster = vec![
+    let listening_table = vec![
         Listening { kind: ListeningKind::Directory, path: "/var/log".into() },
         Listening { kind: ListeningKind::Fifo { slot: Some(FIFO_SLOTS - 1) }, path: "/run/a b".into() },
         Listening { kind: ListeningKind::Fifo { slot: None }, path: "/run/c".into() },
     ];
-    agent.status.set_roster(&roster);
+    agent.status.set_listening_table(&listening_table);
     agent.status.add(AgentCounter::CapturedEvents, 3);
     agent.status.add_fifo(FIFO_SLOTS - 1, FifoCounter::Missing, 1);
     agent.producer.push(Kind::Write, &[&[0; 100]], weight(100)).unwrap();
@@ -265,7 +265,7 @@ fn status_sees_roles_counters_roster_and_fill() {
     assert_eq!((seen.agent_running, seen.publisher_running), (true, false));
     assert_eq!(seen.fifo(FIFO_SLOTS - 1, FifoCounter::Missing), 1);
     assert_eq!(seen.fifo(FIFO_SLOTS - 1, FifoCounter::LostBytes), 0);
-    assert_eq!((seen.roster, seen.used), (roster, 128));
+    assert_eq!((seen.listening_table, seen.used), (listening_table, 128));
     assert_eq!(seen.losses[LossReason::TooLarge as usize], (LossReason::TooLarge, 1, 5));
     let publisher = ring.publisher();
     drop(agent);
@@ -276,16 +276,19 @@ fn status_sees_roles_counters_roster_and_fill() {
 }
 
 #[test]
-fn what_the_roster_has_no_room_for_is_counted() {
+fn what_the_listening_table_has_no_room_for_is_counted() {
     let ring = TestRing::new();
     let agent = ring.agent();
     let fifo =
         |i| Listening { kind: ListeningKind::Fifo { slot: None }, path: format!("/run/{i:020}").into() };
-    let roster: Vec<Listening> = (0..1500).map(fifo).collect();
-    agent.status.set_roster(&roster);
+    let listening_table: Vec<Listening> = (0..1500).map(fifo).collect();
+    agent.status.set_listening_table(&listening_table);
     let seen = inspect(&ring.0.name).unwrap();
-    assert!(seen.roster.len() > 700 && seen.roster == roster[..seen.roster.len()]);
-    assert_eq!(seen.roster.len() + seen.unlisted, roster.len());
-    agent.status.set_roster(&roster[..10]);
+    assert!(
+        seen.listening_table.len() > 700
+            && seen.listening_table == listening_table[..seen.listening_table.len()]
+    );
+    assert_eq!(seen.listening_table.len() + seen.unlisted, listening_table.len());
+    agent.status.set_listening_table(&listening_table[..10]);
     assert_eq!(inspect(&ring.0.name).unwrap().unlisted, 0);
 }

@@ -28,21 +28,21 @@
 //! failed was the first of that id in its partition: a broker that knows nothing of an id takes any number (Kafka's
 //! `ProducerAppendInfo.checkSequence`). Only `exactly_once` excludes that: a failure there takes the whole transaction back.
 
+mod background;
 mod config;
 mod connect;
 mod error;
-mod gathered;
 mod headers;
-mod making;
 mod msk;
-mod polled;
 mod refusal;
+mod report_batch;
 mod retry;
 mod service;
 mod setup;
 mod sink;
 #[cfg(test)]
 mod tests;
+mod threaded_producer;
 mod tokens;
 mod topics;
 mod transaction;

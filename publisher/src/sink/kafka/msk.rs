@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::aws::{self, CREDENTIALS_TIMEOUT};
 
-use super::making::Making;
+use super::background::BackgroundTask;
 
 /// What is signed for.
 const SERVICE: &str = "kafka-cluster";
@@ -54,7 +54,7 @@ pub struct Signer {
 struct State {
     token: Option<Token>,
     /// What nobody could wait for.
-    making: Option<Making<Result<Token, String>>>,
+    background: Option<BackgroundTask<Result<Token, String>>>,
 }
 
 impl Signer {
@@ -72,21 +72,22 @@ impl Signer {
         if let Some(token) = state.token.as_ref().filter(|token| SystemTime::now() < token.stale) {
             return Ok(token.clone());
         }
-        let making = match state.making.take() {
-            Some(making) => making,
+        let background = match state.background.take() {
+            Some(background) => background,
             None => {
                 let identity = self.identity.clone();
-                Making::start("aws-token", move || make(&identity)).map_err(|error| error.to_string())?
+                BackgroundTask::start("aws-token", move || make(&identity))
+                    .map_err(|error| error.to_string())?
             }
         };
-        match making.take(TOKEN_WAIT) {
+        match background.take(TOKEN_WAIT) {
             Ok(Some(made)) => {
                 let token = made?;
                 state.token = Some(token.clone());
                 Ok(token)
             }
             Ok(None) => {
-                state.making = Some(making);
+                state.background = Some(background);
                 Err(format!("no AWS credentials within {TOKEN_WAIT:?}; they are still being asked for"))
             }
             Err(abandoned) => Err(abandoned.to_string()),

@@ -12,8 +12,8 @@ use std::{
 use rdkafka::{Message as _, error::RDKafkaErrorCode, message::BorrowedMessage};
 
 use crate::{
-    delivery::{EventId, Letter, NS_PER_MS, Ticket},
-    vitals::vitals,
+    delivery::{DeadLetter, EventId, NS_PER_MS, Ticket},
+    sink_stats::sink_stats,
 };
 
 use super::headers::{ENCODER_HEADER, EVENT_ID_HEADER, text};
@@ -48,9 +48,9 @@ pub struct Failed {
 
 impl Failed {
     /// What is kept of it.
-    pub fn into_letter(self, reason: String) -> (Ticket, Letter) {
+    pub fn into_dead_letter(self, reason: String) -> (Ticket, DeadLetter) {
         let Self { ticket, topic, key, payload, id, time_ms, .. } = self;
-        (ticket, Letter { topic, key, payload, id, time_ms, reason })
+        (ticket, DeadLetter { topic, key, payload, id, time_ms, reason })
     }
 
     /// What a report gives back of a message that failed, but for its time: librdkafka tells that of delivered ones alone. None if it
@@ -112,7 +112,7 @@ impl Retries {
     /// Keeps a message that failed. The next attempt waits for the back-off from now on: all that were on their way with
     /// it are then likely back, too.
     pub fn hold(&self, failed: Failed) {
-        vitals().resent.fetch_add(1, Ordering::Relaxed);
+        sink_stats().resent.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
         if !failed.is_suspect {
             state.back_off = state.back_off.max(BACK_OFF_MIN);
@@ -132,7 +132,7 @@ impl Retries {
 
     /// A group with this suspect in it was rejected: the next one is half as large.
     pub fn hold_suspect(&self, failed: Failed) {
-        vitals().resent.fetch_add(1, Ordering::Relaxed);
+        sink_stats().resent.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
         state.is_group_rejected = true;
         self.insert(&mut state, Failed { is_suspect: true, ..failed });

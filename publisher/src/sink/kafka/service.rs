@@ -19,18 +19,18 @@ use rdkafka::{
 };
 
 use crate::{
+    dead_letter::{CircuitBreaker, FallbackTopics},
     delivery::{Frontier, Ticket},
-    failed::{Detours, Patience},
     rate::LogRate,
+    sink_stats::sink_stats,
     topics::all_topics,
-    vitals::vitals,
 };
 
 use super::{
     config::{GAPLESS, hint},
-    gathered::Gathered,
-    polled::Gather,
+    report_batch::ReportBatch,
     retry::{Failed, Retries},
+    threaded_producer::BatchReports,
     topics::TopicMaker,
     verdict::{End, Verdict, is_missing, is_topics_own, verdict},
 };
@@ -102,17 +102,17 @@ impl Link {
     }
 }
 
-impl Gather for Link {
+impl BatchReports for Link {
     fn reported(&self) -> u64 {
-        self.service.gathered.reported()
+        self.service.report_batch.reported()
     }
 
     fn gather(&self) {
-        self.service.gathered.gather();
+        self.service.report_batch.gather();
     }
 
     fn settle(&self) {
-        self.service.gathered.settle();
+        self.service.report_batch.settle();
     }
 }
 
@@ -139,7 +139,7 @@ impl ClientContext for Link {
 
     fn stats_raw(&self, statistics: &[u8]) {
         if !self.is_retired.load(Ordering::Relaxed) {
-            vitals().take_statistics(statistics);
+            sink_stats().take_statistics(statistics);
         }
     }
 }
@@ -148,16 +148,16 @@ impl ClientContext for Link {
 pub struct Service {
     frontier: Arc<Frontier>,
     /// Deliveries on their way to it.
-    pub gathered: Gathered,
+    pub report_batch: ReportBatch,
     /// Makes topics, if that is wanted.
     topics: Option<TopicMaker>,
     /// Which topics of templates cannot be used.
-    pub detours: Detours,
+    pub fallback_topics: FallbackTopics,
     /// What is to be sent again.
     pub retries: Retries,
     /// Which topics take nothing.
-    patience: Mutex<Patience>,
-    /// Whether `patience` knows of any; lets the common case do without the lock.
+    circuit_breaker: Mutex<CircuitBreaker>,
+    /// Whether `circuit_breaker` knows of any; lets the common case do without the lock.
     has_barred: AtomicBool,
     /// Something went wrong since the last delivery.
     is_troubled: AtomicBool,
@@ -177,12 +177,12 @@ impl Service {
     pub fn new(frontier: Arc<Frontier>, config: &Config, topics: Option<TopicMaker>) -> Self {
         let rate = || LogRate::new(LOG_INTERVAL);
         Self {
-            gathered: Gathered::new(Arc::clone(&frontier)),
+            report_batch: ReportBatch::new(Arc::clone(&frontier)),
             frontier,
             topics,
             retries: Retries::default(),
-            detours: Detours::new(config),
-            patience: Mutex::new(Patience::new(&config.failed)),
+            fallback_topics: FallbackTopics::new(config),
+            circuit_breaker: Mutex::new(CircuitBreaker::new(&config.failed)),
             has_barred: AtomicBool::new(false),
             is_troubled: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
@@ -256,37 +256,39 @@ impl Service {
     }
 
     /// Whether a message is a dead letter that is sent again.
-    pub fn is_letter(&self, ticket: Ticket) -> bool {
+    pub fn is_dead_letter(&self, ticket: Ticket) -> bool {
         self.frontier.is_beside(ticket)
     }
 
     /// A message will never be taken.
     pub fn refuse(&self, failed: Failed, reason: String) {
-        let (ticket, letter) = failed.into_letter(reason);
-        self.frontier.refuse(ticket, letter);
+        let (ticket, dead_letter) = failed.into_dead_letter(reason);
+        self.frontier.refuse(ticket, dead_letter);
     }
 
     /// An operator has had time enough to make a message possible.
     pub fn give_up(&self, failed: Failed, reason: String) {
-        let (ticket, letter) = failed.into_letter(reason);
-        self.frontier.give_up(ticket, letter);
+        let (ticket, dead_letter) = failed.into_dead_letter(reason);
+        self.frontier.give_up(ticket, dead_letter);
     }
 
     /// Whether a message of a topic that takes nothing is refused unsent, so that those of other topics go on.
     pub fn refuses(&self, topic: &str) -> bool {
         self.has_barred.load(Ordering::Acquire)
-            && self.frontier.keeps_letters()
-            && self.patience().refuses(topic)
+            && self.frontier.keeps_dead_letters()
+            && self.circuit_breaker().rejects(topic)
     }
 
     /// Whether what waits for an operator has waited long enough.
     pub fn gives_up(&self, failed: &Failed) -> bool {
-        failed.barred.is_some() && self.frontier.keeps_letters() && self.patience().is_over(&failed.topic)
+        failed.barred.is_some()
+            && self.frontier.keeps_dead_letters()
+            && self.circuit_breaker().is_open(&failed.topic)
     }
 
     /// Where messages of a topic go that takes nothing, if a template has named it.
     pub fn detour(&self, topic: &str, code: RDKafkaErrorCode) -> Option<Arc<str>> {
-        if is_topics_own(code) { self.detours.take(topic, &code.to_string()) } else { None }
+        if is_topics_own(code) { self.fallback_topics.take(topic, &code.to_string()) } else { None }
     }
 
     /// Deals with a message that an operator has to make possible: it waits for that, or it has waited long enough. What a template has
@@ -307,24 +309,24 @@ impl Service {
         if let Some(maker) = self.topics.as_ref().filter(|_| is_missing(code)) {
             maker.want(topic);
         }
-        let is_over = self.patience().failed(topic);
+        let is_over = self.circuit_breaker().record_failure(topic);
         self.has_barred.store(true, Ordering::Release);
-        is_over && self.frontier.keeps_letters()
+        is_over && self.frontier.keeps_dead_letters()
     }
 
     /// A topic takes messages.
     pub fn accepted(&self, topic: &str) {
-        self.detours.delivered(topic);
+        self.fallback_topics.delivered(topic);
         if self.has_barred.load(Ordering::Relaxed) {
-            let mut patience = self.patience();
-            patience.delivered(topic);
-            self.has_barred.store(!patience.is_calm(), Ordering::Release);
+            let mut circuit_breaker = self.circuit_breaker();
+            circuit_breaker.record_success(topic);
+            self.has_barred.store(!circuit_breaker.has_no_failures(), Ordering::Release);
         }
     }
 
     /// A template has named a topic, which may be missing.
     pub fn meet_topic(&self, topic: &str) {
-        self.detours.meet(topic);
+        self.fallback_topics.meet(topic);
         if let Some(maker) = &self.topics {
             maker.want(topic);
         }
@@ -335,7 +337,7 @@ impl Service {
         if let Some(maker) = &self.topics {
             all_topics(config).into_iter().for_each(|topic| maker.want(topic));
         }
-        self.detours.reconfigure(config)
+        self.fallback_topics.reconfigure(config)
     }
 
     /// The brokers are elsewhere from now on.
@@ -359,8 +361,8 @@ impl Service {
         }
     }
 
-    fn patience(&self) -> MutexGuard<'_, Patience> {
-        self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    fn circuit_breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
+        self.circuit_breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn delivered(&self, ticket: Ticket, topic: &str) {
@@ -374,11 +376,11 @@ impl Service {
                 tracing::info!("Kafka takes events again");
             }
         }
-        self.gathered.add(ticket);
+        self.report_batch.add(ticket);
     }
 
     fn failed(&self, opaque: Opaque, code: RDKafkaErrorCode, failed: Failed) {
-        vitals().failed(&format!("{code:?}"), 1);
+        sink_stats().failed(&format!("{code:?}"), 1);
         // What a broker has said may have ended the producer.
         self.suspect();
         match verdict(code) {
@@ -389,7 +391,7 @@ impl Service {
                 let is_suspect = opaque.company != Company::Any;
                 self.retries.hold(Failed { is_suspect, ..failed });
             }
-            // It has lost its place, and nobody waits for it: it stays the letter that it is.
+            // It has lost its place, and nobody waits for it: it stays the dead letter that it is.
             Verdict::Again | Verdict::Barred if self.frontier.is_beside(opaque.ticket) => {
                 self.give_up(failed, code.to_string());
             }
@@ -450,7 +452,7 @@ impl Service {
         // The end of a producer comes under the code of what has led to it.
         self.suspect();
         if let Some(code) = error.rdkafka_error_code() {
-            vitals().failed(&format!("{code:?}"), 1);
+            sink_stats().failed(&format!("{code:?}"), 1);
         }
         match error.rdkafka_error_code() {
             // What was given up comes back, and is complained of by its topic.

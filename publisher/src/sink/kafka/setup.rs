@@ -21,7 +21,7 @@ use rdkafka::{
 use super::{
     config::{consumer_config, producer_config, transactional_config},
     msk::Signer,
-    polled::Gather,
+    threaded_producer::BatchReports,
 };
 
 /// What MSK makes of a token does not depend on the name that comes with it.
@@ -146,7 +146,7 @@ impl<C: ProducerContext> ProducerContext for Known<C> {
 
 impl<C: ConsumerContext> ConsumerContext for Known<C> {}
 
-impl<C: Gather> Gather for Known<C> {
+impl<C: BatchReports> BatchReports for Known<C> {
     fn reported(&self) -> u64 {
         self.context.reported()
     }

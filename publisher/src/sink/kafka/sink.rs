@@ -20,14 +20,14 @@ use crate::{
 };
 
 use super::{
+    background::BackgroundTask,
     config::{message_bytes_max, producer_config, transactional_config, wrong_as_a_whole},
     error::OpenError,
     headers::{Headers, timestamp},
-    making::Making,
-    polled::{Gather as _, Polled},
     retry::Failed,
     service::{Company, Link, Opaque, Service},
     setup::{Known, Setup},
+    threaded_producer::{BatchReports as _, ThreadedProducer},
     tokens::without_token,
     topics::TopicMaker,
     verdict::{End, Verdict, verdict},
@@ -60,7 +60,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 /// Sends to Kafka.
 pub struct KafkaSink {
-    producer: Polled<Known<Link>>,
+    producer: ThreadedProducer<Known<Link>>,
     service: Arc<Service>,
     /// What the producer is made of.
     setup: Setup,
@@ -87,7 +87,7 @@ enum Leaving {
     /// Nothing.
     GivesAll,
     /// Its successor: setting that up takes files, and may wait for a name server or a token.
-    Succeeds(Making<Result<Polled<Known<Link>>, OpenError>>),
+    Succeeds(BackgroundTask<Result<ThreadedProducer<Known<Link>>, OpenError>>),
 }
 
 /// Checks the properties, one by one and against each other, without reaching for a broker.
@@ -202,12 +202,12 @@ impl KafkaSink {
             self.producer.client().context().retire();
             self.service.renew();
             let (setup, service) = (self.setup.clone(), Arc::clone(&self.service));
-            let making = Making::start("producer", move || produce(&setup, &service));
+            let background = BackgroundTask::start("producer", move || produce(&setup, &service));
             self.leaving =
-                Some(Leaving::Succeeds(making.map_err(|error| SinkError::Kafka(error.to_string()))?));
+                Some(Leaving::Succeeds(background.map_err(|error| SinkError::Kafka(error.to_string()))?));
         }
-        let Some(Leaving::Succeeds(making)) = &self.leaving else { return Ok(()) };
-        let producer = match making.take(SUCCESSOR_WAIT) {
+        let Some(Leaving::Succeeds(background)) = &self.leaving else { return Ok(()) };
+        let producer = match background.take(SUCCESSOR_WAIT) {
             Ok(None) => return Ok(()),
             Ok(Some(Ok(producer))) => producer,
             Ok(Some(Err(error))) => return Err(SinkError::Kafka(error.to_string())),
@@ -217,13 +217,13 @@ impl KafkaSink {
     }
 
     /// Turns to the producer that takes another one's place.
-    fn succeed(&mut self, producer: Polled<Known<Link>>) -> Result<(), SinkError> {
+    fn succeed(&mut self, producer: ThreadedProducer<Known<Link>>) -> Result<(), SinkError> {
         let old = std::mem::replace(&mut self.producer, producer);
         // Its threads may be long in ending, and nobody needs to wait.
         let ended = thread::Builder::new().name("destroy".to_owned()).spawn(move || drop(old));
         ended.map_err(|error| SinkError::Kafka(error.to_string()))?;
         self.leaving = None;
-        let reported = self.service.gathered.reported();
+        let reported = self.service.report_batch.reported();
         let has_delivered = std::mem::replace(&mut self.reported, reported) != reported;
         self.renewal_wait =
             if has_delivered { RENEWAL_WAIT_MIN } else { RENEWAL_WAIT_MAX.min(self.renewal_wait * 2) };
@@ -287,7 +287,7 @@ impl KafkaSink {
                 id: failed.id,
                 event_id: &event_id,
                 time_ms: failed.time_ms,
-                is_letter: false,
+                is_dead_letter: false,
                 failure: None,
             };
             match self.hand_over(&message, &failed.encoder, opaque) {
@@ -311,10 +311,12 @@ impl KafkaSink {
 
     /// Deals with a message that librdkafka did not take.
     fn judge(&self, code: RDKafkaErrorCode, failed: Failed) {
-        let is_letter = self.service().is_letter(failed.ticket);
+        let is_dead_letter = self.service().is_dead_letter(failed.ticket);
         match verdict(code) {
-            // It has lost its place, and nobody waits for it: it stays the letter that it is.
-            Verdict::Again | Verdict::Barred if is_letter => self.service().give_up(failed, code.to_string()),
+            // It has lost its place, and nobody waits for it: it stays the dead letter that it is.
+            Verdict::Again | Verdict::Barred if is_dead_letter => {
+                self.service().give_up(failed, code.to_string())
+            }
             Verdict::Again => self.service().hold(failed, code),
             Verdict::Barred => self.service().bar(failed, code),
             Verdict::Poison => self.service().refuse(failed, code.to_string()),
@@ -339,7 +341,7 @@ impl Sink for KafkaSink {
         if self.service().retries.is_holding() || self.is_ending() {
             return Err(SendError::Full);
         }
-        let detour = self.service().detours.of(message.topic);
+        let detour = self.service().fallback_topics.of(message.topic);
         let message = &Message { topic: detour.as_deref().unwrap_or(message.topic), ..*message };
         if self.service().refuses(message.topic) {
             return Err(SendError::GivenUp(format!("the topic `{}` takes nothing", message.topic)));
@@ -415,7 +417,7 @@ impl Sink for KafkaSink {
                 thread::sleep(left.min(RESEND_STEP));
             }
         }
-        self.service.gathered.settle();
+        self.service.report_batch.settle();
         self.service.end();
         destroy(self.producer);
     }
@@ -428,14 +430,14 @@ pub fn look_again<C: ClientContext>(client: &Client<C>, topics: &[String]) {
 }
 
 /// A producer with a thread for its reports.
-fn produce(setup: &Setup, service: &Arc<Service>) -> Result<Polled<Known<Link>>, OpenError> {
+fn produce(setup: &Setup, service: &Arc<Service>) -> Result<ThreadedProducer<Known<Link>>, OpenError> {
     let producer =
         setup.producer(Link::new(service)).map_err(|error| OpenError::Producer(error.to_string()))?;
-    Polled::start(producer).map_err(|error| OpenError::Producer(error.to_string()))
+    ThreadedProducer::start(producer).map_err(|error| OpenError::Producer(error.to_string()))
 }
 
 /// Takes a producer down, in a thread of its own if that takes long.
-pub fn destroy<C: ProducerContext + 'static>(producer: Polled<C>) {
+pub fn destroy<C: ProducerContext + 'static>(producer: ThreadedProducer<C>) {
     let (done, wait) = mpsc::channel();
     let destroy = move || {
         drop(producer);

@@ -18,12 +18,12 @@ use super::{
     *,
 };
 use crate::delivery::{
-    EventId, Frontier, Letter, Message, News, Outcome, Record, SendError, Sink, Subject, Ticket,
+    DeadLetter, EventId, Frontier, Message, News, Outcome, Record, SendError, Sink, Subject, Ticket,
     testing::{self, record},
 };
 
 /// Long enough for anything that will happen at all.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -55,16 +55,16 @@ fn message(payload: &[u8]) -> Message<'_> {
         id: testing::id(1),
         event_id: testing::ID_1,
         time_ms: 0,
-        is_letter: false,
+        is_dead_letter: false,
         failure: None,
     }
 }
 
 /// Lets the sink work until `done`.
 fn until(sink: &mut KafkaSink, frontier: &Frontier, done: impl Fn(&Frontier) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !done(frontier) {
-        assert!(Instant::now() < deadline, "not done after {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "not done after {TIMEOUT:?}");
         let seen = frontier.events();
         sink.poll().unwrap();
         frontier.wait_past(seen, Duration::from_millis(10));
@@ -86,7 +86,7 @@ fn read<T>(cluster: &Cluster, count: usize, of: impl Fn(&BorrowedMessage<'_>) ->
     let mut all = TopicPartitionList::new();
     all.add_partition_offset("t", 0, Offset::Beginning).unwrap();
     consumer.assign(&all).unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut made = Vec::new();
     while made.len() < count && Instant::now() < deadline {
         if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
@@ -99,7 +99,7 @@ fn read<T>(cluster: &Cluster, count: usize, of: impl Fn(&BorrowedMessage<'_>) ->
 /// Waits until a failure was reported that has messages wait to be sent again.
 #[track_caller]
 fn until_holding(sink: &KafkaSink) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !sink.service().retries.is_holding() {
         assert!(Instant::now() < deadline, "the failure was not reported");
         std::thread::yield_now();
@@ -275,7 +275,7 @@ fn numbers_in_spite_of(errors: &[RDKafkaRespErr]) -> Vec<u16> {
     cluster.request_errors(RDKafkaApiKey::Produce, errors);
     for number in 0..NUMBERS {
         let ticket = frontier.open(record(u64::from(number) + 1));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while let Err(error) = sink.send(&message(&number.to_be_bytes()), ticket) {
             assert!(matches!(error, SendError::Full) && Instant::now() < deadline, "{error}");
             let seen = frontier.events();
@@ -318,7 +318,7 @@ fn a_producer_that_gets_no_id_for_lack_of_a_right_is_replaced_until_it_does() {
     let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
     cluster.request_errors(RDKafkaApiKey::InitProducerId, &[denied]);
     let (mut sink, frontier) = sink(&cluster);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let ticket = frontier.open(record(0));
     while let Err(error) = sink.send(&message(b"x"), ticket) {
         assert!(matches!(error, SendError::Full), "{error}");
@@ -346,7 +346,7 @@ fn in_transactions_nothing_passes_a_refused_message_and_its_news_are_not_taken_f
     let bytes = |sequence| Subject::Bytes { sequence, stretch: None };
     let mut send = |(id, event_id, payload): &(EventId, String, &'static [u8]), ticket| {
         let message = Message { id: *id, event_id, ..message(payload) };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while let Err(error) = sink.send(&message, ticket) {
             assert!(matches!(error, SendError::Full) && Instant::now() < deadline, "{error}");
             sink.poll().unwrap();
@@ -357,15 +357,16 @@ fn in_transactions_nothing_passes_a_refused_message_and_its_news_are_not_taken_f
     send(&named(bytes(0), b"zero"), tickets[0]);
     // As the drain does with what is too large: without asking the sink.
     let (id, topic, payload) = (testing::id(1), "t".to_owned(), b"one".to_vec());
-    let letter = Letter { topic, key: None, payload, id, time_ms: 0, reason: "too large".to_owned() };
-    frontier.refuse(tickets[1], letter);
+    let dead_letter =
+        DeadLetter { topic, key: None, payload, id, time_ms: 0, reason: "too large".to_owned() };
+    frontier.refuse(tickets[1], dead_letter);
     send(&named(bytes(2), b"two"), tickets[2]);
     // And then announces what it cannot keep.
     assert_eq!(frontier.take_refused().len(), 1);
     assert!(frontier.announce(tickets[1]));
     send(&named(Subject::News(News::Undeliverable { sequence: 1 }), b"lost"), tickets[1]);
     frontier.replaced();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while frontier.in_flight() > 0 {
         assert!(Instant::now() < deadline, "{} are not committed", frontier.in_flight());
         sink.poll().unwrap();
@@ -383,14 +384,14 @@ fn in_transactions_what_an_operator_can_mend_is_never_refused_for_good() {
     let cluster = cluster();
     cluster.create_topic("t", 1, 1).unwrap();
     let frontier = testing::frontier();
-    frontier.set_keeps_letters(true);
+    frontier.set_keeps_dead_letters(true);
     let mut config = Config::default();
     config.kafka.brokers = cluster.bootstrap_servers().split(',').map(str::to_owned).collect();
     config.kafka.topic = "t".into();
     config.failed.give_up_after = bywash_common::units::Span(Duration::ZERO);
     let mut sink: Box<dyn Sink> = Box::new(TransactionalSink::open(&config, Arc::clone(&frontier)).unwrap());
     bar(&cluster, 1);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let ticket = frontier.open(record(0));
     while let Err(error) = sink.send(&message(b"waits"), ticket) {
         assert!(matches!(error, SendError::Full) && Instant::now() < deadline, "{error}");
@@ -405,7 +406,7 @@ fn in_transactions_what_an_operator_can_mend_is_never_refused_for_good() {
     assert_eq!(refused.len(), 1);
     assert!(refused[0].is_mendable, "a full store would lose it");
     // As the drain does where there is no room for it: it is handed over again, and goes out once it may.
-    frontier.set_keeps_letters(false);
+    frontier.set_keeps_dead_letters(false);
     sink.send(&message(b"waits"), ticket).unwrap();
     frontier.replaced();
     while frontier.in_flight() > 0 {
@@ -433,7 +434,7 @@ fn in_transactions_an_end_without_brokers_is_within_its_bound() {
         config.kafka.properties.insert(property.to_owned(), wait.clone());
     }
     let mut sink: Box<dyn Sink> = Box::new(TransactionalSink::open(&config, Arc::clone(&frontier)).unwrap());
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     for (number, payload) in [(0, b"one"), (1, b"two")] {
         let ticket = frontier.open(record(number));
         let id = testing::id(number);
@@ -458,7 +459,7 @@ fn in_transactions_an_end_without_brokers_is_within_its_bound() {
 }
 
 #[test]
-fn a_letter_for_a_topic_that_takes_nothing_is_given_back_at_once_and_stops_no_other_topic() {
+fn a_dead_letter_for_a_topic_that_takes_nothing_is_given_back_at_once_and_stops_no_other_topic() {
     let cluster = cluster();
     for topic in ["t", "gone"] {
         cluster.create_topic(topic, 1, 1).unwrap();
@@ -466,13 +467,14 @@ fn a_letter_for_a_topic_that_takes_nothing_is_given_back_at_once_and_stops_no_ot
     let barred = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     cluster.topic_error("gone", barred).unwrap();
     let (mut sink, frontier) = sink(&cluster);
-    let letter = frontier.open_beside(1, 0);
-    sink.send(&Message { topic: "gone", is_letter: true, ..message(b"letter") }, letter).unwrap();
+    let dead_letter = frontier.open_beside(1, 0);
+    sink.send(&Message { topic: "gone", is_dead_letter: true, ..message(b"dead letter") }, dead_letter)
+        .unwrap();
     until(&mut sink, &frontier, Frontier::has_refused);
     assert!(!sink.service().retries.is_holding(), "nothing waits for it");
     let refused = frontier.take_refused();
-    assert_eq!(refused.iter().map(|refused| refused.ticket).collect::<Vec<_>>(), [letter]);
-    frontier.settle_refused(letter, Outcome::DeadLettered);
+    assert_eq!(refused.iter().map(|refused| refused.ticket).collect::<Vec<_>>(), [dead_letter]);
+    frontier.settle_refused(dead_letter, Outcome::DeadLettered);
     for number in 0..3_u8 {
         sink.send(&message(&[number]), frontier.open(record(u64::from(number)))).unwrap();
     }
@@ -561,7 +563,7 @@ fn a_key_goes_to_the_partition_where_java_clients_look_for_it() {
     let mut all = TopicPartitionList::new();
     (0..PARTITIONS).for_each(|p| all.add_partition_offset("t", p, Offset::Beginning).unwrap());
     consumer.assign(&all).unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut found = Vec::new();
     while found.len() < HASHES.len() && Instant::now() < deadline {
         if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {

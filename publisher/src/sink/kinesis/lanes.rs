@@ -76,7 +76,7 @@ impl Entry {
 
 /// What became of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Disposition {
     /// It is settled: delivered or refused.
     Done,
     /// It is to be sent again, as soon as the shard or the stream lets it.
@@ -351,25 +351,25 @@ impl Lanes {
 
     /// Takes a request's records back that are not done, and lets their lanes go on. Gives whether the hash space is cut
     /// otherwise from now on.
-    pub fn settle(&mut self, batch: Vec<(Entry, Fate)>, now: Instant) -> bool {
+    pub fn settle(&mut self, batch: Vec<(Entry, Disposition)>, now: Instant) -> bool {
         let mut names: Vec<Arc<str>> = Vec::with_capacity(batch.len());
         // The last first, so that each lane's front is in order again.
-        for (entry, fate) in batch.into_iter().rev() {
+        for (entry, disposition) in batch.into_iter().rev() {
             let Entry { lane: name, records, .. } = entry;
             let Some(lane) = self.lanes.get_mut(&name) else { continue };
-            match fate {
-                Fate::Done => lane.failures = 0,
-                Fate::Again | Fate::AgainAlone => {}
+            match disposition {
+                Disposition::Done => lane.failures = 0,
+                Disposition::Again | Disposition::AgainAlone => {}
                 // Several of one lane are one failure.
-                Fate::AgainLater if lane.held_until > Some(now) => {}
-                Fate::AgainLater => {
+                Disposition::AgainLater if lane.held_until > Some(now) => {}
+                Disposition::AgainLater => {
                     lane.failures += 1;
                     lane.held_until = Some(now + back_off(lane.failures, BACK_OFF_MAX));
                 }
             }
-            if fate != Fate::Done {
+            if disposition != Disposition::Done {
                 for mut record in records.into_iter().rev() {
-                    record.alone |= fate == Fate::AgainAlone;
+                    record.alone |= disposition == Disposition::AgainAlone;
                     lane.bytes += record.bytes();
                     lane.queue.push_front(record);
                 }

@@ -37,8 +37,8 @@ fn numbers(batch: &[Entry]) -> Vec<u64> {
     batch.iter().flat_map(|entry| &entry.records).map(|record| record.ticket.number()).collect()
 }
 
-fn settle_all(lanes: &mut Lanes, batch: Vec<Entry>, fate: Fate, now: Instant) {
-    lanes.settle(batch.into_iter().map(|entry| (entry, fate)).collect(), now);
+fn settle_all(lanes: &mut Lanes, batch: Vec<Entry>, disposition: Disposition, now: Instant) {
+    lanes.settle(batch.into_iter().map(|entry| (entry, disposition)).collect(), now);
 }
 
 #[test]
@@ -51,16 +51,16 @@ fn strict_order_sends_one_record_of_a_key_at_a_time() {
     let first = lanes.take(now);
     assert_eq!(numbers(&first), [0, 2]);
     assert!(lanes.take(now).is_empty(), "both keys are out");
-    settle_all(&mut lanes, first, Fate::Again, now);
+    settle_all(&mut lanes, first, Disposition::Again, now);
     let again = lanes.take(now);
     assert_eq!(numbers(&again), [0, 2], "what failed comes before what follows");
-    settle_all(&mut lanes, again, Fate::Done, now);
+    settle_all(&mut lanes, again, Disposition::Done, now);
     let second = lanes.take(now);
     assert_eq!(numbers(&second), [1]);
-    settle_all(&mut lanes, second, Fate::Done, now);
+    settle_all(&mut lanes, second, Disposition::Done, now);
     let third = lanes.take(now);
     assert_eq!(numbers(&third), [3]);
-    settle_all(&mut lanes, third, Fate::Done, now);
+    settle_all(&mut lanes, third, Disposition::Done, now);
     assert!(lanes.is_empty() && lanes.next_due(true).is_none());
 }
 
@@ -73,8 +73,8 @@ fn relaxed_order_sends_what_fits_and_puts_failures_back_in_order() {
     }
     let batch = lanes.take(now);
     assert_eq!(numbers(&batch), [0, 1, 2]);
-    let fates = [Fate::Again, Fate::Done, Fate::Again];
-    lanes.settle(batch.into_iter().zip(fates).collect(), now);
+    let dispositions = [Disposition::Again, Disposition::Done, Disposition::Again];
+    lanes.settle(batch.into_iter().zip(dispositions).collect(), now);
     assert_eq!(numbers(&lanes.take(now)), [0, 2, 3]);
 }
 
@@ -91,7 +91,7 @@ fn a_request_is_due_when_it_is_full_or_ripe() {
     lanes.push(record(2, "b", 8, now), now);
     assert!(lanes.is_due(true, now));
     let batch = lanes.take(now);
-    settle_all(&mut lanes, batch, Fate::Done, now);
+    settle_all(&mut lanes, batch, Disposition::Done, now);
     assert!(!lanes.is_due(true, now));
     lanes.push(record(3, "c", 1000, now), now);
     assert!(lanes.is_due(false, now), "enough bytes");
@@ -111,7 +111,7 @@ fn while_a_request_is_on_its_way_what_becomes_ready_gathers_for_a_moment() {
     }
     let batch = lanes.take(now);
     assert_eq!(numbers(&batch), [0, 2]);
-    settle_all(&mut lanes, batch, Fate::Done, now);
+    settle_all(&mut lanes, batch, Disposition::Done, now);
     assert!(lanes.is_due(true, now), "nothing else is on its way");
     assert!(!lanes.is_due(false, now));
     assert_eq!(lanes.next_due(false), Some(now + GATHER_MAX));
@@ -152,7 +152,7 @@ fn a_lane_that_fails_by_itself_backs_off_by_itself() {
     lanes.push(record(0, "a", 8, now), now);
     lanes.push(record(1, "b", 8, now), now);
     let batch = lanes.take(now);
-    lanes.settle(batch.into_iter().zip([Fate::AgainLater, Fate::Again]).collect(), now);
+    lanes.settle(batch.into_iter().zip([Disposition::AgainLater, Disposition::Again]).collect(), now);
     assert_eq!(numbers(&lanes.take(now)), [1]);
     let due = lanes.next_due(true).unwrap();
     assert!(due > now && due <= now + BACK_OFF_MAX);
@@ -171,14 +171,14 @@ fn what_was_rejected_together_is_sent_alone() {
         let mut sent = Vec::new();
         let batch = lanes.take(now);
         let rejected = numbers(&batch);
-        settle_all(&mut lanes, batch, Fate::AgainAlone, now);
+        settle_all(&mut lanes, batch, Disposition::AgainAlone, now);
         while !lanes.is_empty() {
             let batch = lanes.take(now);
             let batch_numbers = numbers(&batch);
             let has_rejected = batch_numbers.iter().any(|number| rejected.contains(number));
             assert!(!has_rejected || batch_numbers.len() == 1, "{batch_numbers:?} of {rejected:?}");
             sent.extend(batch_numbers);
-            settle_all(&mut lanes, batch, Fate::Done, now);
+            settle_all(&mut lanes, batch, Disposition::Done, now);
         }
         sent.sort_unstable();
         assert_eq!(sent, [0, 1, 2, 3]);
@@ -200,7 +200,7 @@ fn an_aggregate_holds_a_slices_records_up_to_a_records_size() {
         assert!(batch[0].records.len() >= 8 || seen.len() > 90);
         let unpacked = unpack(batch[0].data()).unwrap();
         seen.extend(unpacked.iter().map(|u| u64::from_be_bytes(u.data[..8].try_into().unwrap())));
-        settle_all(&mut lanes, batch, Fate::Done, now);
+        settle_all(&mut lanes, batch, Disposition::Done, now);
     }
     assert_eq!(seen, (0..100).collect::<Vec<_>>());
 }
@@ -218,7 +218,7 @@ fn the_hash_space_is_cut_otherwise_when_nothing_is_out() {
     assert!(!lanes.cut(slices.clone(), now) && !lanes.is_due(true, now) && lanes.next_due(true).is_none());
     assert_eq!(lanes.slices(), &Slices::equal());
     let first = numbers(&out);
-    assert!(lanes.settle(out.into_iter().map(|entry| (entry, Fate::Again)).collect(), now));
+    assert!(lanes.settle(out.into_iter().map(|entry| (entry, Disposition::Again)).collect(), now));
     assert_eq!(lanes.slices(), &slices);
     assert!(lanes.is_due(true, now));
     let mut shards = HashSet::new();
@@ -227,7 +227,7 @@ fn the_hash_space_is_cut_otherwise_when_nothing_is_out() {
         let batch = lanes.take(now);
         shards.insert(slices.shard_of(batch[0].slice).unwrap());
         seen.extend(numbers(&batch));
-        settle_all(&mut lanes, batch, Fate::Done, now);
+        settle_all(&mut lanes, batch, Disposition::Done, now);
     }
     assert_eq!(seen[0], first[0], "the oldest is first again");
     assert!(shards.len() > 90, "{} shards of 100 got something of 400 keys", shards.len());
@@ -247,14 +247,14 @@ fn what_is_given_up_is_all_that_waits() {
     let given_up: Vec<u64> = lanes.give_up().iter().map(|record| record.ticket.number()).collect();
     assert_eq!((numbers(&out), given_up), (vec![0], vec![1, 2, 3]));
     assert!(!lanes.is_empty() && !lanes.is_due(true, now) && lanes.next_due(true).is_none());
-    settle_all(&mut lanes, out, Fate::Done, now);
+    settle_all(&mut lanes, out, Disposition::Done, now);
     assert!(lanes.is_empty());
     lanes.push(record(4, "a", 8, now), now);
     assert_eq!(numbers(&lanes.take(now)), [4]);
 }
 
 /// What may become of entries, one after the other.
-fn fates() -> impl Strategy<Value = Vec<u8>> {
+fn dispositions() -> impl Strategy<Value = Vec<u8>> {
     vec(0..4_u8, 0..2000)
 }
 
@@ -266,7 +266,7 @@ proptest! {
     #[test]
     fn nothing_is_lost_doubled_or_overtaken(
         keys in vec((0..12_u8, 8..400_usize), 1..150),
-        fates in fates(),
+        dispositions in dispositions(),
         strict_order: bool,
         aggregate: bool,
         out_max in 1..4_usize,
@@ -276,7 +276,7 @@ proptest! {
         let mut now = Instant::now();
         let mut lanes = Lanes::new(limits);
         lanes.flush();
-        let mut fates = fates.into_iter();
+        let mut dispositions = dispositions.into_iter();
         let mut cuts = cuts.into_iter();
         let mut waiting = keys.iter().enumerate();
         let mut out: Vec<Vec<Entry>> = Vec::new();
@@ -313,16 +313,16 @@ proptest! {
             let fated: Vec<_> = batch
                 .into_iter()
                 .map(|entry| {
-                    let fate = match fates.next() {
-                        Some(1) => Fate::Again,
-                        Some(2) => Fate::AgainLater,
-                        Some(3) => Fate::AgainAlone,
-                        _ => Fate::Done,
+                    let disposition = match dispositions.next() {
+                        Some(1) => Disposition::Again,
+                        Some(2) => Disposition::AgainLater,
+                        Some(3) => Disposition::AgainAlone,
+                        _ => Disposition::Done,
                     };
-                    if fate == Fate::Done {
+                    if disposition == Disposition::Done {
                         delivered.extend(entry.records.iter().map(|r| (r.partition_key.clone(), r.ticket.number())));
                     }
-                    (entry, fate)
+                    (entry, disposition)
                 })
                 .collect();
             lanes.settle(fated, now);

@@ -21,18 +21,18 @@ use tokio::{
 };
 
 use crate::{
-    delivery::{Frontier, Letter, Outcome},
-    failed::{Detours, Patience},
-    vitals::vitals,
+    dead_letter::{CircuitBreaker, FallbackTopics},
+    delivery::{DeadLetter, Frontier, Outcome},
+    sink_stats::sink_stats,
 };
 
 use super::{
     client::{Ready, ready},
-    lanes::{Entry, Fate, Limits},
-    paces::Said,
+    lanes::{Disposition, Entry, Limits},
     record::Record,
     renewal::{Generation, Renewal},
     retry::OPERATOR_BACK_OFF_MAX,
+    shard_rates::Said,
     shards::{Listing, list},
     slices::Shard,
     stream::Stream,
@@ -71,8 +71,8 @@ pub struct Service {
     config: KinesisConfig,
     limits: Limits,
     frontier: Arc<Frontier>,
-    patience: Patience,
-    detours: Arc<Detours>,
+    circuit_breaker: CircuitBreaker,
+    fallback_topics: Arc<FallbackTopics>,
     streams: Vec<Stream>,
     /// The stream whose turn it is.
     turn: usize,
@@ -91,15 +91,15 @@ impl Service {
     pub fn new(
         config: KinesisConfig,
         limits: Limits,
-        (patience, detours): (Patience, Arc<Detours>),
+        (circuit_breaker, fallback_topics): (CircuitBreaker, Arc<FallbackTopics>),
         frontier: Arc<Frontier>,
     ) -> Self {
         Self {
             config,
             limits,
             frontier,
-            patience,
-            detours,
+            circuit_breaker,
+            fallback_topics,
             streams: Vec::new(),
             turn: 0,
             requests: JoinSet::new(),
@@ -153,12 +153,12 @@ impl Service {
         };
         let more = std::iter::from_fn(|| handed.try_recv().ok()).take(TAKE_IN_BATCHES);
         for Handed { stream: name, record } in std::iter::once(first).chain(more).flatten() {
-            let name = self.detours.of(&name).unwrap_or(name);
+            let name = self.fallback_topics.of(&name).unwrap_or(name);
             let stream = self.stream(name);
             let stream = &mut self.streams[stream];
-            if self.frontier.keeps_letters() && self.patience.refuses(&stream.name) {
+            if self.frontier.keeps_dead_letters() && self.circuit_breaker.rejects(&stream.name) {
                 let text = "it takes nothing, as was said before";
-                self.frontier.give_up(record.ticket, letter(&stream.name, &record, text));
+                self.frontier.give_up(record.ticket, dead_letter(&stream.name, &record, text));
             } else {
                 stream.lanes.push(record, now);
             }
@@ -281,27 +281,27 @@ impl Service {
         let settled = match result {
             Ok(output) => {
                 self.renewal.accepted(by);
-                self.patience.delivered(&stream.name);
-                self.detours.delivered(&stream.name);
+                self.circuit_breaker.record_success(&stream.name);
+                self.fallback_topics.delivered(&stream.name);
                 settle_each(stream, &self.frontier, entries, output.records(), now)
             }
             Err(failure) if failure.trouble == Trouble::Rejected => {
                 settle_rejected(stream, &self.frontier, entries, &failure.text)
             }
             Err(failure) => {
-                vitals().failed(&format!("{:?}", failure.trouble), 1);
-                vitals().retried.fetch_add(1, Ordering::Relaxed);
-                vitals().resent.fetch_add(entries.len() as u64, Ordering::Relaxed);
+                sink_stats().failed(&format!("{:?}", failure.trouble), 1);
+                sink_stats().retried.fetch_add(1, Ordering::Relaxed);
+                sink_stats().resent.fetch_add(entries.len() as u64, Ordering::Relaxed);
                 stream.fail(&failure, now);
                 if failure.trouble.is_of_credentials() {
                     self.renewal.refused(by, now);
                 }
                 if failure.trouble.is_streams_own() {
-                    detour = self.detours.take(&stream.name, &failure.text);
-                    gives_up = detour.is_none() && self.patience.failed(&stream.name);
+                    detour = self.fallback_topics.take(&stream.name, &failure.text);
+                    gives_up = detour.is_none() && self.circuit_breaker.record_failure(&stream.name);
                 }
                 reason = failure.text;
-                entries.into_iter().map(|entry| (entry, Fate::Again)).collect()
+                entries.into_iter().map(|entry| (entry, Disposition::Again)).collect()
             }
         };
         stream.settle(settled, now);
@@ -312,9 +312,9 @@ impl Service {
             records.into_iter().for_each(|record| lanes.push(record, now));
             return;
         }
-        if gives_up && self.frontier.keeps_letters() {
+        if gives_up && self.frontier.keeps_dead_letters() {
             for record in stream.lanes.give_up() {
-                self.frontier.give_up(record.ticket, letter(&stream.name, &record, &reason));
+                self.frontier.give_up(record.ticket, dead_letter(&stream.name, &record, &reason));
             }
         }
     }
@@ -344,7 +344,7 @@ async fn put(client: Client, by: Generation, stream: usize, name: Arc<str>, entr
     let sent = request.send().await;
     let messages = entries.iter().map(|entry| entry.records.len() as u64).sum();
     let bytes = entries.iter().map(|entry| entry.data().len() as u64).sum();
-    vitals().answered(begun.elapsed(), messages, bytes);
+    sink_stats().answered(begun.elapsed(), messages, bytes);
     let result = match sent {
         // Anything may stand between Kinesis and us.
         Ok(output) if output.records().len() != entries.len() => {
@@ -364,7 +364,7 @@ fn settle_each(
     entries: Vec<Entry>,
     results: &[PutRecordsResultEntry],
     now: Instant,
-) -> Vec<(Entry, Fate)> {
+) -> Vec<(Entry, Disposition)> {
     let mut said: BTreeMap<usize, Said> = BTreeMap::new();
     let mut has_failures = false;
     let settled: Vec<_> = entries
@@ -372,11 +372,11 @@ fn settle_each(
         .zip(results)
         .map(|(entry, result)| {
             let said = said.entry(entry.slice).or_default();
-            let fate = match result.error_code() {
+            let disposition = match result.error_code() {
                 None => {
                     said.delivered = true;
                     if let Some(shard) = result.shard_id() {
-                        stream.paces.learn(entry.slice, shard);
+                        stream.shard_rates.learn(entry.slice, shard);
                         if stream.lanes.slices().shard_of(entry.slice) != Some(shard) {
                             stream.listing.outdated(now);
                         }
@@ -385,30 +385,31 @@ fn settle_each(
                         .records
                         .iter()
                         .for_each(|record| frontier.settle(record.ticket, Outcome::Delivered));
-                    return (entry, Fate::Done);
+                    return (entry, Disposition::Done);
                 }
                 Some(THROTTLED) => {
                     said.throttled = true;
-                    Fate::Again
+                    Disposition::Again
                 }
-                Some(_) => Fate::AgainLater,
+                Some(_) => Disposition::AgainLater,
             };
-            vitals().failed(result.error_code().unwrap_or_default(), 1);
-            vitals().resent.fetch_add(1, Ordering::Relaxed);
+            sink_stats().failed(result.error_code().unwrap_or_default(), 1);
+            sink_stats().resent.fetch_add(1, Ordering::Relaxed);
             if !has_failures {
                 let text = format!(
                     "a record failed: {}: {}",
                     result.error_code().unwrap_or_default(),
                     result.error_message().unwrap_or_default()
                 );
-                let trouble = if fate == Fate::Again { Trouble::Throttled } else { Trouble::Server };
+                let trouble =
+                    if disposition == Disposition::Again { Trouble::Throttled } else { Trouble::Server };
                 stream.log_rates.trouble(&stream.name, trouble, &text);
             }
             has_failures = true;
-            (entry, fate)
+            (entry, disposition)
         })
         .collect();
-    stream.paces.heed(&said, &mut stream.lanes, now);
+    stream.shard_rates.heed(&said, &mut stream.lanes, now);
     stream.succeed();
     if !has_failures {
         stream.log_rates.well(&stream.name);
@@ -422,24 +423,24 @@ fn settle_rejected(
     frontier: &Frontier,
     entries: Vec<Entry>,
     text: &str,
-) -> Vec<(Entry, Fate)> {
+) -> Vec<(Entry, Disposition)> {
     stream.succeed();
     if let [entry] = &entries[..]
         && let [record] = &entry.records[..]
     {
-        frontier.refuse(record.ticket, letter(&stream.name, record, text));
-        return entries.into_iter().map(|entry| (entry, Fate::Done)).collect();
+        frontier.refuse(record.ticket, dead_letter(&stream.name, record, text));
+        return entries.into_iter().map(|entry| (entry, Disposition::Done)).collect();
     }
     stream.log_rates.rejected(&stream.name, text);
-    entries.into_iter().map(|entry| (entry, Fate::AgainAlone)).collect()
+    entries.into_iter().map(|entry| (entry, Disposition::AgainAlone)).collect()
 }
 
 /// A record that Kinesis will never take.
-fn letter(stream: &str, record: &Record, text: &str) -> Letter {
+fn dead_letter(stream: &str, record: &Record, text: &str) -> DeadLetter {
     // An event id that stands in for a key does so again when it is sent again.
     let key =
         (record.partition_key != record.id.to_string()).then(|| record.partition_key.clone().into_bytes());
-    Letter {
+    DeadLetter {
         topic: stream.to_owned(),
         key,
         payload: record.data.clone(),

@@ -10,8 +10,8 @@ use bywash_common::config::Config;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
+    dead_letter::{CircuitBreaker, FallbackTopics},
     delivery::{Frontier, Message, SendError, Sink, SinkError, Ticket},
-    failed::{Detours, Patience},
 };
 
 use super::{
@@ -37,7 +37,7 @@ pub struct KinesisSink {
     /// The names of the streams that were sent to.
     streams: Vec<Arc<str>>,
     record_bytes_max: usize,
-    detours: Arc<Detours>,
+    fallback_topics: Arc<FallbackTopics>,
     /// Dropped to end the service at once.
     alive: tokio::sync::oneshot::Sender<()>,
     /// Closed by the service's end.
@@ -56,11 +56,13 @@ impl KinesisSink {
         let (service, handed) = mpsc::channel(HAND_OVER_BATCHES);
         let (alive, end) = tokio::sync::oneshot::channel();
         let (has_ended, ended) = std::sync::mpsc::channel();
-        let (kinesis, patience) = (config.kinesis.clone(), Patience::new(&config.failed));
-        let detours = Arc::new(Detours::new(config));
-        let shared = Arc::clone(&detours);
+        let (kinesis, circuit_breaker) = (config.kinesis.clone(), CircuitBreaker::new(&config.failed));
+        let fallback_topics = Arc::new(FallbackTopics::new(config));
+        let shared = Arc::clone(&fallback_topics);
         let serve = move || {
-            runtime.block_on(Service::new(kinesis, limits, (patience, shared), frontier).run(handed, end));
+            runtime.block_on(
+                Service::new(kinesis, limits, (circuit_breaker, shared), frontier).run(handed, end),
+            );
             drop(has_ended);
             // Does not wait for a name server that does not answer.
             runtime.shutdown_background();
@@ -71,7 +73,7 @@ impl KinesisSink {
             .map_err(|error| OpenError::Service(error.to_string()))?;
         let gathered = Vec::with_capacity(HAND_OVER_RECORDS);
         let record_bytes_max = limits.record_bytes;
-        Ok(Self { service, gathered, streams: Vec::new(), record_bytes_max, detours, alive, ended })
+        Ok(Self { service, gathered, streams: Vec::new(), record_bytes_max, fallback_topics, alive, ended })
     }
 
     /// The shared name of a stream.
@@ -136,11 +138,11 @@ impl Sink for KinesisSink {
     }
 
     fn meet_topic(&mut self, topic: &str) {
-        self.detours.meet(topic);
+        self.fallback_topics.meet(topic);
     }
 
     fn reconfigure(&mut self, config: &Config) {
-        drop(self.detours.reconfigure(config));
+        drop(self.fallback_topics.reconfigure(config));
     }
 
     fn push(&mut self) -> Result<(), SinkError> {

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    lanes::{Entry, Fate, Lanes, Limits},
-    paces::Paces,
+    lanes::{Disposition, Entry, Lanes, Limits},
     retry::back_off,
+    shard_rates::ShardRates,
     shards::Listing,
     slices::{Shard, Slices},
     trouble::{Failure, LogRates},
@@ -18,7 +18,7 @@ pub struct Stream {
     /// What waits.
     pub lanes: Lanes,
     /// How fast its shards take records.
-    pub paces: Paces,
+    pub shard_rates: ShardRates,
     /// When its shards are to be listed.
     pub listing: Listing,
     /// What the log has said about it.
@@ -30,9 +30,9 @@ pub struct Stream {
     held_until: Option<Instant>,
 }
 
-/// Paces for the shards that `lanes` pack for, of which none has taken anything.
-fn new_paces(lanes: &Lanes) -> Paces {
-    Paces::new(lanes.slices().count())
+/// The rates of the shards that `lanes` pack for, of which none has taken anything.
+fn new_shard_rates(lanes: &Lanes) -> ShardRates {
+    ShardRates::new(lanes.slices().count())
 }
 
 impl Stream {
@@ -41,7 +41,7 @@ impl Stream {
         let lanes = Lanes::new(limits);
         Self {
             name,
-            paces: new_paces(&lanes),
+            shard_rates: new_shard_rates(&lanes),
             lanes,
             listing: Listing::new(limits.aggregate, Instant::now()),
             log_rates: LogRates::new(),
@@ -79,9 +79,9 @@ impl Stream {
     }
 
     /// What was out has come back.
-    pub fn settle(&mut self, settled: Vec<(Entry, Fate)>, now: Instant) {
+    pub fn settle(&mut self, settled: Vec<(Entry, Disposition)>, now: Instant) {
         if self.lanes.settle(settled, now) {
-            self.paces = new_paces(&self.lanes);
+            self.shard_rates = new_shard_rates(&self.lanes);
         }
     }
 
@@ -90,7 +90,7 @@ impl Stream {
         match Slices::of(shards) {
             Ok(slices) => {
                 if self.lanes.cut(slices, now) {
-                    self.paces = new_paces(&self.lanes);
+                    self.shard_rates = new_shard_rates(&self.lanes);
                 }
             }
             Err(error) => tracing::error!("Kinesis stream `{}`: {error}", self.name),

@@ -187,7 +187,7 @@ mod tests {
             id: testing::id(1),
             event_id: testing::ID_1,
             time_ms: 0,
-            is_letter: false,
+            is_dead_letter: false,
             failure: None,
         }
     }

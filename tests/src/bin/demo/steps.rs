@@ -9,7 +9,7 @@ use std::{
 
 use bywash_tests::harness::{
     Bywash, Event, Load, LoadReport, ledger, mounts,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 use super::{
@@ -111,7 +111,7 @@ fn load(bywash: &Bywash, id: u32, count: u64) -> Load {
 
 fn write(bywash: &Bywash, id: u32, count: u64) -> Done {
     let load = load(bywash, id, count);
-    let report = load.start(bywash.root()).finish(PATIENCE);
+    let report = load.start(bywash.root()).finish(TIMEOUT);
     report.assert_complete(&load);
     (load, report)
 }
@@ -129,13 +129,13 @@ fn assert_same_latency(healthy: &LoadReport, stopped: &LoadReport) {
 fn write_while_the_publisher_is_killed(bywash: &mut Bywash, id: u32) -> Done {
     let load = load(bywash, id, WRITES);
     let mut writer = load.start(bywash.root());
-    wait::until_true("the writer to get going", PATIENCE, || load.files[0].exists());
+    wait::until_true("the writer to get going", TIMEOUT, || load.files[0].exists());
     command(&format!("kill -KILL {}    # the publisher", bywash.publisher().pid()));
     bywash.publisher().kill9();
     bywash.start_publisher();
     say(&format!("publisher: started again, pid {}", bywash.publisher().pid()));
     assert!(writer.is_running(), "the writer was done before the publisher was killed and back");
-    let report = writer.finish(PATIENCE);
+    let report = writer.finish(TIMEOUT);
     report.assert_complete(&load);
     latencies("meanwhile", &report);
     (load, report)
@@ -180,8 +180,8 @@ fn assert_content_and_order(events: &[Event], done: &[Done]) {
 }
 
 fn stop_everything(mut bywash: Bywash, broker: Destination) {
-    let publisher = bywash.publisher().terminate(PATIENCE);
-    let agent = bywash.agent().terminate(PATIENCE);
+    let publisher = bywash.publisher().terminate(TIMEOUT);
+    let agent = bywash.agent().terminate(TIMEOUT);
     broker.terminate();
     let is_mounted = !mounts::below(bywash.root()).is_empty();
     holds("both services ended well", agent.success() && publisher.success());

@@ -7,7 +7,7 @@ use std::{
 
 use bywash_tests::harness::{
     Broker, Machine,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 use crate::arrivals::{Arrivals, Written};
@@ -62,7 +62,7 @@ impl Installed {
     #[track_caller]
     pub fn assert_runs(&self) {
         let machine = &self.machine;
-        wait::until("both services to run", PATIENCE, || {
+        wait::until("both services to run", TIMEOUT, || {
             let state = machine.run("systemctl is-active fs-agent publisher").stdout;
             if state == "active\nactive\n" { Ok(()) } else { Err(state) }
         });

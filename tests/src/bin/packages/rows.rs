@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bywash_tests::harness::wait::{self, PATIENCE};
+use bywash_tests::harness::wait::{self, TIMEOUT};
 
 use crate::{
     arrivals::Written,
@@ -152,7 +152,7 @@ fn kill_publisher(it: &mut Installed) -> String {
 fn reload(it: &mut Installed) -> String {
     it.configure(&it.configuration("[[directory]]\npath = \"/srv/second\"\ncreate = true\n"));
     it.machine.must("systemctl reload fs-agent publisher");
-    wait::until("the second directory to be watched", PATIENCE, || {
+    wait::until("the second directory to be watched", TIMEOUT, || {
         let mounted = it.machine.run("mountpoint -q /srv/second");
         if mounted.code == Some(0) { Ok(()) } else { Err("it is not".to_owned()) }
     });

@@ -2,7 +2,7 @@
 
 use bywash_tests::harness::{
     Account, Broker, Bywash, Guard, KafkaProxy, Mechanism, Settings, Trial,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 use super::FAULT_TIME;
@@ -26,18 +26,18 @@ fn a_wrong_password_is_named_not_shown_and_costs_nothing() {
     bywash.start_agent();
     bywash.start_publisher();
     let mut trial = Trial::begin("wrong password", &mut bywash);
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     bywash.edit(RIGHT, WRONG);
     bywash.start_publisher();
     trial.write_during(&mut bywash, FAULT_TIME, |bywash| {
-        wait::until("the reason in the log", PATIENCE, || {
+        wait::until("the reason in the log", TIMEOUT, || {
             let log = bywash.publisher().log();
             let says = log.contains("Authentication failed") && log.contains("in the ring");
             if says { Ok(()) } else { Err(log) }
         });
         assert!(!bywash.publisher().log().contains("password"), "{}", bywash.publisher().log());
     });
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     bywash.edit(WRONG, RIGHT);
     bywash.start_publisher();
     let outcome = trial.end(&bywash, &mut broker.read("logs"));

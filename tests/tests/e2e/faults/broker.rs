@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bywash_tests::harness::{Broker, Bywash, Settings, Trial, wait::PATIENCE};
+use bywash_tests::harness::{Broker, Bywash, Settings, Trial, wait::TIMEOUT};
 
 use super::FAULT_TIME;
 
@@ -49,7 +49,7 @@ fn a_broker_that_is_restarted_costs_nothing() {
     let mut trial = Trial::begin("broker ends (SIGTERM) and comes back", &mut bywash);
     for _ in 0..2 {
         // What this broker takes while it ends, it confirms and forgets.
-        bywash.drain(PATIENCE);
+        bywash.drain(TIMEOUT);
         broker.terminate();
         trial.write_during(&mut bywash, FAULT_TIME / 4, |_| ());
         broker.start_again();
@@ -69,7 +69,7 @@ fn a_publisher_that_ends_while_the_broker_is_away_ends_in_time_and_costs_nothing
     broker.terminate();
     trial.write_during(&mut bywash, FAULT_TIME, |bywash| {
         let begun = Instant::now();
-        let status = bywash.publisher().terminate(PATIENCE);
+        let status = bywash.publisher().terminate(TIMEOUT);
         assert_eq!(status.code(), Some(0), "{status}");
         // Beside what ends it, a busy machine takes its time.
         assert!(begun.elapsed() < BOUND + Duration::from_secs(3), "it took {:?}", begun.elapsed());

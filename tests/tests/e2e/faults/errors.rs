@@ -73,5 +73,5 @@ fn a_message_too_large_for_the_broker_becomes_a_dead_letter_and_the_rest_arrives
     });
     trial.count_more(2);
     let outcome = trial.end(&bywash, &mut broker.read("logs"));
-    assert_eq!((outcome.letters, outcome.received), (2, outcome.sent - 2));
+    assert_eq!((outcome.dead_letters, outcome.received), (2, outcome.sent - 2));
 }

@@ -3,7 +3,7 @@
 use bywash_tests::harness::{
     Broker, Bywash, Cut, KafkaProxy, Settings, Trial,
     broker::free_address,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 use super::FAULT_TIME;
@@ -41,18 +41,18 @@ fn assert_waits_for_the_right_address(fault: &'static str, wrong: &str, word: &s
     let broker = Broker::start();
     let mut bywash = Bywash::start(&broker, &settings);
     let mut trial = Trial::begin(fault, &mut bywash);
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     bywash.edit(&broker.address(), wrong);
     bywash.start_publisher();
     trial.write_during(&mut bywash, FAULT_TIME, |bywash| {
-        wait::until("the reason in the log", PATIENCE, || {
+        wait::until("the reason in the log", TIMEOUT, || {
             let log = bywash.publisher().log();
             let says = [wrong, word, "waits in the ring"].iter().all(|text| log.contains(text));
             if says { Ok(()) } else { Err(log) }
         });
     });
     bywash.edit(wrong, &broker.address());
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     bywash.start_publisher();
     let outcome = trial.end(&bywash, &mut broker.read("logs"));
     assert_eq!(outcome.received, outcome.sent);

@@ -10,7 +10,7 @@ use std::{
 
 use bywash_common::fail_point::FailPoint;
 use bywash_tests::harness::{
-    Broker, Bywash, Event, Message, Settings, Trial, process::must_run, wait::PATIENCE,
+    Broker, Bywash, Event, Message, Settings, Trial, process::must_run, wait::TIMEOUT,
 };
 
 use super::FAULT_TIME;
@@ -40,7 +40,7 @@ fn a_publisher_that_is_killed_wherever_it_is_costs_nothing() {
     let broker = Broker::start();
     let mut bywash = Bywash::start(&broker, &Settings::default());
     let mut trial = Trial::begin("publisher killed (SIGKILL) in each of 5 states", &mut bywash);
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     trial.write_during(&mut bywash, FAULT_TIME * 2, |bywash| {
         for state in STATES {
             bywash.publisher = Some(spawn_to_die("publisher", bywash, state, 5));
@@ -129,7 +129,7 @@ fn a_clock_that_jumps_costs_nothing() {
     for hours in [2, -2, 0] {
         // Into writing that is under way.
         trial.write_during(&mut bywash, FAULT_TIME / 2, |bywash| {
-            bywash.drain(PATIENCE);
+            bywash.drain(TIMEOUT);
             clock.set(hours);
         });
     }

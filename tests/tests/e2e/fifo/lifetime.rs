@@ -31,7 +31,7 @@ fn what_the_pipe_holds_when_the_agent_is_told_to_end_is_read_out() {
     writer.write_all(b"without an end").unwrap();
     bywash.agent().signal(Signal::SIGTERM);
     bywash.agent().signal(Signal::SIGCONT);
-    assert_eq!(bywash.agent().wait(PATIENCE).code(), Some(0));
+    assert_eq!(bywash.agent().wait(TIMEOUT).code(), Some(0));
     let captured = take(&mut capture, 5_001);
     let expected: Vec<String> =
         text.lines().map(str::to_owned).chain(["without an end".to_owned()]).collect();
@@ -43,12 +43,12 @@ fn an_agent_ends_although_writers_never_pause() {
     let (mut bywash, fifo, _capture) = reading(&no_directory(), "");
     let script = format!("exec yes 'again and again' > '{}'", fifo.display());
     let mut writer = Process::spawn("yes", Path::new("sh"), ["-c", &script], bywash.root(), Signal::SIGKILL);
-    wait::until("lines", PATIENCE, || {
+    wait::until("lines", TIMEOUT, || {
         let (lines, ..) = counts(&bywash);
         if lines > 0 { Ok(()) } else { Err("none".to_owned()) }
     });
     bywash.stop_agent();
-    writer.wait(PATIENCE);
+    writer.wait(TIMEOUT);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_fifo_that_is_made_again_is_read_and_the_old_one_until_its_writers_are_gone(
     take(&mut capture, 1);
     fs::remove_file(&fifo).unwrap();
     let is_missing = |bywash: &Bywash| bywash.agent_status()["listening"][0]["missing"].as_bool();
-    wait::until_true("the agent to miss it", PATIENCE, || is_missing(&bywash) == Some(true));
+    wait::until_true("the agent to miss it", TIMEOUT, || is_missing(&bywash) == Some(true));
     assert!(bywash.fs_agent(&["status"]).stdout.contains("there is no FIFO at the moment"));
     old.write_all(b"old still\n").unwrap();
     assert_eq!(texts(&take(&mut capture, 1)), ["old still"]);
@@ -100,10 +100,10 @@ fn a_fifo_that_is_moved_away_and_back_is_read_all_the_while() {
     let mut writer = open(&fifo);
     let away = fifo.with_extension("away");
     fs::rename(&fifo, &away).unwrap();
-    wait::until_true("the agent to miss it", PATIENCE, || is_missing(&bywash) == Some(true));
+    wait::until_true("the agent to miss it", TIMEOUT, || is_missing(&bywash) == Some(true));
     writer.write_all(b"meanwhile\n").unwrap();
     fs::rename(&away, &fifo).unwrap();
-    wait::until_true("the agent to find it", PATIENCE, || is_missing(&bywash) == Some(false));
+    wait::until_true("the agent to find it", TIMEOUT, || is_missing(&bywash) == Some(false));
     drop(writer);
     send(&fifo, b"afterwards\n");
     assert_eq!(texts(&take(&mut capture, 2)), ["meanwhile", "afterwards"]);
@@ -114,7 +114,7 @@ fn a_fifo_that_is_moved_away_and_back_is_read_all_the_while() {
 fn a_fifo_that_the_agent_makes_is_made_again() {
     let (_bywash, fifo, mut capture) = reading(&no_directory(), "create = true");
     fs::remove_file(&fifo).unwrap();
-    wait::until_true("another FIFO", PATIENCE, || fifo.exists());
+    wait::until_true("another FIFO", TIMEOUT, || fifo.exists());
     send(&fifo, b"again\n");
     assert_eq!(texts(&take(&mut capture, 1)), ["again"]);
 }
@@ -124,13 +124,13 @@ fn something_else_in_its_place_is_left_alone_and_named() {
     let (mut bywash, fifo, mut capture) = reading(&no_directory(), "create = true");
     fs::write(fifo.with_extension("file"), b"content").unwrap();
     fs::rename(fifo.with_extension("file"), &fifo).unwrap();
-    wait::until("the log to say so", PATIENCE, || {
+    wait::until("the log to say so", TIMEOUT, || {
         let log = bywash.agent().log();
         if log.contains("there is a regular file in its place") { Ok(()) } else { Err(log) }
     });
     assert_eq!(fs::read(&fifo).unwrap(), b"content");
     fs::remove_file(&fifo).unwrap();
-    wait::until_true("another FIFO", PATIENCE, || fifo.exists());
+    wait::until_true("another FIFO", TIMEOUT, || fifo.exists());
     send(&fifo, b"again\n");
     assert_eq!(texts(&take(&mut capture, 1)), ["again"]);
 }
@@ -142,7 +142,7 @@ fn a_full_ring_holds_up_no_writer_and_every_line_is_captured_or_counted() {
     drop(capture);
     let lines: Vec<String> = (0..LINES).map(|i| format!("line {i}\n")).collect();
     send(&fifo, lines.concat().as_bytes());
-    wait::until("all lines to be accounted for", PATIENCE, || {
+    wait::until("all lines to be accounted for", TIMEOUT, || {
         let (captured, _, lost, _) = counts(&bywash);
         if captured + lost == LINES as u64 { Ok(()) } else { Err(format!("{captured} and {lost}")) }
     });
@@ -227,7 +227,7 @@ fn lines_that_have_begun_in_many_fifos_hold_each_other_up_for_no_time() {
         writer.write_all(b"end\n").unwrap();
     }
     let (mut lines, mut ended) = (vec![String::new(); FIFOS], 0);
-    wait::until("all lines to end", PATIENCE, || {
+    wait::until("all lines to end", TIMEOUT, || {
         for captured in capture.take() {
             let at =
                 fifos.iter().position(|fifo| fifo.as_os_str().as_encoded_bytes() == captured.path).unwrap();
@@ -324,7 +324,7 @@ fn a_fifo_that_is_put_back_while_its_reader_ends_is_read_on_and_no_line_is_torn(
 #[track_caller]
 fn wait_until_full(bywash: &Bywash) -> u64 {
     let mut last = 0;
-    wait::until("the ring to be full", PATIENCE, || {
+    wait::until("the ring to be full", TIMEOUT, || {
         let used = bywash.agent_status()["ring"]["used_bytes"].as_u64().unwrap_or(0);
         thread::sleep(Duration::from_millis(100));
         if used > 0 && used == std::mem::replace(&mut last, used) { Ok(used) } else { Err(used.to_string()) }

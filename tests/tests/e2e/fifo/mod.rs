@@ -17,7 +17,7 @@ use std::{
 use bywash_tests::harness::{
     Bywash, Capture, Captured, Process, Settings, bywash,
     process::{must_run, run},
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 
@@ -54,7 +54,7 @@ fn send(fifo: &Path, bytes: &[u8]) {
 #[track_caller]
 fn take(capture: &mut Capture, count: usize) -> Vec<Captured> {
     let mut taken = Vec::new();
-    wait::until(&format!("{count} events from a FIFO"), PATIENCE, || {
+    wait::until(&format!("{count} events from a FIFO"), TIMEOUT, || {
         taken.extend(capture.take());
         if taken.len() >= count { Ok(()) } else { Err(format!("{} so far", taken.len())) }
     });
@@ -155,10 +155,10 @@ fn a_writer_that_is_killed_within_a_line_leaves_what_it_wrote() {
     let script = format!("exec 3> '{}'; printf 'whole\\nhalf' >&3; kill -9 $$", fifo.display());
     let mut writer =
         Process::spawn("writer", Path::new("sh"), ["-c", &script], bywash.root(), Signal::SIGKILL);
-    writer.wait(PATIENCE);
+    writer.wait(TIMEOUT);
     send(&fifo, b"the next\n");
     let mut captured = Vec::new();
-    wait::until("the next line", PATIENCE, || {
+    wait::until("the next line", TIMEOUT, || {
         captured.extend(texts(&capture.take()));
         if captured.last().is_some_and(|c| c.ends_with("the next")) { Ok(()) } else { Err(captured.concat()) }
     });
@@ -204,7 +204,7 @@ fn a_line_that_no_record_of_the_ring_can_hold_comes_in_parts_too() {
     let sent = long.clone();
     let writer = thread::spawn(move || send(&fifo, &[&sent[..], b"\n"].concat()));
     let mut captured = Vec::new();
-    wait::until("the last part", PATIENCE, || {
+    wait::until("the last part", TIMEOUT, || {
         captured.extend(capture.take());
         let is_last = |c: &Captured| c.part.1 > 0;
         if captured.last().is_some_and(is_last) { Ok(()) } else { Err(format!("{} parts", captured.len())) }

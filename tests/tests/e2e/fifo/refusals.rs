@@ -25,7 +25,7 @@ fn fifos_come_go_and_change_with_a_reload_and_lose_nothing() {
     bywash.edit(&section, "");
     bywash.reload_agent();
     assert_eq!(texts(&take(&mut capture, 2)), ["the last of a", "without an end"]);
-    wait::until("the agent to let go of it", PATIENCE, || match writer.write(b"x") {
+    wait::until("the agent to let go of it", TIMEOUT, || match writer.write(b"x") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => Err(format!("{other:?}")),
     });
@@ -110,7 +110,7 @@ fn a_fifo_that_one_may_not_read_is_refused() {
     fs::copy(bywash_tests::harness::program("fs-agent"), &program).unwrap();
     let mut command = Command::new("setpriv");
     command.args(nobody).arg(&program).args(["run", "--config"]).arg(&bywash.config);
-    let finished = run(&mut command, PATIENCE);
+    let finished = run(&mut command, TIMEOUT);
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(finished.stderr.contains(fifo.to_str().unwrap()), "{}", finished.stderr);
     assert!(finished.stderr.contains("Permission denied"), "{}", finished.stderr);
@@ -122,7 +122,7 @@ fn two_agents_do_not_share_out_the_lines_of_one_fifo() {
     let other = Bywash::new("localhost:9", &no_directory());
     other.edit("", &format!("\n[[fifo]]\npath = {fifo:?}\n"));
     let mut second = bywash::spawn("fs-agent", &other.config, other.root());
-    assert_eq!(second.wait(PATIENCE).code(), Some(1));
+    assert_eq!(second.wait(TIMEOUT).code(), Some(1));
     let log = second.log();
     assert!(log.contains(fifo.to_str().unwrap()) && log.contains("another fs-agent"), "{log}");
     send(&fifo, b"still here\n");

@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 use bywash_tests::harness::{
     Capture, Settings, mounts, process, program,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use serde_json::json;
 
@@ -44,7 +44,7 @@ for pid in (int(p) for p in sys.argv[2:]):
     let mut command = nobody();
     command.args([python(), "-c"]).arg(format!("{}{attack}", super::PRELUDE)).arg(&ground.above);
     command.args(pids.map(|pid| pid.to_string()));
-    let finished = process::run(&mut command, PATIENCE);
+    let finished = process::run(&mut command, TIMEOUT);
     assert_eq!(finished.code, Some(0), "{finished:?}");
     assert!(ground.bywash.publisher().ended().is_none() && ground.bywash.agent().ended().is_none());
     assert_works(&ground);
@@ -108,7 +108,7 @@ attempt(name, lambda: os.close(os.open(name, os.O_RDWR | os.O_CREAT, 0o666)))
     assert_works(&ground);
     // What of the names is his stays his, and no part of the ring.
     ground.bywash.start_publisher();
-    wait::until("the publisher to see what was written", PATIENCE, || {
+    wait::until("the publisher to see what was written", TIMEOUT, || {
         let status = ground.bywash.publisher_status();
         if status["lag_records"].as_u64() > Some(0) { Ok(()) } else { Err(status.to_string()) }
     });
@@ -140,7 +140,7 @@ fn the_overlay_is_neither_unmounted_nor_covered() {
     let before = mounts::below(ground.bywash.root());
     let directory = ground.bywash.directory();
     for program in [&["fusermount3", "-u"][..], &["fusermount3", "-uz"], &["umount"], &["umount", "-l"]] {
-        let ended = process::run(nobody().args(program).arg(directory), PATIENCE);
+        let ended = process::run(nobody().args(program).arg(directory), TIMEOUT);
         assert_ne!(ended.code, Some(0), "{program:?}: {ended:?}");
     }
     let refused = by_nobody(

@@ -34,7 +34,7 @@ impl Crowd {
             command.process_group(0).spawn().unwrap()
         };
         let crowd = Self((0..count).map(one).collect());
-        wait::until("a crowd to have begun", wait::PATIENCE, || {
+        wait::until("a crowd to have begun", wait::TIMEOUT, || {
             let begun = (0..count).filter(|i| directory.join(format!("crowd-{i}")).exists()).count();
             if begun == count { Ok(()) } else { Err(format!("{begun} of {count}")) }
         });
@@ -154,7 +154,7 @@ fn limited(bywash: &mut Bywash, descriptors: u32) {
     ];
     let process = Process::spawn("fs-agent", Path::new("setpriv"), arguments, bywash.root(), Signal::SIGTERM);
     bywash.agent = Some(process);
-    wait::until_true("the overlay", wait::PATIENCE, || {
+    wait::until_true("the overlay", wait::TIMEOUT, || {
         bywash.fs_agent(&["status"]).stdout.contains("listening on ")
     });
 }
@@ -256,14 +256,14 @@ impl<'g> Image<'g> {
     fn mount(ground: &'g Ground, options: &[&str]) -> Option<Self> {
         let image = ground.bywash.root().join("image");
         File::create(&image).unwrap().set_len(48 << 20).unwrap();
-        let made = run(Command::new("mkfs.ext4").arg("-q").args(options).arg(&image), wait::PATIENCE);
+        let made = run(Command::new("mkfs.ext4").arg("-q").args(options).arg(&image), wait::TIMEOUT);
         if made.code != Some(0) {
             println!("skipped: no ext4 can be made here: {made:?}");
             return None;
         }
         let mut mount = Command::new("mount");
         mount.args(["-o", "loop"]).arg(&image).arg(ground.bywash.directory());
-        let mounted = run(&mut mount, wait::PATIENCE);
+        let mounted = run(&mut mount, wait::TIMEOUT);
         if mounted.code != Some(0) {
             println!("skipped: no file can be mounted here: {mounted:?}");
             return None;
@@ -458,13 +458,13 @@ fn assert_leaves_workers(stuck: &str, done: impl Fn(&Path, usize) -> bool) {
 "#
         );
         let crowd = Crowd::begin(1, &directory, &crowd);
-        wait::until_true("their files", wait::PATIENCE, || {
+        wait::until_true("their files", wait::TIMEOUT, || {
             directory.join(format!("crowd-{}", MANY - 1)).exists()
         });
         (Frozen::new(&beside), crowd)
     };
     fs::write(ground.bywash.root().join("go"), b"").unwrap();
-    wait::until("them to wait", wait::PATIENCE, || {
+    wait::until("them to wait", wait::TIMEOUT, || {
         let waiting = waiting();
         if waiting >= MANY { Ok(()) } else { Err(format!("{waiting} do")) }
     });
@@ -485,7 +485,7 @@ fn assert_leaves_workers(stuck: &str, done: impl Fn(&Path, usize) -> bool) {
     }
     let (frozen, crowd) = frozen;
     drop(frozen);
-    wait::until_true("all of it to be done", wait::PATIENCE, || (0..MANY).all(|i| done(&directory, i)));
+    wait::until_true("all of it to be done", wait::TIMEOUT, || (0..MANY).all(|i| done(&directory, i)));
     drop(crowd);
     ground.bywash.stop_agent();
     mounts::detach_below(&beside);

@@ -311,7 +311,7 @@ fn what_is_open_comes_back_as_no_other_file_that_has_got_its_number_meanwhile() 
     File::create(&image).unwrap().set_len(16 << 20).unwrap();
     // So small an inode does not say when it came into being.
     let mut make = Command::new("mkfs.ext4");
-    let made = process::run(make.args(["-q", "-I", "128", "-N", "64"]).arg(&image), wait::PATIENCE);
+    let made = process::run(make.args(["-q", "-I", "128", "-N", "64"]).arg(&image), wait::TIMEOUT);
     if made.code != Some(0) {
         return println!("skipped: no ext4 can be made here: {made:?}");
     }
@@ -326,7 +326,7 @@ fn what_is_open_comes_back_as_no_other_file_that_has_got_its_number_meanwhile() 
     // No agent until another file has the number.
     supervised.tell_supervisor(Signal::SIGSTOP);
     kill(agent, Signal::SIGKILL).unwrap();
-    wait::until("the agent to have ended", wait::PATIENCE, || {
+    wait::until("the agent to have ended", wait::TIMEOUT, || {
         let stat = fs::read_to_string(format!("/proc/{agent}/stat")).unwrap_or_default();
         if stat.contains(") Z ") { Ok(()) } else { Err(stat) }
     });

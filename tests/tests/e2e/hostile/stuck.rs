@@ -148,7 +148,7 @@ time.sleep(600)
     open_to_all(ground.bywash.root());
     File::create(&go).unwrap();
     let gone = ground.bywash.root().join("go.gone");
-    wait::until_true("the opens", wait::PATIENCE, || gone.exists());
+    wait::until_true("the opens", wait::TIMEOUT, || gone.exists());
     assert_works(&ground);
     drop(attack);
     assert_works(&ground);
@@ -178,7 +178,7 @@ fn writers_whose_address_space_is_held_hold_up_themselves_alone() {
     phases.write_all(b"1").unwrap();
     // Its address space is held when its own command line cannot be read.
     let proc = format!("/proc/{}/cmdline", holding.id());
-    wait::until("the address space to be held", wait::PATIENCE, || {
+    wait::until("the address space to be held", wait::TIMEOUT, || {
         let mut look =
             Command::new("timeout").args(["0.3", "cat", &proc]).stdout(Stdio::null()).spawn().unwrap();
         if look.wait().unwrap().success() { Err("it is not".to_owned()) } else { Ok(()) }

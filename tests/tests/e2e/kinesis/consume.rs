@@ -4,7 +4,7 @@ use std::{path::Path, sync::mpsc, time::Duration};
 
 use bywash_tests::harness::{
     Bywash, Fault, FaultProxy, Kinesis, Process, program,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 
@@ -43,7 +43,7 @@ impl Consumer {
     /// Waits until it has printed that.
     #[track_caller]
     fn await_output(&self, text: &str) {
-        wait::until(&format!("{text:?} to be printed"), PATIENCE, || {
+        wait::until(&format!("{text:?} to be printed"), TIMEOUT, || {
             let printed = self.process.stdout();
             if printed.contains(text) { Ok(()) } else { Err(printed) }
         });
@@ -51,7 +51,7 @@ impl Consumer {
 
     #[track_caller]
     fn await_log(&self, text: &str) {
-        wait::until(&format!("{text:?} in the log"), PATIENCE, || {
+        wait::until(&format!("{text:?} in the log"), TIMEOUT, || {
             let log = self.process.log();
             if log.contains(text) { Ok(()) } else { Err(log) }
         });
@@ -79,7 +79,7 @@ fn what_comes_while_reading_fails_is_read_afterwards_and_nothing_older() {
     });
     // A read of each shard has failed, or is failing.
     for _ in 0..3 {
-        reads.recv_timeout(PATIENCE).unwrap();
+        reads.recv_timeout(TIMEOUT).unwrap();
     }
     for shard in 0..2 {
         consumer.kinesis.put("logs", shard, 2, format!("during {shard} ").as_bytes());
@@ -113,6 +113,6 @@ fn each_signal_that_ends_a_program_ends_it() {
         let mut consumer = Consumer::start(1, &["--from-beginning"]);
         consumer.await_output("old 0\n");
         consumer.process.signal(signal);
-        consumer.process.wait(PATIENCE);
+        consumer.process.wait(TIMEOUT);
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bywash_tests::harness::{AwsIdentity, Bywash, Fault, FaultProxy, Kinesis, wait::PATIENCE};
+use bywash_tests::harness::{AwsIdentity, Bywash, Fault, FaultProxy, Kinesis, wait::TIMEOUT};
 
 use super::SMALL;
 use crate::append;
@@ -76,7 +76,7 @@ impl Origin {
         });
         let before = self.proxy.seen().puts;
         append(&self.bywash.file("f"), b"2\n");
-        bywash_tests::harness::wait::until("the old key to be refused", PATIENCE, || {
+        bywash_tests::harness::wait::until("the old key to be refused", TIMEOUT, || {
             if has_refused.load(Ordering::Relaxed) { Ok(()) } else { Err("it is not".to_owned()) }
         });
         // So that what is read again is still the old.
@@ -136,7 +136,7 @@ fn a_role_s_own_base_is_read_again() {
         origin.identity.accept_only("BASE-2");
         // Whoever asks with the old base is refused for a while.
         let before = origin.identity.requests();
-        bywash_tests::harness::wait::until("a role to be asked for in vain", PATIENCE, || {
+        bywash_tests::harness::wait::until("a role to be asked for in vain", TIMEOUT, || {
             if origin.identity.requests() > before { Ok(()) } else { Err("nobody asks".to_owned()) }
         });
         origin.write_keys("BASE-2");

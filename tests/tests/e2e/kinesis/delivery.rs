@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bywash_tests::harness::{
     Bywash, Event, Fault, FaultProxy, Kinesis, Settings, kinesis, ledger,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
     workload::noise,
 };
 
@@ -19,7 +19,7 @@ fn events_arrive_in_order_under_their_paths_and_can_be_read_back() {
     let events = kinesis.read("logs").events(lines.count());
     assert_eq!(lines.assert_in_order(&bywash, &events), 0);
     assert!(events.iter().all(|event| event.key.as_deref() == Some(event.path().as_bytes())));
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     assert!(proxy.seen().at_once_max > 1, "requests share the time");
 
     let check = bywash.publisher_command(&["check", "--connect"]);
@@ -44,7 +44,7 @@ fn a_constant_key_is_one_for_all_and_a_random_one_is_each_events_own() {
     let sequences: Vec<_> = events.iter().map(|event| event.number("sequence")).collect();
     assert!(sequences.is_sorted());
 
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     bywash.edit("partition_key = \"k\"", "partition_key = \"random\"");
     bywash.start_publisher();
     let mut reader = kinesis.read("logs");
@@ -85,17 +85,17 @@ fn writes_larger_than_a_record_arrive_in_parts_and_raw_ones_in_pieces() {
     let events = kinesis.read("logs").events_of(&[(&bywash.file("large"), content.len() as u64)]);
     ledger::assert_same_bytes("a large file", &content, &ledger::replay(&events));
     assert!(events.iter().all(|event| event.message().len() < 64 << 10));
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let puts = proxy.seen().puts;
 
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     kinesis.create_stream("raw", 1);
     bywash.edit("encoder = \"logstash_base64\"", "encoder = \"raw\"");
     bywash.edit("stream_name = \"logs\"", "stream_name = \"raw\"");
     bywash.start_publisher();
     append_all(&bywash, &content);
     let mut reader = kinesis.read("raw");
-    let messages = reader.read_until("all bytes", PATIENCE, |messages| {
+    let messages = reader.read_until("all bytes", TIMEOUT, |messages| {
         let bytes: usize = messages.iter().map(|m| m.payload.len()).sum();
         if bytes >= content.len() { Ok(()) } else { Err(format!("{bytes} bytes")) }
     });
@@ -122,7 +122,7 @@ fn aggregates_are_what_public_libraries_take_apart_and_hold_many_events() {
     };
     let (kinesis, proxy, mut bywash) = start(&aggregate);
     // Together there is more to pack.
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     lines.write(&bywash);
     proxy.plan({
         let mut puts = 0;
@@ -137,10 +137,10 @@ fn aggregates_are_what_public_libraries_take_apart_and_hold_many_events() {
         }
     });
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let mut reader = kinesis.read("logs");
     let count = reader
-        .read_until("aggregates", PATIENCE, |m| if m.is_empty() { Err(String::new()) } else { Ok(()) })
+        .read_until("aggregates", TIMEOUT, |m| if m.is_empty() { Err(String::new()) } else { Ok(()) })
         .len();
     let users = kinesis::deaggregate(&reader.messages(count));
     let events: Vec<Event> = users.iter().map(Event::parse).collect();
@@ -164,10 +164,10 @@ fn a_role_is_assumed_under_the_sessions_name_and_again_before_it_expires() {
     bywash.start_agent();
     bywash.start_publisher();
     let mut rounds = 0;
-    wait::until("another session", PATIENCE, || {
+    wait::until("another session", TIMEOUT, || {
         rounds += 1;
         append(&bywash.file("f"), format!("{rounds}\n").as_bytes());
-        bywash.drain(PATIENCE);
+        bywash.drain(TIMEOUT);
         let seen = proxy.seen();
         if seen.sessions.len() >= 2 && seen.access_keys.len() >= 2 {
             Ok(())

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use bywash_tests::harness::{Fault, Settings, wait::PATIENCE};
+use bywash_tests::harness::{Fault, Settings, wait::TIMEOUT};
 
 use super::{IMPATIENT, Lines, SMALL, start};
 
@@ -47,7 +47,7 @@ fn records_that_fail_wherever_in_a_request_are_sent_again_alone_and_in_order() {
     lines.write(&bywash);
     let duplicates = lines.assert_arrive(&bywash, &mut kinesis.read("logs"));
     assert_eq!(duplicates, 0, "what was taken is not sent again");
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     for (times, failures) in sent.lock().unwrap().values() {
         assert_eq!(*times, failures + 1, "once more than it failed");
     }
@@ -60,7 +60,7 @@ fn in_relaxed_order_only_what_failed_is_sent_again_too() {
     let relaxed = Settings { kinesis: "strict_order = false", ..SMALL };
     let (kinesis, proxy, mut bywash) = start(&relaxed);
     proxy.allow_shared_requests();
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     Lines::new(3, 40).write(&bywash);
     let mut puts = 0;
     proxy.plan(move |put| {

@@ -1,7 +1,7 @@
 //! SIGKILL of the publisher at each of its side effects, while requests fail in part.
 
 use bywash_common::fail_point::FailPoint;
-use bywash_tests::harness::{Fault, wait::PATIENCE};
+use bywash_tests::harness::{Fault, wait::TIMEOUT};
 
 use super::{Lines, SMALL, start};
 use crate::kill::{assert_dies, passes, spawn_to_die};
@@ -27,7 +27,7 @@ fn a_publisher_killed_at_each_step_loses_nothing_and_keeps_each_keys_order() {
         FailPoint::DeliveryReported,
         FailPoint::HeadMoved,
     ] {
-        bywash.publisher().terminate(PATIENCE);
+        bywash.publisher().terminate(TIMEOUT);
         let lines = Lines { name: format!("{point:?}"), ..Lines::new(8, 8) };
         lines.write(&bywash);
         bywash.publisher = Some(spawn_to_die("publisher", &bywash, point, passes(point, PASSES)));

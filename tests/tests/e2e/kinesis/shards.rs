@@ -7,7 +7,7 @@ use std::{
 
 use bywash_tests::harness::{
     Bywash, Fault, FaultProxy, Kinesis, Settings,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 use super::SMALL;
@@ -23,11 +23,11 @@ const ROUND: usize = 200;
 fn assert_fills(bywash: &Bywash, hash_keys: &Mutex<BTreeSet<u128>>, shards: u128) {
     hash_keys.lock().unwrap().clear();
     let width = u128::MAX / shards;
-    wait::until(&format!("each of {shards} shards to be filled"), PATIENCE, || {
+    wait::until(&format!("each of {shards} shards to be filled"), TIMEOUT, || {
         for _ in 0..ROUND {
             append(&bywash.file("f"), b"x\n");
         }
-        bywash.drain(PATIENCE);
+        bywash.drain(TIMEOUT);
         let hash_keys = hash_keys.lock().unwrap();
         let filled: BTreeSet<u128> = hash_keys.iter().map(|key| (key / width).min(shards - 1)).collect();
         if filled.len() as u128 == shards {
@@ -73,8 +73,8 @@ fn without_the_right_to_list_shards_it_is_said_how_many_are_filled() {
     bywash.start_agent();
     bywash.start_publisher();
     append(&bywash.file("f"), b"x\n");
-    bywash.drain(PATIENCE);
-    wait::until("the log to say so", PATIENCE, || {
+    bywash.drain(TIMEOUT);
+    wait::until("the log to say so", TIMEOUT, || {
         let log = bywash.publisher().log();
         if log.contains("kinesis:ListShards") { Ok(()) } else { Err(log) }
     });

@@ -11,17 +11,17 @@ use std::{
 
 use bywash_tests::harness::{
     Bywash, Fault, FaultProxy, Kinesis, Settings, broker,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 
 use super::{Lines, SMALL, start};
-use crate::{append, failed::letters};
+use crate::{append, failed::dead_letters};
 
 /// The publisher's log holds each of the words.
 #[track_caller]
 fn assert_logs(bywash: &mut Bywash, words: &[&str]) {
     let publisher = bywash.publisher();
-    wait::until(&format!("{words:?} in the log"), PATIENCE, || {
+    wait::until(&format!("{words:?} in the log"), TIMEOUT, || {
         let log = publisher.log();
         if words.iter().all(|word| log.contains(word)) { Ok(()) } else { Err(log) }
     });
@@ -106,11 +106,14 @@ fn a_stream_that_stays_away_costs_other_streams_nothing_but_time() {
         append(&bywash.file("f"), format!("{i}\n").as_bytes());
     }
     assert_eq!(kinesis.read("logs").events(10).len(), 10);
-    bywash.drain(PATIENCE);
-    let letters = letters(&bywash);
-    assert_eq!(letters.len(), 10, "{letters:?}");
-    assert!(letters.iter().all(|letter| letter.json["topic"] == "away"), "{letters:?}");
-    assert!(letters[0].json["reason"].as_str().unwrap().contains("ResourceNotFoundException"), "{letters:?}");
+    bywash.drain(TIMEOUT);
+    let dead_letters = dead_letters(&bywash);
+    assert_eq!(dead_letters.len(), 10, "{dead_letters:?}");
+    assert!(dead_letters.iter().all(|dead_letter| dead_letter.json["topic"] == "away"), "{dead_letters:?}");
+    assert!(
+        dead_letters[0].json["reason"].as_str().unwrap().contains("ResourceNotFoundException"),
+        "{dead_letters:?}"
+    );
 }
 
 #[test]
@@ -129,20 +132,20 @@ fn a_record_that_kinesis_will_never_take_becomes_a_dead_letter_and_the_rest_goes
         }
         Fault::Call(400, "InvalidArgumentException", "a record is not acceptable")
     });
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     for i in 0..9 {
         append(&bywash.file(&format!("g{i}")), b"good");
     }
     append(&bywash.file("bad"), b"poison");
     bywash.start_publisher();
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     let events = kinesis.read("logs").events(9);
     assert_eq!(events.iter().filter(|event| event.lost().is_none()).count(), 9);
     let bad = bywash.file("bad").display().to_string();
     assert_eq!(*alone.lock().unwrap(), HashSet::from([bad]), "only the culprit was rejected alone");
-    let letters = letters(&bywash);
-    assert_eq!(letters.len(), 1, "{letters:?}");
-    assert!(letters[0].json["reason"].as_str().unwrap().contains("not acceptable"), "{letters:?}");
+    let dead_letters = dead_letters(&bywash);
+    assert_eq!(dead_letters.len(), 1, "{dead_letters:?}");
+    assert!(dead_letters[0].json["reason"].as_str().unwrap().contains("not acceptable"), "{dead_letters:?}");
 }
 
 #[test]
@@ -160,7 +163,7 @@ fn missing_credentials_and_a_missing_region_are_named() {
     bywash.start_publisher();
     append(&bywash.file("f"), b"x");
     assert_logs(&mut bywash, &["credentials", "AWS's chain"]);
-    bywash.publisher().terminate(PATIENCE);
+    bywash.publisher().terminate(TIMEOUT);
     bywash.edit("region = \"us-east-1\"", "region = \"\"");
     let check = bywash.publisher_command(&["check", "--connect"]);
     assert_eq!(check.code, Some(1), "{check:?}");
@@ -192,15 +195,15 @@ fn a_publisher_whose_kinesis_does_not_answer_ends_within_its_bound_and_keeps_wha
     append(&bywash.file("f"), b"one ");
     let mut reader = kinesis.read("logs");
     reader.events(1);
-    bywash.drain(PATIENCE);
+    bywash.drain(TIMEOUT);
     proxy.stall();
     append(&bywash.file("f"), b"two ");
-    wait::until("the publisher to read the second", PATIENCE, || {
+    wait::until("the publisher to read the second", TIMEOUT, || {
         let status = bywash.publisher_status();
         if status["in_flight_records"] == 1 { Ok(()) } else { Err(status.to_string()) }
     });
     let begin = Instant::now();
-    let status = bywash.publisher().terminate(PATIENCE);
+    let status = bywash.publisher().terminate(TIMEOUT);
     assert!(begin.elapsed() < BOUND + Duration::from_secs(2), "it took {:?}", begin.elapsed());
     assert!(status.code().is_some(), "{status}");
     proxy.resume();

@@ -23,7 +23,7 @@ use bywash_tests::harness::{
     Bywash, Capture, Process, Settings,
     process::must_run,
     tool,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::{
     sys::signal::Signal,
@@ -206,7 +206,7 @@ fn start_postgres(data: &str, socket: &str, log: &Path) -> Process {
     let arguments =
         ["--reuid=postgres", "--regid=postgres", "--init-groups", "--", server.to_str().unwrap(), "-D", data];
     let started = Process::spawn("postgres", Path::new("setpriv"), arguments, log, Signal::SIGQUIT);
-    wait::until("PostgreSQL to answer", PATIENCE * 2, || {
+    wait::until("PostgreSQL to answer", TIMEOUT * 2, || {
         let asked = as_postgres("pg_isready", &["-h", socket]).stdout(Stdio::null()).status();
         if asked.is_ok_and(|status| status.success()) { Ok(()) } else { Err("it does not yet".to_owned()) }
     });
@@ -215,7 +215,7 @@ fn start_postgres(data: &str, socket: &str, log: &Path) -> Process {
 
 #[track_caller]
 fn stop_postgres(mut server: Process) {
-    let status = server.terminate_by(Signal::SIGINT, PATIENCE * 4);
+    let status = server.terminate_by(Signal::SIGINT, TIMEOUT * 4);
     assert!(status.success(), "PostgreSQL ended with {status}");
 }
 
@@ -340,7 +340,7 @@ fn nginx_logs_each_request_once_while_the_agent_ends() {
     let arguments = ["-c", config.to_str().unwrap(), "-e", error_log.to_str().unwrap()];
     let mut server = Process::spawn("nginx", nginx, arguments, &root, Signal::SIGTERM);
     let socket = root.join("nginx.socket");
-    wait::until("nginx to listen", PATIENCE, || {
+    wait::until("nginx to listen", TIMEOUT, || {
         UnixStream::connect(&socket).map(drop).map_err(|e| e.to_string())
     });
     let over = Arc::new(AtomicBool::new(false));
@@ -354,13 +354,13 @@ fn nginx_logs_each_request_once_while_the_agent_ends() {
         stage.end_agent();
         fs::rename(directory.join("access.log"), directory.join(format!("access.log.{end}"))).unwrap();
         server.signal(Signal::SIGUSR1);
-        wait::until("nginx to begin another log", PATIENCE, || {
+        wait::until("nginx to begin another log", TIMEOUT, || {
             fs::metadata(directory.join("access.log")).map(drop).map_err(|error| error.to_string())
         });
     }
     over.store(true, Ordering::Relaxed);
     let asked: u64 = clients.into_iter().map(|client| client.join().unwrap()).sum();
-    let status = server.terminate_by(Signal::SIGQUIT, PATIENCE);
+    let status = server.terminate_by(Signal::SIGQUIT, TIMEOUT);
     assert!(status.success(), "nginx ended with {status}");
     stage.books.take(&mut stage.capture);
     let (mut logged, mut lines, mut bytes) = (HashSet::new(), 0, 0);
@@ -402,7 +402,7 @@ fn rsyslog_logs_each_message_once_while_the_agent_ends() {
     let program = tool("loggers/usr/sbin/rsyslogd");
     let mut logger = Process::spawn("rsyslogd", &program, arguments, stage.root(), Signal::SIGKILL);
     let sender = UnixDatagram::unbound().unwrap();
-    wait::until("rsyslog to listen", PATIENCE, || sender.connect(&socket).map_err(|error| error.to_string()));
+    wait::until("rsyslog to listen", TIMEOUT, || sender.connect(&socket).map_err(|error| error.to_string()));
     let over = Arc::new(AtomicBool::new(false));
     let is_over = Arc::clone(&over);
     let client = thread::spawn(move || {
@@ -421,12 +421,12 @@ fn rsyslog_logs_each_message_once_while_the_agent_ends() {
     }
     over.store(true, Ordering::Relaxed);
     let expected = client.join().unwrap();
-    wait::until("all messages", PATIENCE, || {
+    wait::until("all messages", TIMEOUT, || {
         let count = fs::read_to_string(&messages).unwrap_or_default().lines().count();
         if count >= expected.len() { Ok(()) } else { Err(format!("{count} of {}", expected.len())) }
     });
     println!("{} ends, {} messages", stage.ends, expected.len());
-    assert!(logger.terminate(PATIENCE).success());
+    assert!(logger.terminate(TIMEOUT).success());
     let logged = fs::read_to_string(&messages).unwrap();
     assert!(logged.lines().eq(expected.iter().map(String::as_str)), "other messages, or in another order");
     stage.assert_captured(&messages);

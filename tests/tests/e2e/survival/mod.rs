@@ -14,7 +14,7 @@ use std::{
 use bywash_tests::{
     harness::{
         Bywash, Capture, Captured, Process, Settings, program,
-        wait::{self, PATIENCE},
+        wait::{self, TIMEOUT},
     },
     resident::Report,
 };
@@ -123,7 +123,7 @@ fn settle(bywash: &Bywash, arguments: &[String]) -> Process {
     all.push(directory.to_str().unwrap().to_owned());
     let resident = Process::spawn("resident", &program("resident"), all, bywash.root(), Signal::SIGKILL);
     let mark = directory.join("settled");
-    wait::until("the resident to settle", PATIENCE, || {
+    wait::until("the resident to settle", TIMEOUT, || {
         if mark.exists() { Ok(()) } else { Err("it does not live yet".to_owned()) }
     });
     resident
@@ -132,7 +132,7 @@ fn settle(bywash: &Bywash, arguments: &[String]) -> Process {
 #[track_caller]
 fn report(resident: &mut Process) -> Report {
     resident.signal(Signal::SIGTERM);
-    let status = resident.wait(PATIENCE * 4);
+    let status = resident.wait(TIMEOUT * 4);
     assert!(status.success(), "the resident ended with {status}");
     serde_json::from_str(&resident.stdout()).expect("a report")
 }

@@ -59,7 +59,7 @@ impl Checkpoint {
             }
             Subject::News(News::Gap { first, records }) => first.saturating_add(records?),
             // Before it comes what was read before, and of what was given up at least this many.
-            Subject::News(News::TooOld { sequence, events, .. }) => sequence.saturating_add(events),
+            Subject::News(News::Expired { sequence, events, .. }) => sequence.saturating_add(events),
             Subject::News(news) => news.sequence()?.saturating_add(1),
         };
         Some(Self::new(id.ring, sequence))

@@ -1,6 +1,6 @@
 //! What a transaction would take along if it were taken back.
 
-use crate::delivery::{EventId, Failure, Letter, Message, Ticket};
+use crate::delivery::{DeadLetter, EventId, Failure, Message, Ticket};
 
 /// A message that is not committed.
 pub struct Kept {
@@ -19,7 +19,7 @@ pub struct Kept {
     /// When what it tells of happened, in milliseconds since the epoch.
     pub time_ms: u64,
     /// It comes from the dead letters: checkpoints know nothing of it.
-    pub is_letter: bool,
+    pub is_dead_letter: bool,
     /// Why it goes to the topic for dead letters, if it does.
     pub failure: Option<Failure>,
 }
@@ -35,7 +35,7 @@ impl Kept {
             id: message.id,
             event_id: message.event_id.to_owned(),
             time_ms: message.time_ms,
-            is_letter: message.is_letter,
+            is_dead_letter: message.is_dead_letter,
             failure: message.failure.cloned(),
         }
     }
@@ -49,14 +49,14 @@ impl Kept {
             id: self.id,
             event_id: &self.event_id,
             time_ms: self.time_ms,
-            is_letter: self.is_letter,
+            is_dead_letter: self.is_dead_letter,
             failure: self.failure.as_ref(),
         }
     }
 
-    /// The letter that it becomes.
-    pub fn into_letter(self, reason: String) -> (Ticket, Letter) {
+    /// The dead letter that it becomes.
+    pub fn into_dead_letter(self, reason: String) -> (Ticket, DeadLetter) {
         let Self { ticket, topic, key, payload, id, time_ms, .. } = self;
-        (ticket, Letter { topic, key, payload, id, time_ms, reason })
+        (ticket, DeadLetter { topic, key, payload, id, time_ms, reason })
     }
 }

@@ -11,11 +11,11 @@ use rdkafka::{
 
 use crate::{
     sink::kafka::{
-        polled::Gather,
         service::Service,
+        threaded_producer::BatchReports,
         verdict::{Verdict, verdict},
     },
-    vitals::vitals,
+    sink_stats::sink_stats,
 };
 
 /// Receives what librdkafka reports. A delivery counts for nothing here: the commit does.
@@ -57,7 +57,7 @@ impl Reports {
 }
 
 /// There is nothing to be told on.
-impl Gather for Reports {}
+impl BatchReports for Reports {}
 
 impl ProducerContext for Reports {
     type DeliveryOpaque = ();
@@ -69,7 +69,7 @@ impl ProducerContext for Reports {
         if verdict(code) == Verdict::Ended {
             return;
         }
-        vitals().failed(&format!("{code:?}"), 1);
+        sink_stats().failed(&format!("{code:?}"), 1);
         let mut failure = self.lock();
         if failure.is_none() || verdict(code) == Verdict::Poison {
             *failure = Some(Failure { code, topic: message.topic().to_owned() });
@@ -79,7 +79,7 @@ impl ProducerContext for Reports {
 
 impl ClientContext for Reports {
     fn stats_raw(&self, statistics: &[u8]) {
-        vitals().take_statistics(statistics);
+        sink_stats().take_statistics(statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -22,10 +22,10 @@ use crate::{
         config::message_bytes_max,
         error::OpenError,
         headers::{Headers, timestamp},
-        polled::Polled,
         service::Service,
         setup::{Known, Setup},
         sink::{destroy, look_again, payload_room},
+        threaded_producer::ThreadedProducer,
         topics::TopicMaker,
         verdict::{End, Verdict, verdict},
         zookeepers::{Watch, locate},
@@ -69,7 +69,7 @@ enum State {
 
 /// Sends to Kafka in transactions.
 pub struct TransactionalSink {
-    producer: Polled<Known<Reports>>,
+    producer: ThreadedProducer<Known<Reports>>,
     calls: Calls,
     watch: Option<Watch>,
     /// Those that it began with.
@@ -110,7 +110,7 @@ impl TransactionalSink {
         let topics = TopicMaker::start(config)?;
         let service = Service::new(Arc::clone(&frontier), config, topics);
         let producer = setup.producer(Reports::new(service)).map_err(|error| failed(&error))?;
-        let producer = Polled::start(producer).map_err(|error| failed(&error))?;
+        let producer = ThreadedProducer::start(producer).map_err(|error| failed(&error))?;
         let (store, group) = Store::open(config, &transactional_id)?;
         let calls = Calls::start(producer.shared(), group).map_err(|error| failed(&error))?;
         tracing::info!(
@@ -211,7 +211,7 @@ impl TransactionalSink {
             record = record.key(key);
         }
         let Err((error, _)) = self.producer.send(record) else {
-            if !message.is_letter {
+            if !message.is_dead_letter {
                 self.progress.reach(message.id);
             }
             return Ok(());
@@ -228,7 +228,7 @@ impl TransactionalSink {
                     // The next attempt goes there.
                     return Err(SendError::Full);
                 }
-                if is_barred && (message.is_letter || service.barred(message.topic, code)) {
+                if is_barred && (message.is_dead_letter || service.barred(message.topic, code)) {
                     return Err(SendError::GivenUp(code.to_string()));
                 }
                 self.complain(message.topic, code);
@@ -244,7 +244,7 @@ impl TransactionalSink {
             && self.is_next_due()
             && let Some(mut kept) = self.pending.pop_front()
         {
-            if let Some(topic) = self.reports().service.detours.of(&kept.topic) {
+            if let Some(topic) = self.reports().service.fallback_topics.of(&kept.topic) {
                 kept.topic = (*topic).to_owned();
             }
             match self.produce(&kept.message()) {
@@ -393,7 +393,7 @@ impl Sink for TransactionalSink {
         if matches!(self.state, State::Starting { .. }) {
             return Err(SendError::Full);
         }
-        if !message.is_letter && self.progress.skips(message.id) {
+        if !message.is_dead_letter && self.progress.skips(message.id) {
             self.frontier.settle(ticket, Outcome::PassedOver);
             return Ok(());
         }
@@ -406,7 +406,7 @@ impl Sink for TransactionalSink {
         if !self.pending.is_empty() || !self.takes_messages() {
             return Err(SendError::Full);
         }
-        let detour = self.reports().service.detours.of(message.topic);
+        let detour = self.reports().service.fallback_topics.of(message.topic);
         let message = &Message { topic: detour.as_deref().unwrap_or(message.topic), ..*message };
         if self.reports().service.refuses(message.topic) {
             return Err(SendError::GivenUp(format!("the topic `{}` takes nothing", message.topic)));

@@ -62,7 +62,7 @@ impl TransactionalSink {
         if verdict(code) == Verdict::Barred {
             let is_over = self.reports().service.barred(&topic, code);
             // Messages of other topics go on. Nobody waits for a dead letter: it stays the one that it is.
-            let ends = |kept: &mut Kept| kept.topic == topic && (is_over || kept.is_letter);
+            let ends = |kept: &mut Kept| kept.topic == topic && (is_over || kept.is_dead_letter);
             let given_up = self.open.extract_if(.., ends).collect::<Vec<_>>();
             given_up.into_iter().for_each(|kept| self.give_up(kept, code.to_string()));
         }
@@ -84,13 +84,13 @@ impl TransactionalSink {
 
     /// A message will never be taken.
     pub(super) fn refuse(&mut self, kept: Kept, reason: String) {
-        let (ticket, letter) = kept.into_letter(reason);
-        self.frontier.refuse(ticket, letter);
+        let (ticket, dead_letter) = kept.into_dead_letter(reason);
+        self.frontier.refuse(ticket, dead_letter);
     }
 
     /// An operator has had time enough to make a message possible: where it cannot be kept, it waits on for that.
     pub(super) fn give_up(&mut self, kept: Kept, reason: String) {
-        let (ticket, letter) = kept.into_letter(reason);
-        self.frontier.give_up(ticket, letter);
+        let (ticket, dead_letter) = kept.into_dead_letter(reason);
+        self.frontier.give_up(ticket, dead_letter);
     }
 }
