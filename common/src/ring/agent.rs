@@ -11,16 +11,18 @@ use nix::unistd::Gid;
 use crate::clock::now_ns;
 
 use super::{
-    Producer, RingConfig, RingError,
     attached::{Opened, is_drained, newest_begun},
+    config::RingConfig,
     create::{create, group_of, remove_leftovers, remove_orphans, set_access},
-    inspect::inspect,
+    error::RingError,
+    inspect::agent_holds,
     layout,
     memory::{Access, Segments},
     object::{
         Claim, Claimed, Generation, Object, Role, Trust, boot_id, claim, generations, remove_generation,
     },
-    replace::Seen,
+    real::Producer,
+    seen::Seen,
     status::{AgentCounter, AgentStatus, PublisherStatus},
 };
 
@@ -60,7 +62,7 @@ impl AgentRing {
     /// A [`RingError`] if another agent holds it, or the system says no.
     pub fn open(config: &RingConfig) -> Result<Self, RingError> {
         let name = config.name.as_str();
-        if !super::name_is_valid(name) {
+        if !super::config::name_is_valid(name) {
             return Err(RingError::Name { name: name.to_owned() });
         }
         let group = group_of(config)?;
@@ -263,11 +265,6 @@ enum Resumed {
     Whole(Box<Attached>),
     /// With the data segment, if the role's lock is held on it.
     Unusable(Option<Object>, RingError),
-}
-
-pub(super) fn agent_holds(name: &str) -> RingError {
-    let pid = inspect(name).ok().map(|ring| ring.agent(AgentCounter::Pid));
-    RingError::AgentHolds { name: name.to_owned(), pid }
 }
 
 /// A thread that enters the ring's memory into the page table. Whoever drops this waits for the thread: the thread's mapping holds

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use crate::sync::{Arc, Ordering};
 
 use super::{
-    RingError,
+    error::RingError,
     layout::{self, Header},
     memory::{Access, Mapping, Segments},
     object::{Generation, Object, Role, io_error, path_of},

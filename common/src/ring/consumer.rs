@@ -10,8 +10,8 @@ use crate::{
 };
 
 use super::{
-    Kind,
     entry::{DamagedRange, Entry, Skipped},
+    kind::Kind,
     layout::{self, ALIGN, CHUNK, Checksum, RECORD_HEADER, RecordHeader},
     memory::Memory,
 };

@@ -18,8 +18,9 @@ use uuid::Uuid;
 use crate::{clock::now_ns, fail_point::FailPoint};
 
 use super::{
-    RingConfig, RingError, SEGMENT_DIR,
-    agent::agent_holds,
+    config::{RingConfig, SEGMENT_DIR},
+    error::RingError,
+    inspect::agent_holds,
     layout::{self, Header},
     memory::{Access, create_object},
     object::{

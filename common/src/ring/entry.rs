@@ -1,6 +1,6 @@
 //! What a consumer reads, and what it passes over.
 
-use super::Kind;
+use super::kind::Kind;
 
 /// One record's description; its payload is in the caller's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use crate::record::LossReason;
 
 use super::{
-    RingError,
     attached::{backlog, look_at},
+    error::RingError,
     loss,
     object::{Claim, Trust, generations, is_claimed, owners},
     status::{
@@ -157,4 +157,16 @@ fn inspect_trusted(name: &str, trust: &Trust) -> Result<Inspected, RingError> {
         warning: publisher.warning(),
         publisher: publisher.snapshot(),
     })
+}
+
+/// The error that another agent holds the ring, with its process id if that can be read.
+pub(super) fn agent_holds(name: &str) -> RingError {
+    let pid = inspect(name).ok().map(|ring| ring.agent(AgentCounter::Pid));
+    RingError::AgentHolds { name: name.to_owned(), pid }
+}
+
+/// The error that another publisher holds the ring, with its process id if that can be read.
+pub(super) fn publisher_holds(name: &str) -> RingError {
+    let pid = inspect(name).ok().map(|ring| ring.publisher(PublisherCounter::Pid));
+    RingError::PublisherHolds { name: name.to_owned(), pid }
 }

@@ -13,16 +13,15 @@ use std::{
 use nix::unistd::geteuid;
 
 use super::{
-    RingError, SEGMENT_DIR,
-    agent::agent_holds,
     attached::{backlog, look_at},
+    config::{SEGMENT_DIR, name_is_valid},
     create::TEMPORARY,
+    error::RingError,
+    inspect::{agent_holds, publisher_holds},
     memory::Access,
-    name_is_valid,
     object::{
         Claim, Claimed, Generation, Object, Role, Trust, claim, io_error, is_claimed, open, path_of, remove,
     },
-    publisher::publisher_holds,
     status::{AgentCounter, AgentStatus},
     waiting,
 };

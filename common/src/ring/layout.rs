@@ -2,10 +2,9 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-use super::RingError;
+pub use super::config::VERSION;
+use super::error::RingError;
 
-/// The version of the layout and protocol that this build writes and reads.
-pub const VERSION: u32 = 1;
 /// First bytes of the data segment.
 pub(crate) const MAGIC_DATA: [u8; 8] = *b"BYWASHR\0";
 /// First bytes of the consumer segment.
@@ -261,7 +260,7 @@ impl RecordHeader {
     pub(crate) fn padding(len: u32) -> [u8; 8] {
         let mut bytes = [0; 8];
         bytes[0..4].copy_from_slice(&len.to_ne_bytes());
-        bytes[4] = super::Kind::PADDING;
+        bytes[4] = super::kind::Kind::PADDING;
         bytes
     }
 }

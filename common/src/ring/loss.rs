@@ -17,7 +17,7 @@ use crate::{
 use super::{
     layout::{self, ANNOUNCE_SLOT_LEN, ANNOUNCE_SLOTS, LOSS_TOTAL_LEN, LOSS_TOTALS},
     memory::Memory,
-    producer::Weight,
+    weight::Weight,
 };
 
 /// How many reasons the layout has room for.

@@ -153,16 +153,19 @@
 mod agent;
 #[cfg(not(loom))]
 mod attached;
+mod config;
 mod consumer;
 #[cfg(not(loom))]
 mod create;
 mod entry;
+mod error;
 #[cfg(not(loom))]
 mod ignored;
 #[cfg(not(loom))]
 mod inspect;
 #[cfg(not(loom))]
 mod inventory;
+mod kind;
 pub(crate) mod layout;
 mod loss;
 pub(crate) mod memory;
@@ -172,8 +175,12 @@ mod producer;
 #[cfg(not(loom))]
 mod publisher;
 #[cfg(not(loom))]
+mod real;
+#[cfg(not(loom))]
 mod replace;
 mod reservation;
+#[cfg(not(loom))]
+mod seen;
 #[cfg(not(loom))]
 mod selective_acks;
 #[cfg(not(loom))]
@@ -182,21 +189,27 @@ pub mod status;
 mod tap;
 #[cfg(not(loom))]
 mod waiting;
+mod weight;
 
 #[cfg(not(loom))]
 pub use agent::AgentRing;
+pub use config::{RingConfig, SEGMENT_DIR, name_is_valid};
 pub use consumer::{Follow, ReadError};
 pub use entry::{DamagedRange, Entry, Skipped};
+pub use error::RingError;
 #[cfg(not(loom))]
 pub use inspect::{Inspected, inspect, inspect_to_show};
 #[cfg(not(loom))]
 pub use inventory::{Inventory, Leftover, Listed, NotRemoved, inventory, remove_ring, remove_unused};
+pub use kind::Kind;
 pub use layout::{CAPACITY_MAX, CAPACITY_MIN, VERSION};
 #[cfg(not(loom))]
 pub(crate) use object::boot_id;
-pub use producer::{Lost, Weight, record_size};
+pub use producer::Lost;
 #[cfg(not(loom))]
 pub use publisher::{Gauge, PublisherRing};
+#[cfg(not(loom))]
+pub use real::{Acker, Consumer, Producer, Reservation};
 #[cfg(not(loom))]
 pub use replace::{Handover, Retired, Unread};
 #[cfg(not(loom))]
@@ -205,214 +218,7 @@ pub use selective_acks::{SELECTIVE_ACKS_MAX, SelectiveAck, SelectiveAckSlots};
 pub use tap::{Tap, Tapped, undelivered};
 #[cfg(not(loom))]
 pub use waiting::{Waiter, Waiting, waiter};
-
-use std::{io, path::PathBuf};
-
-use crate::units::ByteSize;
-
-/// What a ring is made as; `[ring]` of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RingConfig {
-    /// Name of the shared-memory objects.
-    pub name: String,
-    /// Bytes for records; rounded up to pages.
-    pub size: ByteSize,
-    /// The group that may attach besides the owner.
-    pub group: Option<String>,
-}
-
-/// The agent's end of a real ring.
-#[cfg(not(loom))]
-pub type Producer = producer::Producer<memory::Segments>;
-/// Space in a real ring that is not yet visible.
-#[cfg(not(loom))]
-pub type Reservation<'a> = reservation::Reservation<'a, memory::Segments>;
-/// The publisher's end of a real ring.
-#[cfg(not(loom))]
-pub type Consumer = consumer::Consumer<memory::Segments>;
-/// What moves a real ring's head.
-#[cfg(not(loom))]
-pub type Acker = consumer::Acker<memory::Segments>;
-
-/// What a record's payload is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Kind {
-    /// A captured write: [`crate::record::Write`] and the bytes.
-    Write = 1,
-    /// Writes that could not be taken: [`crate::record::Loss`].
-    Lost = 2,
-    /// Space that was reserved and given up; to be passed over.
-    Discarded = 3,
-}
-
-impl Kind {
-    /// The kind byte of what fills the gap at the end of the record area.
-    const PADDING: u8 = 0;
-
-    /// The kind that a byte in a record stands for.
-    pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Write, Self::Lost, Self::Discarded].into_iter().find(|kind| *kind as u8 == byte)
-    }
-}
-
-/// Why a ring cannot be made or attached to.
-#[derive(Debug, thiserror::Error)]
-pub enum RingError {
-    /// There is no such ring.
-    #[error("there is no ring `{name}`: is fs-agent running, with the same ring.name?")]
-    Missing {
-        /// The ring's name.
-        name: String,
-    },
-    /// Another agent writes to it.
-    #[error(
-        "the ring `{name}` is held by another fs-agent{}: stop that one, or give this one another ring.name",
-        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
-    )]
-    AgentHolds {
-        /// The ring's name.
-        name: String,
-        /// Who holds it, if known.
-        pid: Option<u64>,
-    },
-    /// Another publisher drains it.
-    #[error(
-        "the ring `{name}` is held by another publisher{}: stop that one, or give this one another ring.name",
-        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
-    )]
-    PublisherHolds {
-        /// The ring's name.
-        name: String,
-        /// Who holds it, if known.
-        pid: Option<u64>,
-    },
-    /// It is of another layout version.
-    #[error(
-        "the ring segment `{name}` is of layout version {found}, this program is of version {VERSION}: \
-         run the publisher of the version that wrote it until it is drained"
-    )]
-    Version {
-        /// The segment's name.
-        name: String,
-        /// The version that it has.
-        found: u32,
-    },
-    /// It was made before this machine started, and its agent's last stores may not be in it.
-    #[error("the ring segment `{name}` is of an earlier boot")]
-    OtherBoot {
-        /// The segment's name.
-        name: String,
-    },
-    /// Its size is not the configured one.
-    #[error("the ring segment `{name}` has {found} bytes for records instead of {wanted}")]
-    OtherSize {
-        /// The segment's name.
-        name: String,
-        /// Bytes for records in it.
-        found: u64,
-        /// Bytes for records as configured.
-        wanted: u64,
-    },
-    /// Its content is impossible.
-    #[error("the ring segment `{name}` is damaged: {what}; remove {SEGMENT_DIR}/{name} if it is of no use")]
-    Corrupt {
-        /// The segment's name.
-        name: String,
-        /// What is impossible.
-        what: &'static str,
-    },
-    /// One of its two objects is missing.
-    #[error(
-        "the ring segment `{name}` has lost what belongs to it: somebody has removed {SEGMENT_DIR}/{ack}"
-    )]
-    Halved {
-        /// The segment's name.
-        name: String,
-        /// The missing object.
-        ack: String,
-    },
-    /// Somebody has taken it away under the agent that writes to it.
-    #[error("the ring segment `{name}` is of no more use: {what}")]
-    Broken {
-        /// The segment's name.
-        name: String,
-        /// What was done to it.
-        what: &'static str,
-    },
-    /// Somebody who may only read it holds a lock on it.
-    #[error("somebody who may read the ring segment `{name}` holds a lock on it (see lslocks)")]
-    Blocked {
-        /// The segment's name.
-        name: String,
-    },
-    /// The shared-memory filesystem has no room for it.
-    #[error(
-        "there is no room for a ring of {bytes} bytes in {SEGMENT_DIR}: \
-         make ring.size smaller, or give that filesystem more (mount -o remount,size=...)"
-    )]
-    NoRoom {
-        /// The segment's size.
-        bytes: u64,
-    },
-    /// The name cannot be part of a file's name.
-    #[error("`{name}` cannot be a ring.name: use 1 to 64 letters, digits, `-` or `_`")]
-    Name {
-        /// The name.
-        name: String,
-    },
-    /// The group that shall have access does not exist.
-    #[error(
-        "the group `{0}` of ring.group does not exist: create it (groupadd --system {0}) or leave ring.group out"
-    )]
-    Group(String),
-    /// The system said no.
-    #[error("cannot {action} {}: {error}{}", path.display(), way_in(error))]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-}
-
-/// Who has to ask where the system refuses.
-fn way_in(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => ": root, the ring's owner, and the members of `ring.group` may",
-        _ => "",
-    }
-}
-
-impl RingError {
-    /// What was found; none where there is no ring.
-    ///
-    /// # Errors
-    /// Every other one.
-    pub fn or_none<T>(found: Result<T, Self>) -> Result<Option<T>, Self> {
-        match found {
-            Ok(found) => Ok(Some(found)),
-            Err(Self::Missing { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether the ring is there and cannot be read: an agent begins another one instead of it.
-    pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Corrupt { .. } | Self::Halved { .. })
-    }
-}
-
-/// Where Linux keeps POSIX shared memory (shm_overview(7)).
-pub const SEGMENT_DIR: &str = "/dev/shm";
-
-/// Whether a text can be a ring's name: 1 to 64 ASCII letters, digits, `-` or `_`.
-pub fn name_is_valid(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-}
+pub use weight::{Weight, record_size};
 
 #[cfg(test)]
 #[cfg(loom)]

@@ -28,7 +28,8 @@ use nix::{
 use uuid::Uuid;
 
 use super::{
-    RingError, SEGMENT_DIR,
+    config::SEGMENT_DIR,
+    error::RingError,
     ignored::Ignored,
     layout::{self, Place},
     memory::Access,

@@ -7,7 +7,7 @@
 #[cfg(not(loom))]
 mod handover;
 
-use std::{cell::Cell, collections::VecDeque};
+use std::collections::VecDeque;
 
 use crate::{
     fail_point::FailPoint,
@@ -16,11 +16,12 @@ use crate::{
 };
 
 use super::{
-    Kind, RingError,
+    error::RingError,
+    kind::Kind,
     layout::{self, ALIGN, CHUNK, Checksum, RECORD_HEADER, RecordHeader},
     loss::LossLedger,
     memory::Memory,
-    reservation::Reservation,
+    weight::{Weight, place, record_size},
 };
 
 /// Of a record's place, so many bytes are fetched while its checksum is made.
@@ -28,18 +29,17 @@ const PREFETCH_BYTES_MAX: usize = 4 << 10;
 /// Payloads of up to this many bytes are copied while the lock is held: that takes less time than locking it again.
 const COPY_UNDER_LOCK_MAX: usize = 8 << 10;
 
-/// What a write weighs in the loss counters if the ring cannot take it.
-#[derive(Clone, Copy, Debug)]
-pub struct Weight {
-    /// Bytes of the captured data.
-    pub bytes: u64,
-    /// When it was written, in nanoseconds since the epoch.
-    pub time_ns: u64,
-}
-
 /// The write was not taken; it has been counted and will be announced in-band.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost(pub LossReason);
+
+/// Space that a reservation has in the ring.
+pub(super) struct Space {
+    pub(super) ticket: u64,
+    /// Where the first record was looked for a place, and its sequence number.
+    pub(super) from: u64,
+    pub(super) first_seq: u64,
+}
 
 /// One reservation, in the order of its place in the ring.
 struct Pending {
@@ -193,18 +193,18 @@ impl<M: Memory> Producer<M> {
         true
     }
 
-    /// Reserves space for records with payloads of `lens` bytes, all or none, side by side in order. Whoever has a
-    /// reservation commits or drops it before the same thread asks for another: a commit waits for those in front.
+    /// Takes space for records with payloads of `lens` bytes, all or none. Invariant: each space is committed once, by
+    /// [`Self::commit`].
     ///
     /// # Errors
     /// [`Lost`] if they do not fit now, or a payload is over [`Self::payload_max`]; it is then already counted.
-    pub fn reserve<'a>(&'a self, lens: &'a [usize], weight: Weight) -> Result<Reservation<'a, M>, Lost> {
+    pub(super) fn take_space(&self, lens: &[usize], weight: Weight) -> Result<Space, Lost> {
         let mut state = lock(&self.state);
         let reason = if lens.iter().any(|len| *len > self.payload_max()) {
             LossReason::TooLarge
         } else {
-            match self.try_reserve(&mut state, lens, 1, weight, None) {
-                Some(reservation) => return Ok(reservation),
+            match self.try_take(&mut state, lens, None) {
+                Some(space) => return Ok(space),
                 None => LossReason::RingFull,
             }
         };
@@ -212,12 +212,8 @@ impl<M: Memory> Producer<M> {
         Err(Lost(reason))
     }
 
-    /// Reserves space for as many of the first records with payloads of `lens` bytes as fit now, side by side in order,
-    /// each for a write of its own, so that one commit makes all of them visible and wakes the consumer once. Nothing is
-    /// counted as lost: what does not fit is the caller's to count or to offer again. `weight` is that of all.
-    ///
-    /// Gives none if not even the first fits. No payload is over [`Self::payload_max`].
-    pub fn reserve_some<'a>(&'a self, lens: &'a [usize], weight: Weight) -> Option<Reservation<'a, M>> {
+    /// Takes space for as many of the first records as fit, and returns how many these are: 1 or more. Nothing is counted.
+    pub(super) fn take_some_space(&self, lens: &[usize]) -> Option<(Space, usize)> {
         let mut state = lock(&self.state);
         let capacity = self.memory.capacity();
         let losses = state.ledger.unannounced().into_iter().map(|loss| loss.encode().len());
@@ -231,7 +227,7 @@ impl<M: Memory> Producer<M> {
             fitting += 1;
         }
         let lens = lens.get(..fitting).filter(|lens| !lens.is_empty())?;
-        self.try_reserve(&mut state, lens, lens.len() as u64, weight, None)
+        Some((self.try_take(&mut state, lens, None)?, fitting))
     }
 
     /// Whether the space up to `end` is free.
@@ -259,10 +255,9 @@ impl<M: Memory> Producer<M> {
         if state.ledger.unannounced().is_empty() {
             return;
         }
-        let weight = Weight { bytes: 0, time_ns: 0 };
-        if let Some(reservation) = self.try_reserve(&mut state, &[], 0, weight, None) {
+        if let Some(space) = self.try_take(&mut state, &[], None) {
             drop(state);
-            reservation.commit();
+            self.commit(space.ticket, None);
         }
     }
 
@@ -273,12 +268,11 @@ impl<M: Memory> Producer<M> {
         if state.ledger.is_staged() {
             return false;
         }
-        let weight = Weight { bytes: 0, time_ns: 0 };
-        let Some(reservation) = self.try_reserve(&mut state, &[], 0, weight, Some((loss, path))) else {
+        let Some(space) = self.try_take(&mut state, &[], Some((loss, path))) else {
             return false;
         };
         drop(state);
-        reservation.commit();
+        self.commit(space.ticket, None);
         true
     }
 
@@ -289,14 +283,7 @@ impl<M: Memory> Producer<M> {
 
     /// Lays out the losses to announce, with what a file's quota has withheld in front, and the wanted records behind
     /// the last reservation.
-    fn try_reserve<'a>(
-        &'a self,
-        state: &mut State,
-        lens: &'a [usize],
-        events: u64,
-        weight: Weight,
-        withheld: Option<(&Loss, &[u8])>,
-    ) -> Option<Reservation<'a, M>> {
+    fn try_take(&self, state: &mut State, lens: &[usize], withheld: Option<(&Loss, &[u8])>) -> Option<Space> {
         let capacity = self.memory.capacity();
         let of_file = withheld.map(|(loss, path)| loss.encode_of_file(path));
         let losses = state.ledger.unannounced();
@@ -325,18 +312,7 @@ impl<M: Memory> Producer<M> {
         let ticket = state.first_ticket + state.pending.len() as u64;
         state.pending.push_back(Pending { end, next_seq: state.next_seq, done: false, announces });
         FailPoint::Reserved.reach();
-        let next = Cell::new((0, from));
-        Some(Reservation {
-            producer: self,
-            ticket,
-            from,
-            first_seq,
-            lens,
-            next,
-            events,
-            weight,
-            committed: false,
-        })
+        Some(Space { ticket, from, first_seq })
     }
 
     /// The offset at which a record goes in reserved space from `from` on, and the position where it ends; pads the
@@ -475,18 +451,4 @@ impl<M: Memory> Producer<M> {
         self.refresh_head(&mut state);
         (state.tail - state.head, self.memory.capacity())
     }
-}
-
-/// Bytes that a record with a payload of `len` bytes takes.
-pub fn record_size(len: usize) -> u64 {
-    (RECORD_HEADER + len as u64).next_multiple_of(ALIGN)
-}
-
-/// Where a record with a payload of `len` bytes goes if the space from `from` on is free, and where it ends.
-/// It never crosses the end of the record area: a padding fills what is left there.
-pub(crate) fn place(from: u64, len: usize, capacity: u64) -> (u64, u64) {
-    let size = record_size(len);
-    let left = capacity - from % capacity;
-    let at = if size > left { from + left } else { from };
-    (at, at + size)
 }

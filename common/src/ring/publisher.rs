@@ -7,12 +7,14 @@ use uuid::Uuid;
 use crate::clock::now_ns;
 
 use super::{
-    Consumer, RingError, SelectiveAck, SelectiveAckSlots,
     attached::{Opened, is_drained, newest_begun, positions},
-    inspect::inspect,
+    error::RingError,
+    inspect::{inspect, publisher_holds},
     memory::{Access, Segments},
     object::{Claim, Claimed, Generation, Trust, claim, generations, is_claimed},
-    status::{PublisherCounter, PublisherStatus},
+    real::Consumer,
+    selective_acks::{SelectiveAck, SelectiveAckSlots},
+    status::PublisherStatus,
 };
 
 /// Tells how full a ring is, from any thread.
@@ -59,7 +61,7 @@ impl PublisherRing {
     /// # Errors
     /// A [`RingError`]: [`RingError::Missing`] if no agent has made it yet.
     pub fn attach(name: &str, trusted_owner: Option<u32>) -> Result<Self, RingError> {
-        if !super::name_is_valid(name) {
+        if !super::config::name_is_valid(name) {
             return Err(RingError::Name { name: name.to_owned() });
         }
         let trust = Trust::of_publisher(trusted_owner);
@@ -180,9 +182,4 @@ impl PublisherRing {
         let (tail, head) = positions(&self.segments).unwrap_or((0, 0));
         (tail.saturating_sub(head), self.segments.capacity)
     }
-}
-
-pub(super) fn publisher_holds(name: &str) -> RingError {
-    let pid = inspect(name).ok().map(|ring| ring.publisher(PublisherCounter::Pid));
-    RingError::PublisherHolds { name: name.to_owned(), pid }
 }

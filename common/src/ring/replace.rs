@@ -21,44 +21,23 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use crate::{
     clock::now_ns,
     record::{Loss, LossReason, Write},
-    sync::Ordering,
 };
 
 use super::{
-    AgentRing, Consumer, Kind, RingError, Weight,
+    agent::AgentRing,
+    error::RingError,
+    kind::Kind,
     layout::{self, RECORDS},
     loss::Counted,
-    memory::Segments,
     object::{Claim, Role, Trust, generations, is_claimed, release, remove},
-    status::{AgentCounter, PublisherCounter},
+    real::Consumer,
+    seen::{Seen, acknowledged},
+    status::AgentCounter,
+    weight::Weight,
 };
 
 /// So many bytes of a retired ring are read to count exactly: a tenth of a second.
 const EXACT_BYTES_MAX: u64 = 64 << 20;
-
-/// What was in the segments when they were last whole.
-pub(super) struct Seen {
-    counters: Vec<u64>,
-    head: u64,
-    acked_sequence: u64,
-    time_ns: u64,
-}
-
-impl Seen {
-    pub(super) fn of(segments: &Segments) -> Self {
-        let counter = |i| segments.data.word(layout::AGENT_COUNTERS + i * 8).load(Ordering::Relaxed);
-        let (head, acked_sequence) = acknowledged(segments);
-        let counters = (0..layout::COUNTERS_LEN / 8).map(counter).collect();
-        Self { counters, head, acked_sequence, time_ns: now_ns() }
-    }
-}
-
-/// The head, and the sequence number that follows the last acknowledged record's.
-fn acknowledged(segments: &Segments) -> (u64, u64) {
-    let acked_at = layout::PUBLISHER_COUNTERS + PublisherCounter::AckedSequence as usize * 8;
-    let head = segments.ack.word(layout::HEAD).load(Ordering::Acquire);
-    (head, segments.ack.word(acked_at).load(Ordering::Relaxed))
-}
 
 /// What a generation has handed on to its successor.
 pub struct Handover {

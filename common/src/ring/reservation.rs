@@ -3,10 +3,11 @@
 use std::cell::Cell;
 
 use super::{
-    Kind,
+    kind::Kind,
     layout::{RECORD_HEADER, RecordHeader},
     memory::Memory,
-    producer::{Producer, Weight, place},
+    producer::{Lost, Producer, Space},
+    weight::{Weight, place},
 };
 
 /// Space for records that are not yet visible. Dropped without [`Reservation::commit`], it becomes a record
@@ -25,6 +26,36 @@ pub struct Reservation<'a, M: Memory> {
     pub(super) events: u64,
     pub(super) weight: Weight,
     pub(super) committed: bool,
+}
+
+impl<M: Memory> Producer<M> {
+    /// Reserves space for records with payloads of `lens` bytes, all or none, side by side in order. Whoever has a
+    /// reservation commits or drops it before the same thread asks for another: a commit waits for those in front.
+    ///
+    /// # Errors
+    /// [`Lost`] if they do not fit now, or a payload is over [`Self::payload_max`]; it is then already counted.
+    pub fn reserve<'a>(&'a self, lens: &'a [usize], weight: Weight) -> Result<Reservation<'a, M>, Lost> {
+        let space = self.take_space(lens, weight)?;
+        Ok(Reservation::of(self, space, lens, 1, weight))
+    }
+
+    /// Reserves space for as many of the first records with payloads of `lens` bytes as fit now, side by side in order,
+    /// each for a write of its own, so that one commit makes all of them visible and wakes the consumer once. Nothing is
+    /// counted as lost: what does not fit is the caller's to count or to offer again. `weight` is that of all.
+    ///
+    /// Gives none if not even the first fits. No payload is over [`Self::payload_max`].
+    pub fn reserve_some<'a>(&'a self, lens: &'a [usize], weight: Weight) -> Option<Reservation<'a, M>> {
+        let (space, fitting) = self.take_some_space(lens)?;
+        Some(Reservation::of(self, space, &lens[..fitting], fitting as u64, weight))
+    }
+}
+
+impl<'a, M: Memory> Reservation<'a, M> {
+    fn of(producer: &'a Producer<M>, space: Space, lens: &'a [usize], events: u64, weight: Weight) -> Self {
+        let Space { ticket, from, first_seq } = space;
+        let next = Cell::new((0, from));
+        Self { producer, ticket, from, first_seq, lens, next, events, weight, committed: false }
+    }
 }
 
 impl<M: Memory> Reservation<'_, M> {

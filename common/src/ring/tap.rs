@@ -8,11 +8,13 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Consumer, Entry, RingError,
     attached::{look_at, positions},
+    entry::Entry,
+    error::RingError,
     inspect::other_to_show,
     memory::Segments,
     object::{Generation, Trust, generations},
+    real::Consumer,
 };
 
 /// How often it is looked for a newer generation.

@@ -13,7 +13,10 @@ use crate::{
     sync::{AtomicU32, AtomicU64},
 };
 
-use super::{Memory, OutOfBounds, fault::Guarded};
+use super::{
+    fault::Guarded,
+    interface::{Memory, OutOfBounds},
+};
 
 /// Bytes that the processor fetches at a time.
 #[cfg(target_arch = "x86_64")]

@@ -10,7 +10,7 @@ use crate::{
     sync::{AtomicU32, AtomicU64, Ordering},
 };
 
-use super::{Memory, OutOfBounds};
+use super::interface::{Memory, OutOfBounds};
 
 /// Bytes that a cell holds: all records begin at multiples of it.
 const CELL: usize = layout::ALIGN as usize;

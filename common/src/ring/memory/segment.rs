@@ -15,7 +15,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Access, Mapping};
+use super::mapping::{Access, Mapping};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Bytes of a word; places and lengths are multiples of it.

@@ -188,6 +188,7 @@ proptest! {
         run(&steps);
     }
 
+    // Guarantee: G7
     /// Whatever a hostile agent writes into its segment, the reader gives an error or records, and ends.
     #[test]
     fn any_bytes_in_the_data_segment_are_an_error_or_records(
