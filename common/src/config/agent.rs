@@ -6,11 +6,10 @@ use serde::Deserialize;
 use toml::Value;
 
 use super::{
-    Config,
+    context::{Context, Placed},
     directory::checked_path,
-    file::{Context, Placed},
-    print::{table, text, texts},
-    words,
+    toml_values::{table, text, texts},
+    words::words,
 };
 use crate::units::Span;
 
@@ -70,9 +69,8 @@ pub(super) struct Table {
 }
 
 /// Takes over what the section says.
-pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
+pub(super) fn apply(table: Table, to: &mut AgentConfig, context: &mut Context<'_>) {
     let Table { sleep, state_dir, on_agent_exit, restart_wait, stop_grace } = table;
-    let to = &mut config.agent;
     context.set(&mut to.sleep, sleep, |paths| paths.iter().map(|path| checked_path(path)).collect());
     context.set(&mut to.state_dir, state_dir, |path| checked_path(&path).map(Some));
     context.set(&mut to.on_agent_exit, on_agent_exit, |word| word.parse());

@@ -4,9 +4,9 @@ use serde::Deserialize;
 use toml::Value;
 
 use super::{
-    file::{Context, Placed},
-    kinesis::{checked_profile, checked_region, checked_role_arn, checked_session_name},
-    print::{table, text},
+    context::{Context, Placed},
+    kinesis::{KinesisConfig, checked_profile, checked_region, checked_role_arn, checked_session_name},
+    toml_values::{table, text},
 };
 
 /// As whom AWS is asked, and where. A text that is empty is not set.
@@ -73,4 +73,16 @@ pub(super) fn print(aws: &KafkaAws) -> Value {
         ("role_arn", text(&identity.role_arn)),
         ("role_session_name", text(&identity.role_session_name)),
     ]))
+}
+
+impl KinesisConfig {
+    /// As whom Kinesis is asked.
+    pub fn identity(&self) -> AwsIdentity {
+        AwsIdentity {
+            region: self.region.clone(),
+            profile: self.profile.clone(),
+            role_arn: self.role_arn.clone(),
+            role_session_name: self.role_session_name.clone(),
+        }
+    }
 }

@@ -14,15 +14,16 @@ use crate::{
 };
 
 use super::{
-    Config, FramingConfig, Topic,
-    file::{At, Context, Placed},
-    framing, multiline,
-    print::{table, text, texts},
-    words,
+    context::{At, Context, Placed},
+    framing::{self, FramingConfig},
+    multiline,
+    template::Topic,
+    toml_values::{table, text, texts},
+    words::words,
 };
 
 /// Directories of the system itself: an overlay there would take the machine down.
-const SYSTEM: [&str; 3] = ["/dev", "/proc", "/sys"];
+pub(super) const SYSTEM: [&str; 3] = ["/dev", "/proc", "/sys"];
 
 /// `[[directory]]`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,8 +140,8 @@ struct QuotaTable {
     rule: Placed<String>,
 }
 
-/// Takes over one section of the file.
-pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
+/// Reads one section of the file; returns its place, too.
+pub(super) fn read(table: Table, context: &mut Context<'_>) -> (usize, DirectoryConfig) {
     let at = table.path.span().start;
     let Table {
         path,
@@ -161,7 +162,7 @@ pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>
     context.set(&mut new.submounts, submounts, |word| word.parse());
     let keys = framing::Keys { framing, line_bytes_max, line_wait, multiline };
     framing::apply(keys, &mut new.framing, context);
-    config.add_directory(new, |message| context.refuse(at, message));
+    (at, new)
 }
 
 fn apply_quota(table: QuotaTable, context: &mut Context<'_>) -> QuotaConfig {
@@ -224,31 +225,4 @@ pub(super) fn checked_path(path: &Path) -> Result<PathBuf, String> {
         return Err(format!("`{shown}` contains `..`: write the directory's own path"));
     }
     Ok(path.components().collect())
-}
-
-impl Config {
-    /// Adds a directory, if it can be watched beside the others. The same one twice counts once.
-    pub(super) fn add_directory(&mut self, new: DirectoryConfig, mut refuse: impl FnMut(String)) {
-        let path = match checked_path(&new.path) {
-            Ok(path) => path,
-            Err(message) => return refuse(message),
-        };
-        let shown = new.path.display().to_string();
-        let new = DirectoryConfig { path, ..new };
-        for system in SYSTEM {
-            if new.path.starts_with(system) || Path::new(system).starts_with(&new.path) {
-                return refuse(format!("`{shown}` cannot be watched: it is, contains or lies in {system}"));
-            }
-        }
-        for other in &self.directories {
-            if other.path == new.path {
-                return tracing::info!("{shown} is configured twice: the first one counts");
-            }
-            if other.path.starts_with(&new.path) || new.path.starts_with(&other.path) {
-                let other = other.path.display();
-                return refuse(format!("`{shown}` and `{other}` contain one another: keep the outer one"));
-            }
-        }
-        self.directories.push(new);
-    }
 }

@@ -8,11 +8,10 @@ use toml::Value;
 use crate::units::{ByteSize, Span};
 
 use super::{
-    Config, Sink, default_state_dir,
+    context::{Context, Placed},
     directory::checked_path,
-    file::{Context, Placed},
     kafka,
-    print::{table, text},
+    toml_values::{table, text},
 };
 
 /// `[failed]`
@@ -40,20 +39,6 @@ impl Default for FailedConfig {
             give_up_after: Span(Duration::from_secs(60)),
             topic: None,
         }
-    }
-}
-
-impl Config {
-    /// The dead letters' directory in effect; nothing if there shall be none.
-    pub fn failed_directory(&self) -> Option<PathBuf> {
-        let place =
-            || self.failed.dir.clone().unwrap_or_else(|| default_state_dir(&self.ring.name).join("failed"));
-        (self.failed.size_max.0 > 0).then(place)
-    }
-
-    /// The topic for dead letters in effect.
-    pub fn failed_topic(&self) -> Option<&str> {
-        self.failed.topic.as_deref().filter(|_| self.publisher.sink == Sink::Kafka)
     }
 }
 

@@ -1,9 +1,6 @@
 //! `[[fifo]]`: named pipes that are read, and how.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use toml::Value;
@@ -11,11 +8,11 @@ use toml::Value;
 use crate::units::{ByteSize, Span};
 
 use super::{
-    Config, Framing, Topic,
-    directory::checked_path,
-    file::{At, Context, Placed},
-    print::{table, text},
-    words,
+    context::{At, Context, Placed},
+    framing::Framing,
+    template::Topic,
+    toml_values::{table, text},
+    words::words,
 };
 
 /// Whose owner may read it and whose group may write to it.
@@ -126,8 +123,8 @@ pub(super) struct Table {
     pipe_size: Placed<ByteSize>,
 }
 
-/// Takes over one section of the file.
-pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
+/// Reads one section of the file; returns its place, too.
+pub(super) fn read(table: Table, context: &mut Context<'_>) -> (usize, FifoConfig) {
     let at = table.path.span().start;
     let mut new = FifoConfig::at(table.path.into_inner());
     new.create = table.create.unwrap_or(new.create);
@@ -141,7 +138,7 @@ pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>
     context.set(&mut new.line_bytes_max, table.line_bytes_max, checked_line_bytes);
     context.set(&mut new.line_idle, table.line_idle, checked_idle);
     context.set(&mut new.pipe_size, table.pipe_size, checked_pipe_size);
-    config.add_fifo(new, |message| context.refuse(at, message));
+    (at, new)
 }
 
 /// One section, as the file has it.
@@ -202,36 +199,5 @@ fn checked_pipe_size(size: ByteSize) -> Result<ByteSize, String> {
         Ok(size)
     } else {
         Err(format!("`{size}` cannot be a pipe's size: use {min} to {max}"))
-    }
-}
-
-impl Config {
-    /// Adds a FIFO, if it can be read beside what else there is.
-    pub(super) fn add_fifo(&mut self, new: FifoConfig, mut refuse: impl FnMut(String)) {
-        let path = match checked_path(&new.path) {
-            Ok(path) => path,
-            Err(message) => return refuse(message),
-        };
-        let shown = path.display();
-        if path.parent().is_none() {
-            return refuse(format!("`{shown}` is the root directory: name the FIFO"));
-        }
-        if self.fifos.iter().any(|other| other.path == path) {
-            return refuse(format!("`{shown}` is configured twice: keep one of the two"));
-        }
-        if let Some(directory) = self.directory_around(&path) {
-            return refuse(format!(
-                "`{shown}` lies under the watched directory `{}`: put the FIFO elsewhere, such as in /run",
-                directory.display()
-            ));
-        }
-        self.fifos.push(FifoConfig { path, ..new });
-    }
-
-    /// The watched directory that is at `path` or around it. A FIFO there would be two pipes, one on each side of the
-    /// overlay.
-    pub fn directory_around(&self, path: &Path) -> Option<&Path> {
-        let mut directories = self.directories.iter().map(|directory| directory.path.as_path());
-        directories.find(|directory| path.starts_with(directory))
     }
 }

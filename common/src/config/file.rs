@@ -4,36 +4,18 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 use serde::Deserialize;
-use toml::Spanned;
 
 use crate::units::{ByteSize, Span};
 
 use super::{
-    Config, Origin, Problem, agent, directory, failed, fifo, kafka, kinesis, locate, log, metrics, spool,
+    agent,
+    context::{Context, Placed, checked_ring_name, checked_ring_size, positive, positive_size},
+    directory,
+    effective::Config,
+    failed, fifo, kafka, kinesis, log, metrics,
+    problem::Problem,
+    spool,
 };
-
-/// A value and its place in the file.
-pub(super) type Placed<T> = Option<At<T>>;
-
-/// The same where it has to be there.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub(super) struct At<T>(Spanned<T>);
-
-impl<T> At<T> {
-    /// Where in the text it is.
-    pub(super) fn span(&self) -> std::ops::Range<usize> {
-        self.0.span()
-    }
-
-    pub(super) fn get_ref(&self) -> &T {
-        self.0.get_ref()
-    }
-
-    pub(super) fn into_inner(self) -> T {
-        self.0.into_inner()
-    }
-}
 
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -91,39 +73,9 @@ struct Publisher {
     age_max: Option<Span>,
 }
 
-/// Collects what is wrong, with the place of each value.
-pub(super) struct Context<'a> {
-    path: &'a Path,
-    text: &'a str,
-    problems: &'a mut Vec<Problem>,
-}
-
-impl Context<'_> {
-    pub(super) fn refuse(&mut self, at: usize, message: impl Into<String>) {
-        let origin = Origin::File(self.path.to_owned(), locate::line_of(self.text, at));
-        let key = locate::key_of(self.text, at);
-        self.problems.push(Problem { origin, key, message: message.into() });
-    }
-
-    /// Puts a value where it belongs unless `check` finds something wrong with it.
-    pub(super) fn set<T, U>(
-        &mut self,
-        to: &mut U,
-        from: Placed<T>,
-        check: impl FnOnce(T) -> Result<U, String>,
-    ) {
-        let Some(value) = from else { return };
-        let at = value.span().start;
-        match check(value.into_inner()) {
-            Ok(value) => *to = value,
-            Err(message) => self.refuse(at, message),
-        }
-    }
-}
-
 /// Takes over what the file says.
 pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut Vec<Problem>) {
-    let mut context = Context { path, text, problems };
+    let mut context = Context::new(path, text, problems);
     let file: File = match toml::from_str(text) {
         Ok(file) => file,
         Err(error) => {
@@ -148,14 +100,16 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
         });
     }
     for table in file.directory {
-        directory::apply(table, config, &mut context);
+        let (at, new) = directory::read(table, &mut context);
+        config.add_directory(new, |message| context.refuse(at, message));
     }
     // After the directories, which they must not lie in.
     for table in file.fifo {
-        fifo::apply(table, config, &mut context);
+        let (at, new) = fifo::read(table, &mut context);
+        config.add_fifo(new, |message| context.refuse(at, message));
     }
     if let Some(table) = file.agent {
-        agent::apply(table, config, &mut context);
+        agent::apply(table, &mut config.agent, &mut context);
     }
     if let Some(publisher) = file.publisher {
         apply_publisher(publisher, config, &mut context);
@@ -164,10 +118,10 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
         kafka.apply(&mut config.kafka, &mut context);
     }
     if let Some(kinesis) = file.kinesis {
-        kinesis::apply(kinesis, config, &mut context);
+        kinesis::apply(kinesis, &mut config.kinesis, &mut context);
     }
     if let Some(table) = file.log {
-        log::apply(table, config, &mut context);
+        log::apply(table, &mut config.log, &mut context);
     }
     if let Some(spool) = file.spool {
         spool::apply(spool, &mut config.spool, &mut context);
@@ -176,7 +130,7 @@ pub(super) fn apply(path: &Path, text: &str, config: &mut Config, problems: &mut
         failed::apply(failed, &mut config.failed, &mut context);
     }
     if let Some(table) = file.metrics {
-        metrics::apply(table, config, &mut context);
+        metrics::apply(table, &mut config.metrics, &mut context);
     }
 }
 
@@ -224,29 +178,4 @@ fn apply_publisher(publisher: Publisher, config: &mut Config, context: &mut Cont
     if let Some(timeout) = publisher.shutdown_timeout {
         to.shutdown_timeout = timeout;
     }
-}
-
-pub(super) fn positive(n: u32) -> Result<u32, String> {
-    if n == 0 { Err("`0` is too small: use 1 or more".to_owned()) } else { Ok(n) }
-}
-
-fn positive_size(size: ByteSize) -> Result<ByteSize, String> {
-    if size.0 == 0 { Err("`0` is too small: use 1 or more".to_owned()) } else { Ok(size) }
-}
-
-pub(super) fn checked_ring_name(name: String) -> Result<String, String> {
-    let bare = name.strip_prefix('/').unwrap_or(&name).to_owned();
-    if crate::ring::name_is_valid(&bare) {
-        Ok(bare)
-    } else {
-        Err(format!("`{name}` cannot name a ring: use 1 to 64 letters, digits, `-` or `_`"))
-    }
-}
-
-pub(super) fn checked_ring_size(size: ByteSize) -> Result<ByteSize, String> {
-    let (min, max) = (ByteSize(crate::ring::CAPACITY_MIN), ByteSize(crate::ring::CAPACITY_MAX));
-    if size < min || size > max {
-        return Err(format!("`{size}` cannot be a ring's size: use {min} to {max}"));
-    }
-    Ok(size)
 }

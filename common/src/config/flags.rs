@@ -9,12 +9,21 @@ use std::{
 use crate::units::{ByteSize, Span};
 
 use super::{
-    Config, DirectoryConfig, Encoder, FifoConfig, PartitionKey, Problem, Sink,
-    directory::checked_path,
-    file, kafka, kinesis,
+    context,
+    directory::{DirectoryConfig, checked_path},
+    effective::Config,
+    event::Encoder,
+    fifo::FifoConfig,
+    kafka,
+    kinesis::{self, PartitionKey},
     layers::{Layers, Precedence},
-    legacy::fifo2kinesis,
+    legacy::words,
+    problem::Problem,
+    publisher::Sink,
 };
+
+/// Where the configuration is looked for unless `--config` says otherwise. That it is missing is no error.
+pub const DEFAULT_FILE: &str = "/etc/bywash/bywash.toml";
 
 /// Flags that replace what the configuration file says. Both programs take them all, so that one set of
 /// variables can stand in both services' environment.
@@ -114,8 +123,8 @@ impl ConfigArgs {
                 config.add_fifo(FifoConfig::at(path), |message| refuse(flag, "fifo.path", message));
             }
         }
-        set!("ring", "ring.name", self.ring.clone(), config.ring.name, file::checked_ring_name);
-        set!("ring-size", "ring.size", self.ring_size, config.ring.size, file::checked_ring_size);
+        set!("ring", "ring.name", self.ring.clone(), config.ring.name, context::checked_ring_name);
+        set!("ring-size", "ring.size", self.ring_size, config.ring.size, context::checked_ring_size);
         match (&self.sink, &self.flush_handler, self.layers.precedence("sink", "flush-handler")) {
             (Some(_), Some(handler), Precedence::Same) => {
                 let other = self.layers.origin("sink");
@@ -124,7 +133,7 @@ impl ConfigArgs {
             }
             (_, Some(handler), Precedence::Second) | (None, Some(handler), _) => {
                 let to = &mut config.publisher.sink;
-                set!("flush-handler", "publisher.sink", Some(handler.as_str()), *to, fifo2kinesis::sink_of);
+                set!("flush-handler", "publisher.sink", Some(handler.as_str()), *to, words::sink_of);
             }
             (Some(sink), ..) => {
                 let to = &mut config.publisher.sink;
@@ -142,7 +151,7 @@ impl ConfigArgs {
         }
         let limit = self.buffer_queue_limit;
         set!("buffer-queue-limit", "publisher.batch_records", limit, config.publisher.batch_records, |n| {
-            file::positive(n).map(Some)
+            context::positive(n).map(Some)
         });
         let failed = self.failed_attempts_dir.as_deref().map(absolute);
         set!("failed-attempts-dir", "failed.dir", failed, config.failed.dir, |dir: PathBuf| {
@@ -235,7 +244,7 @@ impl ConfigArgs {
         let session = &mut to.role_session_name;
         let (key, check) = ("kinesis.role_session_name", kinesis::checked_session_name);
         set("role-session-name", key, &self.role_session_name, session, check);
-        let parse = if as_fifo2kinesis { fifo2kinesis::partition_key } else { PartitionKey::parse };
+        let parse = if as_fifo2kinesis { words::partition_key } else { PartitionKey::parse };
         match self.partition_key.clone().map(parse) {
             Some(Ok(key)) => to.partition_key = key,
             Some(Err(message)) => refuse("partition-key", "kinesis.partition_key", message),

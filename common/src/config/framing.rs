@@ -7,9 +7,10 @@ use toml::Value;
 use crate::units::{ByteSize, Span};
 
 use super::{
-    file::{Context, Placed},
+    context::{Context, Placed},
     multiline::{self, MultilineConfig},
-    print::text,
+    toml_values::text,
+    words::words,
 };
 
 /// The longest line that can be asked for: a line is kept in memory until it ends.
@@ -106,3 +107,5 @@ impl FramingConfig {
         (is_multiline && has_lines).then_some(instead)
     }
 }
+
+words!(Framing: "write" => Framing::Write, "line" => Framing::Line, "multiline" => Framing::Multiline);

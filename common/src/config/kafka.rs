@@ -9,11 +9,11 @@ use toml::Table;
 use crate::{secrets::REDACTED, units::Span};
 
 use super::{
-    KafkaAws, Template, Topic, aws,
-    file::{At, Context, Placed},
-    print::{map, table, text, texts},
-    template::is_name_byte,
-    words,
+    aws::{self, KafkaAws},
+    context::{At, Context, Placed},
+    template::{Template, Topic, is_name_byte},
+    toml_values::{map, table, text, texts},
+    words::words,
 };
 
 /// Parts of a librdkafka property's name that say that its value is a secret.

@@ -8,10 +8,9 @@ use toml::Value;
 use crate::units::{ByteSize, Span};
 
 use super::{
-    AwsIdentity, Config, Template, Topic,
-    file::{Context, Placed, positive},
-    print::{table, text},
-    template::is_name_byte,
+    context::{Context, Placed, positive},
+    template::{Template, Topic, is_name_byte},
+    toml_values::{table, text},
 };
 
 /// The most that a stream can be set to take as one record, partition key included, and the most of one request
@@ -89,18 +88,6 @@ impl Default for KinesisConfig {
     }
 }
 
-impl KinesisConfig {
-    /// As whom Kinesis is asked.
-    pub fn identity(&self) -> AwsIdentity {
-        AwsIdentity {
-            region: self.region.clone(),
-            profile: self.profile.clone(),
-            role_arn: self.role_arn.clone(),
-            role_session_name: self.role_session_name.clone(),
-        }
-    }
-}
-
 impl PartitionKey {
     /// The key that a text of the configuration stands for.
     ///
@@ -150,8 +137,7 @@ pub(super) struct Table {
 }
 
 /// Takes over what the section says.
-pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
-    let to = &mut config.kinesis;
+pub(super) fn apply(table: Table, to: &mut KinesisConfig, context: &mut Context<'_>) {
     context.set(&mut to.stream_name, table.stream_name, checked_route);
     context.set(&mut to.endpoint_url, table.endpoint_url, checked_endpoint_url);
     context.set(&mut to.role_arn, table.role_arn, checked_role_arn);

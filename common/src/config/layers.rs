@@ -3,7 +3,7 @@
 
 use clap::{ArgMatches, Command, FromArgMatches, parser::ValueSource};
 
-use super::Origin;
+use super::problem::Origin;
 
 /// Which flags were not typed: their variables gave them.
 #[derive(Clone, Debug, Default)]

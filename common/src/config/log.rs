@@ -5,9 +5,9 @@ use toml::Value;
 use tracing::Level;
 
 use super::{
-    Config,
-    file::{Context, Placed},
-    print::{table, text},
+    context::{Context, Placed},
+    toml_values::{table, text},
+    words::words,
 };
 
 /// `[log]`
@@ -54,11 +54,18 @@ pub(super) struct Table {
 }
 
 /// Takes over what the section says.
-pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
-    context.set(&mut config.log.level, table.level, |word| word.parse());
+pub(super) fn apply(table: Table, to: &mut LogConfig, context: &mut Context<'_>) {
+    context.set(&mut to.level, table.level, |word| word.parse());
 }
 
 /// The section, as the file has it.
 pub(super) fn print(log: &LogConfig) -> Value {
     Value::Table(table([("level", text(log.level.word()))]))
 }
+
+words!(LogLevel:
+    "error" => LogLevel::Error,
+    "warn" => LogLevel::Warn,
+    "info" => LogLevel::Info,
+    "debug" => LogLevel::Debug,
+    "trace" => LogLevel::Trace);

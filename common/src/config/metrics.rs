@@ -6,9 +6,8 @@ use serde::Deserialize;
 use toml::Value;
 
 use super::{
-    Config,
-    file::{Context, Placed},
-    print::{table, text},
+    context::{Context, Placed},
+    toml_values::{table, text},
 };
 
 /// `[metrics]`
@@ -27,8 +26,8 @@ pub(super) struct Table {
 }
 
 /// Takes over what the section says.
-pub(super) fn apply(table: Table, config: &mut Config, context: &mut Context<'_>) {
-    context.set(&mut config.metrics.listen, table.listen, |listen| checked_address(&listen));
+pub(super) fn apply(table: Table, to: &mut MetricsConfig, context: &mut Context<'_>) {
+    context.set(&mut to.listen, table.listen, |listen| checked_address(&listen));
 }
 
 /// A name is none: at the start of a machine there may be nobody yet to look it up.

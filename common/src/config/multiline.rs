@@ -9,8 +9,8 @@ use toml::Value;
 use crate::units::{ByteSize, Span};
 
 use super::{
-    file::{Context, Placed},
-    print::{table, text},
+    context::{Context, Placed},
+    toml_values::{table, text},
 };
 
 /// The longest text of a pattern, in bytes.

@@ -5,28 +5,30 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use toml::{Table, Value};
 
-use super::{Config, Delivery, agent, directory, failed, fifo, kinesis, log, metrics, spool};
+use super::{
+    agent, directory,
+    effective::Config,
+    failed, fifo,
+    kafka::Delivery,
+    kinesis, log, metrics, spool,
+    toml_values::{map, table, text, texts},
+};
 
-/// A table of the pairs whose value is there.
-pub(super) fn table<const N: usize>(pairs: [(&str, Option<Value>); N]) -> Table {
-    pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
-}
+impl Config {
+    /// The effective configuration as TOML, secrets left out.
+    pub fn print(&self) -> String {
+        print(self)
+    }
 
-pub(super) fn texts(list: &[String]) -> Option<Value> {
-    Some(list.iter().map(|text| Value::from(text.as_str())).collect::<Vec<_>>().into())
-}
-
-pub(super) fn map(pairs: &IndexMap<String, String>) -> Option<Value> {
-    let shown = |(key, value): (&String, &String)| (key.clone(), Value::from(value.as_str()));
-    Some(Value::Table(pairs.iter().map(shown).collect()))
-}
-
-pub(super) fn text(value: impl ToString) -> Option<Value> {
-    Some(value.to_string().into())
+    /// The keys, dotted, whose values are not the same in `new`; of sections that repeat, and where only a secret differs,
+    /// the section.
+    pub fn changed_keys(&self, new: &Self) -> Vec<String> {
+        changed_keys(self, new)
+    }
 }
 
 /// With what is in effect where nothing is set as comments: to set it would mean more than that.
-pub(super) fn print(config: &Config) -> String {
+fn print(config: &Config) -> String {
     let mut printed = toml::to_string_pretty(&whole(config)).unwrap_or_default();
     let spool = config.spool_directory().filter(|_| config.spool.dir.is_none());
     let failed = config.failed_directory().filter(|_| config.failed.dir.is_none());
@@ -47,7 +49,7 @@ pub(super) fn print(config: &Config) -> String {
 }
 
 /// The keys, dotted, whose values are not the same in both. Where only a secret differs, its section.
-pub(super) fn changed_keys(old: &Config, new: &Config) -> Vec<String> {
+fn changed_keys(old: &Config, new: &Config) -> Vec<String> {
     let [before, after] = [whole(old), whole(new)].map(|whole| flat(&whole));
     let differs = |key: &&String| before.get(*key) != after.get(*key);
     let keys = before.keys().chain(after.keys().filter(|key| !before.contains_key(*key)));

@@ -3,10 +3,14 @@
 use std::path::Path;
 
 use super::{
-    Config, DirectoryConfig, MessageKey, PartitionKey, Problem, Sink, Template, Topic,
-    kafka::{self, TOPIC_BYTES_MAX},
-    kinesis::{self, STREAM_NAME_BYTES_MAX},
-    validate::Places,
+    directory::DirectoryConfig,
+    effective::Config,
+    kafka::{self, MessageKey, TOPIC_BYTES_MAX},
+    kinesis::{self, PartitionKey, STREAM_NAME_BYTES_MAX},
+    places::Places,
+    problem::Problem,
+    publisher::Sink,
+    template::{Template, Topic},
 };
 
 impl Config {

@@ -9,9 +9,7 @@ use crate::units::{ByteSize, Span};
 
 use super::{
     Delivery, EmptyLines, Encoder, FifoFraming, Framing, Fsync, LogLevel, OnAgentExit, OnFull, QuotaRule,
-    Sink, Submounts,
-    file::{At, File},
-    kafka::Property,
+    Sink, Submounts, context::At, file::File, kafka::Property,
 };
 
 /// Where it is committed. `BYWASH_UPDATE_SCHEMA=1 cargo test -p bywash-common schema` writes it.

@@ -8,11 +8,10 @@ use toml::Value;
 use crate::units::ByteSize;
 
 use super::{
-    Config, default_state_dir,
+    context::{Context, Placed},
     directory::checked_path,
-    file::{Context, Placed},
-    print::{table, text},
-    words,
+    toml_values::{table, text},
+    words::words,
 };
 
 /// The smallest `spool.segment_size`.
@@ -55,18 +54,6 @@ impl Default for SpoolConfig {
             high_mark: 50,
             fsync: Fsync::Always,
         }
-    }
-}
-
-impl Config {
-    /// Where the spool is, if there is one.
-    pub fn spool_place(&self) -> PathBuf {
-        self.spool.dir.clone().unwrap_or_else(|| default_state_dir(&self.ring.name).join("spool"))
-    }
-
-    /// The spool's directory in effect; nothing if there shall be no spool.
-    pub fn spool_directory(&self) -> Option<PathBuf> {
-        (self.spool.size_max.0 > 0).then(|| self.spool_place())
     }
 }
 

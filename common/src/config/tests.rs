@@ -1,6 +1,10 @@
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::*;
+use crate::units::{ByteSize, Span};
 
 fn parse(text: &str) -> Result<Config, String> {
     let mut problems = Vec::new();

@@ -2,7 +2,11 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
-use super::{Config, ConfigArgs, DEFAULT_FILE, Fsync};
+use super::{
+    effective::Config,
+    flags::{ConfigArgs, DEFAULT_FILE},
+    spool::Fsync,
+};
 
 /// Others than the owner and the group may read.
 const READABLE_BY_ALL: u32 = 0o004;

@@ -6,7 +6,14 @@ use std::{ffi::OsString, str::FromStr, time::Duration};
 
 use crate::units::Span;
 
-use crate::config::{Config, ConfigArgs, Encoder, Origin, PartitionKey, Problem, Sink};
+use crate::config::{
+    effective::Config,
+    event::Encoder,
+    flags::ConfigArgs,
+    kinesis::PartitionKey,
+    problem::{Origin, Problem},
+    publisher::Sink,
+};
 
 /// The flags that its README names. docs/migrate-fifo2kinesis.md shows them; a test holds it to this list.
 pub const FLAGS: [&str; 11] = [
@@ -91,17 +98,6 @@ fn flag_of(variable: &str) -> String {
     format!("--{}", variable.trim_start_matches(PREFIX).to_ascii_lowercase().replace('_', "-"))
 }
 
-/// What a partition key meant to it: any text was one key for all, and none another key for each event.
-pub(in crate::config) fn partition_key(text: String) -> Result<PartitionKey, String> {
-    match text.as_str() {
-        "" => Ok(PartitionKey::Random),
-        "random" => Err("`random` was one key for all in fifo2kinesis, and is another for each event here: leave it out for \
-                         that, or write another word for one key"
-            .to_owned()),
-        _ => PartitionKey::parse(text),
-    }
-}
-
 fn parsed<T: FromStr<Err: ToString>>(
     text: Option<String>,
     variable: &'static str,
@@ -123,13 +119,4 @@ pub(in crate::config) fn set_defaults(config: &mut Config) {
     config.publisher.batch_records = Some(QUEUE_LIMIT);
     config.publisher.flush_interval = Some(FLUSH_INTERVAL);
     config.kinesis.partition_key = PartitionKey::Random;
-}
-
-/// The sink that a flush handler is.
-pub(in crate::config) fn sink_of(handler: &str) -> Result<Sink, String> {
-    match handler {
-        "kinesis" => Ok(Sink::Kinesis),
-        "logger" => Ok(Sink::Stdout),
-        _ => Err(format!("`{handler}` is neither `kinesis` nor `logger`")),
-    }
 }

@@ -6,9 +6,15 @@ use indexmap::IndexMap;
 
 use crate::{
     config::{
-        Config, DirectoryConfig, Encoder, LogLevel, Origin, Problem, QuotaRule, Sink,
-        directory::{FILES_TRACKED_DEFAULT, FILES_TRACKED_MAX, QuotaConfig, checked_path},
+        directory::{
+            DirectoryConfig, FILES_TRACKED_DEFAULT, FILES_TRACKED_MAX, QuotaConfig, QuotaRule, checked_path,
+        },
+        effective::Config,
+        event::Encoder,
         kafka,
+        log::LogLevel,
+        problem::{Origin, Problem},
+        publisher::Sink,
     },
     glob::{FNMATCH, Globs, fnmatch_reaches_paths},
     units::ByteSize,

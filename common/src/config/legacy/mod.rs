@@ -8,10 +8,11 @@ mod keys;
 mod properties;
 #[cfg(test)]
 mod tests;
+pub(super) mod words;
 
 use std::path::Path;
 
-use super::{Config, Problem};
+use super::{effective::Config, problem::Problem};
 
 pub use keys::{KEYS, Key};
 

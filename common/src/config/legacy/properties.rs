@@ -5,7 +5,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 use serde_json::Value;
 
-use crate::config::{Origin, Problem};
+use crate::config::problem::{Origin, Problem};
 
 /// What begins a line that fuse_kafka reads; it passed over all others.
 const PREFIXES: [&str; 2] = ["fuse_kafka_", "monitoring_logging_"];
