@@ -1,7 +1,10 @@
-//! Which records are delivered, and how far without a gap: only that far may the ring forget.
+//! The frontier: how far records are delivered without a gap.
 //!
-//! The drain opens an entry for each record in the ring's order; delivery reports complete them in any order, from
-//! any thread. When the oldest entries are complete, the [`Ledger`] moves on over them.
+//! The drain opens an entry for each record, in the ring's order. Delivery reports complete entries in any order, from any thread.
+//! Whenever the oldest entries are complete, they are removed and the [`Ledger`] notes the new position.
+//!
+//! Invariant: the ledger never moves over a record whose messages are not all reported. So the ring gives up only the space
+//! of records that are delivered, kept as dead letters, or announced as lost.
 
 use std::{
     collections::VecDeque,
@@ -27,30 +30,30 @@ use super::{
     ticket::Ticket,
 };
 
-/// A record that is on its way to the sink.
+/// A record in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Where it ends in the ring.
+    /// The position in the ring where the record ends.
     pub end: u64,
-    /// Its number in the ring, if it is known.
+    /// Its sequence number in the ring. None for what is no record of the ring, and behind damage.
     pub sequence: Option<u64>,
     /// When it was captured, in nanoseconds since the epoch.
     pub time_ns: u64,
-    /// Bytes that were written; counts as delivered data.
+    /// Bytes of captured data.
     pub data_bytes: u64,
-    /// Bytes that it takes in memory until it is delivered.
+    /// Bytes of memory that the record takes until it is delivered.
     pub held_bytes: u64,
-    /// It is a write, not news of a loss.
+    /// The record is a write, not a loss.
     pub is_write: bool,
 }
 
 impl Record {
-    /// What the frontier keeps of a write.
+    /// The record of a write with `data`.
     pub fn of_write(entry: Entry, write: &Write<'_>, data: &[u8]) -> Self {
         Self::of_bytes(entry, write, data.len())
     }
 
-    /// The same of a write of so many bytes.
+    /// The record of a write of `data_bytes` bytes.
     pub fn of_bytes(entry: Entry, write: &Write<'_>, data_bytes: usize) -> Self {
         Self {
             end: entry.end,
@@ -62,71 +65,73 @@ impl Record {
         }
     }
 
-    /// What it keeps of news, which hold no bytes of a write.
+    /// The record of a loss event, which holds no captured data.
     pub fn of_news(end: u64, sequence: Option<u64>, time_ns: u64) -> Self {
         Self { end, sequence, time_ns, data_bytes: 0, held_bytes: 0, is_write: false }
     }
 }
 
-/// What the frontier has moved over.
+/// What a move of the frontier has passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The ring may forget what lies before this position.
+    /// Everything before this position is complete: the ring may reuse the space.
     pub end: u64,
-    /// The sequence number that follows the last delivered record's. None behind damage, and where the position is the one
-    /// before.
+    /// The sequence number after that of the last complete record. None behind damage, and where the position has not changed.
     pub next_sequence: Option<u64>,
-    /// What has become of the writes since the last time.
+    /// The outcomes of the writes that the move has passed.
     pub outcomes: Outcomes,
-    /// The sink has confirmed something, be it news.
+    /// The sink has acknowledged a message, be it a loss event.
     pub has_delivered: bool,
 }
 
-/// Where the frontier's moves are written down.
+/// Notes the frontier's moves, in the ring or in the spool.
 pub trait Ledger: Send {
-    /// Everything before `progress.end` is delivered. Called with growing ends.
+    /// Everything before `progress.end` is complete. Invariant: `progress.end` never decreases. It stays equal for messages
+    /// beside the ring ([`Frontier::open_beside`]).
     fn advance(&mut self, progress: &Progress);
 
-    /// What of the records behind `end` is delivered, before [`Self::advance`] moves there.
+    /// The selective acknowledgements behind `end`. Called before [`Self::advance`] moves to `end`: a kill in between loses
+    /// nothing.
     fn tell_ahead(&mut self, _end: u64, _ahead: &[SelectiveAck]) {}
 
-    /// How many records are on their way, and when the oldest was captured; 0 without any.
+    /// The number of records in flight, and when the oldest was captured (0 if there is none).
     fn in_flight(&mut self, records: u64, oldest_ns: u64);
 }
 
-/// How much may be on its way.
+/// Limits of what is in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Records.
     pub records: usize,
-    /// Bytes that they take.
+    /// Bytes of memory.
     pub bytes: u64,
 }
 
 /// A message that the sink will never take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The record that it belongs to; it stays open until someone completes it.
+    /// The record that the message belongs to. It stays open until [`Frontier::settle_refused`] or
+    /// [`Frontier::replaced`].
     pub ticket: Ticket,
     /// What the record is.
     pub record: Record,
-    /// The message, and why.
+    /// The message and the reason.
     pub dead_letter: DeadLetter,
-    /// An operator can make it possible: where it cannot be kept it waits for that, and is never lost.
+    /// An operator can mend the cause. If such a message cannot be kept as a dead letter it waits; it never becomes a loss.
     pub is_mendable: bool,
 }
 
 struct Pending {
     record: Record,
-    /// Messages whose outcome has not been reported.
+    /// Messages of the record whose outcome is not reported yet.
     messages: u32,
     /// The worst outcome so far.
     outcome: Outcome,
-    /// It is no record of what is read.
+    /// The entry is no record of the stream that is read (a dead letter that is sent again).
     is_beside: bool,
-    /// When what its messages tell of happened, in nanoseconds since the epoch.
+    /// The time of the event, in nanoseconds since the epoch.
     event_ns: u64,
-    /// One of its messages was refused, and that is being announced in an event.
+    /// A loss event announces, or has announced, that a message was refused. Each write is announced once.
     announced: bool,
 }
 
@@ -140,31 +145,31 @@ struct State {
     last_end: u64,
     held_bytes: u64,
     refused: Vec<Refused>,
-    /// Threads in [`Frontier::wait_past`]. Only they are worth the system call of a notification.
+    /// Threads in [`Frontier::wait_past`]. Without one a notification would be a system call for nothing.
     waiting: usize,
-    /// What has become of all writes so far.
+    /// The outcomes of all writes so far.
     outcomes: Outcomes,
 }
 
-/// The records between the ring's head and what was read last.
+/// The records in flight: between the ring's head and the record that was read last.
 pub struct Frontier {
     bounds: Bounds,
     state: Mutex<State>,
     moved: Condvar,
     keeps_dead_letters: AtomicBool,
-    // What the drain asks for with every record, so that it need not wait for the lock. Changed under the lock alone.
+    // The drain reads the next fields for every record, so they are atomics and need no lock. Written under the lock only.
     /// Another record may be opened.
     has_room: AtomicBool,
-    /// Somebody may take a refusal.
+    /// `refused` is not empty.
     has_refused: AtomicBool,
-    /// Refusals that nobody has dealt with, taken or not.
+    /// Refusals that are not settled or replaced, whether taken or not.
     open_refusals: AtomicUsize,
-    /// Counts what may let a waiting drain go on.
+    /// Counts reports and refusals, for [`Self::wait_past`].
     events: AtomicU64,
 }
 
 impl Frontier {
-    /// A frontier with nothing on its way.
+    /// A frontier with nothing in flight.
     pub fn new(bounds: Bounds, ledger: Box<dyn Ledger>) -> Self {
         let state = State {
             ledger,
@@ -196,7 +201,7 @@ impl Frontier {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Turns to another ring. The old one's records must all be complete.
+    /// Turns to another stream of records. Nothing of the former one may be in flight.
     pub fn follow(&self, ledger: Box<dyn Ledger>) {
         let mut state = self.lock();
         debug_assert!(state.pending.is_empty());
@@ -204,14 +209,15 @@ impl Frontier {
         state.last_end = 0;
     }
 
-    /// Writes down somewhere else how far the same ring is delivered.
+    /// Replaces the ledger of the same stream of records.
     pub fn set_ledger(&self, ledger: Box<dyn Ledger>) {
         let mut state = self.lock();
         state.ledger = ledger;
         state.note_in_flight();
     }
 
-    /// Takes a record on its way. It is complete after one report, or as many more as [`Self::expect_more`] says.
+    /// Opens an entry for a record. The entry is complete after one report, and one more for each message that
+    /// [`Self::expect_more`] adds.
     pub fn open(&self, record: Record) -> Ticket {
         self.open_as(record, false, record.time_ns)
     }
@@ -233,8 +239,9 @@ impl Frontier {
         ticket
     }
 
-    /// Takes a message on its way that is no record of what is read: it ends where the last record ends. What it tells of happened at
-    /// `event_ns`, and does not count as on its way since then.
+    /// Opens an entry for a message that is no record of the stream that is read. Its position is that of the last record, so that
+    /// the frontier waits for it and does not move by it. Its event happened at `event_ns`; for the age of what is in flight it
+    /// counts from now on.
     pub fn open_beside(&self, held_bytes: u64, event_ns: u64) -> Ticket {
         let end = {
             let state = self.lock();
@@ -243,29 +250,30 @@ impl Frontier {
         self.open_as(Record { held_bytes, ..Record::of_news(end, None, now_ns()) }, true, event_ns)
     }
 
-    /// Whether it is the ticket of a message that is no record of what is read.
+    /// Whether the ticket is that of a message from [`Self::open_beside`].
     pub fn is_beside(&self, ticket: Ticket) -> bool {
         self.lock().get(ticket).is_some_and(|pending| pending.is_beside)
     }
 
-    /// When what a record's messages tell of happened, in nanoseconds since the epoch; 0 for what is settled.
+    /// The time of the event of `ticket`, in nanoseconds since the epoch; 0 if the frontier has passed it.
     pub fn event_ns(&self, ticket: Ticket) -> u64 {
         self.lock().get(ticket).map_or(0, |pending| pending.event_ns)
     }
 
-    /// Whether all messages of the record, and of those before it, have been reported.
+    /// Whether the frontier has passed the record: all messages of it, and of all records before it, are reported.
     pub fn is_done(&self, ticket: Ticket) -> bool {
         ticket.number() < self.lock().first
     }
 
-    /// Says that the record becomes this many messages more. To be called before the last one known so far is sent.
+    /// Has the record wait for `messages` more reports. Must be called before the last message known so far is sent: its report
+    /// would complete the record.
     pub fn expect_more(&self, ticket: Ticket, messages: u32) {
         if let Some(pending) = self.lock().get(ticket) {
             pending.messages = pending.messages.saturating_add(messages);
         }
     }
 
-    /// A message that is about to be sent holds several records.
+    /// Adds a message that joins several records. Must be called before the message is sent.
     pub fn add_joined(&self, span: JoinedMessage) {
         self.lock().joined.add(span);
     }
@@ -275,18 +283,18 @@ impl Frontier {
         self.lock().next_ticket()
     }
 
-    /// The oldest record on its way.
+    /// The oldest record in flight.
     pub fn oldest(&self) -> Option<Ticket> {
         let state = self.lock();
         (!state.pending.is_empty()).then_some(Ticket::from_number(state.first))
     }
 
-    /// What has become of one of the record's messages.
+    /// Reports the outcome of one message of the record.
     pub fn settle(&self, ticket: Ticket, outcome: Outcome) {
         self.settle_all(&[ticket], outcome);
     }
 
-    /// What has become of one message of each of the records: the same as [`Self::settle`] for each, for less.
+    /// Reports the same outcome for one message of each record, under one lock.
     pub fn settle_all(&self, tickets: &[Ticket], outcome: Outcome) {
         let mut state = self.lock();
         state.settle(tickets, outcome);
@@ -295,13 +303,14 @@ impl Frontier {
         self.notify(state);
     }
 
-    /// One of the record's messages will never be delivered. It stays open until someone has dealt with the refusal: see
+    /// Reports that a message will never be delivered. The record stays open until the refusal is settled or replaced: see
     /// [`Self::take_refused`], [`Self::settle_refused`] and [`Self::replaced`].
     pub fn refuse(&self, ticket: Ticket, dead_letter: DeadLetter) {
         self.take_back(ticket, dead_letter, false);
     }
 
-    /// The same of a message that an operator has had time enough to make possible, and still can.
+    /// As [`Self::refuse`], for a message that an operator can still make deliverable, and that has waited for that for
+    /// `failed.give_up_after`.
     pub fn give_up(&self, ticket: Ticket, dead_letter: DeadLetter) {
         self.take_back(ticket, dead_letter, true);
     }
@@ -317,20 +326,20 @@ impl Frontier {
         self.notify(state);
     }
 
-    /// A refused message is dealt with, and its record waits for it no longer.
+    /// Settles a refusal with the outcome of its message.
     pub fn settle_refused(&self, ticket: Ticket, outcome: Outcome) {
         self.replaced();
         self.settle(ticket, outcome);
     }
 
-    /// A refused message is dealt with: another one is on its way on its ticket.
+    /// Settles a refusal without an outcome: another message is sent on the ticket.
     pub fn replaced(&self) {
         let _state = self.lock();
         let open = self.open_refusals.load(Ordering::Acquire);
         self.open_refusals.store(open.saturating_sub(1), Ordering::Release);
     }
 
-    /// Whether somebody has to deal with a refusal, or is about to.
+    /// Whether a refusal is neither settled nor replaced.
     pub fn has_open_refusals(&self) -> bool {
         self.open_refusals.load(Ordering::Acquire) > 0
     }
@@ -357,7 +366,7 @@ impl Frontier {
         self.keeps_dead_letters.store(keeps, Ordering::Relaxed);
     }
 
-    /// A message of the record is too old to be sent: news take its place, and what becomes of those is not announced.
+    /// A message of the record has expired: a loss event is sent on the ticket instead. The loss of that loss event is not announced.
     pub fn replace_by_news(&self, ticket: Ticket) {
         if let Some(pending) = self.lock().get(ticket) {
             (pending.outcome, pending.announced) = (Outcome::Expired, true);
@@ -372,7 +381,7 @@ impl Frontier {
         }
     }
 
-    /// The refusals since the last time, oldest first.
+    /// Takes the refusals since the last call, oldest first.
     pub fn take_refused(&self) -> Vec<Refused> {
         if !self.has_refused() {
             return Vec::new();
@@ -382,7 +391,7 @@ impl Frontier {
         std::mem::take(&mut state.refused)
     }
 
-    /// Whether there are refusals to be taken.
+    /// Whether [`Self::take_refused`] would return any.
     pub fn has_refused(&self) -> bool {
         self.has_refused.load(Ordering::Acquire)
     }
@@ -402,7 +411,7 @@ impl Frontier {
         self.events.load(Ordering::Acquire)
     }
 
-    /// Waits until there was a report after the one that `seen` counted, at most for `timeout`.
+    /// Waits until [`Self::events`] is no longer `seen`, for at most `timeout`.
     pub fn wait_past(&self, seen: u64, timeout: Duration) {
         clock::pass(timeout, || {
             let unmoved = |_: &mut State| self.events() == seen;
@@ -413,12 +422,12 @@ impl Frontier {
         });
     }
 
-    /// What has become of all writes so far.
+    /// The outcomes of all writes so far.
     pub fn outcomes(&self) -> Outcomes {
         self.lock().outcomes
     }
 
-    /// How many records are on their way.
+    /// The number of entries in flight.
     pub fn in_flight(&self) -> usize {
         self.lock().pending.len()
     }
@@ -447,7 +456,8 @@ impl State {
             self.first += 1;
             self.held_bytes -= held_bytes;
             let next = sequence.map(|s| s.wrapping_add(1));
-            // What follows damage has any number; what ends where the last one did says nothing of numbers.
+            // Behind damage the next number is unknown (None). An entry that ends where the one before ended, such as one
+            // beside the ring, leaves the number as it is.
             let is_behind = end > self.last_end.max(progress.end);
             progress.next_sequence = if is_behind { next } else { next.or(progress.next_sequence) };
             progress.end = end;

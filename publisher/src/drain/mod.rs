@@ -1,8 +1,10 @@
-//! The loop from the ring to the sink.
+//! The drain: the loop that reads records from the [`Input`] and sends events to the [`Output`].
 //!
-//! It reads records in order, hands each to the sink and goes on; delivery reports move the ring's head by way of the
-//! [`Frontier`]. Nothing is kept here that the ring or the spool does not hold as well, so whatever ends this process costs
-//! nothing but a second delivery under the same event ids.
+//! It reads records in order, opens an entry of the [`Frontier`] for each, hands its event to the sink and goes on. Delivery reports
+//! move the ring's head by way of the frontier.
+//!
+//! Invariant: the drain holds nothing that the ring or the spool does not hold as well. So a kill at any moment costs at most a
+//! second delivery under the same event ids.
 
 mod attach;
 mod dead_letters;
@@ -50,20 +52,18 @@ pub use input::{Input, open_spool, spooled_records};
 use output::Output;
 use source::Taken;
 
-/// How long an idle drain sleeps at most; a new record ends it at once, but for one whose agent was killed before it
-/// could say so. With librdkafka's own three or four, an idle publisher wakes less than ten times a second.
+/// The longest sleep of an idle drain. A new record wakes it at once, unless the agent is killed between the commit and the
+/// wake-up. With the three or four wake-ups of librdkafka, an idle publisher wakes less than ten times a second.
 const IDLE_WAIT: Duration = Duration::from_millis(250);
-/// How long the drain waits for a delivery, with as much on its way as may be, before it looks for a stop.
+/// How long the drain waits for a delivery report, while the limit of what is in flight is reached, before it checks for a stop.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
-/// How long a disk that does not give what is in the spool is left alone before it is asked again, unless something is
-/// delivered meanwhile.
+/// The pause before the spool is read again after an I/O error. A delivery report ends it early.
 const DISK_WAIT: Duration = Duration::from_millis(500);
-/// After how many records a busy drain has the spool look at the ring; one that waits does so each time.
+/// The records after which a busy drain wakes the spool's feeder. A drain that waits wakes it each time.
 const LOOK_RECORDS: u64 = 256;
-/// How many records a busy drain takes before it looks at everything else: at the clock, the configuration, dead letters, and
-/// what of its own the sink has to do.
+/// The records that a busy drain takes before it looks at the clock, the configuration, dead letters and the sink's own work.
 const TURN_RECORDS: u32 = 64;
-/// How often an idle drain looks whether the agent has begun a new ring.
+/// How often the drain checks whether the agent has begun another generation of the ring.
 const SUCCESSOR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why draining ended before it was asked to.
@@ -72,15 +72,15 @@ pub enum DrainError {
     /// The sink cannot go on.
     #[error(transparent)]
     Sink(#[from] SinkError),
-    /// The next ring cannot be attached to.
+    /// The ring's next generation cannot be attached.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// The spool is of no use any more.
+    /// The input cannot go on with the spool.
     #[error(transparent)]
     Input(#[from] InputError),
 }
 
-/// How much a configuration lets be on its way.
+/// The limits of what is in flight, as configured.
 pub fn bounds(config: &Config) -> Bounds {
     let publisher = &config.publisher;
     Bounds {
@@ -100,18 +100,18 @@ pub struct Drain {
     reload: Option<Reload>,
     /// The record that was read last.
     payload: Vec<u8>,
-    /// Where in which ring that ends which was there at the start, until it is read.
+    /// The ring, and the position in it, up to which records were there at the start. None once they are read.
     backlog: Option<(Uuid, u64)>,
     looked_for_successor: Instant,
-    /// The ring that had a successor at the last look.
+    /// The ring that was superseded at the last check.
     seen_superseded: Option<Uuid>,
-    /// The ring of which the log has said that it was cut short.
+    /// The ring for which the log has said that it was cut short: once for each.
     said_broken: Option<Uuid>,
-    /// Where in which ring the log, and an event, have said that its tail is damaged.
+    /// The ring and position for which the log and a loss event have said that the tail is damaged: once for each.
     said_tail: Option<(Uuid, u64)>,
-    /// What an operator has discarded, until the first event tells of it.
+    /// What an operator has discarded and no loss event has announced yet.
     untold: Option<Discarded>,
-    /// The number of the warning that `status` shows.
+    /// The number of the last warning that `status` was given.
     told_warning: u64,
 }
 
@@ -175,7 +175,7 @@ impl Drain {
         Ok(())
     }
 
-    /// Does what there is to do at the moment, or waits a little.
+    /// One round: follows reloads, polls the sink, and takes up to [`TURN_RECORDS`] records or waits for something to do.
     ///
     /// # Errors
     /// A [`DrainError`] if it cannot go on.
@@ -201,10 +201,10 @@ impl Drain {
         }
     }
 
-    /// Takes records until there is something else to do.
+    /// Takes records until [`TURN_RECORDS`] are taken or something else is to be done.
     fn take_turn(&mut self) -> Result<(), DrainError> {
         for _ in 0..TURN_RECORDS {
-            // What a stop has left unsent comes first after the restart: nothing may go before it.
+            // Order: a record that was left unsent at a stop is the first one after the restart, so no later record may be sent.
             if self.stop.is_requested() || self.frontier.has_refused() {
                 break;
             }
@@ -226,7 +226,7 @@ impl Drain {
                     return self.look_for_successor();
                 }
                 Ok(Taken::End) => return self.end_stream(),
-                // Nothing behind it can be read either.
+                // The memory behind is missing: no record behind can be read either.
                 Err(error @ ReadError::Truncated) => return self.leave_broken(&error),
                 Err(error @ ReadError::Tail { .. }) => return self.wait_at_tail(&error),
                 Err(error) => return Ok(self.pass_damage(&error)?),
@@ -287,7 +287,7 @@ impl Drain {
                     return self.output.loss(entry, &loss, Some(path).filter(|path| !path.is_empty()));
                 }
             }
-            // The loss that it is comes as a record of its own.
+            // A discarded reservation was counted as a loss, which a record of its own announces.
             Kind::Discarded => {
                 let ticket = self.frontier.open(Record::of_news(entry.end, Some(entry.seq), now_ns()));
                 self.frontier.settle(ticket, Outcome::PassedOver);
@@ -309,7 +309,8 @@ impl Drain {
         self.output.send_news(ticket, news, "discarded_by_operator", None, numbers).map(drop)
     }
 
-    /// A line without an end must not keep others waiting.
+    /// Flushes the oldest unfinished line if it holds back the head while the ring is half full, or while the limit of what is
+    /// in flight is reached.
     fn keep_room(&mut self) -> Result<(), SinkError> {
         if self.lines.is_empty() {
             return Ok(());
@@ -324,7 +325,7 @@ impl Drain {
     fn wait_for_room(&mut self) -> Result<(), DrainError> {
         self.tell_warning();
         let seen = self.frontier.events();
-        // What the sink holds back to send it with more would wait for ever.
+        // A batch that the sink holds back for more records would wait for ever: nothing more is read meanwhile.
         self.output.push()?;
         if !self.frontier.has_room() || self.output.has_waiting() {
             self.output.look_at_ring();
@@ -333,7 +334,7 @@ impl Drain {
         self.look_for_successor()
     }
 
-    /// The disk does not give what comes next in the spool, or that shall not be sent yet.
+    /// Waits while the spool cannot be read, or while the recovery limit is used up.
     fn wait_for_spool(&mut self, wait: Duration) -> Result<(), SinkError> {
         self.tell_warning();
         let seen = self.frontier.events();
@@ -343,7 +344,7 @@ impl Drain {
         Ok(())
     }
 
-    /// Has `status` show what this process has warned of last.
+    /// Writes this process's last warning to the ring, where `status` reads it.
     fn tell_warning(&mut self) {
         if let Some(Warning { number, at_ns, text }) = last_warning(self.told_warning) {
             self.input.ring.status.set_warning(at_ns, &text);
@@ -359,7 +360,7 @@ impl Drain {
         self.look_for_successor()?;
         self.output.look_at_ring();
         if self.output.is_holding() {
-            // The next report lets it go on.
+            // The sink has messages to send again and waits for delivery reports: a report lets it go on, a new record does not.
             self.frontier.wait_past(seen, IDLE_WAIT);
         } else {
             clock::pass(IDLE_WAIT, || self.input.ring.consumer.wait(IDLE_WAIT));
@@ -367,7 +368,7 @@ impl Drain {
         Ok(())
     }
 
-    /// Now and then, turns to the ring that the agent writes to by now.
+    /// Every [`SUCCESSOR_INTERVAL`], turns to the ring's next generation if there is one.
     fn look_for_successor(&mut self) -> Result<(), DrainError> {
         if clock::now().duration_since(self.looked_for_successor) < SUCCESSOR_INTERVAL {
             return Ok(());
@@ -376,7 +377,8 @@ impl Drain {
         if !attach::is_superseded(&self.ring_name, &self.input.ring) {
             return Ok(());
         }
-        // The agent may still write to this one for a moment after the next one is there: not at the first look.
+        // The agent may still commit to this generation for a moment after the next one is there. So the drain turns to the next
+        // one at the second check only, one interval later.
         let uuid = self.input.ring.uuid;
         if self.seen_superseded.replace(uuid) != Some(uuid) {
             return Ok(());
@@ -389,7 +391,7 @@ impl Drain {
             self.frontier.set_ledger(self.input.ledger());
             self.output.follow(&self.input);
         } else {
-            // Dead letters would keep it from ever being done.
+            // Redelivery would keep entries in flight, and this generation from ever being done.
             self.output.hold_dead_letters(true);
         }
         Ok(())
@@ -402,8 +404,8 @@ impl Drain {
         Ok(())
     }
 
-    /// Somebody has cut the ring short: what was read is delivered, and then its successor is turned to. What was not read is
-    /// the agent's to count, which knows how much it is.
+    /// The ring's object was cut short. The records that were read are delivered, then the drain turns to the next generation. The
+    /// agent counts the records that were not read: it knows how many there are.
     fn leave_broken(&mut self, error: &ReadError) -> Result<(), DrainError> {
         if self.said_broken != Some(self.input.ring.uuid) {
             self.said_broken = Some(self.input.ring.uuid);
@@ -424,8 +426,8 @@ impl Drain {
         Ok(())
     }
 
-    /// The ring's tail is damaged, which says nothing of where records are: nothing is passed over. The agent repairs it with the
-    /// next write, and begins another ring if it starts and finds it so.
+    /// The ring's tail is damaged. That says nothing about where records end, so no record is passed over. The agent repairs the tail
+    /// with its next commit; an agent that starts and finds it damaged begins another generation.
     fn wait_at_tail(&mut self, error: &ReadError) -> Result<(), DrainError> {
         let place = (self.input.ring.uuid, self.input.ring.consumer.position());
         if self.said_tail != Some(place) {
@@ -449,7 +451,7 @@ impl Drain {
         Ok(())
     }
 
-    /// All that there is of a former ring's records is read.
+    /// All records of a former ring are read: turns to the next stream once they are delivered.
     fn end_stream(&mut self) -> Result<(), DrainError> {
         self.output.hold_dead_letters(true);
         self.lines.flush(&mut self.output)?;
