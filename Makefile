@@ -37,14 +37,18 @@ SIMULATE_SECONDS = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),$(if
 SIMULATOR := --locked --config profile.dev.package.publisher.opt-level=3 \
 	--config profile.dev.package.bywash-common.opt-level=3 -p publisher --lib
 
-.PHONY: help setup build deb rpm packages-test demo test instructions simulate mutants faults hostile survival conformance bench model fuzz lint clean clean-up
+.PHONY: help setup build deb rpm packages-test demo test check hook instructions simulate mutants faults hostile survival conformance bench model fuzz lint clean clean-up
 .DEFAULT_GOAL := help
 
+##@ Begin here
+
 help: ## Shows this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Installs what the demo and the tests need and this machine lacks
 	@tests/tools/setup.sh
+
+##@ Build and package
 
 build: ## Builds both programs, optimised, into target/release; installs what that takes
 	@tests/tools/setup.sh build
@@ -62,14 +66,20 @@ packages-test: ## Installs the Debian package on machines with a real systemd, a
 	@tests/tools/setup.sh packages
 	@trap tests/tools/clean-up.sh EXIT; tests/tools/packages.sh "$(RELEASES)" $(ROWS)
 
+##@ Try
+
 demo: ## Shows an event on its way, a broker that stands still, a publisher that is killed; SINK=kinesis
 	@tests/tools/setup.sh demo $(SINK)
 	@tests/tools/build.sh quick fs-agent publisher bywash-tests
 	@trap tests/tools/clean-up.sh EXIT; "$$CARGO_TARGET_DIR/quick/demo" --sink $(SINK)
 
+##@ Test
+
 test: setup lint model fuzz instructions ## Checks the code, then runs the model, fuzz, unit, property and end-to-end tests
 	cargo build --locked $(TESTED)
 	@trap tests/tools/clean-up.sh EXIT; cargo nextest run --locked $(TESTED) --profile $(PROFILE)
+
+##@ Search for faults, at length
 
 simulate: ## Searches for faults of the delivery by simulated runs: SEEDS=COUNT or FROM..TO, SECONDS=; SEED= with STEPS= replays one
 	SIMULATE_SEEDS="$(SEEDS)" SIMULATE_SECONDS="$(SIMULATE_SECONDS)" SIMULATE_SEED="$(SEED)" SIMULATE_STEPS="$(STEPS)" \
@@ -104,12 +114,16 @@ conformance: ## Runs pjdfstest, fsx, stress-ng, dbench, random operations and a 
 	@trap tests/tools/clean-up.sh EXIT; TEST_SEARCH=$(SEARCH) cargo nextest run --locked $(TESTED) --profile conformance \
 		--run-ignored all -E 'binary(conformance) | binary(overlay)'
 
+##@ Measure
+
 bench: ## Measures each part beside others that do the same, 2 minutes each or less; PEERS='--peer NAME=COMMAND'
 	@tests/tools/setup.sh bench
 	cargo build --locked --release -p fs-agent -p publisher
 	cargo bench --locked -p bywash-benches --features peers --no-run
 	@trap tests/tools/clean-up.sh EXIT; $(BENCH) ring; $(BENCH) overlay -- $(PEERS); $(BENCH) encode; \
 		$(BENCH) delivery; $(BENCH) fifo; $(BENCH) kinesis
+
+##@ Parts of make test
 
 model: ## Runs the ring's protocol through every interleaving
 	RUSTFLAGS="--cfg loom" cargo nextest run --locked --release --target-dir "$$CARGO_TARGET_DIR/loom" \
@@ -122,10 +136,18 @@ instructions: ## Counts the instructions of the hot paths, and fails if they hav
 fuzz: ## Feeds hostile bytes to the ring for FUZZ_SECONDS
 	@trap tests/tools/clean-up.sh EXIT; tests/tools/fuzz.sh $(FUZZ_SECONDS)
 
+check: ## Checks in seconds what most commits break: formatting, layers, documents, clippy of the crates that changed
+	@tests/tools/check.sh
+
+hook: ## Has git run `make check` before each commit
+	@tests/tools/check.sh hook
+
 lint: ## Checks formatting and clippy's lints
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --features $(FAIL_POINTS) -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline check bans licenses sources; fi
+
+##@ Clean
 
 clean-up: ## Takes away mounts, rings and directories of demos and tests that were killed
 	@tests/tools/clean-up.sh

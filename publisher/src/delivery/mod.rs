@@ -1,7 +1,7 @@
 //! What the drain, the sinks, the spool and the dead letters have in common: the names of events, the tickets of records,
 //! what becomes of them, and how far they are delivered.
 //!
-//! Nothing here imports from another room of this crate; `tests/tests/e2e/floors.rs` holds the crate to that.
+//! Nothing here imports from another room of this crate; `tests/tests/tidy/floors.rs` holds the crate to that.
 
 mod class;
 mod dead_letter;

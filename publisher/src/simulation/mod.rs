@@ -81,6 +81,7 @@ fn report(seed: u64, error: &str) -> String {
     format!("seed {seed}: {error}\n\nshrunk: {again:?}\n{sizes:?}\n{trace}\n\n{command}")
 }
 
+// Guarantee: G4
 #[test]
 fn simulate() {
     quiet_kills();

@@ -45,6 +45,7 @@ const USER_TESTS_MIN: usize = 50;
 /// How each test ended: `ok`, `skipped` or `FAILED`.
 type Results = BTreeMap<String, String>;
 
+// Guarantee: G1
 #[test]
 fn pjdfstest_ends_as_in_a_plain_directory() {
     if !Uid::effective().is_root() {

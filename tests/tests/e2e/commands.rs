@@ -256,6 +256,7 @@ fn an_unreadable_configuration_is_78_and_named() {
     }
 }
 
+// Guarantee: G7
 #[test]
 fn check_print_shows_the_effective_configuration_without_secrets() {
     let kafka = "properties = { \"sasl.password\" = \"hunter2\", \"linger.ms\" = 7 }";

@@ -113,6 +113,7 @@ fn wait_for_message(reader: &mut Reader, bytes: &[u8]) {
     });
 }
 
+// Guarantee: G3
 #[test]
 fn killing_both_loses_nothing_that_was_written() {
     let broker = Broker::start();
@@ -133,6 +134,7 @@ fn killing_both_loses_nothing_that_was_written() {
     assert_nothing_lost(&events, &load, &report);
 }
 
+// Guarantee: G1
 #[test]
 fn a_broker_that_stands_still_delays_no_write_and_loses_nothing() {
     let broker = Broker::start();

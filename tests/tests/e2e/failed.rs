@@ -149,6 +149,7 @@ fn whose_the_directory_is_has_root_wait_for_nothing_and_show_and_remove_nothing_
     assert!(secret.join("x.jsonl").exists());
 }
 
+// Guarantee: G6
 #[test]
 fn dead_letters_are_listed_sent_again_and_dropped() {
     let broker = Broker::start();

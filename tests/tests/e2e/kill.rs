@@ -370,6 +370,7 @@ fn at_dead_letter_kept() {
     assert_kept(FailPoint::DeadLetterKept);
 }
 
+// Guarantee: G3
 #[test]
 fn every_place_has_its_test() {
     let source = concat!(include_str!("kill.rs"), include_str!("exactly_once.rs"));

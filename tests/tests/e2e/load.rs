@@ -8,6 +8,7 @@ const PROCESSES: u32 = 4;
 const WRITES_EACH: u64 = 25_000;
 const TIME_MAX: Duration = Duration::from_secs(120);
 
+// Guarantee: G4
 #[test]
 fn a_hundred_thousand_writes_of_four_processes_into_eight_files_arrive_once_and_in_order() {
     let broker = Broker::start();

@@ -25,6 +25,7 @@ fn read_until_accounted(broker: &Broker, written: u64) -> Vec<Event> {
     messages.iter().map(Event::parse).collect()
 }
 
+// Guarantee: G2
 #[test]
 fn a_full_ring_lets_writes_go_on_and_every_write_is_delivered_or_counted() {
     let broker = Broker::start();

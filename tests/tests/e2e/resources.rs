@@ -43,6 +43,7 @@ fn assert_modest(overlays: usize, (kib_at_start, kib_in_use): (u64, u64)) {
     assert!(in_use < kib_in_use && threads_in_use <= THREADS_MAX + 4 * overlays.min(64), "in use");
 }
 
+// Guarantee: G5
 #[test]
 fn memory_does_not_grow_with_the_number_of_overlays() {
     assert_modest(1, (4 * MIB, 8 * MIB));

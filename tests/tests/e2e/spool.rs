@@ -130,6 +130,7 @@ pub fn reboot(bywash: &mut Bywash) {
     }
 }
 
+// Guarantee: G3
 #[test]
 fn an_orderly_reboot_loses_nothing() {
     let broker = Broker::start();

@@ -108,6 +108,7 @@ fn a_member_of_the_rings_group_drains_it_and_cannot_write_a_record() {
     assert_eq!(status.code, Some(0), "{status:?}");
 }
 
+// Guarantee: G9
 #[test]
 fn names_that_a_stranger_makes_in_shared_memory_stop_nothing() {
     let broker = Broker::start();

@@ -73,6 +73,7 @@ fn as_nobody(program: &Path) -> Finished {
     process::run(&mut command, TIMEOUT)
 }
 
+// Guarantee: G9
 #[test]
 fn each_has_its_own_device_and_what_its_mount_forbids_stays_forbidden() {
     let Some(mut bywash) = new("") else { return };

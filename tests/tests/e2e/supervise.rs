@@ -476,6 +476,7 @@ fn what_was_stored_in_mappings_before_a_restart_is_in_the_file_though_no_agent_f
     program.wait().unwrap();
 }
 
+// Guarantee: G8
 #[test]
 fn an_agent_that_does_not_come_back_is_given_up_in_time_and_its_overlays_with_it() {
     // One that ends at once, and one that never gets ready.

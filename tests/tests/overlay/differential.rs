@@ -40,6 +40,7 @@ const REGRESSIONS_AT_ONCE: &str =
 /// How many steps were left out, by what is different.
 pub type LeftOut = RefCell<BTreeMap<&'static str, usize>>;
 
+// Guarantee: G1
 #[test]
 fn the_overlay_does_what_a_plain_directory_does() {
     if !Uid::effective().is_root() {
@@ -116,6 +117,7 @@ pub fn compare_trees([plain, overlay, below]: [&PathBuf; 3], steps: &[Step]) -> 
     Ok(())
 }
 
+// Guarantee: G1
 /// Each user in a tree of his own, all at the same time: what the agent does for one has nothing of another.
 #[test]
 fn users_at_the_same_time_do_what_they_do_alone() {

@@ -42,6 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
     operation.prop_map(|operation| Step { caller: Caller::Root, operation, is_timed: false })
 }
 
+// Guarantee: G2
 #[test]
 fn captured_writes_make_the_same_files_again() {
     let pair = Pair::start();

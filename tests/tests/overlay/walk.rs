@@ -35,6 +35,7 @@ impl Size {
     }
 }
 
+// Guarantee: G5
 #[test]
 fn walking_100_000_files_leaves_the_agent_small() {
     walk(DIRECTORY_FILES);

@@ -58,6 +58,7 @@ fn errors_that_end_by_themselves_cost_nothing() {
     assert_eq!((outcome.received, outcome.duplicates), (outcome.sent, 0));
 }
 
+// Guarantee: G6
 #[test]
 fn a_message_too_large_for_the_broker_becomes_a_dead_letter_and_the_rest_arrives() {
     // The broker takes 1 MiB.

@@ -47,6 +47,7 @@ fn assert_bounded(fault: &'static str, time: Duration) {
     trial.end(&bywash, &mut broker.read("logs"));
 }
 
+// Guarantee: G5
 #[test]
 fn memory_stays_within_its_bounds_through_an_outage_at_full_rate() {
     assert_bounded("outage at full rate", Duration::from_secs(2));

@@ -50,6 +50,7 @@ for pid in (int(p) for p in sys.argv[2:]):
     assert_works(&ground);
 }
 
+// Guarantee: G7
 #[test]
 fn the_ring_is_neither_read_nor_removed() {
     if is_left_out("the_ring_is_neither_read_nor_removed") {

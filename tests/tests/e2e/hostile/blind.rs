@@ -29,6 +29,7 @@ fn captured(capture: &mut Capture, directory: &Path) -> Written {
     files
 }
 
+// Guarantee: G2
 /// However bytes get into a file, they are in records: of each way the script tells the file's name and its content.
 #[test]
 fn every_way_to_write_is_captured() {

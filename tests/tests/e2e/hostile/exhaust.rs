@@ -496,6 +496,7 @@ fn size(directory: &Path, i: usize) -> u64 {
     fs::metadata(directory.join(format!("crowd-{i}"))).map_or(0, |metadata| metadata.len())
 }
 
+// Guarantee: G9
 #[test]
 fn who_waits_for_the_disk_leaves_workers_to_others() {
     if is_left_out("who_waits_for_the_disk_leaves_workers_to_others") {

@@ -267,6 +267,7 @@ attempt("remove the mount", lambda: os.rmdir(f"{path}/usb"))
     assert!(below[0]["id in ."].as_str().unwrap().contains("euid=0"), "elsewhere they do: {below}");
 }
 
+// Guarantee: G9
 /// In a namespace of its own users anybody is root, of nothing that the overlay has.
 #[test]
 fn root_of_a_user_namespace_is_nobody_as_below() {

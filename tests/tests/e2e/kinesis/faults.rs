@@ -108,6 +108,7 @@ fn requests_whose_answer_is_lost_come_twice_under_the_same_ids() {
     assert!(duplicates > 0, "they were taken");
 }
 
+// Guarantee: G4
 #[test]
 fn slow_answers_that_overtake_each_other_keep_each_keys_order() {
     let (kinesis, proxy, bywash) = start(&SMALL);

@@ -191,11 +191,13 @@ fn live_through(signal: Signal, times: u32, files: u32, interval: Duration, long
     waits
 }
 
+// Guarantee: G8
 #[test]
 fn no_program_notices_that_the_agent_is_killed() {
     live_through(Signal::SIGKILL, KILLS, FILES, Duration::ZERO, LONGEST_WAIT_MAX);
 }
 
+// Guarantee: G8
 #[test]
 fn no_program_notices_that_the_agent_is_restarted() {
     live_through(Signal::SIGTERM, RESTARTS, FILES, Duration::ZERO, LONGEST_WAIT_MAX);

@@ -1,14 +1,8 @@
 //! The documents name tests and files that are there, and their links lead somewhere.
 
-use std::{
-    collections::HashSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashSet, fs, path::PathBuf};
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+use super::{all_sources, root};
 
 /// The heads of the tables whose last column names the tests that hold what a row says.
 const CLAIMS: [&str; 2] = ["| claim | test |", "| guarantee | what it says | tests |"];
@@ -23,18 +17,6 @@ fn documents() -> Vec<PathBuf> {
     top.into_iter().chain(below.filter(|path| path.extension().is_some_and(|end| end == "md"))).collect()
 }
 
-/// All files of Rust below `directory`.
-fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
-
 /// The names of all tests in a source: the function behind each `#[test]`.
 fn tests_in(source: &str) -> impl Iterator<Item = &str> {
     source.split("#[test]").skip(1).filter_map(|behind| {
@@ -45,19 +27,7 @@ fn tests_in(source: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn what_the_documents_name_is_there() {
-    let mut paths = Vec::new();
-    for directory in [
-        "common/src",
-        "common/tests",
-        "fs-agent/src",
-        "publisher/src",
-        "publisher/tests",
-        "tests/src",
-        "tests/tests",
-    ] {
-        sources(&root().join(directory), &mut paths);
-    }
-    let sources: Vec<String> = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let sources: Vec<String> = all_sources().iter().map(|path| fs::read_to_string(path).unwrap()).collect();
     let tests: HashSet<&str> = sources.iter().flat_map(|source| tests_in(source)).collect();
     for document in documents() {
         let text = fs::read_to_string(&document).unwrap();
