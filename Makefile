@@ -27,6 +27,9 @@ FUZZ_SECONDS ?= 20
 KILLS ?= 1000
 RESTARTS ?= 100
 FILES ?= 10000
+# How long `make report` takes about, in seconds, and where its page goes.
+REPORT_SECONDS ?= 900
+REPORT_DIRECTORY ?= $(CARGO_TARGET_DIR)/report
 # How many times as many random operations `make conformance` does as `make test`.
 SEARCH ?= 20
 
@@ -37,7 +40,7 @@ SIMULATE_SECONDS = $(if $(filter command line,$(origin SECONDS)),$(SECONDS),$(if
 SIMULATOR := --locked --config profile.dev.package.publisher.opt-level=3 \
 	--config profile.dev.package.bywash-common.opt-level=3 -p publisher --lib
 
-.PHONY: help setup build deb rpm packages-test demo test check hook instructions simulate mutants faults hostile survival conformance bench model fuzz lint clean clean-up
+.PHONY: help setup build deb rpm packages-test demo test check hook instructions simulate mutants faults hostile survival conformance bench report model fuzz lint clean clean-up
 .DEFAULT_GOAL := help
 
 ##@ Begin here
@@ -122,6 +125,12 @@ bench: ## Measures each part beside others that do the same, 2 minutes each or l
 	cargo bench --locked -p bywash-benches --features peers --no-run
 	@trap tests/tools/clean-up.sh EXIT; $(BENCH) ring; $(BENCH) overlay -- $(PEERS); $(BENCH) encode; \
 		$(BENCH) delivery; $(BENCH) fifo; $(BENCH) kinesis
+
+report: ## Measures cost and capture beside what others use, as a page with charts: REPORT_SECONDS=, REPORT_DIRECTORY=; 20 minutes, as root
+	@tests/tools/setup.sh report
+	cargo build --locked --release -p fs-agent -p publisher
+	cargo bench --locked -p bywash-benches --features peers --bench report --no-run
+	@trap tests/tools/clean-up.sh EXIT; $(BENCH) report -- --seconds $(REPORT_SECONDS) --directory $(REPORT_DIRECTORY)
 
 ##@ Parts of make test
 

@@ -1,6 +1,8 @@
-#![allow(clippy::expect_used)] // A benchmark that cannot measure has to stop.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A benchmark that cannot measure has to stop.
 //! What the benchmarks share: figures measured side by side in one run, and what is measured.
 
+pub mod overlay;
+pub mod report;
 mod writes;
 
 use std::time::Duration;

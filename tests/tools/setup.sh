@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what this machine lacks, and says what and why. Does nothing otherwise. `setup.sh` is for the tests, `setup.sh build`
-# for cargo build alone, `setup.sh demo kafka|kinesis` for the demo; `setup.sh conformance`, `survival`, `bench` and `packages` install
+# for cargo build alone, `setup.sh demo kafka|kinesis` for the demo; `setup.sh conformance`, `survival`, `bench`, `report` and `packages` install
 # what those targets of make need.
 set -euo pipefail
 
@@ -77,6 +77,10 @@ readonly BENCH_PACKAGES='
 mergerfs                                 | mergerfs     | the fastest overlay of Debian, to be measured against
 bindfs                                   | bindfs       | another one
 [ -x /usr/sbin/bonnie++ ]                | bonnie++     | the load of a database, and of many small files
+'
+
+readonly REPORT_PACKAGES='
+bpftrace                                 | bpftrace     | what a tracer captures, where the kernel lets one
 '
 
 is_there() {
@@ -246,6 +250,7 @@ case ${1:-tests} in
     conformance) set_up_tests; install_packages "$CONFORMANCE_PACKAGES" ;;
     survival) set_up_tests; install_packages "$SURVIVAL_PACKAGES" ;;
     bench) set_up_tests; install_packages "$BENCH_PACKAGES" ;;
+    report) set_up_tests; install_packages "$BENCH_PACKAGES$REPORT_PACKAGES" ;;
     deb | rpm | packages)
         install_packages "$BUILD_PACKAGES$PACKAGING_PACKAGES"
         set_up_build

@@ -18,23 +18,17 @@
 //! TMPDIR says on which filesystem everything happens. On ext4 the creation of files is the search for an inode, which takes longer
 //! the more were deleted in the last minute: for what names cost, take a tmpfs (not /dev/shm: the ring is there).
 
-mod bonnie;
-mod subject;
 mod table;
-mod work;
 
-use std::{hint::black_box, path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use bywash_benches::median;
-use bywash_common::ring::PublisherRing;
-
-use subject::Subject;
-use work::Work;
+use bywash_benches::{
+    median,
+    overlay::{self, OVERLAY, Subject, Work, bonnie},
+};
 
 /// Rounds of each measurement; the tables show medians.
 const ROUNDS: usize = 7;
-/// How many records the drain reads before it acknowledges them.
-const BATCH: usize = 256;
 
 /// What the command line says.
 struct Arguments {
@@ -79,35 +73,13 @@ impl Arguments {
     }
 }
 
-/// The other process: drains the ring until it is killed.
-fn drain(ring: &str) -> ! {
-    let mut publisher = PublisherRing::attach(ring, None).unwrap();
-    let acker = publisher.consumer.acker();
-    let mut payload = Vec::new();
-    loop {
-        let mut end = None;
-        for _ in 0..BATCH {
-            let Some(entry) = publisher.consumer.next(&mut payload).unwrap() else { break };
-            end = Some(entry.end);
-            black_box(&payload);
-        }
-        match end {
-            Some(end) => acker.ack(end),
-            None => publisher.consumer.wait(Duration::from_millis(100)),
-        }
-    }
-}
-
 fn main() {
-    let mut arguments = std::env::args().skip(1).peekable();
-    if arguments.next_if(|argument| argument == "drain").is_some() {
-        drain(&arguments.next().expect("a ring's name"));
-    }
-    let arguments = Arguments::parse(arguments);
+    overlay::drain_if_told();
+    let arguments = Arguments::parse(std::env::args().skip(1));
     let root = Root::new();
-    let subjects = subject::all(&root.0, &arguments.peers, &arguments.agents, arguments.pinned);
+    let subjects = overlay::subjects(&root.0, &arguments.peers, &arguments.agents, arguments.pinned);
     let works: Vec<Work> =
-        work::all().into_iter().filter(|work| work.name().contains(&arguments.only)).collect();
+        overlay::works().into_iter().filter(|work| work.name().contains(&arguments.only)).collect();
     let mut figures = vec![vec![Vec::new(); subjects.len()]; works.len()];
     for round in 0..arguments.rounds {
         eprintln!("round {} of {}", round + 1, arguments.rounds);
@@ -127,7 +99,7 @@ fn main() {
         print_tables(&subjects, &works, &medians);
     }
     if bonnie::NAME.contains(&arguments.only) {
-        bonnie::run(&subjects);
+        print_bonnie(&subjects);
     }
     for subject in &subjects {
         if let Some(memory) = subject.memory_bytes() {
@@ -142,16 +114,33 @@ fn main() {
 
 /// Microseconds for each operation, and how fast the overlay is beside the others.
 fn print_tables(subjects: &[Subject], works: &[Work], medians: &[Vec<f64>]) {
-    let ours = subjects.iter().position(|subject| subject.name == subject::OVERLAY).expect("the overlay");
+    let ours = subjects.iter().position(|subject| subject.name == OVERLAY).expect("the overlay");
     let rows = |cell: fn(f64, f64) -> f64| {
         works.iter().zip(medians).map(move |(work, line)| {
             (work.name(), line.iter().map(|figure| format!("{:.2}", cell(*figure, line[ours]))).collect())
         })
     };
     table::print("microseconds for one operation, medians", subjects, rows(|figure, _| figure));
-    let title = format!("speed of {} in that of the others", subject::OVERLAY);
+    let title = format!("speed of {} in that of the others", OVERLAY);
     table::print(&title, subjects, rows(|figure, ours| figure / ours));
     println!();
+}
+
+/// Runs bonnie++ once in each directory, and prints what it says.
+fn print_bonnie(subjects: &[Subject]) {
+    if let Some(why) = bonnie::missing() {
+        return println!("skipped {}: {why}", bonnie::NAME);
+    }
+    let measured = subjects.iter().map(|subject| {
+        eprintln!("{}: {}", bonnie::NAME, subject.name);
+        bonnie::measure(subject)
+    });
+    let all: Vec<_> = measured.collect();
+    let rows = bonnie::columns().enumerate().map(|(i, (name, unit))| {
+        let cell = |figures: &Vec<Option<f64>>| figures[i].map_or("-".to_owned(), |f| format!("{f:.0}"));
+        (format!("{name}, {unit}"), all.iter().map(cell).collect())
+    });
+    table::print("bonnie++, more is better; `-` is too quick for it to tell", subjects, rows);
 }
 
 /// Where everything happens; removed at the end. `make clean-up` knows the name.

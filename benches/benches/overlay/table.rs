@@ -1,6 +1,6 @@
 //! Tables: a line for each work, a column for each directory.
 
-use crate::subject::Subject;
+use bywash_benches::overlay::Subject;
 
 /// Prints a table under `title`: each row's name, and its cell for each of `subjects`.
 pub fn print(title: &str, subjects: &[Subject], rows: impl Iterator<Item = (String, Vec<String>)>) {

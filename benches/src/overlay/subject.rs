@@ -28,6 +28,7 @@ const START_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A directory to work in, and who serves it.
 pub struct Subject {
+    /// For people.
     pub name: String,
     /// Where the work is done.
     pub directory: PathBuf,
@@ -39,7 +40,10 @@ pub struct Subject {
 }
 
 /// The bare directory, the overlay, that of other builds, and what is there of others; this process and all of them on one
-/// CPU, the drains on another, if they are `pinned`.
+/// CPU, the drains on another, if they are `pinned`. Peers are commands with `{source}` and `{mountpoint}`.
+///
+/// # Panics
+/// If one cannot be started.
 pub fn all(
     root: &Path,
     peers: &[(String, String)],
@@ -76,7 +80,7 @@ impl Subject {
     fn new(root: &Path, name: &str) -> Self {
         let directory = root.join(name.replace(|c: char| !c.is_alphanumeric(), "-"));
         fs::create_dir(&directory).unwrap();
-        crate::work::prepare(&directory);
+        super::work::prepare(&directory);
         let source = directory.clone();
         Self { name: name.to_owned(), directory, source, processes: Vec::new(), ring: None }
     }
@@ -93,7 +97,7 @@ impl Subject {
         let exe = std::env::current_exe().unwrap();
         assert!(agent.exists(), "{} is missing: cargo build --release -p fs-agent", agent.display());
         subject.serve(Command::new(agent).arg("run").arg("--config").arg(config));
-        let drain = guarded(Command::new(exe).args(["drain", &ring])).spawn().unwrap();
+        let drain = guarded(Command::new(exe).args([super::DRAIN, &ring])).spawn().unwrap();
         if pinned {
             pin(drain.id(), DRAINING_CPU);
         }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::subject::Subject;
+use super::subject::Subject;
 
 const SIZES: [usize; 5] = [1, 128, 4 << 10, 128 << 10, 1 << 20];
 /// Length of the file that is read.
@@ -30,14 +30,23 @@ const LISTED: &str = "to-be-listed";
 /// One thing to measure.
 #[derive(Clone, Copy, Debug)]
 pub enum Work {
+    /// Writes of so many bytes into a new file.
     Write(usize),
+    /// Reads of so many bytes from the page cache, in order.
     ReadWarm(usize),
+    /// The same at random places.
     ReadRandom(usize),
+    /// Reads from the disk.
     ReadCold(usize),
+    /// Makes files.
     Create,
+    /// Looks at them.
     Stat,
+    /// Removes them.
     Delete,
+    /// Lists a directory.
     List,
+    /// Lists it and looks at each entry.
     ListLong,
 }
 
@@ -55,6 +64,9 @@ pub fn all() -> Vec<Work> {
 }
 
 /// Makes in a bare directory what is read later.
+///
+/// # Panics
+/// If there is no room.
 pub fn prepare(directory: &Path) {
     fs::write(directory.join(READ), vec![0x5a; FILE_BYTES]).unwrap();
     let listed = directory.join(LISTED);
@@ -85,6 +97,9 @@ impl Work {
     }
 
     /// Does it, and gives microseconds for one operation.
+    ///
+    /// # Panics
+    /// If something fails.
     pub fn measure(self, subject: &Subject) -> f64 {
         let directory = subject.directory.as_path();
         match self {
