@@ -14,7 +14,7 @@ use bywash_benches::{
 };
 use bywash_tests::harness::{
     Broker, Bywash, Process, Settings, program, temporary_directory,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -185,7 +185,7 @@ impl World {
 
     /// Waits for an agent that listens and is not `old`; gives its process.
     fn wait_for_agent(&self, old: Option<i32>) -> i32 {
-        wait::until("an agent to listen", PATIENCE, || {
+        wait::until("an agent to listen", TIMEOUT, || {
             let status = self.status();
             let pid = status["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
             match pid {
@@ -237,7 +237,7 @@ impl World {
             State::Restarted => drop(self.wait_for_agent(Some(agent))),
             State::Bare | State::Healthy => {}
         }
-        self.bywash.drain(PATIENCE * 4);
+        self.bywash.drain(TIMEOUT * 4);
     }
 
     /// How many events the broker has.
@@ -261,7 +261,7 @@ impl Drop for World {
         // An agent outlives a supervisor that is killed.
         if self.supervisor.ended().is_none() {
             self.supervisor.signal(Signal::SIGTERM);
-            wait::quietly(PATIENCE, || self.supervisor.ended().is_some());
+            wait::quietly(TIMEOUT, || self.supervisor.ended().is_some());
         }
     }
 }

@@ -13,7 +13,7 @@ use bywash_benches::{
 };
 use bywash_tests::harness::{
     Bywash, Process, Settings, temporary_directory, tool,
-    wait::{self, PATIENCE},
+    wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 use serde::Deserialize;
@@ -271,7 +271,7 @@ log {{ source(s); destination(d); flags(flow-control); }};
                 return;
             }
             let log = || self.processes.iter().map(Process::log).collect::<String>();
-            assert!(begin.elapsed() < PATIENCE, "{} captures nothing: {}", self.subject.name(), log());
+            assert!(begin.elapsed() < TIMEOUT, "{} captures nothing: {}", self.subject.name(), log());
         }
     }
 
