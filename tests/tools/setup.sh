@@ -61,7 +61,7 @@ debootstrap                              | debootstrap          | the machines o
 systemd-nspawn                           | systemd-container    | booting them
 '
 
-readonly LOGGERS='rsyslog syslog-ng-core syslog-ng-mod-rdkafka'
+readonly LOGGERS='rsyslog rsyslog-kafka syslog-ng-core syslog-ng-mod-rdkafka'
 
 readonly CONFORMANCE_PACKAGES='
 stress-ng                                | stress-ng    | a load of all file operations at once
@@ -177,12 +177,12 @@ install_kubernetes() {
     touch "$mark"
 }
 
-# rsyslog and syslog-ng write to FIFOs in tests, and syslog-ng is what the benchmark measures against. They cannot be
+# rsyslog and syslog-ng write to FIFOs in tests, and are what benchmarks measure against. They cannot be
 # installed together, and would begin to log for this machine: they are unpacked beside the build, and only the libraries
 # that they need are installed.
 unpack_loggers() {
     local tools=$target/tools/loggers
-    [ -e "$tools/complete" ] && return 0
+    [ -e "$tools/complete" ] && [ -e "$tools/rsyslog-modules/omkafka.so" ] && return 0
     command -v apt-get >/dev/null || die "there is no apt-get here: unpack $LOGGERS into $tools by hand"
     say "missing: $LOGGERS, which write to FIFOs in tests; into $tools"
     local root=() libraries

@@ -10,6 +10,8 @@
 //! A page is made anew from its figures by `--page DIRECTORY`.
 
 mod capture;
+mod delivery;
+mod loggers;
 mod machine;
 mod overlay;
 mod run;
@@ -44,8 +46,12 @@ const PAGE: &str = "benchmarks.html";
 type Measure = fn(&mut Run) -> Part;
 
 /// A part's id, and what measures it.
-const PARTS: [(&str, Measure); 3] =
-    [("stalls", stalls::measure), ("overlay", overlay::measure), ("capture", capture::measure)];
+const PARTS: [(&str, Measure); 4] = [
+    ("stalls", stalls::measure),
+    ("overlay", overlay::measure),
+    ("delivery", delivery::measure),
+    ("capture", capture::measure),
+];
 
 /// What the command line says.
 struct Arguments {

@@ -28,7 +28,7 @@ impl Run {
 
     /// So many of what is done at the usual scale, at least `least`.
     pub fn count(&self, usual: usize, least: usize) -> usize {
-        ((usual as f64 * self.scale) as usize).max(least)
+        ((usual as f64 * self.scale).round() as usize).max(least)
     }
 
     /// Says what happens.

@@ -12,14 +12,14 @@ use bywash_benches::{
     report::score::{Event, marks},
 };
 use bywash_tests::harness::{
-    Bywash, Process, Settings, temporary_directory, tool,
+    Bywash, Process, Settings, temporary_directory,
     wait::{self, TIMEOUT},
 };
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
 use super::script;
-use crate::run::own_memory;
+use crate::{loggers, run::own_memory};
 
 /// Whoever has said nothing new for so long has said all.
 const QUIET_TIME: Duration = Duration::from_secs(2);
@@ -192,12 +192,7 @@ impl Watching {
              input(type=\"imfile\" file=\"{directory}/*.log\" tag=\"t\" addMetadata=\"on\" reopenOnTruncate=\"on\" ruleset=\"out\")\n",
             root.display()
         );
-        fs::write(root.join("rsyslog.conf"), text).unwrap();
-        let at = |name: &str| root.join(name).display().to_string();
-        let modules = tool("loggers/rsyslog-modules").display().to_string();
-        let arguments =
-            ["-n", "-f", &at("rsyslog.conf"), "-i", &at("pid"), "-M", &modules].map(str::to_owned);
-        self.spawn("rsyslogd", &tool("loggers/usr/sbin/rsyslogd"), &arguments);
+        self.processes.push(loggers::rsyslog(&root, &text));
     }
 
     fn start_syslog_ng(&mut self) {
@@ -211,19 +206,7 @@ destination d {{ file({output:?} template("$MESSAGE\n")); }};
 log {{ source(s); destination(d); flags(flow-control); }};
 "#
         );
-        fs::write(root.join("syslog-ng.conf"), text).unwrap();
-        let at = |name: &str| root.join(name).display().to_string();
-        let arguments = [
-            format!("LD_LIBRARY_PATH={}", tool("loggers/usr/lib/syslog-ng").display()),
-            tool("loggers/usr/sbin/syslog-ng").display().to_string(),
-            "--foreground".to_owned(),
-            format!("--cfgfile={}", at("syslog-ng.conf")),
-            format!("--module-path={}", tool("loggers/syslog-ng-modules").display()),
-            format!("--persist-file={}", at("persist")),
-            format!("--control={}", at("control")),
-            format!("--pidfile={}", at("ng-pid")),
-        ];
-        self.spawn("syslog-ng", Path::new("env"), &arguments);
+        self.processes.push(loggers::syslog_ng(&root, &text));
     }
 
     fn start_tail(&mut self) {
