@@ -11,10 +11,16 @@ use nix::{time::ClockId, unistd::Pid};
 
 pub use writes::{FilledRing, Writes};
 
-/// The median of the figures; 0 for none.
+/// The median of the figures, of an even number the mean of the two in the middle; 0 for none.
 pub fn median(figures: &mut [f64]) -> f64 {
     figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(0.0)
+    let middle = |place: usize| figures.get(place).copied().unwrap_or(0.0);
+    let upper = figures.len() / 2;
+    if figures.len() % 2 == 1 {
+        middle(upper)
+    } else {
+        f64::midpoint(middle(upper.saturating_sub(1)), middle(upper))
+    }
 }
 
 /// The figure below which the share `p` of the sorted figures lies.

@@ -215,6 +215,7 @@ mod tests {
     fn a_figure_says_between_what_its_rounds_lay() {
         let figure = Figure::of(vec![3.0, 1.0, 2.0]).unwrap();
         assert_eq!((figure.median, figure.min, figure.max, figure.rounds), (2.0, 1.0, 3.0, 3));
+        assert_eq!(Figure::of(vec![1.0, 2.0]).unwrap().median, 1.5);
         assert_eq!(Cell::of(Vec::new()).median(), None);
     }
 }
