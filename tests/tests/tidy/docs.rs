@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, fs, path::PathBuf};
 
+use serde_json::Value;
+
 use super::{all_sources, root};
 
 /// The heads of the tables whose last column names the tests that hold what a row says.
@@ -94,4 +96,53 @@ fn what_the_documents_link_to_is_there() {
         }
     }
     assert!(links > 20, "{links} links");
+}
+
+/// Stands before a table of README's that has figures of `docs/report/benchmarks.json`; a part's id and a table's title follow.
+const FIGURES: &str = "<!-- docs/report/benchmarks.json: ";
+
+/// The cells of a line of a table.
+fn cells(line: &str) -> Vec<&str> {
+    line.trim_matches('|').split('|').map(str::trim).collect()
+}
+
+/// The one in a list of JSON whose `key` is that.
+fn named<'a>(list: &'a Value, key: &str, name: &str) -> (usize, &'a Value) {
+    let all = list.as_array().unwrap();
+    let found = all.iter().enumerate().find(|(_, one)| one[key] == name);
+    found.unwrap_or_else(|| panic!("docs/report/benchmarks.json has no {name:?} among {all:?}"))
+}
+
+#[test]
+fn the_figures_of_readme_are_those_of_the_benchmarks_page() {
+    let report: Value =
+        serde_json::from_str(&fs::read_to_string(root().join("docs/report/benchmarks.json")).unwrap())
+            .unwrap();
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for (what, key) in [("date", &report["began"]), ("command", &report["command"])] {
+        let said = key.as_str().unwrap().split('T').next().unwrap();
+        assert!(readme.contains(said), "README does not say the run's {what}, {said}");
+    }
+    let mut figures = 0;
+    for behind in readme.split(FIGURES).skip(1) {
+        let (place, text) = behind.split_once(" -->\n").unwrap();
+        let (part, title) = place.split_once('/').unwrap();
+        let (_, table) = named(&named(&report["parts"], "id", part).1["tables"], "title", title);
+        let mut lines = text.lines().take_while(|line| line.starts_with('|'));
+        let head = cells(lines.next().unwrap());
+        for line in lines.skip(1) {
+            let row = cells(line);
+            let (_, of_row) = named(&table["rows"], "name", row[0]);
+            for (name, shown) in head.iter().zip(&row).skip(1) {
+                let (column, _) = named(&table["columns"], "name", name.split(',').next().unwrap());
+                let median = of_row["cells"][column]["figure"]["median"].as_f64().unwrap();
+                let digits = shown.split_once('.').map_or(0, |(_, behind)| behind.len());
+                let figure: f64 = shown.replace(',', "").parse().unwrap();
+                let off = (figure - median).abs() * 10f64.powi(i32::try_from(digits).unwrap());
+                assert!(off <= 0.5 + 1e-6, "README has {shown} for {name} of {}; it is {median}", row[0]);
+                figures += 1;
+            }
+        }
+    }
+    assert!(figures > 10, "{figures} figures");
 }
