@@ -106,7 +106,7 @@ fn method(rounds: usize, time: Duration) -> Vec<String> {
         ),
         "rsyslog: imfile in inotify mode, omkafka with a queue of its own: \
          https://www.rsyslog.com/doc/configuration/modules/omkafka.html . syslog-ng: `wildcard-file()` with `follow-freq(0.1)` instead of 1 s, \
-         `kafka-c()`, flow control: https://syslog-ng.github.io/admin-guide/070_Destinations/100_Kafka-c/README"
+         `kafka-c()`, flow control: https://support.oneidentity.com/it-it/technical-documents/syslog-ng-open-source-edition/3.22/administration-guide/39"
             .to_owned(),
     ]
 }

@@ -88,7 +88,7 @@ impl Subject {
             }
             Self::SyslogNg => {
                 "`monitor-method(\"inotify\")`, `follow-freq(0.1)` instead of 1 s, `max-files()` and `log-iw-size()` beyond the number of \
-                 files, flow control: https://syslog-ng.github.io/admin-guide/060_Sources/190_Wildcard-file/000_Wildcard-file_options"
+                 files, flow control: https://syslog-ng.github.io/admin-guide/060_Sources/030_Wildcard-file/README.html"
             }
             Self::Tail => {
                 "coreutils' `tail -n +1 -F` of every name that the script is going to use, which no tailer in practice knows: \
@@ -97,7 +97,7 @@ impl Subject {
             Self::Bpftrace => {
                 "system call tracepoints of write, pwrite64, writev and pwritev by the script's programs, with the longest strings \
                  (`BPFTRACE_STRLEN=200`, so it has the first 200 bytes alone) and a buffer of 4 MiB a processor \
-                 (`BPFTRACE_PERF_RB_PAGES=1024`): https://github.com/bpftrace/bpftrace/blob/master/man/adoc/bpftrace.adoc"
+                 (`BPFTRACE_PERF_RB_PAGES=1024`): https://manpages.ubuntu.com/manpages/lunar/en/man8/bpftrace.8.html"
             }
         }
     }
