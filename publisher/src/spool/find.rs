@@ -222,17 +222,15 @@ impl Search<'_> {
                 Ordering::Equal => marks.spooled.end,
                 Ordering::Greater => 0,
             };
-            let content = match self.read_and_hold(&path, held) {
-                Ok(content) => content,
+            let (rest, Extent { end, last, .. }) = match self.read_and_hold(&path, held) {
+                Ok(read) => read,
                 Err(error) => {
                     let why = self.judge(&path, error)?;
                     tracing::error!("{}: {why}; what can be read of it is sent", path.display());
                     continue;
                 }
             };
-            let (end, last) = end_of(&content, u64::MAX);
             let segment = &mut self.found.segments[i];
-            let rest = content.len() - end;
             (segment.bytes, segment.last) = (end as u64, last);
             if rest > 0 {
                 tracing::warn!("{}: its last {rest} bytes are no whole record", path.display());
@@ -247,18 +245,20 @@ impl Search<'_> {
 
     /// Reads a segment, and has the disk hold what is behind `held`, a position in the ring: what is counted as spooled must outlast
     /// a power cut, and whoever wrote it may have been killed before its sync, or its sync may have failed. A disk that could not
-    /// hold something may have given up on that, and a sync alone says nothing of it: it is written again.
-    fn read_and_hold(&self, path: &Path, held: u64) -> io::Result<Vec<u8>> {
+    /// hold something may have given up on that, and a sync alone says nothing of it: the same bytes are written again. Gives how
+    /// many bytes behind the last good record are none, too.
+    fn read_and_hold(&self, path: &Path, held: u64) -> io::Result<(usize, Extent)> {
         let file = self.disk.open(path, Open::Create(self.access))?;
         let content = disk::read_all(&*file)?;
-        let from = end_of(&content, held).0;
-        if from < content.len() && !Fault::BatchUnsyncedAtStart.is_back() {
+        let extent = Extent::of(&content, held);
+        let doubtful = &content[extent.held..extent.end];
+        if !doubtful.is_empty() && !Fault::BatchUnsyncedAtStart.is_back() {
             if !Fault::BatchSyncedAlone.is_back() {
-                disk::write_all_at(&*file, &content[from..], from as u64)?;
+                disk::write_all_at(&*file, doubtful, extent.held as u64)?;
             }
             file.sync()?;
         }
-        Ok(content)
+        Ok((content.len() - extent.end, extent))
     }
 
     /// Whether the marks tell of records behind those that were found.
@@ -288,13 +288,29 @@ impl Search<'_> {
     }
 }
 
-/// Where the last good record of a segment ends that goes up to `position` in the ring at most, and what it is.
-fn end_of(content: &[u8], position: u64) -> (usize, Option<Last>) {
-    let (mut at, mut last) = (HEADER_BYTES.min(content.len()), None);
-    while let Some((start, record)) = segment::next(content, at).filter(|(_, record)| record.end <= position)
-    {
-        at = (start + segment::record_bytes(record.payload.len())).min(content.len());
-        last = Some(Last { seq: record.seq, end: record.end });
+/// How far a segment goes, in bytes of its file.
+struct Extent {
+    /// Where the good records end that go up to a position in the ring at most.
+    held: usize,
+    /// Where the last good record ends.
+    end: usize,
+    /// That record.
+    last: Option<Last>,
+}
+
+impl Extent {
+    /// Of what a segment's file holds; `held` is the position.
+    fn of(content: &[u8], held: u64) -> Self {
+        let begin = HEADER_BYTES.min(content.len());
+        let mut extent = Self { held: begin, end: begin, last: None };
+        while let Some((start, record)) = segment::next(content, extent.end) {
+            let is_held = extent.held == extent.end && record.end <= held;
+            extent.end = (start + segment::record_bytes(record.payload.len())).min(content.len());
+            extent.last = Some(Last { seq: record.seq, end: record.end });
+            if is_held {
+                extent.held = extent.end;
+            }
+        }
+        extent
     }
-    (at, last)
 }
