@@ -1,8 +1,9 @@
 //! What a manual page says beside the flags: the commands with their own flags, environment, files, exit codes, examples.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io};
 
 use clap::Command;
+use clap_mangen::Man;
 
 /// What differs between the programs.
 pub struct Own {
@@ -43,15 +44,33 @@ const EXIT_STATUS: [(&str, &str); 6] = [
     ("78", "The configuration is wrong."),
 ];
 
+/// The page of a program, for man(1).
+///
+/// # Errors
+/// What clap_mangen says, which writes to memory.
+pub fn page(command: &Command, own: &Own) -> io::Result<Vec<u8>> {
+    let page = Man::new(command.clone());
+    let mut text = Vec::new();
+    page.render_title(&mut text)?;
+    page.render_name_section(&mut text)?;
+    page.render_synopsis_section(&mut text)?;
+    page.render_description_section(&mut text)?;
+    text.extend(commands(command).bytes());
+    page.render_options_section(&mut text)?;
+    text.extend(sections(own).bytes());
+    page.render_version_section(&mut text)?;
+    Ok(text)
+}
+
 /// The commands, each with its own flags.
-pub fn commands(command: &Command) -> String {
+fn commands(command: &Command) -> String {
     let mut page = ".SH COMMANDS\n".to_owned();
     describe(command, command.get_name(), &mut page);
     page
 }
 
 /// What follows the flags.
-pub fn sections(own: &Own) -> String {
+fn sections(own: &Own) -> String {
     let mut page = String::new();
     list("SIGNALS", own.signals, &mut page);
     list("ENVIRONMENT", &ENVIRONMENT, &mut page);

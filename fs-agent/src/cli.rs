@@ -156,18 +156,7 @@ const MANUAL: manual::Own = manual::Own {
 /// # Errors
 /// If standard output cannot be written to.
 pub fn man() -> Result<Exit> {
-    let command = cli::command::<Cli>();
-    let mut text = Vec::new();
-    let page = clap_mangen::Man::new(command.clone());
-    page.render_title(&mut text)?;
-    page.render_name_section(&mut text)?;
-    page.render_synopsis_section(&mut text)?;
-    page.render_description_section(&mut text)?;
-    text.extend(manual::commands(&command).bytes());
-    page.render_options_section(&mut text)?;
-    text.extend(manual::sections(&MANUAL).bytes());
-    page.render_version_section(&mut text)?;
-    output::print_exact(&text)?;
+    output::print_exact(&manual::page(&cli::command::<Cli>(), &MANUAL)?)?;
     Ok(Exit::Ok)
 }
 
